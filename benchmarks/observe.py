@@ -1,0 +1,127 @@
+"""What observing costs beyond running the network, and what the histograms cost beside a full sort.
+
+Two ratios, each against a named baseline in the same run: observing 10,000 CIFAR images against a plain
+``for batch: model(batch)`` loop over the same loader (medians of alternating rounds); top-k histograms for ten values of k
+at once, one thread, against a full argsort of every row and counting. Needs ``cifar10-jpeg.tar`` and ``weights/`` in the
+folder given by --data or the environment variable SUBSPECT_DATA. About four minutes on two cores.
+
+Example: python benchmarks/observe.py --data DIR --json observe.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from _rows import Row, publish, row
+from numpy.typing import NDArray
+
+import subspect
+from subspect.images import batches, match_classes, open_images
+from subspect.statistics import TopFeatures
+
+KS = tuple(range(10, 101, 10))
+BATCH = 256
+
+
+def main() -> int:
+    """Measure, print, and return 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSPECT_DATA"), help="folder with the data")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of observing and of the plain loop")
+    parser.add_argument("--images", type=int, default=100_000, help="rows of the histograms")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("pass --data DIR, or set SUBSPECT_DATA")
+    rows = observing(Path(arguments.data), arguments.rounds) + histograms(arguments.images)
+    return 0 if publish("The cost of observing", rows, arguments.json) else 1
+
+
+def observing(data: Path, rounds: int) -> list[Row]:
+    """Time observing against the plain loop, in alternation, so that a slow moment of the machine meets both."""
+    network = subspect.load_network(
+        "python:subspect.resnet:cifar10_resnet20", data / "weights/resnet20-cifar10-jpeg.safetensors"
+    )
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(data / "cifar10-jpeg.tar") as archive:
+        members = [member for member in archive if member.name.startswith("cifar10-jpeg/test")]
+        archive.extractall(folder, members, filter="data")
+        images = Path(folder) / "cifar10-jpeg/test"
+        plain(network, images)  # reads every file once, so that no round pays for a cold disk
+        loop, observed = [], []
+        for turn in range(rounds):
+            loop.append(timed(lambda: plain(network, images)))
+            study = Path(folder) / f"study-{turn}"
+            observed.append(timed(lambda study=study: subspect.observe(network, images, study, batch_size=BATCH)))  # type: ignore[misc]
+    ratios = [one / other for one, other in zip(observed, loop, strict=True)]
+    return [
+        *row("plain loop, 10,000 images, median", statistics.median(loop), "s"),
+        *row("observing, 10,000 images, median", statistics.median(observed), "s"),
+        *row("observing / plain loop, median of rounds", statistics.median(ratios), "×", "<= 1.10"),
+        *row("the same, worst round", max(ratios), "×"),
+    ]
+
+
+def plain(network: subspect.Network, folder: Path) -> None:
+    """Run the network over the same loader and do nothing else."""
+    images = open_images(folder)
+    match = match_classes(images, 10, network.class_names)
+    cuts = [range(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
+    with network.running():
+        for batch in batches(images, network.preprocessing, match, cuts):
+            network.model(batch.pixels)
+
+
+def histograms(images: int) -> list[Row]:
+    """Time ten histograms in one pass against sorting every row, both on one thread, with the same result."""
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((images, 2048), dtype=np.float32)
+    np.maximum(features + 0.5, 0, out=features)  # as after a ReLU: a third are zero
+    labels = generator.integers(0, 100, images)
+    top = TopFeatures(100, 2048, KS)
+    ours = timed(lambda: top.update(features, labels))
+    counts: list[NDArray[np.int64]] = []
+    stable = timed(lambda: counts.extend(by_sorting(features, labels, "stable")))
+    if not all(np.array_equal(top.counts(k), table) for k, table in zip(KS, counts, strict=True)):
+        raise AssertionError("the histograms differ from those by sorting")
+    quick = timed(lambda: by_sorting(features, labels, "quicksort"))
+    what = f"histograms, {images:,} × 2,048, k = 10…100"
+    return [
+        *row(f"{what}, one pass", ours, "s"),
+        *row(f"{what}, by stable argsort (the same result)", stable, "s"),
+        *row("one pass / stable argsort", ours / stable, "×", "<= 0.25"),
+        *row(f"{what}, by NumPy's fastest argsort (ties at random)", quick, "s"),
+        *row("one pass / fastest argsort", ours / quick, "×"),
+    ]
+
+
+def by_sorting(features: NDArray[np.float32], labels: NDArray[np.int64], kind: str) -> list[NDArray[np.int64]]:
+    """Count by a full argsort of every row: the obvious way."""
+    counts = [np.zeros((100, 2048), np.int64) for _ in KS]
+    for start in range(0, len(features), 1024):
+        part, own = features[start : start + 1024], labels[start : start + 1024]
+        order = np.argsort(-np.abs(part), axis=1, kind=kind)  # type: ignore[call-overload]
+        for table, k in zip(counts, KS, strict=True):
+            np.add.at(table, (own[:, None], order[:, :k]), 1)
+    return counts
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,409 @@
+"""The command line: one thin function for each command.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 something given cannot be used (the message
+says what to do), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import subspect
+from subspect.decompose import decompose_by_file, decompose_each
+from subspect.decomposition import decomposition_names, load_decomposition
+from subspect.demo import NETWORK, run_demo
+from subspect.errors import SubspectError, near, some
+from subspect.fidelity import evaluate as measure
+from subspect.influence import METHODS
+from subspect.network import Network
+from subspect.observe import observe as run_once
+from subspect.preprocessing import as_preprocessing
+from subspect.report import write_report
+from subspect.report.terminal import features, overview, summary
+from subspect.study import Study
+from subspect.zoo import load_network
+
+app = typer.Typer(
+    name="subspect",
+    help="Which few features decide each class of a trained image classifier?",
+    epilog="Exit codes: 0 done; 1 something given cannot be used; 2 wrong usage; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+out, err = Console(), Console(stderr=True)
+
+NetworkName = Annotated[
+    str, typer.Argument(help="python:package.module:callable or python:path/file.py:callable. Its code is run.")
+]
+ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a flat folder, or a CSV with path,label.")]
+StudyPath = Annotated[Path, typer.Argument(help="The study's folder.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="The study's folder; made if need be.")]
+Weights = Annotated[Path | None, typer.Option(help="Safetensors, or a checkpoint with tensors alone.")]
+HeadName = Annotated[str | None, typer.Option("--head", help="The head's module name, where it can't be found.")]
+Names = Annotated[Path | None, typer.Option(help="A text file with the network's class names, one a line.")]
+ClassMap = Annotated[str | None, typer.Option(help="JSON file, folder name → class index; 'sorted' for sorted order.")]
+Resize = Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")]
+Crop = Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")]
+Mean = Annotated[str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Likewise.")]
+Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in a batch of the network.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")]
+MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Share of images that may be unusable.")]
+K = Annotated[str, typer.Option("-k", help="Features for each class; with frequency also a share of the mass, as 0.5.")]
+Ks = Annotated[list[str], typer.Option("-k", help="Features for each class, or a share of the mass; may be repeated.")]
+Method = Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")]
+Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
+On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose errors become one line on stderr and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except SubspectError as error:
+            err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            err.print("interrupted; what was stored stays, and the same command goes on from there")
+            raise typer.Exit(130) from error
+
+    return app.command(no_args_is_help=function.__name__ != "demo")(guarded)
+
+
+@app.callback()
+def _setup(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+) -> None:
+    if version:
+        out.print(subspect.__version__, highlight=False)
+        raise typer.Exit
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logger = logging.getLogger("subspect")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+@_command
+def run(
+    network: NetworkName,
+    images: ImagesPath,
+    output: Output,
+    test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else 20 % are set apart.")] = None,
+    weights: Weights = None,
+    k: K = "5",
+    method: Method = METHODS[0],
+    head: HeadName = None,
+    class_names: Names = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    device: Device = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    max_failed: MaxFailed = 0.01,
+    no_images: NoImages = False,
+    as_json: AsJson = False,
+) -> None:
+    """The main job: observe, decompose, evaluate, report.
+
+    The same command goes on where it was stopped.
+
+    Example: subspect run python:model.py:make images/train --test images/test -o study -k 5 --weights model.safetensors
+    --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    """
+    loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
+    sets = {"train": images} | ({"test": test} if test is not None else {})
+    for name, path in sets.items():
+        study = run_once(
+            loaded,
+            path,
+            output,
+            name,
+            batch_size=batch_size,
+            workers=workers,
+            device=_device(device),
+            class_map=class_map,
+            max_failed=max_failed,
+        )
+    (decomposition,) = decompose_each(study, [_size(k)], method)
+    fidelity = measure(decomposition, study)
+    path = write_report(study, decomposition, fidelity, images=not no_images)
+    _show(
+        {"report": str(path), "fidelity": fidelity.to_json(), "decomposition": decomposition.to_json()},
+        as_json,
+        summary(decomposition, fidelity),
+        fidelity.table(),
+        f"report: {path}",
+    )
+
+
+@_command
+def observe(
+    network: NetworkName,
+    images: ImagesPath,
+    output: Output,
+    name: Annotated[str, typer.Option(help="What the image set is called in the study.")] = "train",
+    weights: Weights = None,
+    head: HeadName = None,
+    class_names: Names = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    device: Device = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    max_failed: MaxFailed = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Run the network once over an image set and store its features in a study.
+
+    Example: subspect observe python:model.py:make images/test -o study --name test --weights model.safetensors
+    """
+    study = run_once(
+        _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation)),
+        images,
+        output,
+        name,
+        batch_size=batch_size,
+        workers=workers,
+        device=_device(device),
+        class_map=class_map,
+        max_failed=max_failed,
+    )
+    _show(study.to_json(), as_json, overview(study, decomposition_names(study)))
+
+
+@_command
+def decompose(
+    study: StudyPath,
+    k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
+    method: Method = METHODS[0],
+    supports: Annotated[Path | None, typer.Option(help="An index file (class → features) instead of a method.")] = None,
+    on: Annotated[str | None, typer.Option(help="The image set to choose on; 'train' unless given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the few features that decide each class, for one or more k in one pass.
+
+    Examples: subspect decompose study -k 5 -k 10 -k 20 | subspect decompose study --method frequency -k 0.5
+    """
+    opened = Study.open(study)
+    if supports is not None:
+        made = [decompose_by_file(opened, supports, on=on)]
+    else:
+        made = decompose_each(opened, [_size(one) for one in k], method, on=on)
+    measured = [measure(decomposition, opened) for decomposition in made]
+    tables = [summary(*pair) for pair in zip(made, measured, strict=True)]
+    rows = [
+        {"decomposition": decomposition.to_json(), "fidelity": fidelity.to_json()}
+        for decomposition, fidelity in zip(made, measured, strict=True)
+    ]
+    _show(rows, as_json, *tables)
+
+
+@_command
+def evaluate(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: On = None,
+    classes: Annotated[bool, typer.Option("--classes", help="Also a row for each class.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a decomposition costs: accuracy, fidelity, divergence, with 95 % intervals.
+
+    Example: subspect evaluate study --on test --classes
+    """
+    opened = Study.open(study)
+    fidelity = measure(load_decomposition(opened, decomposition), opened, on)
+    _show(fidelity.to_json(), as_json, fidelity.table(), *([fidelity.class_table()] if classes else []))
+
+
+@_command
+def report(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: On = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file; STUDY/report.html.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where the observed images are now, if they were moved.")] = None,
+    no_images: NoImages = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a decomposition: one HTML file that holds all that it shows.
+
+    Example: subspect report study --no-images -o shared.html
+    """
+    opened = Study.open(study)
+    loaded = load_decomposition(opened, decomposition)
+    path = write_report(opened, loaded, measure(loaded, opened, on), output, images=not no_images, source=images)
+    _show({"report": str(path)}, as_json, f"report: {path}")
+
+
+@_command
+def show(
+    study: StudyPath,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class name or index; may be repeated.")
+    ] = None,
+    decomposition: Which = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a study holds, or the features of some classes.
+
+    Examples: subspect show study | subspect show study --class cat --class dog
+    """
+    opened = Study.open(study)
+    if not classes:
+        known = decomposition_names(opened)
+        _show({**opened.to_json(), "decompositions": known}, as_json, overview(opened, known))
+        return
+    loaded = load_decomposition(opened, decomposition)
+    labels = [_label(name, loaded.class_names) for name in classes]
+    rows = {loaded.class_names[label]: [vars(row) for row in loaded.rows(label)] for label in labels}
+    _show(rows, as_json, *(features(loaded, label) for label in labels))
+
+
+@_command
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where all of it goes.")] = Path("subspect-demo"),
+    k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """The main job on an embedded example: handwritten digits, a small network trained on the spot, no downloads.
+
+    Example: subspect demo -o subspect-demo
+    """
+    made = run_demo(output, k=k)
+    command = f"subspect run {NETWORK} {output}/images/train --test {output}/images/test -o {output}/study"
+    _show(
+        {
+            "report": str(made.report),
+            "fidelity": made.fidelity.to_json(),
+            "decomposition": made.decomposition.to_json(),
+        },
+        as_json,
+        summary(made.decomposition, made.fidelity),
+        made.fidelity.table(),
+        f"report: {made.report}",
+        f"the same by hand: {command} --weights {output}/weights.safetensors",
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _network(
+    spec: str, weights: Path | None, head: str | None, names: Path | None, given: tuple[str | None, ...]
+) -> Network:
+    return load_network(spec, weights, preprocessing=_preprocessing(*given), class_names=_lines(names), head=head)
+
+
+def _preprocessing(
+    resize: str | None, crop: str | None, mean: str | None, std: str | None, interpolation: str | None
+) -> object:
+    """Read the preprocessing options: all four, or none, which leaves it to what the network declares."""
+    given: dict[str, Any] = {}
+    for name, text in (("resize", resize), ("crop", crop)):
+        if text is not None:
+            given[name] = _pixels(name, text)
+    for name, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            given[name] = _numbers(name, text)
+    if interpolation is not None:
+        given["interpolation"] = interpolation
+    return as_preprocessing(given) if given else None
+
+
+def _pixels(name: str, text: str) -> int | tuple[int, ...] | None:
+    try:
+        numbers = tuple(int(part) for part in text.lower().split("x")) if text.lower() != "none" else ()
+    except ValueError as error:
+        raise SubspectError(f"--{name} must be a number of pixels, HEIGHTxWIDTH or 'none'; got {text!r}") from error
+    return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SubspectError(f"--{name} must be numbers with commas, such as 0.485,0.456,0.406; got {text!r}") from error
+
+
+def _size(text: str) -> int | float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError as error:
+        raise SubspectError(
+            f"-k must be a whole number or a share of the mass between 0 and 1; got {text!r}"
+        ) from error
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SubspectError(f"cannot read class names from {path}: {error}") from error
+
+
+def _label(name: str, names: tuple[str, ...]) -> int:
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise SubspectError(f"no class {name!r}{near(name, names)}; the network has {len(names)}: {some(names)}")
+
+
+def _device(name: str | None) -> str:
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _show(value: Any, as_json: bool, *shown: Table | str) -> None:
+    """Print the JSON, or the tables and lines."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+        return
+    for one in shown:
+        if isinstance(one, str):
+            out.print(one, soft_wrap=True, highlight=False, markup=False)
+        else:
+            out.print(one)

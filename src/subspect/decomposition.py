@@ -1,0 +1,219 @@
+"""A decomposition: the features of every class, their weights and biases, and how they came to be.
+
+It is saved as one safetensors file: the numbers as tensors, all else as JSON in the file's header. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from subspect.errors import SubspectError, near, some
+from subspect.files import atomic
+from subspect.head import DecomposedHead
+from subspect.network import weights_fingerprint, with_head
+from subspect.study import Part, Study
+from subspect.supports import Supports
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """One influential feature of a class.
+
+    Attributes:
+        feature: its index.
+        weight: its weight in the class's logit.
+        frequency: the share of the class's images that have it among their largest.
+        mean: its mean over the class's images; times the weight, its mean contribution.
+    """
+
+    feature: int
+    weight: float
+    frequency: float
+    mean: float
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """What remains of a head when each class keeps only its influential features.
+
+    Attributes:
+        name: what it is called in its study.
+        supports: the features of every class, the most important first.
+        weights: (nnz,) float32, the weight of each entry of ``supports.flat``.
+        bias: (C,) float32.
+        frequency: (nnz,) float32, the share of the class's images that have the feature among their largest.
+        mean: (nnz,) float32, the feature's mean over the class's images; times the weight, its mean contribution.
+        class_names: a name for each class.
+        network: what the network is called.
+        fingerprint: of the network's weights.
+        head: the module name of the dense head.
+        unseen: classes without images, which keep their dense row.
+        history: what was done, the choice of the features first: method, k, the image set and the part of it used.
+    """
+
+    name: str
+    supports: Supports
+    weights: Tensor
+    bias: Tensor
+    frequency: Tensor
+    mean: Tensor
+    class_names: tuple[str, ...]
+    network: str
+    fingerprint: str
+    head: str
+    unseen: tuple[int, ...]
+    history: tuple[Mapping[str, Any], ...]
+
+    @property
+    def method(self) -> str:
+        """How the features were chosen."""
+        return str(self.history[0]["method"])
+
+    @property
+    def k(self) -> int | float | None:
+        """The number of features asked for, or the share of the mass; None for features read from a file."""
+        return cast(int | float | None, self.history[0]["k"])
+
+    @property
+    def chosen_on(self) -> tuple[str, Part]:
+        """The image set, and the part of it, on which the features were chosen."""
+        return self.history[0]["set"], self.history[0]["part"]
+
+    def rows(self, label: int) -> list[FeatureRow]:
+        """Return the features of a class, the most important first."""
+        part = slice(*self.supports.offsets[label : label + 2])
+        columns = (self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist())
+        return [FeatureRow(*row) for row in zip(self.supports[label].tolist(), *columns, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it came to be and the features of every class as JSON values."""
+        return {
+            "name": self.name,
+            "network": self.network,
+            "head": self.head,
+            "history": [dict(step) for step in self.history],
+            "unseen": list(self.unseen),
+            "classes": [
+                {"class": name, "bias": self.bias[label].item(), "features": [asdict(row) for row in self.rows(label)]}
+                for label, name in enumerate(self.class_names)
+            ],
+        }
+
+    def layer(self, *, convolution: bool = False) -> DecomposedHead:
+        """Return the decomposed head as a module on the CPU."""
+        return DecomposedHead(self.supports, self.weights, self.bias, convolution=convolution)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a copy of the network with its head replaced by the decomposed one.
+
+        Raises:
+            SubspectError: the model's weights are not those that were decomposed.
+        """
+        given = weights_fingerprint(model)
+        if given != self.fingerprint:
+            raise SubspectError(
+                f"this is another network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "
+                f"the model given has {given[:12]}…; pass the model that was observed"
+            )
+
+        def make(dense: nn.Module) -> nn.Module:
+            layer = self.layer(convolution=isinstance(dense, nn.Conv2d))
+            weight = cast(Tensor, dense.weight)
+            return layer.to(weight.device, weight.dtype).train(dense.training)
+
+        return with_head(model, self.head, make)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file with a JSON header, whole or not at all."""
+        header = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "n_features": self.supports.n_features,
+            "class_names": self.class_names,
+            "network": self.network,
+            "fingerprint": self.fingerprint,
+            "head": self.head,
+            "unseen": self.unseen,
+            "history": self.history,
+        }
+        tensors = {
+            "indices": torch.from_numpy(self.supports.flat.copy()),
+            "offsets": torch.from_numpy(self.supports.offsets.copy()),
+            "weights": self.weights,
+            "bias": self.bias,
+            "frequency": self.frequency,
+            "mean": self.mean,
+        }
+        with atomic(Path(path)) as file:
+            file.write(save(tensors, metadata={"subspect": json.dumps(header, ensure_ascii=False)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Decomposition:
+        """Read what `save` wrote.
+
+        Raises:
+            SubspectError: no such file, or not a decomposition.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise SubspectError(f"no decomposition at {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {})["subspect"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if header["schema"] != SCHEMA:
+                raise SubspectError(f"{path} has schema version {header['schema']}, this subspect reads {SCHEMA}")
+            rows = np.split(tensors["indices"].numpy(), tensors["offsets"].numpy()[1:-1])
+            return cls(
+                name=header["name"],
+                supports=Supports(rows, header["n_features"]),
+                weights=tensors["weights"],
+                bias=tensors["bias"],
+                frequency=tensors["frequency"],
+                mean=tensors["mean"],
+                class_names=tuple(header["class_names"]),
+                network=header["network"],
+                fingerprint=header["fingerprint"],
+                head=header["head"],
+                unseen=tuple(header["unseen"]),
+                history=tuple(header["history"]),
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error
+
+
+def decomposition_path(study: Study, name: str) -> Path:
+    """Return where a study keeps the decomposition of a name."""
+    return study.path / "decompositions" / f"{name}.safetensors"
+
+
+def decomposition_names(study: Study) -> list[str]:
+    """List a study's decompositions, the newest last."""
+    found = (study.path / "decompositions").glob("*.safetensors")
+    return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def load_decomposition(study: Study, name: str | None = None) -> Decomposition:
+    """Read a decomposition of a study, the newest unless one is named.
+
+    Raises:
+        SubspectError: the study has none, or none of that name.
+    """
+    known = decomposition_names(study)
+    if not known:
+        raise SubspectError(f"the study {study.path} has no decomposition; make one: subspect decompose {study.path}")
+    if name is not None and name not in known:
+        raise SubspectError(f"no decomposition {name!r} in {study.path}{near(name, known)}; it has: {some(known)}")
+    return Decomposition.load(decomposition_path(study, name or known[-1]))

@@ -1,0 +1,657 @@
+"""Where images come from: a folder, a CSV, arrays in memory, a torch Dataset or DataLoader.
+
+Every source yields ``(image, label or None, id)``, by position, so that a run can go on where it stopped and worker
+processes can share the work. Files are decoded with Pillow into RGB; tensors are taken as they are, ready for the
+network. Labels become class indices through a `ClassMatch`: by name, by sorted order, or by the user's own map.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
+
+from subspect.errors import SubspectError, Unusable, near, some
+from subspect.files import fingerprint, read_json
+from subspect.preprocessing import AnyPreprocessing
+
+log = logging.getLogger("subspect")
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)  #: file names that count as images, in upper or lower case
+
+Picture = Image.Image | torch.Tensor
+Labels = npt.NDArray[np.int64]
+
+
+class Images(ABC):
+    """Images by position, each with an id and, where the source has them, a label.
+
+    Attributes:
+        kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
+        labelled: whether every image has a label.
+        classes: the names that labels are given by, in sorted order; None where labels are class indices.
+        root: the folder that ids are relative to, for files.
+        ready: whether images are tensors ready for the network, so that no preprocessing applies.
+    """
+
+    kind: str
+    labelled: bool
+    classes: tuple[str, ...] | None = None
+    root: Path | None = None
+    ready: bool = False
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Picture, int | str | None]:
+        """Return the image (RGB, or a tensor where ``ready``) and its raw label.
+
+        Raises:
+            Unusable: this one image cannot be used.
+        """
+
+    @abstractmethod
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Identify the list of images and their labels as 64 hex digits."""
+
+    def id(self, index: int) -> str:
+        """Return the image's id: the path relative to the root, or the position."""
+        return str(index)
+
+    def picture(self, id: str) -> Image.Image:
+        """Return the image of an id as a person would look at it.
+
+        Raises:
+            Unusable: it is missing or cannot be decoded.
+        """
+        if not id.isdecimal() or int(id) >= len(self):
+            raise Unusable(f"no image with id {id!r} among {len(self)}")
+        image, _ = self.read(int(id))
+        return image if isinstance(image, Image.Image) else _visible(image)
+
+
+class Files(Images):
+    """Image files below a root, listed once; ids are their paths relative to it, with ``/``."""
+
+    def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | None) -> None:
+        self.kind, self.root, self.paths, self.raw = kind, root, paths, raw
+        self.labelled = raw is not None
+        self.classes = tuple(sorted(set(raw))) if raw is not None else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def id(self, index: int) -> str:
+        """Return the path relative to the root."""
+        return self.paths[index]
+
+    def read(self, index: int) -> tuple[Picture, int | str | None]:
+        """Decode the file into RGB."""
+        return self.picture(self.paths[index]), self.raw[index] if self.raw is not None else None
+
+    def picture(self, id: str) -> Image.Image:
+        """Decode the file of an id into RGB."""
+        assert self.root is not None
+        return decode(self.root / id)
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash paths, file sizes and class indices; not the files' bytes, which would cost a second reading."""
+        assert self.root is not None
+        rows = []
+        for index, path in enumerate(self.paths):
+            label = match(self.raw[index]) if match is not None and self.raw is not None else None
+            rows.append(f"{path}\0{_bytes(self.root / path)}\0{label}")
+        return fingerprint("\n".join(rows))
+
+
+class Arrays(Images):
+    """Images in memory.
+
+    Args:
+        images: NumPy uint8 (n, height, width) or (n, height, width, 1, 3 or 4), or torch uint8
+            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating array or tensor
+            (n, …): ready for the network.
+        labels: class indices (n,), or None.
+
+    Raises:
+        SubspectError: another shape or type, or labels of another length.
+    """
+
+    kind = "arrays"
+
+    def __init__(
+        self, images: npt.NDArray[Any] | torch.Tensor, labels: npt.ArrayLike | torch.Tensor | None = None
+    ) -> None:
+        self.images = images.detach().cpu() if isinstance(images, torch.Tensor) else images
+        if len(self):
+            self.ready = isinstance(_picture(self.images[0]), torch.Tensor)
+        self.labels: Labels | None = None if labels is None else np.asarray(labels).reshape(-1)
+        self.labelled = self.labels is not None
+        if self.labels is not None and (len(self.labels) != len(self) or self.labels.dtype.kind not in "iu"):
+            raise SubspectError(
+                f"labels must be {len(self)} class indices, one for each image; got {len(self.labels)} of type "
+                f"{self.labels.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[Picture, int | str | None]:
+        """Return the picture or the tensor at a position."""
+        return _picture(self.images[index]), None if self.labels is None else int(self.labels[index])
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash type, shape, bytes and labels."""
+        data = np.ascontiguousarray(self.images)
+        labels = b"" if self.labels is None else np.ascontiguousarray(self.labels, dtype="<i8").tobytes()
+        return fingerprint(str(data.dtype), str(data.shape), data.reshape(-1).view(np.uint8).data, labels)
+
+
+class DatasetImages(Images):
+    """A map-style torch Dataset whose items are an image or ``(image, label)``.
+
+    Its bytes are not read beforehand: it is identified by its length and the name that the user gives it.
+    """
+
+    kind = "dataset"
+
+    def __init__(self, dataset: Dataset[Any], name: str) -> None:
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise SubspectError(
+                f"{type(dataset).__name__} can only be iterated; subspect reads by position, so that a run can go on "
+                "where it stopped: pass a map-style Dataset with __len__ and __getitem__"
+            )
+        self.dataset, self.name = dataset, name
+        self.ready = self.labelled = False
+        if len(self):
+            image, label = self.read(0)
+            self.ready, self.labelled = isinstance(image, torch.Tensor), label is not None
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.dataset))
+
+    def read(self, index: int) -> tuple[Picture, int | str | None]:
+        """Return the item at a position."""
+        item = self.dataset[index]
+        image, label = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+        if isinstance(label, torch.Tensor | np.generic | np.ndarray):
+            label = label.item()
+        return _picture(image), cast(int | str | None, label)
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash the length and the name."""
+        return fingerprint(self.name, str(len(self)))
+
+
+def open_images(source: object, name: str = "images") -> Images:
+    """Return the images of a path, arrays, an ``(images, labels)`` pair, a Dataset or a DataLoader.
+
+    Args:
+        source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, where there are labels,
+            ``label``; a uint8 or floating array or tensor; a Dataset or a DataLoader that doesn't shuffle.
+        name: what a Dataset is called in fingerprints.
+
+    Raises:
+        SubspectError: no such path, nothing in it, a layout or a loader that can't be read in a fixed order.
+    """
+    if isinstance(source, Images):
+        images = source
+    elif isinstance(source, str | Path):
+        images = _from_path(Path(source))
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        images = Arrays(source)
+    elif isinstance(source, tuple) and len(source) == 2:
+        images = Arrays(*source)
+    elif isinstance(source, DataLoader):
+        images = DatasetImages(_dataset_of(source), name)
+    elif isinstance(source, Dataset):
+        images = DatasetImages(source, name)
+    else:
+        raise SubspectError(
+            f"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array, (images, labels), a "
+            "torch Dataset or a DataLoader"
+        )
+    if not len(images):
+        raise SubspectError(f"no images in the {images.kind} given: it has length 0")
+    return images
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """How raw labels become class indices.
+
+    Attributes:
+        n_classes: number of classes of the network.
+        index: class index of each name; None where labels are class indices already.
+        names: the name of every class.
+        how: how it was done, in words.
+    """
+
+    n_classes: int
+    index: Mapping[str, int] | None
+    names: tuple[str, ...]
+    how: str
+
+    def __call__(self, raw: int | str) -> int:
+        """Return the class index of a raw label.
+
+        Raises:
+            SubspectError: the label is not one of the network's classes.
+        """
+        if self.index is not None and isinstance(raw, str):
+            return self.index[raw]
+        if not isinstance(raw, int) or not 0 <= raw < self.n_classes:
+            raise SubspectError(
+                f"label {raw!r} is not a class index of this network: expected a whole number from 0 to "
+                f"{self.n_classes - 1}"
+            )
+        return raw
+
+
+def match_classes(
+    images: Images,
+    n_classes: int,
+    names: Sequence[str] | None = None,
+    class_map: Mapping[str, int] | str | Path | None = None,
+) -> ClassMatch:
+    """Match the names that labels are given by to the network's classes.
+
+    Args:
+        images: the source; labels that are class indices need no matching.
+        n_classes: number of classes of the network.
+        names: the network's class names, where it has them.
+        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+
+    Raises:
+        SubspectError: a name that the network doesn't know, another number of folders than classes without a map, or a
+            map that doesn't fit.
+    """
+    if names is not None and len(names) != n_classes:
+        raise SubspectError(f"{len(names)} class names for a network with {n_classes} classes; give one for each")
+    known = tuple(names) if names is not None else None
+    if images.classes is None:
+        numbered = tuple(f"class {index}" for index in range(n_classes))
+        return ClassMatch(n_classes, None, known or numbered, "labels are class indices" if images.labelled else "none")
+    if class_map is not None and class_map != "sorted":
+        return _by_map(images.classes, n_classes, known, class_map)
+    if class_map == "sorted":
+        return _by_order(images, n_classes, known)
+    numbers = images.kind == "CSV" and all(label.isdecimal() for label in images.classes)
+    if numbers and not (known and set(images.classes) <= set(known)):
+        return _by_number(images.classes, n_classes, known)
+    if known is not None:
+        return _by_name(images.classes, known)
+    return _by_order(images, n_classes, known)
+
+
+def _by_name(found: tuple[str, ...], known: tuple[str, ...]) -> ClassMatch:
+    def plain(name: str) -> str:
+        return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+    exact = {name: index for index, name in enumerate(known)}
+    loose = {plain(name): index for index, name in enumerate(known)}
+    if len(exact) < len(known):
+        twice = sorted({name for name in known if known.count(name) > 1})
+        raise SubspectError(f"class names that stand twice can't be matched: {some(twice)}; pass a class map")
+    index = {name: exact.get(name, loose.get(plain(name), -1)) for name in found}
+    unknown = [f"{name!r}{near(name, known)}" for name in found if index[name] < 0]
+    if unknown:
+        raise SubspectError(
+            f"{len(unknown)} of {len(found)} class folders or labels are not among the network's {len(known)} class "
+            f"names: {some(unknown)}; rename them, pass --class-map FILE (name → class index), or --class-map sorted if "
+            "their sorted order is the network's class order"
+        )
+    if len(set(index.values())) < len(index):
+        clash = [name for name in found if list(index.values()).count(index[name]) > 1]
+        raise SubspectError(f"class folders that mean the same class: {some(clash)}; pass a class map")
+    return ClassMatch(len(known), index, known, "by name")
+
+
+def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
+    too_large = [label for label in found if int(label) >= n_classes]
+    if too_large:
+        raise SubspectError(
+            f"labels {some(too_large)} are not class indices of this network: expected 0 to {n_classes - 1}"
+        )
+    names = known or tuple(f"class {index}" for index in range(n_classes))
+    return ClassMatch(n_classes, {label: int(label) for label in found}, names, "labels are class indices")
+
+
+def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
+    found = cast(tuple[str, ...], images.classes)
+    if len(found) != n_classes:
+        splits = {"train", "test", "val", "valid", "validation"} & {name.casefold() for name in found}
+        hint = f"; did you mean a folder inside it, such as {images.root}/{found[0]}?" if splits else ""
+        raise SubspectError(
+            f"{len(found)} class folders or labels ({some(found)}) for a network with {n_classes} classes: expected as "
+            f"many; pass --class-map FILE (name → class index) for some of the classes{hint}"
+        )
+    if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=int):
+        log.warning(
+            "class folders are numbers; sorted as text (%s) as torchvision does it, not by value; pass a class map if "
+            "the network counts them by value",
+            some(found),
+        )
+    return ClassMatch(n_classes, {name: index for index, name in enumerate(found)}, known or found, "by sorted order")
+
+
+def _by_map(
+    found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None, class_map: Mapping[str, int] | str | Path
+) -> ClassMatch:
+    given = class_map if isinstance(class_map, Mapping) else read_json(Path(class_map))
+    if not isinstance(given, Mapping) or not all(type(value) is int for value in given.values()):
+        raise SubspectError(
+            f'a class map must be a JSON object of folder name → class index, such as {{"cat": 3}}; got {class_map}'
+        )
+    wrong = [f"{name} → {value}" for name, value in given.items() if not 0 <= value < n_classes]
+    if wrong:
+        raise SubspectError(f"the class map holds indices outside 0 to {n_classes - 1}: {some(wrong)}")
+    missing = [name for name in found if name not in given]
+    if missing:
+        raise SubspectError(
+            f"the class map lacks {len(missing)} of the class folders or labels: {some(map(repr, missing))}; add them"
+        )
+    names = known or tuple(
+        next((name for name, value in given.items() if value == index), f"class {index}") for index in range(n_classes)
+    )
+    return ClassMatch(n_classes, {name: given[name] for name in found}, names, "by the class map")
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of some positions, as the network gets them.
+
+    Attributes:
+        pixels: (m, channels, height, width) float32; None where none could be used.
+        labels: (m,) class indices, −1 where there are none.
+        ids: the m ids.
+        failed: id and reason of each image that couldn't be used.
+        error: what stops the run, found in a worker process.
+    """
+
+    pixels: torch.Tensor | None
+    labels: Labels
+    ids: list[str]
+    failed: list[tuple[str, str]]
+    error: str | None = None
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(
+        self,
+        images: Images,
+        preprocessing: AnyPreprocessing | None,
+        match: ClassMatch | None,
+        positions: Sequence[Sequence[int]],
+    ) -> None:
+        self.images, self.preprocessing, self.match, self.positions = images, preprocessing, match, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            return self._batch(self.positions[index])
+        except SubspectError as error:  # raised again in the main process, without the worker's traceback in its text
+            return Batch(None, np.empty(0, np.int64), [], [], str(error))
+
+    def _batch(self, positions: Sequence[int]) -> Batch:
+        tensors: list[torch.Tensor] = []
+        labels: list[int] = []
+        ids: list[str] = []
+        failed: list[tuple[str, str]] = []
+        for position in positions:
+            try:
+                image, raw = self.images.read(position)
+                tensor = self._prepare(image)
+            except (Unusable, OSError) as error:
+                failed.append((self.images.id(position), str(error)))
+                continue
+            tensors.append(tensor)
+            labels.append(-1 if raw is None or self.match is None else self.match(raw))
+            ids.append(self.images.id(position))
+        return Batch(_stack(tensors, ids), np.array(labels, dtype=np.int64), ids, failed)
+
+    def _prepare(self, image: Picture) -> torch.Tensor:
+        if isinstance(image, torch.Tensor):
+            return image if image.is_floating_point() else image.float()
+        assert self.preprocessing is not None
+        return self.preprocessing(image)
+
+
+def batches(
+    images: Images,
+    preprocessing: AnyPreprocessing | None,
+    match: ClassMatch | None,
+    positions: Sequence[Sequence[int]],
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Read the images at given positions, a batch for each list of positions, in order, in worker processes if any.
+
+    Raises:
+        SubspectError: pictures without preprocessing, images of different sizes, or a label outside the classes.
+    """
+    if preprocessing is None and not images.ready:
+        raise SubspectError(
+            "the network declares no preprocessing and none was given: pass resize, crop, mean and std (on the command "
+            "line --resize, --crop, --mean, --std; 'none' where nothing is done), as in training"
+        )
+    loader = DataLoader(
+        _Batches(images, preprocessing, match, positions), batch_size=None, shuffle=False, num_workers=workers
+    )
+    for batch in loader:
+        if batch.error is not None:
+            raise SubspectError(batch.error)
+        yield batch
+
+
+def _stack(tensors: list[torch.Tensor], ids: list[str]) -> torch.Tensor | None:
+    if not tensors:
+        return None
+    for tensor, id in zip(tensors, ids, strict=True):
+        if tensor.shape != tensors[0].shape:
+            raise SubspectError(
+                f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after "
+                "preprocessing; give resize and crop, so that all are of one size"
+            )
+    return torch.stack(tensors)
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
+
+
+# Paths ----------------------------------------------------------------------------------------------------------------
+
+
+def _from_path(path: Path) -> Images:
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return _from_csv(path)
+    if path.is_file():
+        raise SubspectError(f"{path} is a file; expected a folder of images or a .csv file with the column 'path'")
+    raise SubspectError(f"no such folder or CSV file: {path} (looked in {Path.cwd()})")
+
+
+def _from_folder(root: Path) -> Images:
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    flat = [entry.name for entry in entries if _is_image(entry)]
+    folders = {entry.name: _below(entry) for entry in entries if entry.is_dir()}
+    filled = [name for name, paths in folders.items() if paths]
+    if flat and filled:
+        raise SubspectError(
+            f"{root} holds both images ({some(flat, 2)}) and folders of images ({some(filled, 2)}): pass a folder of "
+            "class folders, or a folder of images alone"
+        )
+    if flat:
+        return Files("flat folder", root, flat, None)
+    if not filled:
+        others = some([entry.name for entry in entries], 3) or "nothing"
+        raise SubspectError(
+            f"no images in {root}: it holds {others}; expected class folders with images, or images "
+            f"({' '.join(sorted(SUFFIXES))})"
+        )
+    pairs = [(path.relative_to(root).as_posix(), name) for name, paths in folders.items() for path in paths]
+    files = Files("folder", root, [path for path, _ in pairs], [name for _, name in pairs])
+    files.classes = tuple(sorted(folders))  # a class folder without images still holds its place in the order
+    return files
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _from_csv(path: Path) -> Images:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if "path" not in columns:
+            raise SubspectError(f"{path} has the columns {', '.join(columns) or 'none'}; expected 'path' and 'label'")
+        rows = list(reader)
+    blank = [number for number, row in enumerate(rows, start=2) if not row["path"]]
+    if blank:
+        raise SubspectError(f"{path} has no path in line {some(blank)}; give one in every line")
+    labels = [(row.get("label") or "").strip() for row in rows] if "label" in columns else None
+    if labels is not None and "" in labels:
+        lines = [number for number, label in enumerate(labels, start=2) if not label]
+        raise SubspectError(
+            f"{path} has no label in {len(lines)} of {len(rows)} lines (line {some(lines)}); label every image, or "
+            "leave the column out"
+        )
+    return Files("CSV", path.parent, [row["path"].replace("\\", "/") for row in rows], labels)
+
+
+def _dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
+    """Take a loader's dataset, once it is sure that the loader would have given its items unchanged and in order."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset  # refused, with its reason, by DatasetImages
+    own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    sampler = loader.batch_sampler if own else loader.sampler
+    if not isinstance(sampler, SequentialSampler):
+        raise SubspectError(
+            f"this DataLoader shuffles or picks ({type(sampler).__name__}): image ids, resuming and repeatable results "
+            "need a fixed order; pass DataLoader(dataset, shuffle=False), or the dataset itself"
+        )
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise SubspectError(
+            "this DataLoader has a collate_fn of its own, which subspect would bypass by reading image by image; pass a "
+            "Dataset whose items are (image, label)"
+        )
+    return loader.dataset
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # missing: listed as undecodable when its turn comes
+
+
+# Decoding -------------------------------------------------------------------------------------------------------------
+
+
+def decode(path: Path) -> Image.Image:
+    """Read an image file as RGB, upright.
+
+    Raises:
+        Unusable: no such file, not an image, truncated, or of a kind without a sure way to RGB.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except FileNotFoundError as error:
+        raise Unusable("no such file") from error
+    except UnidentifiedImageError as error:
+        raise Unusable(f"not an image ({_bytes(path)} bytes)") from error
+    except Unusable:
+        raise
+    except Exception as error:  # a broken file makes Pillow's decoders raise almost anything; it mustn't stop the run
+        raise Unusable(f"{type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any picture upright (EXIF) and into 8-bit RGB.
+
+    Grey, palette, CMYK and other colour spaces are converted; an alpha channel is dropped, as torchvision's and timm's
+    loaders do; 16-bit grey is scaled by 1/257.
+
+    Raises:
+        Unusable: floating-point or 32-bit pixels, whose range is anyone's guess.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise Unusable(f"32-bit pixels from {pixels.min()} to {pixels.max()}; convert to 8 or 16 bits")
+        image = Image.fromarray(np.round(pixels / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise Unusable("floating-point pixels, whose range is not known; convert to 8 or 16 bits")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns when it drops a palette's transparency in one step
+    return image.convert("RGB")
+
+
+def _picture(item: object) -> Picture:
+    """Tell a picture from a tensor that is ready for the network.
+
+    Raises:
+        SubspectError: neither.
+    """
+    if isinstance(item, Image.Image):
+        return to_rgb(item)
+    array = np.asarray(item)
+    if array.dtype.kind == "f":
+        return torch.as_tensor(item)
+    if isinstance(item, torch.Tensor) and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise SubspectError(
+            "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor "
+            f"(1 or 3, height, width) as a picture, or floating, ready for the network; got {type(item).__name__} of "
+            f"{array.dtype} {array.shape}"
+        )
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))
+
+
+def _visible(tensor: torch.Tensor) -> Image.Image:
+    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture."""
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise Unusable(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
+    low, high = tensor.min(), tensor.max()
+    pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.squeeze(pixels)).convert("RGB")

@@ -1,0 +1,305 @@
+"""Run the network once over an image set and keep its features: what fills a study.
+
+Images are cut into batches, and batches into shards, at places that depend on nothing but their number, so that a run
+that was killed goes on with the first missing shard and ends with the same bytes. Before the hours are spent, up to 64
+images spread over the set are tried: the head is found and checked, labels are matched, time and disk are estimated,
+and an accuracy near chance is pointed out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from subspect.errors import SubspectError, some
+from subspect.images import Batch, ClassMatch, Images, batches, match_classes, open_images
+from subspect.network import Network
+from subspect.preprocessing import GIVEN_AS_TENSORS
+from subspect.progress import progress
+from subspect.study import (
+    Chunk,
+    Identity,
+    SetManifest,
+    Study,
+    check_disk,
+    lock,
+    read_failed,
+    read_shard,
+    shard_bytes,
+    shard_name,
+    write_shard,
+)
+
+log = logging.getLogger("subspect")
+
+_SHARD_IMAGES, _SHARD_BYTES = 4096, 16 * 2**20
+_TRIED = 64
+
+
+def observe(
+    network: Network,
+    images: object,
+    study: str | Path,
+    name: str = "train",
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    class_map: Mapping[str, int] | str | Path | None = None,
+    max_failed: float = 0.01,
+    show_progress: bool = True,
+) -> Study:
+    """Run a network once over images and store features, labels, predictions and ids in a study.
+
+    The same call goes on where it was stopped, and does nothing where it is done. The model is left as it was.
+
+    Args:
+        network: the classifier; its preprocessing must be known, unless the images are tensors ready for it.
+        images: a folder of class folders, a flat folder, a CSV file, arrays, ``(images, labels)``, a torch Dataset or a
+            DataLoader that doesn't shuffle (see `subspect.images.open_images`).
+        study: the study's folder, made if need be.
+        name: what the image set is called in the study.
+        batch_size: images in a batch of the network.
+        workers: processes that read images; 0 reads them in this one.
+        device: where the network runs, such as "cuda"; where it lies already unless given.
+        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+        max_failed: the share of images that may be unusable before the run ends in an error.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        The study, which now holds the image set.
+
+    Raises:
+        SubspectError: anything that doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN
+            features, too many unusable images, another network's study, no disk left; what was stored so far stays.
+    """
+    if batch_size < 1 or workers < 0 or not 0 <= max_failed <= 1:
+        raise SubspectError(
+            f"expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1; got {batch_size}, {workers}, {max_failed}"
+        )
+    folder, source = Path(study), open_images(images, name)
+    with lock(folder), network.running(device):
+        known = network.class_names
+        if known is None and (folder / "study.json").exists():
+            known = Study.open(folder).identity.class_names  # later sets are matched by the first one's names
+        tried = _spread(source, network)
+        match = match_classes(source, network.head.n_classes, known, class_map)
+        identity = _identity(network, source, match)
+        manifest = _manifest(source, match, identity, batch_size)
+        opened = Study.create(folder, identity, network.head.weight, network.head.bias)
+        stored = opened.begin(name, manifest)
+        if stored.complete:
+            log.info("%s: all %s images of %r are there already", folder, f"{stored.rows:,}", name)
+            return opened
+        place = folder / "sets" / name
+        _try(network, source, match, tried, manifest, place)
+        _run(network, source, match, place, manifest, workers, max_failed, show_progress)
+        _finish(opened, name, manifest)
+    return opened
+
+
+def _spread(source: Images, network: Network) -> list[int]:
+    """Pick images spread over the set, and find the head with the first two that can be used."""
+    count = min(_TRIED, len(source))
+    positions = [int(position) for position in np.linspace(0, len(source) - 1, count).round()]
+    usable: list[torch.Tensor] = []
+    failed: list[tuple[str, str]] = []
+    for batch in batches(source, network.preprocessing, None, [[position] for position in positions]):
+        usable += [] if batch.pixels is None else [batch.pixels]
+        failed += batch.failed
+        if len(usable) == 2:
+            break
+    if not usable:
+        raise SubspectError(f"none of the {count} images tried could be used: {_reasons(failed)}")
+    if len(usable) == 1:
+        usable.append(usable[0].flip(-1))  # a single image and its mirror image make two
+    if usable[0].shape != usable[1].shape:
+        shapes = [tuple(tensor.shape[1:]) for tensor in usable]
+        raise SubspectError(
+            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
+            "all are of one size"
+        )
+    network.find_head(torch.cat(usable))
+    return positions
+
+
+def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
+    own = GIVEN_AS_TENSORS if source.ready or network.preprocessing is None else network.preprocessing.describe()
+    head = network.head
+    return Identity(network.name, network.fingerprint(), head.name, head.n_classes, head.n_features, match.names, own)
+
+
+def _manifest(source: Images, match: ClassMatch, identity: Identity, batch_size: int) -> SetManifest:
+    rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * identity.n_features)) // batch_size) * batch_size
+    return SetManifest(
+        weights=identity.weights,
+        preprocessing=identity.preprocessing,
+        kind=source.kind,
+        root=None if source.root is None else str(source.root.resolve()),
+        images=len(source),
+        fingerprint=source.fingerprint(match),
+        labelled=source.labelled,
+        matching=match.how,
+        batch_size=batch_size,
+        shard_size=rows,
+    )
+
+
+def _try(
+    network: Network, source: Images, match: ClassMatch, positions: list[int], manifest: SetManifest, folder: Path
+) -> None:
+    """Run the spread images through everything: say what the run will cost, and whether it looks right."""
+    left = manifest.images - _positions(manifest, _done(folder, manifest))
+    start = time.perf_counter()
+    batch = next(batches(source, network.preprocessing, match, [positions]))
+    chunk = _chunk(network, batch, manifest.batch_size)
+    seconds = (time.perf_counter() - start) / len(positions) * left
+    needed = shard_bytes(network.head.n_features, left)
+    log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
+    log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
+    log.info("labels: %s", match.how if source.labelled else "none; the network's predictions stand in for them")
+    log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
+    check_disk(folder, needed)
+    if source.labelled:
+        _warn_near_chance(
+            int((chunk.labels == chunk.predictions).sum()), len(chunk.ids), match.n_classes, "tried first"
+        )
+
+
+def _run(
+    network: Network,
+    source: Images,
+    match: ClassMatch,
+    folder: Path,
+    manifest: SetManifest,
+    workers: int,
+    max_failed: float,
+    show: bool,
+) -> None:
+    """Write the missing shards."""
+    done = _done(folder, manifest)
+    failed = [failure for index in done for failure in read_failed(folder / shard_name(index))]
+    _check_failed(failed, manifest, max_failed, folder)
+    if done:
+        log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
+    cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
+    positions = [positions for shard in cuts.values() for positions in shard]
+    read = batches(source, network.preprocessing, match, positions, workers)
+    with progress(folder.name, manifest.images, "images", done=_positions(manifest, done), show=show) as advance:
+        for index, shard in cuts.items():
+            chunks, fresh = [], []
+            for cut, batch in zip(shard, read, strict=False):
+                chunks.append(_chunk(network, batch, manifest.batch_size))
+                fresh += batch.failed
+                advance(len(cut))
+            _check_failed(failed := failed + fresh, manifest, max_failed, folder)
+            write_shard(folder / shard_name(index), _joined(chunks), fresh)
+
+
+def _finish(study: Study, name: str, manifest: SetManifest) -> None:
+    """Write the manifest that says that the set is complete, and say what was found."""
+    folder = study.path / "sets" / name
+    rows = right = 0
+    failed: list[tuple[str, str]] = []
+    for index in range(manifest.n_shards):
+        chunk = read_shard(folder / shard_name(index))
+        rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
+        failed += read_failed(folder / shard_name(index))
+    study.write_set(name, replace(manifest, complete=True, rows=rows, failed=tuple(failed)))
+    if failed:
+        log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
+    if manifest.labelled:
+        log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
+        _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
+
+
+def _chunk(network: Network, batch: Batch, batch_size: int) -> Chunk:
+    """Run a batch through the network.
+
+    Raises:
+        SubspectError: a feature is NaN or infinite.
+    """
+    features = [torch.empty(0, network.head.n_features)]
+    predictions = [torch.empty(0, dtype=torch.int64)]
+    for pixels in () if batch.pixels is None else torch.split(batch.pixels, batch_size):
+        x, logits = network.read(pixels)
+        features.append(x.cpu())
+        predictions.append(logits.argmax(dim=1).cpu())
+    chunk = Chunk(torch.cat(features).numpy(), batch.labels, torch.cat(predictions).numpy(), batch.ids)
+    bad = np.flatnonzero(~np.isfinite(chunk.features).all(axis=1))
+    if len(bad):
+        ids = [batch.ids[row] for row in bad]
+        raise SubspectError(
+            f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's weights and "
+            "precision, and those images; what was stored before stays"
+        )
+    return chunk
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return Chunk(
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate([chunk.labels for chunk in chunks]),
+        np.concatenate([chunk.predictions for chunk in chunks]),
+        [id for chunk in chunks for id in chunk.ids],
+    )
+
+
+def _cuts(manifest: SetManifest, shard: int) -> list[range]:
+    """Cut a shard's positions into batches; always at the same places, so that a resumed run gives the same bytes."""
+    first, end = _ends(manifest, shard)
+    return [range(start, min(start + manifest.batch_size, end)) for start in range(first, end, manifest.batch_size)]
+
+
+def _ends(manifest: SetManifest, shard: int) -> tuple[int, int]:
+    first = shard * manifest.shard_size
+    return first, min(first + manifest.shard_size, manifest.images)
+
+
+def _done(folder: Path, manifest: SetManifest) -> set[int]:
+    return {index for index in range(manifest.n_shards) if (folder / shard_name(index)).exists()}
+
+
+def _positions(manifest: SetManifest, shards: set[int]) -> int:
+    return sum(end - first for first, end in (_ends(manifest, shard) for shard in shards))
+
+
+def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: float, folder: Path) -> None:
+    if len(failed) > most * manifest.images:
+        raise SubspectError(
+            f"{len(failed)} of {manifest.images:,} images could not be used, more than the share of {most:g} that was "
+            f"allowed: {_reasons(failed)}; mend or remove them, or allow more with --max-failed; what was stored in "
+            f"{folder} stays"
+        )
+
+
+def _reasons(failed: list[tuple[str, str]]) -> str:
+    return some([f"{id}: {reason}" for id, reason in failed], 3)
+
+
+def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> None:
+    """Warn if the accuracy could come from guessing: within three standard deviations of 1 in C, or below."""
+    chance = 1 / n_classes
+    if images and right / images <= chance + 3 * sqrt(chance * (1 - chance) / images):
+        log.warning(
+            "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: the class folders are in "
+            "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
+            "BGR) isn't the one of training",
+            right,
+            f"{images:,}",
+            which,
+            n_classes,
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,192 @@
+"""From a decoded RGB image to the numbers that a network expects: resize, centre crop, scale, normalise.
+
+A wrong preprocessing costs accuracy without an error, so there is no silent default: the network declares it, or the
+user gives all four of resize, crop, mean and std. It is part of a study's identity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from subspect.errors import SubspectError, Unusable
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize, centre crop, ``(pixel / 255 − mean) / std``, in this order; as torchvision does it on Pillow images.
+
+    Attributes:
+        resize: length of the short side in pixels, or (height, width) in pixels; None keeps the size.
+        crop: side of the square cut from the centre in pixels, or (height, width); None cuts nothing.
+        mean: mean of each channel, on pixels scaled to 0…1; three numbers for RGB, one for a grey-scale network.
+        std: standard deviation of each channel, likewise.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; only used where ``resize`` is given.
+
+    Raises:
+        SubspectError: a value that makes no sense; the message says which.
+    """
+
+    resize: int | tuple[int, int] | None
+    crop: int | tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resize", _size("resize", self.resize))
+        object.__setattr__(self, "crop", _size("crop", self.crop))
+        object.__setattr__(self, "mean", _channels("mean", self.mean))
+        object.__setattr__(self, "std", _channels("std", self.std))
+        if len(self.mean) != len(self.std):
+            raise SubspectError(f"mean has {len(self.mean)} channels and std has {len(self.std)}; give as many")
+        if min(self.std) <= 0:
+            raise SubspectError(f"std must be positive, got {self.std}")
+        if max(map(abs, self.mean)) > 1 or max(self.std) > 1:
+            raise SubspectError(
+                f"mean {self.mean} and std {self.std} must be on pixels scaled to 0…1; divide yours by 255"
+            )
+        if self.interpolation not in _FILTERS:
+            raise SubspectError(f"interpolation must be one of {', '.join(_FILTERS)}; got {self.interpolation!r}")
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Turn an RGB image into a float32 tensor (channels, height, width).
+
+        Raises:
+            Unusable: the image is smaller than the crop.
+        """
+        image = self._crop(self._resize(image))
+        if len(self.mean) == 1:
+            image = image.convert("L")
+        pixels = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = (pixels / np.float32(255) - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies it, as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        def size(value: int | tuple[int, int] | None) -> str:
+            return "no" if value is None else f"{value[0]}×{value[1]}" if isinstance(value, tuple) else str(value)
+
+        numbers = f"mean {_short(self.mean)}, std {_short(self.std)}"
+        how = f" ({self.interpolation})" if self.resize is not None else ""
+        return f"resize {size(self.resize)}{how}, centre crop {size(self.crop)}, {numbers}"
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        if self.resize is None:
+            return image
+        if isinstance(self.resize, tuple):
+            height, width = self.resize
+        else:
+            short, long = sorted(image.size)
+            other = int(self.resize * long / short)
+            width, height = (self.resize, other) if image.width <= image.height else (other, self.resize)
+        return image.resize((width, height), _FILTERS[self.interpolation])
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        if self.crop is None:
+            return image
+        height, width = self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+        if image.width < width or image.height < height:
+            raise Unusable(f"{image.width}×{image.height} pixels is smaller than the crop of {width}×{height}")
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+class Transform:
+    """A preprocessing that the user wrote, such as a torchvision transform: a callable from RGB image to tensor.
+
+    It is identified by its ``repr``, which must therefore say all that it does, and not hold a memory address.
+
+    Raises:
+        SubspectError: its ``repr`` doesn't identify it.
+    """
+
+    def __init__(self, function: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.function = function
+        if re.search(r"\bat 0x[0-9a-fA-F]+", repr(function)):
+            raise SubspectError(
+                f"the preprocessing {function!r} cannot be told from another one by its repr; give it a __repr__ that "
+                "says what it does, or declare a subspect.Preprocessing"
+            )
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Turn an RGB image into a float32 tensor (channels, height, width)."""
+        return torch.as_tensor(self.function(image), dtype=torch.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies it, as JSON values."""
+        return {"transform": repr(self.function)}
+
+    def __str__(self) -> str:
+        return " ".join(repr(self.function).split())
+
+
+AnyPreprocessing = Preprocessing | Transform
+GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
+
+
+def as_preprocessing(value: object) -> AnyPreprocessing | None:
+    """Read what a network declares: a Preprocessing, a mapping with its fields, a callable, or None.
+
+    Raises:
+        SubspectError: a field is missing or unknown, or the value is none of these.
+    """
+    if value is None or isinstance(value, Preprocessing | Transform):
+        return value
+    if isinstance(value, Mapping):
+        known = [field.name for field in fields(Preprocessing)]
+        missing = [name for name in known[:4] if name not in value]
+        unknown = [name for name in value if name not in known]
+        if missing or unknown:
+            raise SubspectError(
+                f"preprocessing needs resize, crop, mean and std (None where nothing is done); missing: "
+                f"{', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
+            )
+        return Preprocessing(**value)
+    if callable(value):
+        return Transform(value)
+    raise SubspectError(
+        f"preprocessing must be a subspect.Preprocessing, a dict or a callable, got {type(value).__name__}"
+    )
+
+
+def _size(name: str, value: object) -> int | tuple[int, int] | None:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        first, second = _size(name, value[0]), _size(name, value[1])
+        if isinstance(first, int) and isinstance(second, int):
+            return first, second
+    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise SubspectError(f"{name} must be a number of pixels, (height, width) or None; got {value!r}")
+
+
+def _channels(name: str, value: object) -> tuple[float, ...]:
+    numbers = (value,) if isinstance(value, int | float) else value
+    try:
+        result = tuple(float(number) for number in numbers)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        result = ()
+    if len(result) not in (1, 3) or not all(np.isfinite(result)):
+        raise SubspectError(f"{name} must be one number (grey) or three (RGB) on pixels scaled to 0…1; got {value!r}")
+    return result
+
+
+def _short(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"

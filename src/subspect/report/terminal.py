@@ -1,0 +1,77 @@
+"""Tables for the terminal: what was found for every class and what it costs, and one class's features."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from subspect.decomposition import Decomposition
+from subspect.fidelity import Fidelity, percent
+from subspect.study import Study
+
+
+def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
+    """Return a row for each class, at most ``most``, with its features and its cost, and one for all."""
+    table = Table(
+        title=f"{decomposition.name}: features of each class and what they cost",
+        title_justify="left",
+        caption=fidelity.note,
+    )
+    table.add_column("class", overflow="fold")
+    table.add_column("features, most important first", overflow="fold")
+    for column in ("accuracy, dense", "decomposed", "fidelity"):
+        table.add_column(column, justify="right")
+    for label, (name, cost) in enumerate(fidelity.classes.items()):
+        if label == most:
+            table.add_row("…", f"({len(fidelity.classes) - most} classes more)")
+            break
+        found = decomposition.supports[label].tolist()
+        shown = "all: no images seen" if label in decomposition.unseen else " ".join(map(str, found[:10]))
+        shown += " …" if len(found) > 10 and label not in decomposition.unseen else ""
+        estimates = (cost.dense_accuracy, cost.accuracy, cost.fidelity) if cost else ()
+        table.add_row(name, shown, *(f"{100 * estimate.value:.1f} %" for estimate in estimates))
+    table.add_section()
+    sizes = decomposition.supports.sizes
+    each = f"{sizes.mean():.1f} of {decomposition.supports.n_features} on average"
+    overall = fidelity.overall
+    estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)
+    table.add_row("all", each, *(percent(estimate).replace(" (", "\n(") for estimate in estimates), style="bold")
+    return table
+
+
+def features(decomposition: Decomposition, label: int) -> Table:
+    """Return a row for each feature of a class: weight, frequency, mean and mean contribution."""
+    name = decomposition.class_names[label]
+    bias = decomposition.bias[label].item()
+    table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
+    for column in ("feature", "weight", "frequency %", "mean", "contribution"):
+        table.add_column(column, justify="right")
+    for row in decomposition.rows(label):
+        table.add_row(
+            str(row.feature),
+            f"{row.weight:.3f}",
+            f"{100 * row.frequency:.0f}",
+            f"{row.mean:.3f}",
+            f"{row.weight * row.mean:.3f}",
+        )
+    return table
+
+
+def overview(study: Study, decompositions: list[str]) -> Table:
+    """Return what a study holds: network, preprocessing, image sets, decompositions."""
+    identity = study.identity
+    table = Table(title=str(study.path), show_header=False, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("network", f"{identity.network} (weights {identity.weights[:12]}…)")
+    table.add_row("head", f"{identity.head}: {identity.n_classes} classes × {identity.n_features} features")
+    table.add_row("preprocessing", "; ".join(f"{key} {value}" for key, value in identity.preprocessing.items()))
+    for name in study.set_names:
+        manifest = study[name].manifest
+        text = f"{manifest.rows:,} images from a {manifest.kind} ({manifest.root or 'in memory'}); labels: {manifest.matching}"
+        if manifest.failed:
+            text += f"; {len(manifest.failed)} could not be used:\n" + "\n".join(
+                f"  {id}: {reason}" for id, reason in manifest.failed[:10]
+            )
+        table.add_row(f"images {name!r}", text)
+    table.add_row("decompositions", ", ".join(decompositions) or "none yet")
+    return table

@@ -1,0 +1,181 @@
+"""Naming a network: ``python:package.module:callable`` or ``python:path/file.py:callable``, and loading its weights.
+
+The code that the user names is run: the callable is called without arguments and returns the model, or
+``(model, preprocessing)``, or ``(model, preprocessing, class names)``. Weights are never unpickled into code: safetensors,
+or a checkpoint read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from subspect.errors import SubspectError, near, some
+from subspect.network import Network
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
+_PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+
+
+def load_network(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    preprocessing: object = None,
+    class_names: Sequence[str] | None = None,
+    head: str | None = None,
+) -> Network:
+    """Build the network that a name stands for, and load its weights.
+
+    Args:
+        spec: ``python:package.module:callable`` or ``python:path/file.py:callable``.
+        weights: a safetensors file, or a checkpoint of ``torch.save`` with tensors alone.
+        preprocessing: instead of what the network declares.
+        class_names: instead of what the network declares.
+        head: the head's module name, where it can't be found by watching.
+
+    Raises:
+        SubspectError: no such module, file or callable, it failed or returned something else, or the weights don't fit.
+    """
+    scheme, _, rest = spec.partition(":")
+    place, _, callable_name = rest.rpartition(":")
+    if scheme != "python" or not place or not callable_name:
+        raise SubspectError(
+            f"cannot tell what network {spec!r} is; expected python:package.module:callable or "
+            "python:path/file.py:callable"
+        )
+    made = _call(_module(place), callable_name, spec)
+    parts = made if isinstance(made, tuple) else (made,)
+    if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
+        kinds = some(type(part).__name__ for part in parts)
+        raise SubspectError(
+            f"{spec} must return a torch.nn.Module, or (model, preprocessing), or (model, preprocessing, class names); it "
+            f"returned {kinds}"
+        )
+    model, own_preprocessing, own_names = (*parts, None, None)[:3]
+    if weights is not None:
+        load_weights(model, weights)
+    return Network(
+        model,
+        preprocessing=preprocessing if preprocessing is not None else own_preprocessing,
+        class_names=class_names if class_names is not None else own_names,
+        head=head,
+        name=spec,
+    )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a model, all or nothing.
+
+    The tensors may lie under ``state_dict`` and their names begin with ``module.``.
+
+    Raises:
+        SubspectError: the file can't be read without running code, or names or shapes differ, all of which are listed.
+    """
+    state = _strip(_tensors(Path(path)), set(model.state_dict()))
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and isinstance(tensor, Tensor) and state[name].shape != tensor.shape
+    ]
+    if missing or unexpected or shapes:
+        raise SubspectError(
+            f"the weights {path} do not fit the network {type(model).__name__}: missing: {some(missing) or 'none'}; "
+            f"unexpected: {some(unexpected) or 'none'}; of another shape: {some(shapes) or 'none'}"
+        )
+    model.load_state_dict(state, strict=False)  # strict but for num_batches_tracked, which old checkpoints lack
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise SubspectError(f"no such file of weights: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SubspectError(
+            f"{path} holds more than tensors, or is no checkpoint, and subspect does not run code from a file of weights; "
+            f"save model.state_dict() alone, best as safetensors ({str(error).splitlines()[0]})"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise SubspectError(f"cannot read the weights {path}: {error}") from error
+    while isinstance(loaded, Mapping) and not _is_state(loaded):
+        inner = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), None)
+        if inner is None:
+            raise SubspectError(
+                f"{path} holds no tensors by name: expected a state_dict, or one under {', '.join(_NESTED)}; it has "
+                f"{some(loaded)}"
+            )
+        loaded = inner
+    if not isinstance(loaded, Mapping):
+        raise SubspectError(f"{path} holds a {type(loaded).__name__}; expected a state_dict, name → tensor")
+    return loaded
+
+
+def _is_state(loaded: Mapping[Any, Any]) -> bool:
+    return bool(loaded) and all(isinstance(value, Tensor) for value in loaded.values())
+
+
+def _strip(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Take off prefixes that wrappers put before every name, unless the model has them too."""
+    stripped = dict(state)
+    for prefix in _PREFIXES * 2:
+        if not wanted & set(stripped) and all(name.startswith(prefix) for name in stripped):
+            stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
+    return stripped
+
+
+def _module(place: str) -> ModuleType:
+    path = Path(place)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise SubspectError(f"no such Python file: {path} (looked in {Path.cwd()})")
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        with _importing(path.resolve().parent, place):
+            found.loader.exec_module(module)
+        return module
+    with _importing(Path.cwd(), place):
+        return importlib.import_module(place)
+
+
+@contextmanager
+def _importing(folder: Path, place: str) -> Iterator[None]:
+    """Import as ``python file.py`` would: modules beside the file, or in the working folder, are found."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    except Exception as error:
+        raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _call(module: ModuleType, name: str, spec: str) -> Any:
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise SubspectError(
+            f"{spec}: no callable {name!r} there{near(name, known)}; it has: {some(known, 8) or 'none'}"
+        )
+    try:
+        return function()
+    except Exception as error:
+        raise SubspectError(f"{spec}: calling {name}() failed: {type(error).__name__}: {error}") from error
