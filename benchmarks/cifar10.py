@@ -15,9 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from _rows import Row, around, publish, row
-
 import subspect
+from _rows import Row, around, publish, row
 from subspect.resnet import cifar10_resnet20
 
 ROOM = 0.05  # percentage points

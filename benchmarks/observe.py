@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from _rows import Row, publish, row
 from numpy.typing import NDArray
 
 import subspect
+from _rows import Row, publish, row
 from subspect.images import batches, match_classes, open_images
 from subspect.statistics import TopFeatures
 
@@ -105,12 +106,14 @@ def histograms(images: int) -> list[Row]:
     ]
 
 
-def by_sorting(features: NDArray[np.float32], labels: NDArray[np.int64], kind: str) -> list[NDArray[np.int64]]:
+def by_sorting(
+    features: NDArray[np.float32], labels: NDArray[np.int64], kind: Literal["stable", "quicksort"]
+) -> list[NDArray[np.int64]]:
     """Count by a full argsort of every row: the obvious way."""
     counts = [np.zeros((100, 2048), np.int64) for _ in KS]
     for start in range(0, len(features), 1024):
         part, own = features[start : start + 1024], labels[start : start + 1024]
-        order = np.argsort(-np.abs(part), axis=1, kind=kind)  # type: ignore[call-overload]
+        order = np.argsort(-np.abs(part), axis=1, kind=kind)
         for table, k in zip(counts, KS, strict=True):
             np.add.at(table, (own[:, None], order[:, :k]), 1)
     return counts

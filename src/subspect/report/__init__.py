@@ -37,13 +37,11 @@ class Strip:
 
     Attributes:
         data: the picture as a data URI.
-        captions: for each image its class, its path and the feature's value.
-        labels: for each image its class.
+        images: for each image its class, and a caption with class, path and the feature's value.
     """
 
     data: str
-    captions: tuple[str, ...]
-    labels: tuple[str, ...]
+    images: tuple[tuple[str, str], ...]
 
 
 def write_report(
@@ -82,6 +80,8 @@ def write_report(
         loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
+    environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0]
+    environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
     page = environment.get_template("report.html").render(
         study=study,
         sets=[study[name] for name in study.set_names],
@@ -131,7 +131,7 @@ def _strip(
 ) -> Strip:
     shown = [row for row in range(len(top.values)) if top.labels[row, column] >= 0]
     canvas = Image.new("RGB", (_SIDE * max(len(shown), 1), _SIDE), (128, 128, 128))
-    captions, labels = [], []
+    images = []
     for place, row in enumerate(shown):
         id, label = str(top.ids[row, column]), names[top.labels[row, column]]
         try:
@@ -139,12 +139,11 @@ def _strip(
             canvas.paste(_thumbnail(picture), (place * _SIDE, 0))
         except (Unusable, SubspectError):
             missing.add(id)
-        labels.append(label)
-        captions.append(f"{label}, {id}: {top.values[row, column]:.3g}")
+        images.append((label, f"{label}, {id}: {top.values[row, column]:.3g}"))
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=80)
     data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Strip(data, tuple(captions), tuple(labels))
+    return Strip(data, tuple(images))
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,94 @@
+"""Small networks and images that tests share; nothing here downloads anything."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import subspect
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)  # tests run in parallel, one process a core
+
+PIXELS = subspect.Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+class Tiny(nn.Module):
+    """A convolution, global average pooling and a linear head; features may be negative."""
+
+    def __init__(self, n_classes: int = 3, width: int = 6, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(3, width, 3)
+            self.norm = nn.BatchNorm2d(width)
+            self.fc = nn.Linear(width, n_classes)
+        self.preprocessing = PIXELS
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(self.norm(self.conv(x)).tanh().mean((2, 3)))
+        return out
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write class folders of 8×8 random PNG images; the same images for the same seed."""
+
+    def make(name: str = "images", classes: tuple[str, ...] = ("a", "b", "c"), each: int = 8, seed: int = 0) -> Path:
+        generator = np.random.default_rng(seed)
+        for label, folder in enumerate(classes):
+            for index in range(each):
+                pixels = generator.integers(0, 256, (8, 8, 3))
+                pixels[..., label % 3] = pixels[..., label % 3] // 2 + 128
+                path = tmp_path / name / folder / f"{index:03d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def study(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> subspect.Study:
+    """A study of the tiny network on a train and a test set."""
+    network = subspect.Network(tiny)
+    subspect.observe(network, make_folder("train", each=40), tmp_path / "study", "train", batch_size=16)
+    return subspect.observe(network, make_folder("test", each=15, seed=1), tmp_path / "study", "test", batch_size=16)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data, or a skip with its reason."""
+    folder = os.environ.get("SUBSPECT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real data not found: set SUBSPECT_DATA to its folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def unpack(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Unpack an archive of the real data into a temporary folder, once a session."""
+    done: dict[str, Path] = {}
+
+    def take(name: str) -> Path:
+        if name not in done:
+            folder = tmp_path_factory.mktemp("data")
+            with tarfile.open(data / f"{name}.tar") as archive:
+                archive.extractall(folder, filter="data")
+            done[name] = folder / name
+        return done[name]
+
+    yield take
