@@ -17,6 +17,7 @@ from subspect.errors import MissingExtra, SubspectError
 from subspect.fidelity import Fidelity, evaluate
 from subspect.head import DecomposedHead
 from subspect.images import Arrays, DatasetImages, Images, open_images
+from subspect.job import Job, run
 from subspect.network import Network
 from subspect.observe import observe
 from subspect.preprocessing import Preprocessing
@@ -34,6 +35,7 @@ __all__ = [
     "Decomposition",
     "Fidelity",
     "Images",
+    "Job",
     "MissingExtra",
     "Network",
     "Preprocessing",
@@ -48,5 +50,6 @@ __all__ = [
     "load_network",
     "observe",
     "open_images",
+    "run",
     "write_report",
 ]

@@ -26,6 +26,8 @@ from subspect.demo import NETWORK, run_demo
 from subspect.errors import SubspectError, near, some
 from subspect.fidelity import evaluate as measure
 from subspect.influence import METHODS
+from subspect.job import Job
+from subspect.job import run as main_job
 from subspect.network import Network
 from subspect.observe import observe as run_once
 from subspect.preprocessing import as_preprocessing
@@ -90,14 +92,19 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(no_args_is_help=function.__name__ != "demo")(guarded)
 
 
-@app.callback()
-def _setup(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         out.print(subspect.__version__, highlight=False)
         raise typer.Exit
+
+
+@app.callback()
+def _setup(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("subspect")
@@ -143,29 +150,21 @@ def run(
     --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
     loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
-    sets = {"train": images} | ({"test": test} if test is not None else {})
-    for name, path in sets.items():
-        study = run_once(
-            loaded,
-            path,
-            output,
-            name,
-            batch_size=batch_size,
-            workers=workers,
-            device=_device(device),
-            class_map=class_map,
-            max_failed=max_failed,
-        )
-    (decomposition,) = decompose_each(study, [_size(k)], method)
-    fidelity = measure(decomposition, study)
-    path = write_report(study, decomposition, fidelity, images=not no_images)
-    _show(
-        {"report": str(path), "fidelity": fidelity.to_json(), "decomposition": decomposition.to_json()},
-        as_json,
-        summary(decomposition, fidelity),
-        fidelity.table(),
-        f"report: {path}",
+    made = main_job(
+        loaded,
+        images,
+        output,
+        test=test,
+        k=_size(k),
+        method=method,
+        class_map=class_map,
+        batch_size=batch_size,
+        workers=workers,
+        device=_device(device),
+        max_failed=max_failed,
+        show_images=not no_images,
     )
+    _show_job(made, as_json)
 
 
 @_command
@@ -307,18 +306,7 @@ def demo(
     """
     made = run_demo(output, k=k)
     command = f"subspect run {NETWORK} {output}/images/train --test {output}/images/test -o {output}/study"
-    _show(
-        {
-            "report": str(made.report),
-            "fidelity": made.fidelity.to_json(),
-            "decomposition": made.decomposition.to_json(),
-        },
-        as_json,
-        summary(made.decomposition, made.fidelity),
-        made.fidelity.table(),
-        f"report: {made.report}",
-        f"the same by hand: {command} --weights {output}/weights.safetensors",
-    )
+    _show_job(made, as_json, f"the same by hand: {command} --weights {output}/weights.safetensors")
 
 
 def main() -> None:
@@ -391,6 +379,16 @@ def _label(name: str, names: tuple[str, ...]) -> int:
 
 def _device(name: str | None) -> str:
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _show_job(made: Job, as_json: bool, *lines: str) -> None:
+    value = {
+        "report": str(made.report),
+        "fidelity": made.fidelity.to_json(),
+        "decomposition": made.decomposition.to_json(),
+    }
+    tables = summary(made.decomposition, made.fidelity), made.fidelity.table()
+    _show(value, as_json, *tables, f"report: {made.report}", *lines)
 
 
 def _plain(text: str) -> str:

@@ -39,18 +39,30 @@ def decompose_each(
     study: Study, ks: Sequence[int | float], method: str = METHODS[0], *, on: str | None = None
 ) -> list[Decomposition]:
     """Do the same for several k in one pass over the features."""
-    if method not in METHODS:
-        raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    sizes = [check_size(k, study.identity.n_features) for k in ks]
+    sizes = check_choice(ks, method, study.identity.n_features)
     seen = _look(study, on, sizes)
     made = []
     for size in sizes:
         if method == "frequency":
             supports = frequency(seen.top, size)
         else:
-            supports = contribution(study.head()[0].numpy(), seen.sums, size)
+            supports = contribution(study.head()[0].numpy(), seen.sums, int(size))
         made.append(_assemble(study, seen, supports, method, size, size, f"{method}-k{size}"))
     return made
+
+
+def check_choice(ks: Sequence[int | float], method: str, n_features: int) -> list[int | float]:
+    """Check numbers of features and a method against each other and the network, before anything is computed.
+
+    Raises:
+        SubspectError: an unknown method, a k larger than d, or a share with a method that takes none.
+    """
+    if method not in METHODS:
+        raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    sizes = [check_size(k, n_features) for k in ks]
+    if method != "frequency" and not all(isinstance(size, int) for size in sizes):
+        raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
+    return sizes
 
 
 def decompose_by_file(

@@ -6,8 +6,6 @@ user would on their own: ``subspect run python:subspect.demo:network IMAGES --we
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +14,14 @@ from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from subspect.decompose import decompose
-from subspect.decomposition import Decomposition
 from subspect.errors import MissingExtra
-from subspect.fidelity import Fidelity, evaluate
 from subspect.files import atomic
 from subspect.images import batches, match_classes, open_images
-from subspect.observe import observe
+from subspect.job import Job, run
 from subspect.preprocessing import Preprocessing
 from subspect.progress import progress
-from subspect.report import write_report
 from subspect.resnet import ResNet
-from subspect.study import Study
 from subspect.zoo import load_network
-
-log = logging.getLogger("subspect")
 
 NETWORK = "python:subspect.demo:network"
 _EPOCHS, _BATCH, _RATE = 12, 64, 0.05
@@ -44,17 +35,7 @@ def network() -> ResNet:
     return model
 
 
-@dataclass(frozen=True)
-class Demo:
-    """What the demo made."""
-
-    study: Study
-    decomposition: Decomposition
-    fidelity: Fidelity
-    report: Path
-
-
-def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> Demo:
+def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> Job:
     """Write the digits, train the network, and do the main job on them.
 
     Args:
@@ -74,12 +55,7 @@ def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> D
         with atomic(weights) as file:
             file.write(save(model.state_dict()))
     trained = load_network(NETWORK, weights)
-    study = observe(trained, train, folder / "study", "train", show_progress=show_progress)
-    observe(trained, test, folder / "study", "test", show_progress=show_progress)
-    decomposition = decompose(study, k)
-    fidelity = evaluate(decomposition, study)
-    report = write_report(study, decomposition, fidelity, show_progress=show_progress)
-    return Demo(study, decomposition, fidelity, report)
+    return run(trained, train, folder / "study", test=test, k=k, show_progress=show_progress)
 
 
 def write_digits(train: Path, test: Path, seed: int = 0) -> None:

@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
         SubspectError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SubspectError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,20 +27,20 @@ class DecomposedHead(nn.Module):
         self.in_features, self.out_features, self.convolution = supports.n_features, len(supports), convolution
         self.weights = nn.Parameter(weights.detach().clone())
         self.bias = nn.Parameter(bias.detach().clone())
-        self.register_buffer("indices", torch.from_numpy(np.ascontiguousarray(supports.flat)))
-        self.register_buffer("rows", torch.from_numpy(np.ascontiguousarray(supports.rows)))
+        self.register_buffer("indices", torch.tensor(supports.flat))
+        self.register_buffer("rows", torch.tensor(supports.rows))
 
     def dense_weight(self) -> Tensor:
         """Return (C, d): the weights at their places and zeros elsewhere; differentiable."""
         empty = self.weights.new_zeros(self.out_features, self.in_features)
         return empty.index_put((self.rows, self.indices), self.weights)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the logits: (n, …, d) → (n, …, C), or (n, d, h, w) → (n, C, h, w) for a convolution."""
         weight = self.dense_weight()
         if self.convolution:
-            return F.conv2d(features, weight[:, :, None, None], self.bias)
-        return F.linear(features, weight, self.bias)
+            return F.conv2d(input, weight[:, :, None, None], self.bias)
+        return F.linear(input, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Show the sizes in the module's repr."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ log = logging.getLogger("subspect")
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )  #: file names that count as images, in upper or lower case
+_SETS = frozenset("train test val valid validation".split())
+_TRIED = 64  # items of a Dataset that are tried to learn what its items are
 
 Picture = Image.Image | torch.Tensor
 Labels = npt.NDArray[np.int64]
@@ -95,6 +98,9 @@ class Files(Images):
     """Image files below a root, listed once; ids are their paths relative to it, with ``/``."""
 
     def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | None) -> None:
+        odd = [path for path in paths if path != path.encode(errors="ignore").decode()]
+        if odd:
+            raise SubspectError(f"{len(odd)} file names in {root} are not UTF-8: {some(map(ascii, odd))}; rename them")
         self.kind, self.root, self.paths, self.raw = kind, root, paths, raw
         self.labelled = raw is not None
         self.classes = tuple(sorted(set(raw))) if raw is not None else None
@@ -143,9 +149,17 @@ class Arrays(Images):
     def __init__(
         self, images: npt.NDArray[Any] | torch.Tensor, labels: npt.ArrayLike | torch.Tensor | None = None
     ) -> None:
-        self.images = images.detach().cpu() if isinstance(images, torch.Tensor) else images
+        if not isinstance(images, np.ndarray | torch.Tensor) or images.ndim < 2:
+            raise SubspectError(
+                f"images in memory must be a NumPy array or a tensor (n, …); got {type(images).__name__}"
+            )
+        if isinstance(images, torch.Tensor):
+            images = images.detach().cpu()
+            images = images.float() if images.dtype == torch.bfloat16 else images  # which NumPy lacks
+        self.images = images
         if len(self):
             self.ready = isinstance(_picture(self.images[0]), torch.Tensor)
+        labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
         self.labels: Labels | None = None if labels is None else np.asarray(labels).reshape(-1)
         self.labelled = self.labels is not None
         if self.labels is not None and (len(self.labels) != len(self) or self.labels.dtype.kind not in "iu"):
@@ -184,20 +198,29 @@ class DatasetImages(Images):
             )
         self.dataset, self.name = dataset, name
         self.ready = self.labelled = False
-        if len(self):
-            image, label = self.read(0)
+        for index in range(min(len(self), _TRIED)):
+            try:
+                image, label = self.read(index)
+            except Unusable:
+                continue  # listed when its turn comes
             self.ready, self.labelled = isinstance(image, torch.Tensor), label is not None
+            break
 
     def __len__(self) -> int:
         return len(cast(Any, self.dataset))
 
     def read(self, index: int) -> tuple[Picture, int | str | None]:
         """Return the item at a position."""
-        item = self.dataset[index]
-        image, label = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+        try:
+            item = self.dataset[index]
+            image, label = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+            picture = _picture(image)
+        except OSError as error:  # a broken file
+            raise Unusable(f"{type(error).__name__}: {error}") from error
         if isinstance(label, torch.Tensor | np.generic | np.ndarray):
-            label = label.item()
-        return _picture(image), cast(int | str | None, label)
+            numbers = label.reshape(-1).tolist()
+            label = numbers[0] if len(numbers) == 1 else numbers
+        return picture, cast(int | str | None, label)
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash the length and the name."""
@@ -304,31 +327,37 @@ def match_classes(
     if numbers and not (known and set(images.classes) <= set(known)):
         return _by_number(images.classes, n_classes, known)
     if known is not None:
-        return _by_name(images.classes, known)
+        return _by_name(images, known)
     return _by_order(images, n_classes, known)
 
 
-def _by_name(found: tuple[str, ...], known: tuple[str, ...]) -> ClassMatch:
+def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
     def plain(name: str) -> str:
         return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
-    exact = {name: index for index, name in enumerate(known)}
-    loose = {plain(name): index for index, name in enumerate(known)}
-    if len(exact) < len(known):
-        twice = sorted({name for name in known if known.count(name) > 1})
-        raise SubspectError(f"class names that stand twice can't be matched: {some(twice)}; pass a class map")
-    index = {name: exact.get(name, loose.get(plain(name), -1)) for name in found}
-    unknown = [f"{name!r}{near(name, known)}" for name in found if index[name] < 0]
+    found = cast(tuple[str, ...], images.classes)
+    exact, loose = defaultdict(list), defaultdict(list)
+    for index, name in enumerate(known):
+        exact[name].append(index)
+        loose[plain(name)].append(index)
+    places = {name: exact.get(name) or loose.get(plain(name), []) for name in found}
+    unknown = [name for name in found if not places[name]]
     if unknown:
         raise SubspectError(
             f"{len(unknown)} of {len(found)} class folders or labels are not among the network's {len(known)} class "
-            f"names: {some(unknown)}; rename them, pass --class-map FILE (name → class index), or --class-map sorted if "
-            "their sorted order is the network's class order"
+            f"names: {some(repr(name) + near(name, known) for name in unknown)}; rename them, pass --class-map FILE "
+            "(name → class index), or --class-map sorted if their sorted order is the network's class order"
+            f"{_inside(images, unknown)}"
         )
-    if len(set(index.values())) < len(index):
-        clash = [name for name in found if list(index.values()).count(index[name]) > 1]
+    twice = [name for name in found if len(places[name]) > 1]
+    if twice:
+        raise SubspectError(f"class names that stand twice can't be matched: {some(twice)}; pass a class map")
+    index_of = {name: places[name][0] for name in found}
+    counts = Counter(index_of.values())
+    clash = [name for name in found if counts[index_of[name]] > 1]
+    if clash:
         raise SubspectError(f"class folders that mean the same class: {some(clash)}; pass a class map")
-    return ClassMatch(len(known), index, known, "by name")
+    return ClassMatch(len(known), index_of, known, "by name")
 
 
 def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
@@ -344,11 +373,14 @@ def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | 
 def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
     found = cast(tuple[str, ...], images.classes)
     if len(found) != n_classes:
-        splits = {"train", "test", "val", "valid", "validation"} & {name.casefold() for name in found}
-        hint = f"; did you mean a folder inside it, such as {images.root}/{found[0]}?" if splits else ""
         raise SubspectError(
             f"{len(found)} class folders or labels ({some(found)}) for a network with {n_classes} classes: expected as "
-            f"many; pass --class-map FILE (name → class index) for some of the classes{hint}"
+            f"many; pass --class-map FILE (name → class index) for some of the classes{_inside(images, found)}"
+        )
+    if images.kind == "folder" and all(name.casefold() in _SETS for name in found):
+        raise SubspectError(
+            f"the folders in {images.root} look like image sets, not classes: {some(found)}; pass one of them, or a class "
+            "map if they are classes"
         )
     if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=int):
         log.warning(
@@ -357,6 +389,12 @@ def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> 
             some(found),
         )
     return ClassMatch(n_classes, {name: index for index, name in enumerate(found)}, known or found, "by sorted order")
+
+
+def _inside(images: Images, names: Sequence[str]) -> str:
+    """Return a hint where the folder given holds image sets rather than classes, or nothing."""
+    sets = [name for name in names if images.kind == "folder" and name.casefold() in _SETS]
+    return f"; did you mean a folder inside it, such as {images.root}/{sets[0]}?" if sets else ""
 
 
 def _by_map(
@@ -431,7 +469,7 @@ class _Batches(Dataset[Batch]):
             try:
                 image, raw = self.images.read(position)
                 tensor = self._prepare(image)
-            except (Unusable, OSError) as error:
+            except Unusable as error:
                 failed.append((self.images.id(position), str(error)))
                 continue
             tensors.append(tensor)
@@ -441,7 +479,7 @@ class _Batches(Dataset[Batch]):
 
     def _prepare(self, image: Picture) -> torch.Tensor:
         if isinstance(image, torch.Tensor):
-            return image if image.is_floating_point() else image.float()
+            return image.float()
         assert self.preprocessing is not None
         return self.preprocessing(image)
 
@@ -526,39 +564,46 @@ def _from_folder(root: Path) -> Images:
 
 
 def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_image(path))
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return sorted(path for path in folder.rglob("*") if _is_image(path) and not hidden(path))
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _from_csv(path: Path) -> Images:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "path" not in columns:
-            raise SubspectError(f"{path} has the columns {', '.join(columns) or 'none'}; expected 'path' and 'label'")
-        rows = list(reader)
-    blank = [number for number, row in enumerate(rows, start=2) if not row["path"]]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SubspectError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error
+    if "path" not in columns:
+        raise SubspectError(f"{path} has the columns {', '.join(columns) or 'none'}; expected 'path' and 'label'")
+    blank = [line for line, row in rows if not (row["path"] or "").strip()]
     if blank:
         raise SubspectError(f"{path} has no path in line {some(blank)}; give one in every line")
-    labels = [(row.get("label") or "").strip() for row in rows] if "label" in columns else None
+    labels = [(row["label"] or "").strip() for _, row in rows] if "label" in columns else None
     if labels is not None and "" in labels:
-        lines = [number for number, label in enumerate(labels, start=2) if not label]
+        lines = [line for (line, _), label in zip(rows, labels, strict=True) if not label]
         raise SubspectError(
             f"{path} has no label in {len(lines)} of {len(rows)} lines (line {some(lines)}); label every image, or "
             "leave the column out"
         )
-    return Files("CSV", path.parent, [row["path"].replace("\\", "/") for row in rows], labels)
+    return Files("CSV", path.parent, [row["path"].replace("\\", "/") for _, row in rows], labels)
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
     """Take a loader's dataset, once it is sure that the loader would have given its items unchanged and in order."""
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset  # refused, with its reason, by DatasetImages
-    own = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-    sampler = loader.batch_sampler if own else loader.sampler
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if type(sampler) is BatchSampler:
+        sampler = sampler.sampler  # loader.sampler is another one where the user gave a batch_sampler
     if not isinstance(sampler, SequentialSampler):
         raise SubspectError(
             f"this DataLoader shuffles or picks ({type(sampler).__name__}): image ids, resuming and repeatable results "
@@ -575,7 +620,7 @@ def _dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return -1  # missing: listed as undecodable when its turn comes
 
 
@@ -609,7 +654,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     loaders do; 16-bit grey is scaled by 1/257.
 
     Raises:
-        Unusable: floating-point or 32-bit pixels, whose range is anyone's guess.
+        Unusable: floating-point pixels, or 32-bit ones beyond 16 bits, whose range is anyone's guess.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
@@ -634,16 +679,20 @@ def _picture(item: object) -> Picture:
     """
     if isinstance(item, Image.Image):
         return to_rgb(item)
-    array = np.asarray(item)
-    if array.dtype.kind == "f":
-        return torch.as_tensor(item)
-    if isinstance(item, torch.Tensor) and array.ndim == 3:
-        array = array.transpose(1, 2, 0)
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu()
+        if item.is_floating_point():
+            return item
+    given = np.asarray(item)
+    if given.dtype.kind == "f":
+        return torch.from_numpy(np.array(given, np.float32, order="C"))  # a copy: it may be read-only or reversed
+    channels_first = isinstance(item, torch.Tensor) and given.ndim == 3
+    array = given.transpose(1, 2, 0) if channels_first else given
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise SubspectError(
             "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor "
-            f"(1 or 3, height, width) as a picture, or floating, ready for the network; got {type(item).__name__} of "
-            f"{array.dtype} {array.shape}"
+            "(1, 3 or 4, height, width) as a picture, or floating, ready for the network; got "
+            f"{type(item).__name__} of {given.dtype} {given.shape}"
         )
     return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))
 
@@ -653,5 +702,5 @@ def _visible(tensor: torch.Tensor) -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise Unusable(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
     low, high = tensor.min(), tensor.max()
-    pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(np.squeeze(pixels)).convert("RGB")
+    pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().expand(3, -1, -1).permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from subspect.errors import SubspectError
 from subspect.statistics import ClassSums, TopFeatures
 from subspect.supports import Supports
 
@@ -33,21 +32,14 @@ def frequency(top: TopFeatures, size: int | float) -> Supports:
     return _best(scores, np.maximum(wanted, 1).astype(np.int64), top.images)
 
 
-def contribution(weight: npt.NDArray[np.float32], sums: ClassSums, k: int | float) -> Supports:
+def contribution(weight: npt.NDArray[np.float32], sums: ClassSums, k: int) -> Supports:
     """Keep the k features of each class with the largest ``W[c, i] · mean(x_i | class c)``, signs included.
 
     Args:
         weight: (C, d), the dense head's.
         sums: of the features of each class.
-        k: a whole number.
-
-    Raises:
-        SubspectError: k is a share.
+        k: how many for each class.
     """
-    if not isinstance(k, int):
-        raise SubspectError(
-            f"k = {k}: a share of the mass goes with method 'frequency'; 'contribution' takes a whole k"
-        )
     return _best(weight * sums.means(), np.full(len(weight), k), sums.images)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -117,7 +117,8 @@ class Network:
         """
         if len(pixels) < 2:
             raise SubspectError(f"finding the head needs a batch of at least 2 images, got {len(pixels)}")
-        self._head = _find_head(self.model, self._to_model(pixels), self._head_name)
+        with self.running():
+            self._head = _find_head(self.model, self._to_model(pixels), self._head_name)
         return self._head
 
     def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,24 +131,25 @@ class Network:
         kept: list[Tensor] = []
         module = self.model.get_submodule(head.name)
 
-        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            kept.append(_pooled(inputs[0], _conv(module)).detach().clone())
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept.append(_pooled(_input(args, kwargs), _conv(module)).detach().clone())
 
-        handle = module.register_forward_pre_hook(keep)
-        try:
-            output = self.model(self._to_model(pixels))
-        finally:
-            handle.remove()
-        if len(kept) != 1:
-            raise SubspectError(
-                f"the head {head.name!r} ran {len(kept)} times in one pass of the network, expected once"
-            )
-        features = kept[0].float()
-        if not head.exact:
-            return features, _affine_of(features, module)
-        logits = _logits(output)[head.output].float()
-        _check(kept[0], module, logits, head.name)
-        return features, logits
+        with self.running():
+            handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                output = self.model(self._to_model(pixels))
+            finally:
+                handle.remove()
+            if len(kept) != 1:
+                raise SubspectError(
+                    f"the head {head.name!r} ran {len(kept)} times in one pass of the network, expected once"
+                )
+            features = kept[0].reshape(len(pixels), -1)  # networks that squeeze drop the first axis of a batch of one
+            if not head.exact:
+                return features.float(), _affine_of(features.float(), module)
+            logits = _logits(output)[head.output].reshape(len(pixels), -1)
+            _check(features, module, logits, head.name)
+        return features.float(), logits.float()
 
     @contextmanager
     def running(self, device: str | torch.device | None = None) -> Iterator[None]:
@@ -162,7 +164,7 @@ class Network:
             if device is not None:
                 self.model.to(_device(device))
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), _eager():
                 yield
         finally:
             if device is not None:
@@ -217,49 +219,56 @@ class _Seen:
 
 
 def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
-    watched = {path: module for path, module in model.named_modules() if _is_linear(module)}
+    watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
     if name is not None and name not in watched:
         raise SubspectError(
             f"head {name!r} is not an nn.Linear or 1×1 nn.Conv2d of this network{near(name, list(watched))}; its linear "
             f"layers: {some(watched, 8) or 'none'}"
         )
-    seen, tensors = _watch(model, pixels, watched)
-    tensors = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.shape[0] == len(pixels)]
+    seen, outputs = _watch(model, pixels, watched)
+    tensors = {
+        place: tensor
+        for place, tensor in enumerate(outputs)
+        if tensor.ndim == 2 and len(tensor) == len(pixels) and tensor.is_floating_point()
+    }
     if not tensors:
         raise SubspectError("the network returns no class logits: expected a tensor (images, classes) in its output")
-    if not any(bool(tensor.isfinite().all()) for tensor in tensors):
+    if not any(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise SubspectError(
             "the network's logits are NaN or infinite on the first images tried; check its weights and preprocessing"
         )
-    matches = [(i, one) for i, logits in enumerate(tensors) for one in reversed(seen) if _same(one.output, logits)]
+    matches = [(i, one) for i, logits in tensors.items() for one in reversed(seen) if _same(one.output, logits)]
     if name is not None:
-        which, call = next(((i, one) for i, one in matches if one.name == name), (0, _named(name, seen, tensors[0])))
-    elif matches:
+        matches = [(i, one) for i, one in matches if one.module is watched[name]]
+    exact = bool(matches)
+    if exact:
         which, call = matches[0]
+    elif name is not None:
+        which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
     else:
-        raise SubspectError(_not_found(seen, tensors[0]))
+        raise SubspectError(_not_found(seen, next(iter(tensors.values()))))
     calls = sum(one.module is call.module for one in seen)
     if calls > 1:
         raise SubspectError(
             f"the head {call.name!r} runs {calls} times in one pass, so its input is not one set of features; pass a "
             "network that runs it once"
         )
-    exact = (which, call) in matches
     if exact:
         _check(call.features, call.module, tensors[which], call.name)
     weight, bias = _affine(call.module)
     return Head(call.name, weight.detach().float().cpu().clone(), bias.detach().float().cpu().clone(), which, exact)
 
 
-def _named(name: str, seen: list[_Seen], logits: Tensor) -> _Seen:
+def _named(name: str, module: nn.Module, seen: list[_Seen], tensors: list[Tensor]) -> _Seen:
     """Return the layer that the user named as head, though the network's logits are not its output."""
-    call = next((one for one in seen if one.name == name), None)
+    call = next((one for one in seen if one.module is module), None)
     if call is None:
-        raise SubspectError(f"head {name!r} did not run when the network did; {_candidates(seen, logits)}")
-    if call.output.shape != logits.shape:
+        raise SubspectError(f"head {name!r} did not run when the network did; {_candidates(seen, tensors[0])}")
+    logits = next((tensor for tensor in tensors if tensor.shape == call.output.shape), None)
+    if logits is None:
         raise SubspectError(
-            f"head {name!r} gives {tuple(call.output.shape)} but the network's logits are {tuple(logits.shape)}; "
-            + _candidates(seen, logits)
+            f"head {name!r} gives {tuple(call.output.shape)} but the network's logits are {tuple(tensors[0].shape)}; "
+            + _candidates(seen, tensors[0])
         )
     log.warning(
         "the network's output is not that of the head %r%s; what the layer itself gives stands for the logits, and all "
@@ -270,19 +279,20 @@ def _named(name: str, seen: list[_Seen], logits: Tensor) -> _Seen:
     return call
 
 
-def _watch(model: nn.Module, pixels: Tensor, watched: Mapping[str, nn.Module]) -> tuple[list[_Seen], list[Tensor]]:
+def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> tuple[list[_Seen], list[Tensor]]:
     """Run the network and keep what goes in and out of every linear layer; hooks are removed on any exit."""
-    names = {module: name for name, module in watched.items()}
+    names = {module: name for name, module in reversed(watched.items())}  # of several names, the first
     inputs: dict[nn.Module, Tensor] = {}
     seen: list[_Seen] = []
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        inputs[module] = _pooled(args[0], _conv(module)).detach().clone()
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[module] = _pooled(_input(args, kwargs), _conv(module)).detach().clone()
 
-    def after(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-        seen.append(_Seen(names[module], module, inputs[module], _pooled(output, _conv(module)).detach().clone()))
+    def after(module: nn.Module, _: tuple[Any, ...], output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.append(_Seen(names[module], module, inputs[module], _pooled(output, _conv(module)).detach().clone()))
 
-    handles = [module.register_forward_pre_hook(before) for module in names]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
     handles += [module.register_forward_hook(after) for module in names]
     try:
         tensors = [tensor.detach().clone() for tensor in _logits(model(pixels))]
@@ -339,6 +349,11 @@ def _conv(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d)
 
 
+def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    tensor: Tensor = next(iter((*args, *kwargs.values())))
+    return tensor
+
+
 def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Return weight (C, d) and bias (C,) of a linear layer or a 1×1 convolution."""
     weight: Tensor = module.weight.flatten(1)  # type: ignore[operator]
@@ -365,20 +380,19 @@ def _logits(output: object) -> list[Tensor]:
     ]
 
 
-def _all(output: object) -> Iterator[Tensor]:
+def _all(output: object, depth: int = 4) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, Mapping):
-        ordered = sorted(output.items(), key=lambda item: item[0] != "logits")
-        for _, value in ordered:
-            yield from _all(value)
-    elif isinstance(output, tuple | list):
-        if hasattr(output, "logits"):
-            yield from _all(output.logits)
-        for value in output:
-            yield from _all(value)
-    elif hasattr(output, "__dict__"):
-        yield from _all(vars(output))
+    elif depth:  # an object may lead back to itself
+        for part in _parts(output):
+            yield from _all(part, depth - 1)
+
+
+def _parts(output: object) -> list[object]:
+    if isinstance(output, Mapping):
+        return [value for _, value in sorted(output.items(), key=lambda item: item[0] != "logits")]
+    parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
+    return [getattr(output, "logits", None), *parts]
 
 
 def _same(output: Tensor, logits: Tensor) -> bool:
@@ -404,8 +418,8 @@ def _check(features: Tensor, module: nn.Module, logits: Tensor, name: str) -> No
 
 def _tolerance(*tensors: Tensor) -> float:
     lowest = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
-    if torch.backends.cuda.matmul.allow_tf32 and tensors[0].is_cuda:
-        lowest = max(lowest, 2.0**-10)
+    if tensors[0].is_cuda:
+        lowest = max(lowest, 2.0**-10)  # TF32, which cuDNN's convolutions use unless told otherwise
     return max(1e-5, 8 * lowest)
 
 
@@ -424,10 +438,10 @@ def _declared_names(model: nn.Module) -> Sequence[str] | None:
     return None
 
 
-def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+def _names(names: object) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise SubspectError(f"class_names must be a list of strings, one for each class; got {names!r}")
     return tuple(names)
 
@@ -435,8 +449,14 @@ def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:
 def _device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise SubspectError(f"device {str(device)!r} cannot be used: {reason}; try --device cpu") from error
     return chosen
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Set torch.compile aside, whose graphs run no hooks; PyTorch can from 2.6 on."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")

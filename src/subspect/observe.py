@@ -20,7 +20,7 @@ import torch
 
 from subspect.errors import SubspectError, some
 from subspect.images import Batch, ClassMatch, Images, batches, match_classes, open_images
-from subspect.network import Network
+from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
 from subspect.progress import progress
 from subspect.study import (
@@ -89,35 +89,37 @@ def observe(
         known = network.class_names
         if known is None and (folder / "study.json").exists():
             known = Study.open(folder).identity.class_names  # later sets are matched by the first one's names
-        tried = _spread(source, network)
-        match = match_classes(source, network.head.n_classes, known, class_map)
+        match = match_classes(source, find_head(network, source).n_classes, known, class_map)
         identity = _identity(network, source, match)
         manifest = _manifest(source, match, identity, batch_size)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
-        stored = opened.begin(name, manifest)
-        if stored.complete:
-            log.info("%s: all %s images of %r are there already", folder, f"{stored.rows:,}", name)
+        manifest = opened.begin(name, manifest)
+        if manifest.complete:
+            log.info("%s: all %s images of %r are there already", folder, f"{manifest.rows:,}", name)
             return opened
         place = folder / "sets" / name
-        _try(network, source, match, tried, manifest, place)
+        _try(network, source, match, manifest, place)
         _run(network, source, match, place, manifest, workers, max_failed, show_progress)
         _finish(opened, name, manifest)
     return opened
 
 
-def _spread(source: Images, network: Network) -> list[int]:
-    """Pick images spread over the set, and find the head with the first two that can be used."""
-    count = min(_TRIED, len(source))
-    positions = [int(position) for position in np.linspace(0, len(source) - 1, count).round()]
+def find_head(network: Network, images: object) -> Head:
+    """Find the network's head with the first two usable ones of up to 64 images spread over a source.
+
+    Raises:
+        SubspectError: no head, no preprocessing, or no image that can be used.
+    """
+    source = open_images(images)
     usable: list[torch.Tensor] = []
     failed: list[tuple[str, str]] = []
-    for batch in batches(source, network.preprocessing, None, [[position] for position in positions]):
+    for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
         usable += [] if batch.pixels is None else [batch.pixels]
         failed += batch.failed
         if len(usable) == 2:
             break
     if not usable:
-        raise SubspectError(f"none of the {count} images tried could be used: {_reasons(failed)}")
+        raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
     if len(usable) == 1:
         usable.append(usable[0].flip(-1))  # a single image and its mirror image make two
     if usable[0].shape != usable[1].shape:
@@ -126,8 +128,14 @@ def _spread(source: Images, network: Network) -> list[int]:
             f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
             "all are of one size"
         )
-    network.find_head(torch.cat(usable))
-    return positions
+    with network.running():
+        return network.find_head(torch.cat(usable))
+
+
+def _spread(source: Images) -> list[int]:
+    """Pick up to 64 positions spread over a source."""
+    positions = np.linspace(0, len(source) - 1, min(_TRIED, len(source))).round()
+    return [int(position) for position in positions]
 
 
 def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
@@ -152,10 +160,9 @@ def _manifest(source: Images, match: ClassMatch, identity: Identity, batch_size:
     )
 
 
-def _try(
-    network: Network, source: Images, match: ClassMatch, positions: list[int], manifest: SetManifest, folder: Path
-) -> None:
+def _try(network: Network, source: Images, match: ClassMatch, manifest: SetManifest, folder: Path) -> None:
     """Run the spread images through everything: say what the run will cost, and whether it looks right."""
+    positions = _spread(source)
     left = manifest.images - _positions(manifest, _done(folder, manifest))
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))

@@ -127,8 +127,15 @@ class Transform:
             )
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into a float32 tensor (channels, height, width)."""
-        return torch.as_tensor(self.function(image), dtype=torch.float32)
+        """Turn an RGB image into a float32 tensor (channels, height, width).
+
+        Raises:
+            SubspectError: it returned something else.
+        """
+        result: Any = self.function(image)
+        if not isinstance(result, torch.Tensor):
+            raise SubspectError(f"the preprocessing {self} must return a tensor; got {type(result).__name__}")
+        return result.float()
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies it, as JSON values."""

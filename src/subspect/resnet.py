@@ -25,13 +25,13 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.stride, self.zeros = stride, (channels - channels_in) // 2
+        self.stride, self.zeros = stride, channels - channels_in
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels_in, h, w) → (n, channels, h / stride, w / stride)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, self.zeros, self.zeros)))
+        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, self.zeros // 2, self.zeros - self.zeros // 2)))
 
 
 class ResNet(nn.Module):

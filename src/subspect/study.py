@@ -39,6 +39,7 @@ from subspect.files import PART, atomic, explain, read_json, write_json
 SCHEMA = 1  #: version of the folder's layout; a newer one is refused
 Part = Literal["all", "80 %", "20 %"]  #: which images of a set: all, or a split by a hash of the image id
 _SPLIT = 0.8
+_SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "shard_size")
 T = TypeVar("T")
 
 
@@ -243,7 +244,7 @@ class Study:
         folder = self.path / "sets" / name
         if (folder / "set.json").is_file():
             stored = self._manifest(name)
-            if replace(stored, root=manifest.root, complete=False, rows=0, failed=()) == manifest:
+            if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
                 return replace(stored, root=manifest.root)  # the same images may have been moved
             if stored.complete or shards_done(folder):
                 raise SubspectError(_difference(self.path, name, stored, manifest))

@@ -105,6 +105,6 @@ class Supports:
 
 
 def _index(value: object) -> int:
-    if type(value) is not int:
+    if type(value) is not int or abs(value) >= 2**63:
         raise TypeError(f"{value!r} is not a feature index")
     return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -56,7 +56,8 @@ def load_network(
             f"cannot tell what network {spec!r} is; expected python:package.module:callable or "
             "python:path/file.py:callable"
         )
-    made = _call(_module(place), callable_name, spec)
+    with _beside(place):
+        made = _call(_module(place), callable_name, spec)
     parts = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
         kinds = some(type(part).__name__ for part in parts)
@@ -84,8 +85,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         SubspectError: the file can't be read without running code, or names or shapes differ, all of which are listed.
     """
-    state = _strip(_tensors(Path(path)), set(model.state_dict()))
     wanted = model.state_dict()
+    state = _strip(_tensors(Path(path)), set(wanted))
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in wanted]
     shapes = [
@@ -111,16 +112,17 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise SubspectError(
             f"{path} holds more than tensors, or is no checkpoint, and subspect does not run code from a file of weights; "
-            f"save model.state_dict() alone, best as safetensors ({str(error).splitlines()[0]})"
+            f"save model.state_dict() alone, best as safetensors{_met(error)}"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise SubspectError(f"cannot read the weights {path}: {error}") from error
+    except Exception as error:  # a damaged file ends in almost any error of its reader
+        reason = str(error).partition("\n")[0]
+        raise SubspectError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
     while isinstance(loaded, Mapping) and not _is_state(loaded):
         inner = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
             raise SubspectError(
                 f"{path} holds no tensors by name: expected a state_dict, or one under {', '.join(_NESTED)}; it has "
-                f"{some(loaded)}"
+                f"{some(loaded) or 'nothing'}"
             )
         loaded = inner
     if not isinstance(loaded, Mapping):
@@ -129,7 +131,13 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _is_state(loaded: Mapping[Any, Any]) -> bool:
-    return bool(loaded) and all(isinstance(value, Tensor) for value in loaded.values())
+    return bool(loaded) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items())
+
+
+def _met(error: pickle.UnpicklingError) -> str:
+    """Say what PyTorch met in a checkpoint, without its advice to load it all the same."""
+    found = re.search(r"unsupported (global: )?\w+ [\w.]+", str(error), re.IGNORECASE)
+    return f" ({found[0]})" if found else ""
 
 
 def _strip(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
@@ -143,29 +151,30 @@ def _strip(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
 
 def _module(place: str) -> ModuleType:
     path = Path(place)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise SubspectError(f"no such Python file: {path} (looked in {Path.cwd()})")
-        found = importlib.util.spec_from_file_location(path.stem, path)
+    if path.suffix == ".py" and not path.is_file():
+        raise SubspectError(f"no such Python file: {path} (looked in {Path.cwd()})")
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(place)
+        found = importlib.util.spec_from_file_location(f"_subspect_{path.stem}", path)
         assert found is not None and found.loader is not None
         module = importlib.util.module_from_spec(found)
-        with _importing(path.resolve().parent, place):
-            found.loader.exec_module(module)
+        sys.modules[found.name] = module  # dataclasses look the file's names up there
+        found.loader.exec_module(module)
         return module
-    with _importing(Path.cwd(), place):
-        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def _importing(folder: Path, place: str) -> Iterator[None]:
-    """Import as ``python file.py`` would: modules beside the file, or in the working folder, are found."""
-    sys.path.append(str(folder))
+def _beside(place: str) -> Iterator[None]:
+    """Find modules as ``python file.py`` does: first beside the file, or in the working folder."""
+    path, before = Path(place), sys.path.copy()
+    sys.path.insert(0, str(path.resolve().parent if path.suffix == ".py" else Path.cwd()))
     try:
         yield
-    except Exception as error:
-        raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
 def _call(module: ModuleType, name: str, spec: str) -> Any:
@@ -177,5 +186,5 @@ def _call(module: ModuleType, name: str, spec: str) -> Any:
         )
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SubspectError(f"{spec}: calling {name}() failed: {type(error).__name__}: {error}") from error

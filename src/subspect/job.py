@@ -1,0 +1,99 @@
+"""The main job, end to end: observe, decompose, evaluate, report.
+
+Whatever can be checked without running the network over the images (paths, class folders, the head, k) is checked
+before the first image set is run. Every step keeps what it made, so the same call goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from subspect.decompose import check_choice, decompose
+from subspect.decomposition import Decomposition
+from subspect.fidelity import Fidelity, evaluate
+from subspect.images import match_classes, open_images
+from subspect.influence import METHODS
+from subspect.network import Network
+from subspect.observe import find_head, observe
+from subspect.report import write_report
+from subspect.study import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What the main job made."""
+
+    study: Study
+    decomposition: Decomposition
+    fidelity: Fidelity
+    report: Path
+
+
+def run(
+    network: Network,
+    images: object,
+    study: str | Path,
+    *,
+    test: object = None,
+    k: int | float = 5,
+    method: str = METHODS[0],
+    class_map: Mapping[str, int] | str | Path | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    max_failed: float = 0.01,
+    show_images: bool = True,
+    show_progress: bool = True,
+) -> Job:
+    """Find the few features that decide each class, measure what keeping only those costs, and write the report.
+
+    Args:
+        network: the classifier.
+        images: the image set "train", on which the features are chosen (see `subspect.open_images`).
+        study: the study's folder, made if need be.
+        test: the image set "test", on which the cost is measured; without it, 20 % of ``images`` are set apart.
+        k: features for each class, or with method "frequency" a share of the mass.
+        method: "contribution" or "frequency".
+        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+        batch_size: images in a batch of the network.
+        workers: processes that read images; 0 reads them in this one.
+        device: where the network runs; where it lies already unless given.
+        max_failed: the share of images that may be unusable before the run ends in an error.
+        show_images: whether the report shows images; leave them out for private data.
+        show_progress: whether to draw progress bars.
+
+    Raises:
+        SubspectError: anything that doesn't fit; what was stored so far stays.
+    """
+    sets = {"train": open_images(images, "train")}
+    if test is not None:
+        sets["test"] = open_images(test, "test")
+    names = network.class_names
+    for source in sets.values():
+        head = find_head(network, source)
+        check_choice([k], method, head.n_features)
+        names = match_classes(source, head.n_classes, names, class_map).names
+    for name, source in sets.items():
+        opened = observe(
+            network,
+            source,
+            study,
+            name,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            class_map=class_map,
+            max_failed=max_failed,
+            show_progress=show_progress,
+        )
+    decomposition = decompose(opened, k, method)
+    fidelity = evaluate(decomposition, opened)
+    in_memory = None if sets["train"].root is not None else sets["train"]
+    report = write_report(
+        opened, decomposition, fidelity, images=show_images, source=in_memory, show_progress=show_progress
+    )
+    return Job(opened, decomposition, fidelity, report)

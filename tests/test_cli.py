@@ -1,0 +1,200 @@
+"""The command line: each command, its JSON, its exit codes and its refusals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+import subspect
+from subspect.cli import app
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 3)
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+
+def declared():
+    return make(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
+
+def pair():
+    torch.manual_seed(0)
+    net = Net()
+    net.fc = nn.Linear(6, 2)
+    return net
+"""
+
+PIXELS = "--resize none --crop none --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]) -> Callable[..., Result]:
+    """Run a command line in a folder with model.py, images in train and test, and weights."""
+    monkeypatch.chdir(tmp_path)
+    make_folder("train", each=30)
+    make_folder("test", each=10, seed=1)
+    Path("model.py").write_text(MODEL)
+
+    def invoke(line: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+def parsed(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("run python:model.py:declared train --test test -o study -k 2")
+    assert "preprocessing: resize 8 (bilinear), centre crop 8, mean (0.5, 0.5, 0.5)" in result.stderr
+    assert "python:model.py:declared → head 'fc': 3 classes, 6 features" in result.stderr
+    assert "2.0 of 6 on average" in result.stdout and "30 images of 'test'" in result.stdout
+    assert (tmp_path / "study/report.html").exists() and "report: study/report.html" in result.stdout
+    again = run("run python:model.py:declared train --test test -o study -k 2 --json")
+    value = parsed(again)
+    assert value["fidelity"]["overall"]["images"] == 30 and len(value["decomposition"]["classes"]) == 3
+    study = subspect.Study.open(tmp_path / "study")
+    fidelity = subspect.evaluate(subspect.load_decomposition(study), study)
+    assert value["fidelity"]["overall"]["accuracy"]["value"] == fidelity.overall.accuracy.value
+
+
+def test_step_by_step(run: Callable[..., Result], tmp_path: Path) -> None:
+    observed = parsed(run(f"observe python:model.py:make train -o study --batch-size 8 {PIXELS} --json"))
+    assert observed["sets"]["train"]["rows"] == 90 and observed["class_names"] == ["a", "b", "c"]
+    made = parsed(run("decompose study -k 1 -k 3 --method frequency --json"))
+    assert [one["decomposition"]["name"] for one in made] == ["frequency-k1", "frequency-k3"]
+    assert "20 % of it set apart" in made[0]["fidelity"]["note"]
+    run(f"observe python:model.py:make test -o study --name test --batch-size 8 {PIXELS}")
+    assert "frequency-k0.5" in run("decompose study -k 0.5 --method frequency").stdout
+    evaluated = parsed(run("evaluate study --decomposition frequency-k3 --on test --json"))
+    assert evaluated["decomposition"] == "frequency-k3" and evaluated["overall"]["images"] == 30
+    assert "each class" in run("evaluate study --classes").stdout
+    run("report study --no-images -o out/page.html")
+    assert (tmp_path / "out/page.html").exists()
+    shown = parsed(run("show study --json"))
+    assert shown["decompositions"] == ["frequency-k1", "frequency-k3", "frequency-k0.5"]
+    assert "frequency-k0.5" in run("show study").stdout
+    one = parsed(run("show study --class b --class 0 --decomposition frequency-k1 --json"))
+    assert set(one) == {"a", "b"} and len(one["b"]) == 1
+    assert "contribution" in run("show study --class b").stdout
+
+
+def test_indices_from_a_file(run: Callable[..., Result], tmp_path: Path) -> None:
+    run(f"observe python:model.py:make train -o study {PIXELS}")
+    (tmp_path / "mine.json").write_text('{"0": [1], "1": [2, 3], "2": [0]}')
+    made = parsed(run("decompose study --supports mine.json --json"))
+    assert [len(one["features"]) for one in made[0]["decomposition"]["classes"]] == [1, 2, 1]
+    (tmp_path / "mine.json").write_text('{"0": [1], "1": [2, 60], "2": [0]}')
+    assert "class 1 has feature indices from 2 to 60" in run("decompose study --supports mine.json", 1).stderr
+
+
+def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    weights = {"conv.weight": torch.randn(6, 3, 3, 3), "conv.bias": torch.zeros(6)}
+    weights |= {"fc.weight": torch.randn(3, 6), "fc.bias": torch.zeros(3)}
+    save_file(weights, tmp_path / "w.safetensors")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    (tmp_path / "map.json").write_text('{"a": 2, "b": 1, "c": 0}')
+    line = f"observe python:model.py:make train -o study --weights w.safetensors --class-names names.txt {PIXELS}"
+    assert "6 class folders" not in run(f"{line}", 1).stderr
+    observed = parsed(run(f"{line} --class-map map.json --json"))
+    assert observed["class_names"] == ["x", "y", "z"] and observed["sets"]["train"]["matching"] == "by the class map"
+    study = subspect.Study.open(tmp_path / "study")
+    assert torch.equal(study.head()[0], weights["fc.weight"])
+    save_file({**weights, "fc.weight": torch.randn(4, 6)}, tmp_path / "w.safetensors")
+    assert "fc.weight (4, 6) instead of (3, 6)" in run(f"{line} --class-map map.json", 1).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"run python:model.py:make nowhere -o study {PIXELS}", "error: no such folder or CSV file: nowhere"),
+        (f"run python:model.py:make empty -o study {PIXELS}", "error: no images in empty"),
+        (
+            f"run python:model.py:pair train -o study {PIXELS}",
+            "error: 3 class folders or labels (a, b, c) for a network with 2",
+        ),
+        (f"run python:model.py:mak train -o study {PIXELS}", "no callable 'mak' there (did you mean 'make'?)"),
+        (
+            f"run timm:resnet18 train -o study {PIXELS}",
+            "expected python:package.module:callable or python:path/file.py",
+        ),
+        ("run python:model.py:make train -o study", "declares no preprocessing and none was given"),
+        ("run python:model.py:make train -o study --mean 0.5,0.5,0.5", "missing: resize, crop, std"),
+        (
+            f"run python:model.py:make train -o study {PIXELS} -k 7",
+            "k = 7 must be a whole number from 1 to the 6 features",
+        ),
+        (f"run python:model.py:make train -o study {PIXELS} -k many", "-k must be a whole number or a share"),
+        (
+            f"run python:model.py:make train -o study {PIXELS} --method magic",
+            "method must be one of contribution, freq",
+        ),
+        (f"run python:model.py:make train -o model.py/study {PIXELS}", "error: cannot write model.py/study"),
+        (f"run python:model.py:make train -o study {PIXELS} --device cuda:99", "device 'cuda:99' cannot be used"),
+        (f"run python:model.py:make train -o study {PIXELS} --head nose", "head 'nose' is not an nn.Linear"),
+        (f"run python:model.py:make train -o study {PIXELS} --weights none.pt", "no such file of weights: none.pt"),
+        (f"run python:model.py:make train -o study {PIXELS} --class-names none", "cannot read class names from none"),
+        (f"run python:model.py:make train -o study {PIXELS} --interpolation cubist", "interpolation must be one of"),
+        ("run python:model.py:make train -o study --resize big", "--resize must be a number of pixels"),
+        ("run python:model.py:make train -o study --mean grey", "--mean must be numbers with commas"),
+        ("evaluate nowhere", "error: no study in nowhere"),
+        ("report nowhere", "error: no study in nowhere"),
+        ("show nowhere", "error: no study in nowhere"),
+        ("decompose nowhere", "error: no study in nowhere"),
+    ],
+)
+def test_bad_input(run: Callable[..., Result], tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(line, 1)
+    assert message in " ".join(result.stderr.split()) and not result.stdout
+
+
+def test_a_class_that_does_not_exist(run: Callable[..., Result]) -> None:
+    run("run python:model.py:declared train -o study -k 2 --no-images")
+    assert "no class 'aa' (did you mean 'a'?); the network has 3: a, b, c" in run("show study --class aa", 1).stderr
+
+
+def test_wrong_usage_and_version(run: Callable[..., Result]) -> None:
+    run("run python:model.py:make", 2)
+    run("observe python:model.py:make train -o study --batch-size 0", 2)
+    assert run("--version").stdout.strip() == subspect.__version__
+
+
+@pytest.mark.parametrize("command", ["run", "observe", "decompose", "evaluate", "report", "show", "demo"])
+def test_help_has_an_example(run: Callable[..., Result], command: str) -> None:
+    assert f"subspect {command} " in run(f"{command} --help").stdout.replace("\n", " ")
+
+
+def test_quiet_says_only_what_is_wrong(run: Callable[..., Result]) -> None:
+    assert run("-q observe python:model.py:declared test -o study").stderr.count("\n") <= 2  # at most the warnings
+
+
+def test_interrupted(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subspect.cli.run_once", interrupt)
+    result = run("observe python:model.py:declared train -o study", 130)
+    assert "interrupted; what was stored stays, and the same command goes on from there" in result.stderr

@@ -1,0 +1,164 @@
+"""Decompositions: the whole way from a study, applied to the network, saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import subspect
+from conftest import Tiny
+from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
+
+
+def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    chunks = list(study[name].chunks())
+    return np.concatenate([c.features for c in chunks]), np.concatenate([c.labels for c in chunks])
+
+
+def test_weights_bias_frequency_and_mean(study: Study) -> None:
+    x, labels = stored(study)
+    weight, bias = study.head()
+    decomposition = decompose(study, 2)
+    assert torch.equal(decomposition.bias, bias)
+    for label in range(3):
+        own = x[labels == label]
+        scores = weight[label].numpy() * own.astype(np.float64).mean(axis=0)
+        assert decomposition.supports[label].tolist() == np.argsort(-scores, kind="stable")[:2].tolist()
+        for row in decomposition.rows(label):
+            largest = np.argsort(-np.abs(own), axis=1, kind="stable")[:, :2]
+            assert row.weight == weight[label, row.feature]
+            assert row.frequency == pytest.approx((largest == row.feature).any(axis=1).mean())
+            assert row.mean == pytest.approx(own[:, row.feature].mean(), rel=1e-5)
+
+
+def test_several_k_in_one_pass(study: Study) -> None:
+    made = decompose_each(study, [1, 3, 0.5], "frequency")
+    assert [one.name for one in made] == ["frequency-k1", "frequency-k3", "frequency-k0.5"]
+    for one in made:
+        assert one.k is not None
+        assert one.supports == decompose(study, one.k, "frequency").supports
+
+
+def test_with_all_features_nothing_changes(study: Study, tiny: Tiny) -> None:
+    fidelity = subspect.evaluate(decompose(study, 6), study).overall
+    assert fidelity.fidelity.value == 1 and fidelity.divergence.value < 1e-12
+    assert fidelity.accuracy == fidelity.dense_accuracy
+
+
+def test_applied_to_the_network(study: Study, tiny: Tiny) -> None:
+    decomposition = decompose(study, 2)
+    before = copy.deepcopy(tiny.state_dict())
+    small = decomposition.apply(tiny).eval()
+    assert isinstance(tiny.fc, nn.Linear) and all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+    x = torch.rand(5, 3, 8, 8)
+    with torch.no_grad():
+        features = tiny.eval().norm(tiny.conv(x)).tanh().mean((2, 3))
+        expected = torch.zeros(5, 3)
+        for label in range(3):
+            for row in decomposition.rows(label):
+                expected[:, label] += row.weight * features[:, row.feature]
+            expected[:, label] += decomposition.bias[label]
+        assert torch.allclose(small(x), expected, atol=1e-6)
+
+
+def test_another_network_is_refused(study: Study) -> None:
+    with pytest.raises(SubspectError, match="this is another network: the decomposition is of 'Tiny'"):
+        decompose(study, 2).apply(Tiny(seed=1))
+
+
+def test_save_and_load(study: Study, tmp_path: Path) -> None:
+    one = decompose(study, 2)
+    one.save(tmp_path / "one.safetensors")
+    other = Decomposition.load(tmp_path / "one.safetensors")
+    assert other.to_json() == one.to_json() and other.supports == one.supports
+    for name in ("weights", "bias", "frequency", "mean"):
+        assert torch.equal(getattr(other, name), getattr(one, name))
+    assert (other.name, other.fingerprint, other.chosen_on, other.k, other.method) == (
+        one.name,
+        one.fingerprint,
+        ("train", "all"),
+        2,
+        "contribution",
+    )
+
+
+def test_files_that_are_no_decomposition(tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match="no decomposition at"):
+        Decomposition.load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("text")
+    with pytest.raises(SubspectError, match=r"text\.safetensors is not a decomposition of subspect"):
+        Decomposition.load(tmp_path / "text.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(SubspectError, match=r"other\.safetensors is not a decomposition of subspect"):
+        Decomposition.load(tmp_path / "other.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "newer.safetensors", {"subspect": json.dumps({"schema": 99})})
+    with pytest.raises(SubspectError, match="has schema version 99, this subspect reads 1"):
+        Decomposition.load(tmp_path / "newer.safetensors")
+
+
+def test_the_newest_is_loaded_unless_named(study: Study) -> None:
+    with pytest.raises(SubspectError, match="has no decomposition; make one: subspect decompose"):
+        subspect.load_decomposition(study)
+    decompose(study, 2)
+    decompose(study, 3, "frequency")
+    assert subspect.load_decomposition(study).name == "frequency-k3"
+    assert subspect.load_decomposition(study, "contribution-k2").name == "contribution-k2"
+    with pytest.raises(SubspectError, match=r"no decomposition 'contribution-k' .*did you mean 'contribution-k2'"):
+        subspect.load_decomposition(study, "contribution-k")
+
+
+def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
+    made = decompose(study, 2)
+    made.supports.write(tmp_path / "mine.json")
+    read = decompose_by_file(study, tmp_path / "mine.json")
+    assert read.supports == made.supports and torch.equal(read.weights, made.weights)
+    assert read.name == "mine" and read.method == "indices of mine.json" and read.k is None
+    assert torch.equal(read.frequency, made.frequency)
+
+
+def test_a_class_without_images(tiny: Tiny, tmp_path: Path) -> None:
+    study = subspect.observe(subspect.Network(tiny), (torch.rand(20, 3, 8, 8), np.arange(20) % 2), tmp_path / "study")
+    for method in ("contribution", "frequency"):
+        made = decompose(study, 2, method)
+        assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
+        assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
+        assert made.rows(2)[0].frequency == 0
+
+
+def test_the_set_that_features_are_chosen_on(study: Study, tiny: Tiny, tmp_path: Path) -> None:
+    assert decompose(study, 2).chosen_on == ("train", "all")
+    assert decompose(study, 2, on="test").chosen_on == ("test", "all")
+    alone = subspect.observe(subspect.Network(tiny), torch.rand(50, 3, 8, 8), tmp_path / "alone")
+    assert decompose(alone, 2).chosen_on == ("train", "80 %")
+
+
+@pytest.mark.parametrize("k", [0, 7, 1.5])
+def test_a_k_that_makes_no_sense(study: Study, k: float) -> None:
+    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 6 features of the network"):
+        decompose(study, k)
+
+
+def test_a_share_goes_with_frequency(study: Study) -> None:
+    with pytest.raises(
+        SubspectError, match="a share of the mass goes with method 'frequency'; 'contribution' takes a whole k"
+    ):
+        decompose(study, 0.5)
+
+
+def test_an_unknown_method(study: Study) -> None:
+    with pytest.raises(SubspectError, match="method must be one of contribution, frequency; got 'magic'"):
+        decompose(study, 2, "magic")
+
+
+def test_a_study_without_a_finished_set(study: Study) -> None:
+    for name in ("train", "test"):
+        (study.path / "sets" / name / "set.json").unlink()
+    with pytest.raises(SubspectError, match="has no finished image set; observe one first"):
+        decompose(study, 2)

@@ -1,0 +1,158 @@
+"""Fidelity against an obvious re-implementation, SciPy's intervals, and which images are used."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy.special import log_softmax
+from scipy.stats import binomtest, norm
+
+import subspect
+from conftest import Tiny
+from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
+from subspect.fidelity import Cost, wilson
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    found = wilson(successes, n)
+    assert found.value == successes / n
+    assert found.low == pytest.approx(expected.low, abs=1e-12) and found.high == pytest.approx(expected.high, abs=1e-12)
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> tuple[Study, Tiny]:
+    """Eight classes, so that there is a top 5; the last class has no images."""
+    model = Tiny(n_classes=8, width=12)
+    generator = np.random.default_rng(0)
+    for name, n in (("train", 300), ("test", 200)):
+        images = torch.from_numpy(generator.random((n, 3, 6, 6), dtype=np.float32))
+        study = subspect.observe(
+            subspect.Network(model), (images, generator.integers(0, 7, n)), tmp_path / "study", name
+        )
+    return study, model
+
+
+def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
+    study, _ = wide
+    decomposition = decompose(study, 3)
+    fidelity = evaluate(decomposition, study)
+    weight, bias = (tensor.numpy().astype(np.float64) for tensor in study.head())
+    sparse = np.zeros_like(weight)
+    for label in range(8):
+        sparse[label, decomposition.supports[label]] = weight[label, decomposition.supports[label]]
+    chunk = next(study["test"].chunks())
+    x, labels = chunk.features.astype(np.float64), chunk.labels
+    dense, small = x @ weight.T + bias, x @ sparse.T + bias
+    p, q = log_softmax(dense, axis=1), log_softmax(small, axis=1)
+    divergence = (np.exp(p) * (p - q)).sum(axis=1)
+    costs: list[tuple[int | None, Cost | None]] = [(None, fidelity.overall)]
+    costs += [(label, fidelity.classes[f"class {label}"]) for label in range(7)]
+    for label, cost in costs:
+        assert cost is not None
+        rows = labels >= 0 if label is None else labels == label
+        n = int(rows.sum())
+        expected = {
+            "dense_accuracy": dense.argmax(axis=1) == labels,
+            "accuracy": small.argmax(axis=1) == labels,
+            "dense_top5": [y in np.argsort(-row)[:5] for row, y in zip(dense, labels, strict=True)],
+            "top5": [y in np.argsort(-row)[:5] for row, y in zip(small, labels, strict=True)],
+            "fidelity": dense.argmax(axis=1) == small.argmax(axis=1),
+        }
+        assert cost.images == n
+        for name, hits in expected.items():
+            assert getattr(cost, name) == wilson(int(np.asarray(hits)[rows].sum()), n), name
+        mean, spread = divergence[rows].mean(), norm.ppf(0.975) * divergence[rows].std() / np.sqrt(n)
+        assert cost.divergence.value == pytest.approx(mean, rel=1e-4)
+        assert cost.divergence.high == pytest.approx(mean + spread, rel=1e-4)
+        assert cost.divergence.low == pytest.approx(max(mean - spread, 0), rel=1e-3, abs=1e-9)
+    assert fidelity.classes["class 7"] is None
+    assert fidelity.note == "200 images of 'test'"
+
+
+def test_five_classes_or_fewer_have_no_top_5(study: Study) -> None:
+    overall = evaluate(decompose(study, 2), study).overall
+    assert overall.top5 is None and overall.dense_top5 is None
+
+
+def test_a_single_set_is_split(tiny: Tiny, tmp_path: Path) -> None:
+    images = torch.rand(100, 3, 8, 8)
+    study = subspect.observe(subspect.Network(tiny), (images, np.arange(100) % 3), tmp_path / "study")
+    decomposition = decompose(study, 2)
+    fidelity = evaluate(decomposition, study)
+    ids = [id for chunk in study["train"].chunks("20 %") for id in chunk.ids]
+    assert fidelity.overall.images == len(ids) and fidelity.held_out
+    assert fidelity.note == f"{len(ids)} images of 'train', 20 % of it set apart by a hash of the image id"
+    subspect.observe(subspect.Network(tiny), torch.rand(30, 3, 8, 8), tmp_path / "study", "val")
+    assert evaluate(decomposition, study).image_set == "val"
+    assert evaluate(decomposition, study, "train").part == "20 %"
+
+
+def test_images_that_took_part_are_said_to_flatter(study: Study) -> None:
+    fidelity = evaluate(decompose(study, 2), study, "train")
+    assert not fidelity.held_out and "took part in choosing the features, so the figures flatter" in fidelity.note
+
+
+def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
+    study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
+    with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
+        evaluate(decompose(study, 2), study)
+
+
+def test_another_networks_decomposition(study: Study) -> None:
+    other = replace(decompose(study, 2), fingerprint="f" * 64)
+    with pytest.raises(SubspectError, match="decomposition 'contribution-k2' is of another network"):
+        evaluate(other, study)
+
+
+def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
+    fidelity = evaluate(decompose(wide[0], 3), wide[0])
+    frame = fidelity.to_frame()
+    assert list(frame.index) == ["overall", *fidelity.classes]
+    assert frame.loc["overall", "accuracy"] == fidelity.overall.accuracy.value
+    assert frame.loc["overall", "fidelity_low"] == fidelity.overall.fidelity.low
+    assert frame.loc["class 7", "images"] == 0 and frame["accuracy"].isna()["class 7"]
+    assert fidelity.to_json()["overall"]["fidelity"]["value"] == fidelity.overall.fidelity.value
+    console = Console(width=100, record=True, file=io.StringIO())
+    for table in (fidelity.table(), fidelity.class_table()):
+        console.print(table)
+    text = console.export_text()
+    assert (
+        f"{100 * fidelity.overall.fidelity.value:.2f} %" in text
+        and "class 7" in text
+        and "200 images of 'test'" in text
+    )
+
+
+def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "pandas":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    fidelity = evaluate(decompose(study, 2), study)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        MissingExtra, match=r"needs the package 'pandas'; install it with: pip install 'subspect\[pandas\]'"
+    ):
+        fidelity.to_frame()
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    network = subspect.Network(Tiny(), class_names=["crane", "crane", "dog"])
+    study = subspect.observe(network, (torch.rand(40, 3, 8, 8), np.arange(40) % 3), tmp_path / "study")
+    assert list(evaluate(decompose(study, 2), study).classes) == ["crane (0)", "crane (1)", "dog"]

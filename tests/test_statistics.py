@@ -1,0 +1,175 @@
+"""Statistics against slow, obvious re-implementations, and their merging against one pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from subspect import SubspectError
+from subspect.statistics import ClassSums, TopFeatures, TopImages, check_size, largest
+
+Features = npt.NDArray[np.float32]
+D, C = 7, 3
+
+# few distinct values, so that ties, zeros and rows of zeros are common
+values = st.sampled_from([-2.0, -1.0, -0.5, -0.0, 0.0, 0.25, 0.5, 1.0, 3.0])
+features = st.integers(0, 12).flatmap(lambda n: arrays(np.float32, (n, D), elements=values))
+sizes = st.lists(st.one_of(st.integers(1, D), st.sampled_from([0.1, 0.3, 0.5, 0.9])), min_size=1, max_size=4)
+
+
+def ranked(row: Features) -> list[int]:
+    """Indices by |x|, the largest first, ties by the lower index."""
+    return sorted(range(len(row)), key=lambda index: (-abs(float(row[index])), index))
+
+
+def needed(row: Features, share: float) -> int:
+    """The least number of features that hold a share of the mass."""
+    total, held = sum(abs(float(x)) for x in row), 0.0
+    if total == 0:
+        return 0
+    for count, index in enumerate(ranked(row), start=1):
+        held += abs(float(row[index]))
+        if held / total >= share:
+            return count
+    raise AssertionError("all features hold all of the mass")
+
+
+def labels_of(rows: Features) -> npt.NDArray[np.int64]:
+    return np.arange(len(rows)) * 2 % C
+
+
+@given(features, st.integers(1, D))
+def test_largest_is_a_sort_by_magnitude_then_index(x: Features, k: int) -> None:
+    assert largest(x, k).tolist() == [ranked(row)[:k] for row in x]
+
+
+def test_largest_on_wide_rows_with_ties() -> None:
+    generator = np.random.default_rng(0)
+    x = np.round(generator.standard_normal((50, 2048)) * 4).astype(np.float32)
+    order = np.argsort(-np.abs(x), axis=1, kind="stable")
+    for k in (1, 10, 2047, 2048):
+        assert np.array_equal(largest(x, k), order[:, :k])
+
+
+@given(features, sizes)
+def test_top_features_count_as_the_obvious_way(x: Features, wanted: list[int | float]) -> None:
+    labels = labels_of(x)
+    top = TopFeatures(C, D, wanted)
+    top.update(x, labels)
+    for size in wanted:
+        counts, used, mass = np.zeros((C, D)), np.zeros(C), np.zeros(C)
+        for row, label in zip(x, labels, strict=True):
+            k = needed(row, size) if isinstance(size, float) else size
+            chosen = ranked(row)[:k]
+            counts[label, chosen] += 1
+            used[label] += k
+            mass[label] += np.abs(row[chosen]).sum() / (np.abs(row).sum() or 1)
+        seen = np.maximum(np.bincount(labels, minlength=C), 1)
+        assert np.array_equal(top.counts(size), counts)
+        assert np.allclose(top.used(size), used / seen)
+        assert np.allclose(top.mass(size), mass / seen)
+    assert top.images.tolist() == [int((labels == label).sum()) for label in range(C)]
+
+
+@settings(deadline=None)
+@given(features, sizes, st.randoms(use_true_random=False))
+def test_merging_is_associative_and_order_free(x: Features, wanted: list[int | float], random: object) -> None:
+    labels, ids = labels_of(x), [f"image {index}" for index in range(len(x))]
+    cut = len(x) // 3
+
+    def statistics() -> tuple[TopFeatures, ClassSums, TopImages]:
+        return TopFeatures(C, D, wanted), ClassSums(C, D), TopImages(D, 2)
+
+    parts = [statistics() for _ in range(3)]
+    whole = statistics()
+    for part, rows in zip(parts, (slice(0, cut), slice(cut, 2 * cut), slice(2 * cut, None)), strict=True):
+        for statistic in part:
+            statistic.update(x[rows], labels[rows], ids[rows])
+    for statistic in whole:
+        statistic.update(x, labels, ids)
+    for index in range(3):
+        a, b, c = (part[index] for part in parts)
+        for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):  # type: ignore[arg-type]
+            assert_equal(whole[index], merged, wanted)
+
+
+def assert_equal(one: object, other: object, wanted: list[int | float]) -> None:
+    if isinstance(one, TopFeatures) and isinstance(other, TopFeatures):
+        assert np.array_equal(one.images, other.images)
+        for size in wanted:
+            assert np.array_equal(one.counts(size), other.counts(size))
+            assert np.allclose(one.mass(size), other.mass(size), rtol=1e-12)
+            assert np.array_equal(one.used(size), other.used(size))
+    elif isinstance(one, ClassSums) and isinstance(other, ClassSums):
+        assert np.array_equal(one.images, other.images)
+        assert np.allclose(one.sums, other.sums, rtol=1e-12)
+    elif isinstance(one, TopImages) and isinstance(other, TopImages):
+        assert np.array_equal(one.values, other.values)
+        assert np.array_equal(one.ids, other.ids)
+        assert np.array_equal(one.labels, other.labels)
+    else:
+        raise AssertionError("statistics of different kinds")
+
+
+def test_chunk_size_is_free() -> None:
+    x = np.random.default_rng(1).standard_normal((1000, D)).astype(np.float32)
+    labels = labels_of(x)
+    whole, pieces = TopFeatures(C, D, [2, 0.5]), TopFeatures(C, D, [2, 0.5])
+    whole.update(x, labels)
+    for start in range(0, 1000, 37):
+        pieces.update(x[start : start + 37], labels[start : start + 37])
+    assert_equal(whole, pieces, [2, 0.5])
+
+
+def test_class_means() -> None:
+    x = np.random.default_rng(2).standard_normal((60, D)).astype(np.float32)
+    labels = np.arange(60) % 2  # class 2 has no images
+    sums = ClassSums(C, D)
+    sums.update(x, labels)
+    assert np.allclose(sums.means()[:2], [x[labels == label].mean(axis=0) for label in (0, 1)], rtol=1e-6)
+    assert not sums.means()[2].any()
+
+
+@given(features, st.integers(1, 4))
+def test_top_images_sort_by_value_then_id(x: Features, most: int) -> None:
+    ids = [f"{(7 * index) % 11:02d}-{index}" for index in range(len(x))]
+    top = TopImages(D, most)
+    for start in range(0, len(x), 5):
+        rows = slice(start, start + 5)
+        top.update(x[rows], labels_of(x)[rows], ids[rows])
+    for column in range(D):
+        expected = sorted(zip(-x[:, column] + 0.0, ids, labels_of(x), strict=True))[:most]
+        found = [id for id in top.ids[:, column] if id]
+        assert found == [id for _, id, _ in expected]
+        assert top.values[: len(expected), column].tolist() == [-value for value, _, _ in expected]
+        assert top.labels[: len(expected), column].tolist() == [label for _, _, label in expected]
+
+
+def test_counts_never_exceed_the_images() -> None:
+    x = np.abs(np.random.default_rng(3).standard_normal((200, D))).astype(np.float32)
+    top = TopFeatures(1, D, range(1, D + 1))
+    top.update(x, np.zeros(200, np.int64))
+    most = Counter(int(row.argmax()) for row in x).most_common(1)[0][1]
+    assert top.counts(1).max() == most
+    assert (top.counts(D) == 200).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, D + 1, 1.5, 0.0, True, 8.0])
+def test_a_size_that_makes_no_sense(size: float) -> None:
+    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 7 features"):
+        check_size(size, D)
+
+
+def test_a_whole_float_is_a_number_of_features() -> None:
+    assert check_size(5.0, D) == 5 and isinstance(check_size(5.0, D), int)
+
+
+def test_other_sizes_do_not_merge() -> None:
+    with pytest.raises(SubspectError, match=r"cannot merge statistics of 3 classes, 7 features and sizes \[2\]"):
+        TopFeatures(C, D, [2]).merge(TopFeatures(C, D, [3]))
