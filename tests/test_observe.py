@@ -199,6 +199,17 @@ def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder:
         observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
 
 
+def test_folders_after_a_set_without_names(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    observe(Network(tiny), torch.rand(10, 3, 8, 8), tmp_path / "study", "unlabelled", batch_size=5)
+    with pytest.raises(SubspectError, match="belongs to another preprocessing"):
+        observe(Network(tiny), make_folder(), tmp_path / "study")
+    flat = make_folder("flat") / "a"
+    observe(Network(tiny), flat, tmp_path / "other", "flat")
+    study = observe(Network(tiny), make_folder(), tmp_path / "other")
+    assert study.identity.class_names == ("class 0", "class 1", "class 2")
+    assert set(next(study["train"].chunks()).labels) == {0, 1, 2}
+
+
 def test_another_number_of_classes(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     with pytest.raises(SubspectError, match=r"2 class folders or labels \(a, b\) for a network with 3 classes"):
         observe(Network(tiny), make_folder(classes=("a", "b")), tmp_path / "study")

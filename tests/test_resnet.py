@@ -62,7 +62,7 @@ def test_bad_depth(depth: int) -> None:
 
 
 def test_shapes_on_the_way() -> None:
-    model = ResNet(8, 7).eval()
+    model = ResNet(14, 7).eval()
     shapes = {}
     for name, module in model.named_children():
         module.register_forward_hook(lambda _, args, out, name=name: shapes.update({name: tuple(out.shape)}))

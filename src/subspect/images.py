@@ -317,8 +317,8 @@ def match_classes(
         raise SubspectError(f"{len(names)} class names for a network with {n_classes} classes; give one for each")
     known = tuple(names) if names is not None else None
     if images.classes is None:
-        numbered = tuple(f"class {index}" for index in range(n_classes))
-        return ClassMatch(n_classes, None, known or numbered, "labels are class indices" if images.labelled else "none")
+        how = "labels are class indices" if images.labelled else "none"
+        return ClassMatch(n_classes, None, known or numbered(n_classes), how)
     if class_map is not None and class_map != "sorted":
         return _by_map(images.classes, n_classes, known, class_map)
     if class_map == "sorted":
@@ -329,6 +329,11 @@ def match_classes(
     if known is not None:
         return _by_name(images, known)
     return _by_order(images, n_classes, known)
+
+
+def numbered(n_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have none."""
+    return tuple(f"class {index}" for index in range(n_classes))
 
 
 def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
@@ -345,7 +350,7 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
     if unknown:
         raise SubspectError(
             f"{len(unknown)} of {len(found)} class folders or labels are not among the network's {len(known)} class "
-            f"names: {some(repr(name) + near(name, known) for name in unknown)}; rename them, pass --class-map FILE "
+            f"names: {some([repr(name) + near(name, known) for name in unknown[:5]])}; rename them, pass --class-map FILE "
             "(name → class index), or --class-map sorted if their sorted order is the network's class order"
             f"{_inside(images, unknown)}"
         )
@@ -366,8 +371,8 @@ def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | 
         raise SubspectError(
             f"labels {some(too_large)} are not class indices of this network: expected 0 to {n_classes - 1}"
         )
-    names = known or tuple(f"class {index}" for index in range(n_classes))
-    return ClassMatch(n_classes, {label: int(label) for label in found}, names, "labels are class indices")
+    index = {label: int(label) for label in found}
+    return ClassMatch(n_classes, index, known or numbered(n_classes), "labels are class indices")
 
 
 def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
@@ -578,7 +583,7 @@ def _from_csv(path: Path) -> Images:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            columns = reader.fieldnames or []
+            columns = reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or []]
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SubspectError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -459,4 +460,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _eager() -> AbstractContextManager[object]:
     """Set torch.compile aside, whose graphs run no hooks; PyTorch can from 2.6 on."""
     stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if stance is None else stance("force_eager")
+    compiled = (
+        "torch._dynamo" in sys.modules
+    )  # else nothing is compiled, and the stance would take a second to import it
+    return stance("force_eager") if compiled and stance is not None else nullcontext()

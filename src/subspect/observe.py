@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from subspect.errors import SubspectError, some
-from subspect.images import Batch, ClassMatch, Images, batches, match_classes, open_images
+from subspect.images import Batch, ClassMatch, Images, batches, match_classes, numbered, open_images
 from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
 from subspect.progress import progress
@@ -86,10 +86,10 @@ def observe(
         )
     folder, source = Path(study), open_images(images, name)
     with lock(folder), network.running(device):
-        known = network.class_names
-        if known is None and (folder / "study.json").exists():
-            known = Study.open(folder).identity.class_names  # later sets are matched by the first one's names
-        match = match_classes(source, find_head(network, source).n_classes, known, class_map)
+        head = find_head(network, source)
+        match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
+        if (folder / "study.json").exists() and network.class_names is None:
+            match = replace(match, names=Study.open(folder).identity.class_names)
         identity = _identity(network, source, match)
         manifest = _manifest(source, match, identity, batch_size)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
@@ -102,6 +102,14 @@ def observe(
         _run(network, source, match, place, manifest, workers, max_failed, show_progress)
         _finish(opened, name, manifest)
     return opened
+
+
+def _known_names(network: Network, folder: Path) -> tuple[str, ...] | None:
+    """Return the class names to match by: the network's, or those that the study's first image set brought."""
+    if network.class_names is not None or not (folder / "study.json").exists():
+        return network.class_names
+    names = Study.open(folder).identity.class_names
+    return None if names == numbered(len(names)) else names
 
 
 def find_head(network: Network, images: object) -> Head:
