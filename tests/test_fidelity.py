@@ -59,10 +59,10 @@ def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
     p, q = log_softmax(dense, axis=1), log_softmax(small, axis=1)
     divergence = (np.exp(p) * (p - q)).sum(axis=1)
     costs: list[tuple[int | None, Cost | None]] = [(None, fidelity.overall)]
-    costs += [(label, fidelity.classes[f"class {label}"]) for label in range(7)]
-    for label, cost in costs:
+    costs += [(own, fidelity.classes[f"class {own}"]) for own in range(7)]
+    for of, cost in costs:
         assert cost is not None
-        rows = labels >= 0 if label is None else labels == label
+        rows = labels >= 0 if of is None else labels == of
         n = int(rows.sum())
         expected = {
             "dense_accuracy": dense.argmax(axis=1) == labels,

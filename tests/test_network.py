@@ -487,6 +487,36 @@ def test_the_first_of_two_logits_unless_the_other_head_is_named(caplog: pytest.L
     assert not caplog.records
 
 
+@dataclass
+class WithAuxiliaryFirst:
+    aux: Tensor
+    logits: Tensor
+
+
+class AuxiliaryFirst(WithAuxiliary):
+    def __init__(self, form: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.form = form
+
+    def finish(self, x: Tensor) -> Any:
+        return self.form(self.aux(x), self.fc(x))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda aux, logits: {"aux": aux, "logits": logits},
+        lambda aux, logits: ModelOutput(aux=aux, logits=logits),
+        Tupled,
+        WithAuxiliaryFirst,
+    ],
+    ids=["dict", "ModelOutput", "named tuple", "dataclass"],
+)
+def test_what_is_called_logits_goes_before_other_outputs(form: Callable[[Tensor, Tensor], object]) -> None:
+    model = AuxiliaryFirst(form)
+    expect(model, "fc", *truth(model))
+
+
 class WithEmbedding(Net):
     def finish(self, x: Tensor) -> Any:
         return {"embedding": x, "probabilities": self.fc(x).softmax(1)}
@@ -593,6 +623,31 @@ def test_named_convolution_stands_for_the_logits(caplog: pytest.LogCaptureFixtur
     with torch.no_grad():
         torch.testing.assert_close(features, model.features(pixels()))
         torch.testing.assert_close(logits, model.conv_head(model.map(pixels())).mean((2, 3)))
+
+
+def test_named_head_in_half_precision() -> None:
+    model = SqueezeNetLike().to(torch.bfloat16).eval()
+    network = Network(model, head="conv_head")
+    head = network.find_head(pixels())
+    features, logits = network.read(pixels())
+    assert features.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(logits, slow_logits(head, features), rtol=1e-4, atol=1e-5)
+
+
+class Many(Net):
+    """More layers than a message should list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many = nn.ModuleList(nn.Linear(D, C) for _ in range(11))
+
+    def finish(self, x: Tensor) -> Any:
+        return torch.stack([layer(x) for layer in self.many]).amax(0)
+
+
+def test_many_candidates_are_cut_short() -> None:
+    refuse(Many(), r"candidates: many.0, .*, many.7, … \(3 more\)$")
+    refuse(Many(), r"its linear layers: fc, many.0, .*, many.6, … \(4 more\)$", "zzz")
 
 
 class NoLinear(nn.Module):

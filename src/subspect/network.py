@@ -342,7 +342,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (
         isinstance(module, nn.Conv2d)
         and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
-        and module.padding in (0, (0, 0), "valid", "same")
+        and module.padding in ((0, 0), "valid", "same")
     )
 
 
