@@ -130,6 +130,9 @@ def test_a_class_without_images(tiny: Tiny, tmp_path: Path) -> None:
         assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
         assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
         assert made.rows(2)[0].frequency == 0
+    subspect.observe(subspect.Network(tiny), (torch.rand(9, 3, 8, 8), np.arange(9) % 3), tmp_path / "study", "test")
+    note = subspect.evaluate(decompose(study, 2), study).note
+    assert "3 are of classes that had no image to choose features on and keep their dense row" in note
 
 
 def test_the_set_that_features_are_chosen_on(study: Study, tiny: Tiny, tmp_path: Path) -> None:

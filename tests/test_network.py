@@ -135,7 +135,7 @@ def test_found_by_what_it_computes_not_by_name_or_order() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(d=st.integers(1, 5), c=st.integers(1, 4), layers=st.integers(1, 5), data=st.data())
+@given(d=st.integers(1, 5), c=st.integers(2, 4), layers=st.integers(1, 5), data=st.data())
 def test_the_one_of_many_alike_layers_that_gives_the_logits(d: int, c: int, layers: int, data: st.DataObject) -> None:
     chosen = data.draw(st.integers(0, layers - 1))
 
@@ -487,6 +487,21 @@ def test_the_first_of_two_logits_unless_the_other_head_is_named(caplog: pytest.L
     assert not caplog.records
 
 
+def test_an_embedding_beside_the_logits_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Embeds(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(D, D + 1)
+
+        def finish(self, x: Tensor) -> Any:
+            return self.embed(x), self.fc(x)
+
+    assert Network(Embeds()).find_head(pixels()).name == "embed"
+    assert "outputs of several linear layers; 'embed' is taken for the head" in caplog.text and "for fc" in caplog.text
+    caplog.clear()
+    assert Network(Embeds(), head="fc").find_head(pixels()).name == "fc" and not caplog.records
+
+
 @dataclass
 class WithAuxiliaryFirst:
     aux: Tensor
@@ -536,16 +551,17 @@ def test_a_named_head_stands_for_whichever_output_has_its_shape(caplog: pytest.L
     [
         lambda logits, map: map,
         lambda logits, map: logits[:, 0],
+        lambda logits, map: logits[:, :1],
         lambda logits, map: logits.argsort(1),
         lambda logits, map: logits.flatten()[None],
         lambda logits, map: "logits",
         lambda logits, map: None,
         lambda logits, map: [],
     ],
-    ids=["map", "vector", "integers", "another number of rows", "text", "nothing", "empty"],
+    ids=["map", "vector", "one logit", "integers", "another number of rows", "text", "nothing", "empty"],
 )
 def test_no_logits_in_the_output(form: Callable[[Tensor, Tensor], object]) -> None:
-    refuse(Returns(form), r"the network returns no class logits: expected a tensor \(images, classes\) in its output")
+    refuse(Returns(form), r"the network returns no class logits: expected a tensor \(images, classes\), of two")
 
 
 # Heads that are not found ---------------------------------------------------------------------------------------------
@@ -916,8 +932,14 @@ def test_model_is_left_as_it_was_after_an_error(used: Net) -> None:
     network.find_head(pixels())
     used.__class__ = Raises
     before = snapshot(used)
-    for act in (network.find_head, network.read):
-        with pytest.raises(RuntimeError, match="broken on the way"):
+    advice = (
+        r"the network failed on a batch \(.*\): RuntimeError: broken on the way.*; check that the preprocessing gives"
+    )
+    for act, kind, message in (
+        (network.find_head, SubspectError, advice),
+        (network.read, RuntimeError, "broken on the way"),
+    ):
+        with pytest.raises(kind, match=message):
             act(pixels())
         assert snapshot(used) == before
     with pytest.raises(ZeroDivisionError), network.running():

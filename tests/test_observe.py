@@ -352,6 +352,12 @@ def test_a_single_image_is_enough(tiny: Tiny, tmp_path: Path) -> None:
     assert len(study["train"]) == 1
 
 
+def test_what_is_refused_leaves_no_folder(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match="2 class folders or labels"):
+        observe(Network(tiny), make_folder(classes=("a", "b")), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_no_preprocessing(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     tiny.preprocessing = None  # type: ignore[assignment]
     with pytest.raises(

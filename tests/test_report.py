@@ -41,7 +41,7 @@ def test_it_holds_all_that_it_shows(study: Study) -> None:
     links = Links()
     links.feed(page)
     assert links.found and all(link.startswith("#") for link in links.found)
-    assert all(target.startswith("data:image/jpeg;base64,") for target in re.findall(r"url\((.*?)\)", page))
+    assert all(target.startswith("data:image/webp;base64,") for target in re.findall(r"url\((.*?)\)", page))
     decomposition = subspect.load_decomposition(study)
     for label in range(3):
         for row in decomposition.rows(label):
@@ -54,11 +54,11 @@ def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: P
     feature = decomposition.rows(0)[0].feature
     (chunk,) = study["train"].chunks()
     best = chunk.ids[int(chunk.features[:, feature].argmax())]
-    data = re.search(rf"\.f{feature} {{ background-image: url\(data:image/jpeg;base64,(.*?)\)", page)
+    data = re.search(rf"\.f{feature} {{ background-image: url\(data:image/webp;base64,(.*?)\)", page)
     assert data is not None
     strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.group(1)))), dtype=float)
     expected = np.asarray(Image.open(tmp_path / "train" / best).resize((64, 64), Image.Resampling.NEAREST), dtype=float)
-    assert np.abs(strip[:, :64] - expected).mean() < 12  # JPEG
+    assert np.abs(strip[:, :64] - expected).mean() < 12  # lossy
     assert f"{best}: " in page and str(tmp_path / "train") not in page
 
 
@@ -85,10 +85,10 @@ def test_images_in_memory(tiny: Tiny, tmp_path: Path) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
     study = subspect.observe(Network(tiny), (images, labels), tmp_path / "study")
     assert "were in memory (arrays), so there are none to show" in report(study)
-    assert "data:image/jpeg" in report(study, source=(images, labels))
+    assert "data:image/webp" in report(study, source=(images, labels))
     ready = subspect.observe(Network(tiny), torch.rand(60, 3, 8, 8), tmp_path / "ready")
     page = report(ready, source=torch.rand(60, 3, 8, 8))
-    assert "data:image/jpeg" in page and "There are no labels: the class is the network&#39;s own prediction" in page
+    assert "data:image/webp" in page and "There are no labels: the class is the network&#39;s own prediction" in page
 
 
 def test_names_and_paths_are_shown_as_text(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class Fidelity:
         part: which part of it.
         held_out: whether these images took no part in choosing the features.
         labelled: whether the images have labels; else the dense network's predictions stand in for them.
+        unseen: number of these images whose class had no image to choose features on, and so keeps its dense row.
         overall: on all images.
         classes: class name → cost on the images of that class; None where there are none.
     """
@@ -77,6 +78,7 @@ class Fidelity:
     part: Part
     held_out: bool
     labelled: bool
+    unseen: int
     overall: Cost
     classes: dict[str, Cost | None]
 
@@ -87,6 +89,8 @@ class Fidelity:
         note = f"{self.overall.images:,} images of {self.image_set!r}{part}"
         if not self.held_out:
             note += "; these images took part in choosing the features, so the figures flatter"
+        if self.unseen:
+            note += f"; {self.unseen:,} are of classes that had no image to choose features on and keep their dense row"
         if not self.labelled:
             note += "; no labels: the dense network's own predictions stand in, so accuracy here is fidelity"
         return note
@@ -169,6 +173,7 @@ def evaluate(decomposition: Decomposition, study: Study, on: str | None = None) 
         part=part,
         held_out=held_out,
         labelled=study[image_set].labelled,
+        unseen=int(tally.images[list(decomposition.unseen)].sum()),
         overall=tally.cost(slice(None)),
         classes={
             name: tally.cost(slice(label, label + 1)) if tally.images[label] else None
@@ -218,8 +223,8 @@ class _Tally:
         shares: dict[str, Any] = {name: wilson(int(count[classes].sum()), n) for name, count in self.counts.items()}
         if self.n_classes <= 5:
             shares["dense_top5"] = shares["top5"] = None
-        mean = self.divergence[classes].sum() / n
-        spread = _Z * sqrt(max(self.squares[classes].sum() / n - mean**2, 0) / n)
+        mean = float(self.divergence[classes].sum()) / n
+        spread = _Z * sqrt(max(float(self.squares[classes].sum()) / n - mean**2, 0) / n)
         return Cost(n, divergence=Estimate(mean, max(mean - spread, 0.0), mean + spread), **shares)
 
 

@@ -230,10 +230,13 @@ def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     tensors = {
         place: tensor
         for place, tensor in enumerate(outputs)
-        if tensor.ndim == 2 and len(tensor) == len(pixels) and tensor.is_floating_point()
+        if tensor.ndim == 2 and len(tensor) == len(pixels) and tensor.shape[1] > 1 and tensor.is_floating_point()
     }
     if not tensors:
-        raise SubspectError("the network returns no class logits: expected a tensor (images, classes) in its output")
+        raise SubspectError(
+            "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
+            f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
+        )
     if not any(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise SubspectError(
             "the network's logits are NaN or infinite on the first images tried; check its weights and preprocessing"
@@ -242,6 +245,14 @@ def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     if name is not None:
         matches = [(i, one) for i, one in matches if one.module is watched[name]]
     exact = bool(matches)
+    others = {one.name for _, one in matches if one.output.shape != matches[0][1].output.shape}
+    if others:
+        log.warning(
+            "the network returns the outputs of several linear layers; %r is taken for the head: pass head='module.name' "
+            "(--head) for %s",
+            matches[0][1].name,
+            some(sorted(others)),
+        )
     if exact:
         which, call = matches[0]
     elif name is not None:
@@ -296,7 +307,12 @@ def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> t
     handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
     handles += [module.register_forward_hook(after) for module in names]
     try:
-        tensors = [tensor.detach().clone() for tensor in _logits(model(pixels))]
+        tensors = [tensor.detach() for tensor in _logits(model(pixels))]
+    except Exception as error:
+        raise SubspectError(
+            f"the network failed on a batch {tuple(pixels.shape)}: {type(error).__name__}: {error}; check that the "
+            "preprocessing gives the size and the channels that it expects"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -85,9 +86,10 @@ def observe(
             f"expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1; got {batch_size}, {workers}, {max_failed}"
         )
     folder, source = Path(study), open_images(images, name)
-    with lock(folder), network.running(device):
+    with network.running(device), ExitStack() as held:
         head = find_head(network, source)
         match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
+        held.enter_context(lock(folder))  # once it is clear that there is something to write
         if (folder / "study.json").exists() and network.class_names is None:
             match = replace(match, names=Study.open(folder).identity.class_names)
         identity = _identity(network, source, match)

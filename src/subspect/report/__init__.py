@@ -27,7 +27,7 @@ from subspect.study import Study
 
 log = logging.getLogger("subspect")
 
-_SHOWN = 8  # images for each feature
+_SHOWN = 6  # images for each feature
 _SIDE = 64  # pixels of a thumbnail's side
 
 
@@ -141,8 +141,8 @@ def _strip(
             missing.add(id)
         images.append((label, f"{label}, {id}: {top.values[row, column]:.3g}"))
     buffer = io.BytesIO()
-    canvas.save(buffer, "JPEG", quality=80)
-    data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    canvas.save(buffer, "WEBP", quality=70)
+    data = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Strip(data, tuple(images))
 
 
