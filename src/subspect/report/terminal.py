@@ -64,7 +64,8 @@ def overview(study: Study, decompositions: list[str]) -> Table:
     table.add_column(overflow="fold")
     table.add_row("network", f"{identity.network} (weights {identity.weights[:12]}…)")
     table.add_row("head", f"{identity.head}: {identity.n_classes} classes × {identity.n_features} features")
-    table.add_row("preprocessing", "; ".join(f"{key} {value}" for key, value in identity.preprocessing.items()))
+    parts = (f"{key} {'no' if value is None else value}" for key, value in identity.preprocessing.items())
+    table.add_row("preprocessing", "; ".join(parts))
     for name in study.set_names:
         manifest = study[name].manifest
         text = f"{manifest.rows:,} images from a {manifest.kind} ({manifest.root or 'in memory'}); labels: {manifest.matching}"
