@@ -69,7 +69,7 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("run python:model.py:declared train --test test -o study -k 2")
     assert "preprocessing: resize 8 (bilinear), centre crop 8, mean (0.5, 0.5, 0.5)" in result.stderr
     assert "python:model.py:declared → head 'fc': 3 classes, 6 features" in result.stderr
-    assert "2.0 of 6 on average" in result.stdout and "30 images of 'test'" in result.stdout
+    assert "2 of 6 on average" in result.stdout and "30 images of 'test'" in result.stdout
     assert (tmp_path / "study/report.html").exists() and "report: study/report.html" in result.stdout
     again = run("run python:model.py:declared train --test test -o study -k 2 --json")
     value = parsed(again)
@@ -96,7 +96,10 @@ def test_step_by_step(run: Callable[..., Result], tmp_path: Path) -> None:
     assert shown["decompositions"] == ["frequency-k1", "frequency-k3", "frequency-k0.5"]
     assert "frequency-k0.5" in run("show study").stdout
     one = parsed(run("show study --class b --class 0 --decomposition frequency-k1 --json"))
-    assert set(one) == {"a", "b"} and len(one["b"]) == 1
+    assert [(row["class"], row["index"]) for row in one["classes"]] == [("b", 1), ("a", 0)]
+    (feature,) = one["classes"][0]["features"]
+    assert one["decomposition"] == "frequency-k1"
+    assert feature["contribution"] == pytest.approx(feature["weight"] * feature["mean"])
     assert "contribution" in run("show study --class b").stdout
 
 
@@ -159,6 +162,14 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
         (f"run python:model.py:make train -o study {PIXELS} --interpolation cubist", "interpolation must be one of"),
         ("run python:model.py:make train -o study --resize big", "--resize must be a number of pixels"),
         ("run python:model.py:make train -o study --mean grey", "--mean must be numbers with commas"),
+        (
+            f"run python:model.py:make train -o study {PIXELS} -k 2 -k 3",
+            "run takes one k, got 2, 3; for more: subspect decompose",
+        ),
+        (
+            f"run python:model.py:make train --test train -o study {PIXELS} -k 2",
+            "are those to choose the features on; give",
+        ),
         ("evaluate nowhere", "error: no study in nowhere"),
         ("report nowhere", "error: no study in nowhere"),
         ("show nowhere", "error: no study in nowhere"),

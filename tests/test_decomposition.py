@@ -123,10 +123,11 @@ def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
     assert torch.equal(read.frequency, made.frequency)
 
 
-def test_a_class_without_images(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_class_without_images(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = subspect.observe(subspect.Network(tiny), (torch.rand(20, 3, 8, 8), np.arange(20) % 2), tmp_path / "study")
     for method in ("contribution", "frequency"):
         made = decompose(study, 2, method)
+        assert "1 classes have no images and keep their dense row: class 2" in caplog.text
         assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
         assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
         assert made.rows(2)[0].frequency == 0
@@ -158,6 +159,21 @@ def test_a_share_goes_with_frequency(study: Study) -> None:
 def test_an_unknown_method(study: Study) -> None:
     with pytest.raises(SubspectError, match="method must be one of contribution, frequency; got 'magic'"):
         decompose(study, 2, "magic")
+
+
+def test_an_unfinished_set_is_not_passed_over(study: Study) -> None:
+    path = study.path / "sets/train/set.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    assert study.unfinished == ["train"] and study.set_names == ["test"]
+    with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished"):
+        decompose(study, 2)
+    assert decompose(study, 2, on="test").chosen_on == ("test", "80 %")
+
+
+def test_short_descriptions(study: Study) -> None:
+    assert repr(decompose(study, 2)) == "Decomposition('contribution-k2': 2 of 6 features for 3 classes)"
+    assert repr(study).endswith("Tiny, image sets train, test)")
+    assert repr(subspect.Network(Tiny())).startswith("Network('Tiny', preprocessing: resize no")
 
 
 def test_a_study_without_a_finished_set(study: Study) -> None:

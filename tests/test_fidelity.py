@@ -105,6 +105,13 @@ def test_images_that_took_part_are_said_to_flatter(study: Study) -> None:
     assert not fidelity.held_out and "took part in choosing the features, so the figures flatter" in fidelity.note
 
 
+def test_the_same_images_under_another_name_are_not_held_out(tiny: Tiny, tmp_path: Path) -> None:
+    images = torch.rand(30, 3, 8, 8)
+    for name in ("train", "test"):
+        study = subspect.observe(subspect.Network(tiny), images, tmp_path / "study", name)
+    assert not evaluate(decompose(study, 2), study).held_out
+
+
 def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
     with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):

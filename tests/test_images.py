@@ -1231,8 +1231,38 @@ def test_label_outside_the_classes() -> None:
     match = match_classes(images, 2)
     read = batches(images, PIXELS, match, [[0, 1], [2]])
     assert next(read).labels.tolist() == [0, 1]
-    with pytest.raises(SubspectError, match="^label 2 is not a class index of this network: expected .* from 0 to 1$"):
+    with pytest.raises(
+        SubspectError, match="^image 2: label 2 is not a class index of this network: expected .* from 0 to 1$"
+    ):
         next(read)
+
+
+def test_pictures_mixed_with_tensors() -> None:
+    class Mixed(Dataset[object]):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> object:
+            return torch.rand(3, 4, 4) if index else Image.new("RGB", (4, 4))
+
+    with pytest.raises(
+        SubspectError, match="the images mix pictures and tensors that are ready for the network; give one"
+    ):
+        next(batches(open_images(Mixed()), PIXELS, None, [[0, 1]]))
+
+
+def test_folder_that_cannot_be_read(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder()
+    original = os.scandir
+
+    def refuse(path: str | os.PathLike[str]) -> object:
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SubspectError, match="cannot read the folder .*b: Permission denied"):
+        open_images(folder)
 
 
 def test_pictures_without_preprocessing(make_folder: MakeFolder) -> None:

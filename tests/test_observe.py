@@ -165,6 +165,23 @@ def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_a_shard_that_was_deleted_is_made_again(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    observe(Network(tiny), folder, tmp_path / "study")
+    before = files(tmp_path / "study")
+    (tmp_path / "study/sets/train/00000.arrow").unlink()
+    observe(Network(tiny), folder, tmp_path / "study")
+    assert files(tmp_path / "study") == before
+
+
+def test_a_dataset_that_is_used_again(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8))
+    observe(Network(tiny), dataset, tmp_path / "study")
+    assert "known by its length" not in caplog.text
+    observe(Network(tiny), dataset, tmp_path / "study")
+    assert "the Dataset 'train' is known by its length and its name alone; if its images" in caplog.text
+
+
 def test_a_second_writer_is_kept_out(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     with lock(tmp_path / "study"), pytest.raises(SubspectError, match="another process is writing to the study"):
         observe(Network(tiny), make_folder(), tmp_path / "study")
@@ -280,7 +297,9 @@ def test_other_images_under_the_same_name(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observe(Network(tiny), make_folder("one"), tmp_path / "study")
-    with pytest.raises(SubspectError, match="image set 'train' in .* holds other images or labels: 24 from a folder"):
+    with pytest.raises(
+        SubspectError, match="image set 'train' in .* holds other images or labels: 24 .folder, .*given are 27 "
+    ):
         observe(Network(tiny), make_folder("two", each=9), tmp_path / "study")
     with pytest.raises(SubspectError, match="was begun with batch size 64, given is 32"):
         observe(Network(tiny), tmp_path / "one", tmp_path / "study", batch_size=32)
@@ -413,7 +432,7 @@ def test_a_disk_that_fills_up(
 
 def test_an_unwritable_study(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SubspectError, match="cannot write .*file.*choose a folder that you may write to"):
+    with pytest.raises(SubspectError, match="cannot write .*file.*is a file, not a folder; choose another place"):
         observe(Network(tiny), make_folder(), tmp_path / "file" / "study")
 
 

@@ -163,5 +163,5 @@ def test_no_json(tmp_path: Path) -> None:
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SubspectError, match=r"cannot write .*supports.json: .*choose a folder that you may write to"):
+    with pytest.raises(SubspectError, match=r"cannot write .*supports.json: .*is a file, not a folder; choose another"):
         Supports([[0]], D).write(tmp_path / "file" / "supports.json")

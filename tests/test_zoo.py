@@ -344,7 +344,7 @@ def test_all_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
     torch.save(state, "weights.pth")
     with pytest.raises(
         SubspectError,
-        match=r"^the weights weights.pth do not fit the network Sequential: missing: 0.bias, 1.running_var; "
+        match=r"^the weights weights.pth do not fit the network Sequential; missing: 0.bias, 1.running_var; "
         r"unexpected: fc.weight; of another shape: 1.running_mean \(3,\) instead of \(2,\), "
         r"3.weight \(5, 8\) instead of \(3, 8\)$",
     ):
@@ -355,11 +355,11 @@ def test_all_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda state: state.pop("3.bias"), "missing: 3.bias; unexpected: none; of another shape: none$"),
-        (lambda state: state.update(more=torch.ones(1)), "missing: none; unexpected: more; of another shape: none$"),
+        (lambda state: state.pop("3.bias"), "the network Sequential; missing: 3.bias$"),
+        (lambda state: state.update(more=torch.ones(1)), "the network Sequential; unexpected: more$"),
         (
             lambda state: state.update({"0.bias": torch.ones(())}),
-            r"missing: none; unexpected: none; of another shape: 0.bias \(\) instead of \(2,\)$",
+            r"the network Sequential; of another shape: 0.bias \(\) instead of \(2,\)$",
         ),
     ],
 )

@@ -7,6 +7,7 @@ says what to do), 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import sys
@@ -66,8 +67,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda u
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in a batch of the network.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Share of images that may be unusable.")]
-K = Annotated[str, typer.Option("-k", help="Features for each class; with frequency also a share of the mass, as 0.5.")]
-Ks = Annotated[list[str], typer.Option("-k", help="Features for each class, or a share of the mass; may be repeated.")]
+Ks = Annotated[
+    list[str], typer.Option("-k", help="Features for each class; with frequency also a share of the mass, as 0.5.")
+]
 Method = Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")]
 Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
 On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
@@ -125,7 +127,7 @@ def run(
     output: Output,
     test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else 20 % are set apart.")] = None,
     weights: Weights = None,
-    k: K = "5",
+    k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
     head: HeadName = None,
     class_names: Names = None,
@@ -149,13 +151,17 @@ def run(
     Example: subspect run python:model.py:make images/train --test images/test -o study -k 5 --weights model.safetensors
     --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
+    if len(k) > 1:
+        raise SubspectError(
+            f"run takes one k, got {', '.join(k)}; for more: subspect decompose {output} -k {' -k '.join(k)}"
+        )
     loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
     made = main_job(
         loaded,
         images,
         output,
         test=test,
-        k=_size(k),
+        k=_size(k[0]),
         method=method,
         class_map=class_map,
         batch_size=batch_size,
@@ -290,8 +296,8 @@ def show(
         return
     loaded = load_decomposition(opened, decomposition)
     labels = [_label(name, loaded.class_names) for name in classes]
-    rows = {loaded.class_names[label]: [vars(row) for row in loaded.rows(label)] for label in labels}
-    _show(rows, as_json, *(features(loaded, label) for label in labels))
+    value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
+    _show(value, as_json, *(features(loaded, label) for label in labels))
 
 
 @_command
@@ -311,6 +317,9 @@ def demo(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or a log that knows only ASCII
     app()
 
 

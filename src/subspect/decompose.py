@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 
 from subspect.decomposition import Decomposition, decomposition_path
-from subspect.errors import SubspectError
+from subspect.errors import SubspectError, some
 from subspect.influence import METHODS, contribution, frequency
 from subspect.statistics import ClassSums, TopFeatures, check_size
 from subspect.study import Part, Study, lock
 from subspect.supports import Supports
+
+log = logging.getLogger("subspect")
 
 
 def decompose(study: Study, k: int | float = 5, method: str = METHODS[0], *, on: str | None = None) -> Decomposition:
@@ -94,9 +97,10 @@ class _Seen:
 
 def _look(study: Study, on: str | None, sizes: Sequence[int | float]) -> _Seen:
     names = study.set_names
-    if on is None and not names:
+    if on is None and not names and not study.unfinished:
         raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
-    image_set = study[on if on is not None else names[0]]
+    unfinished_train = "train" in study.unfinished and on is None
+    image_set = study[on if on is not None else "train" if unfinished_train else names[0]]
     part: Part = "all" if len(names) > 1 else "80 %"
     shape = study.identity.n_classes, study.identity.n_features
     seen = _Seen(image_set.name, part, TopFeatures(*shape, sizes), ClassSums(*shape))
@@ -128,6 +132,9 @@ def _assemble(
         unseen=tuple(np.flatnonzero(seen.top.images == 0).tolist()),
         history=(choice,),
     )
+    if decomposition.unseen:
+        unseen = [study.identity.class_names[label] for label in decomposition.unseen]
+        log.warning("%d classes have no images and keep their dense row: %s", len(unseen), some(unseen))
     with lock(study.path):
         decomposition.save(decomposition_path(study, name))
     return decomposition

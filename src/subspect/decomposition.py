@@ -43,6 +43,11 @@ class FeatureRow:
     frequency: float
     mean: float
 
+    @property
+    def contribution(self) -> float:
+        """Mean contribution to the class's logit over the class's images."""
+        return self.weight * self.mean
+
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
@@ -105,11 +110,18 @@ class Decomposition:
             "head": self.head,
             "history": [dict(step) for step in self.history],
             "unseen": list(self.unseen),
-            "classes": [
-                {"class": name, "bias": self.bias[label].item(), "features": [asdict(row) for row in self.rows(label)]}
-                for label, name in enumerate(self.class_names)
-            ],
+            "classes": [self.class_json(label) for label in range(len(self.class_names))],
         }
+
+    def class_json(self, label: int) -> dict[str, Any]:
+        """Return a class's name, index, bias and features as JSON values."""
+        rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
+        return {"class": self.class_names[label], "index": label, "bias": self.bias[label].item(), "features": rows}
+
+    def __repr__(self) -> str:
+        sizes = self.supports.sizes
+        each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+        return f"Decomposition({self.name!r}: {each} of {self.supports.n_features} features for {len(sizes)} classes)"
 
     def layer(self, *, convolution: bool = False) -> DecomposedHead:
         """Return the decomposed head as a module on the CPU."""

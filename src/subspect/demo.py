@@ -6,6 +6,7 @@ user would on their own: ``subspect run python:subspect.demo:network IMAGES --we
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional as F
 
+from subspect.decompose import check_choice
 from subspect.errors import MissingExtra
 from subspect.files import atomic
 from subspect.images import batches, match_classes, open_images
+from subspect.influence import METHODS
 from subspect.job import Job, run
 from subspect.preprocessing import Preprocessing
 from subspect.progress import progress
 from subspect.resnet import ResNet
 from subspect.zoo import load_network
+
+log = logging.getLogger("subspect")
 
 NETWORK = "python:subspect.demo:network"
 _EPOCHS, _BATCH, _RATE = 12, 64, 0.05
@@ -47,10 +52,12 @@ def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> J
         MissingExtra: scikit-learn is not installed.
         SubspectError: the folder cannot be written.
     """
+    check_choice([k], METHODS[0], 64)  # before the training, not after
     folder = Path(folder)
     train, test, weights = folder / "images" / "train", folder / "images" / "test", folder / "weights.safetensors"
     if not weights.exists():
         write_digits(train, test)
+        log.info("training ResNet-8 on 1,437 handwritten digits")
         model = train_network(train, show_progress=show_progress)
         with atomic(weights) as file:
             file.write(save(model.state_dict()))

@@ -188,7 +188,7 @@ def _images(decomposition: Decomposition, study: Study, on: str | None) -> tuple
     if on is None:
         on = "test" if "test" in others else others[0] if others else chosen
     if on != chosen:
-        return on, "all", True
+        return on, "all", study[on].manifest.fingerprint != study[chosen].manifest.fingerprint
     return (on, "20 %", True) if part == "80 %" else (on, "all", False)
 
 
@@ -233,7 +233,8 @@ def wilson(successes: int, n: int) -> Estimate:
     share, z2 = successes / n, _Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    low = max(centre - half, 0.0) if successes else 0.0
+    return Estimate(share, low, min(centre + half, 1.0) if successes < n else 1.0)
 
 
 def _in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -66,6 +66,8 @@ def explain(error: OSError, path: Path) -> str:
     """Say in one sentence why a file could not be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: could not write {path}; free some space or choose another folder, and run again"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"cannot write {path}: it, or what it lies in, is a file, not a folder; choose another place"
     return f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
 
 

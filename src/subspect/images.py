@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,7 +324,7 @@ def match_classes(
         return _by_map(images.classes, n_classes, known, class_map)
     if class_map == "sorted":
         return _by_order(images, n_classes, known)
-    numbers = images.kind == "CSV" and all(label.isdecimal() for label in images.classes)
+    numbers = images.kind == "CSV" and all(label.removeprefix("-").isdecimal() for label in images.classes)
     if numbers and not (known and set(images.classes) <= set(known)):
         return _by_number(images.classes, n_classes, known)
     if known is not None:
@@ -366,10 +367,10 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
 
 
 def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
-    too_large = [label for label in found if int(label) >= n_classes]
-    if too_large:
+    outside = [label for label in found if not 0 <= int(label) < n_classes]
+    if outside:
         raise SubspectError(
-            f"labels {some(too_large)} are not class indices of this network: expected 0 to {n_classes - 1}"
+            f"labels {some(outside)} are not class indices of this network: expected 0 to {n_classes - 1}"
         )
     index = {label: int(label) for label in found}
     return ClassMatch(n_classes, index, known or numbered(n_classes), "labels are class indices")
@@ -478,11 +479,22 @@ class _Batches(Dataset[Batch]):
                 failed.append((self.images.id(position), str(error)))
                 continue
             tensors.append(tensor)
-            labels.append(-1 if raw is None or self.match is None else self.match(raw))
+            labels.append(self._label(raw, position))
             ids.append(self.images.id(position))
         return Batch(_stack(tensors, ids), np.array(labels, dtype=np.int64), ids, failed)
 
+    def _label(self, raw: int | str | None, position: int) -> int:
+        try:
+            return -1 if raw is None or self.match is None else self.match(raw)
+        except SubspectError as error:
+            raise SubspectError(f"image {self.images.id(position)}: {error}") from error
+
     def _prepare(self, image: Picture) -> torch.Tensor:
+        if isinstance(image, torch.Tensor) != self.images.ready:
+            raise SubspectError(
+                "the images mix pictures and tensors that are ready for the network; give one kind, so that all are "
+                "preprocessed or none"
+            )
         if isinstance(image, torch.Tensor):
             return image.float()
         assert self.preprocessing is not None
@@ -569,10 +581,15 @@ def _from_folder(root: Path) -> Images:
 
 
 def _below(folder: Path) -> list[Path]:
-    def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    def refuse(error: OSError) -> None:
+        raise SubspectError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
-    return sorted(path for path in folder.rglob("*") if _is_image(path) and not hidden(path))
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(place, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if _is_image(path)]
+    return sorted(found)
 
 
 def _is_image(path: Path) -> bool:

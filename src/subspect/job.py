@@ -14,6 +14,7 @@ import torch
 
 from subspect.decompose import check_choice, decompose
 from subspect.decomposition import Decomposition
+from subspect.errors import SubspectError
 from subspect.fidelity import Fidelity, evaluate
 from subspect.images import match_classes, open_images
 from subspect.influence import METHODS
@@ -72,11 +73,18 @@ def run(
     sets = {"train": open_images(images, "train")}
     if test is not None:
         sets["test"] = open_images(test, "test")
-    names = network.class_names
+    names, prints = network.class_names, set()
     for source in sets.values():
         head = find_head(network, source)
         check_choice([k], method, head.n_features)
-        names = match_classes(source, head.n_classes, names, class_map).names
+        match = match_classes(source, head.n_classes, names, class_map)
+        names = match.names
+        prints.add(source.fingerprint(match))
+    if len(prints) < len(sets):
+        raise SubspectError(
+            "the images given to measure the cost on are those to choose the features on; give others, or leave them out "
+            "and 20 % are set apart"
+        )
     for name, source in sets.items():
         opened = observe(
             network,
@@ -92,8 +100,7 @@ def run(
         )
     decomposition = decompose(opened, k, method)
     fidelity = evaluate(decomposition, opened)
-    in_memory = None if sets["train"].root is not None else sets["train"]
     report = write_report(
-        opened, decomposition, fidelity, images=show_images, source=in_memory, show_progress=show_progress
+        opened, decomposition, fidelity, images=show_images, source=sets["train"], show_progress=show_progress
     )
     return Job(opened, decomposition, fidelity, report)

@@ -90,6 +90,9 @@ class Network:
         self._head_name = head
         self._head: Head | None = None
 
+    def __repr__(self) -> str:
+        return f"Network({self.name!r}, preprocessing: {self.preprocessing or 'not known'})"
+
     @property
     def head(self) -> Head:
         """The head; known once `find_head` has seen a batch."""

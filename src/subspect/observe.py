@@ -40,7 +40,7 @@ from subspect.study import (
 
 log = logging.getLogger("subspect")
 
-_SHARD_IMAGES, _SHARD_BYTES = 4096, 16 * 2**20
+_SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 _TRIED = 64
 
 
@@ -96,10 +96,16 @@ def observe(
         manifest = _manifest(source, match, identity, batch_size)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
         manifest = opened.begin(name, manifest)
-        if manifest.complete:
-            log.info("%s: all %s images of %r are there already", folder, f"{manifest.rows:,}", name)
-            return opened
         place = folder / "sets" / name
+        if manifest.complete and len(_done(place, manifest)) == manifest.n_shards:
+            log.info("%s: all %s images of %r are there already", folder, f"{manifest.rows:,}", name)
+            if source.kind == "dataset":
+                log.warning(
+                    "the Dataset %r is known by its length and its name alone; if its images or labels have changed, "
+                    "choose another study, or another name: subspect.DatasetImages(dataset, name)",
+                    name,
+                )
+            return opened
         _try(network, source, match, manifest, place)
         _run(network, source, match, place, manifest, workers, max_failed, show_progress)
         _finish(opened, name, manifest)

@@ -163,8 +163,10 @@ def as_preprocessing(value: object) -> AnyPreprocessing | None:
         unknown = [name for name in value if name not in known]
         if missing or unknown:
             raise SubspectError(
-                f"preprocessing needs resize, crop, mean and std (None where nothing is done); missing: "
-                f"{', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
+                "preprocessing needs all of resize, crop, mean and std (None, on the command line 'none', where nothing "
+                "is done)"
+                + (f"; missing: {', '.join(missing)}" if missing else "")
+                + (f"; unknown: {', '.join(map(str, unknown))}" if unknown else "")
             )
         return Preprocessing(**value)
     if callable(value):

@@ -239,8 +239,6 @@ def check_size(size: int | float, n_features: int) -> int | float:
     Raises:
         SubspectError: neither a whole number from 1 to d nor a share between 0 and 1.
     """
-    if isinstance(size, float) and size.is_integer() and size >= 1:
-        size = int(size)
     if isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= n_features:
         return size
     if isinstance(size, float) and 0 < size < 1:

@@ -208,10 +208,19 @@ class Study:
             (name for name in found if self._manifest(name).complete), key=lambda name: (name != "train", name)
         )
 
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the image sets that were begun and not observed to their end."""
+        found = sorted(path.parent.name for path in (self.path / "sets").glob("*/set.json"))
+        return [name for name in found if not self._manifest(name).complete]
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
+
     def to_json(self) -> dict[str, Any]:
         """Return what the study is about and its image sets as JSON values."""
         sets = {name: asdict(self[name].manifest) for name in self.set_names}
-        return {"path": str(self.path), **asdict(self.identity), "sets": sets}
+        return {"path": str(self.path), **asdict(self.identity), "sets": sets, "unfinished": self.unfinished}
 
     def __getitem__(self, name: str) -> ImageSet:
         """Return an image set.
@@ -245,7 +254,10 @@ class Study:
         if (folder / "set.json").is_file():
             stored = self._manifest(name)
             if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
-                return replace(stored, root=manifest.root)  # the same images may have been moved
+                moved = replace(stored, root=manifest.root)
+                if moved != stored:
+                    self.write_set(name, moved)  # the same images in another place
+                return moved
             if stored.complete or shards_done(folder):
                 raise SubspectError(_difference(self.path, name, stored, manifest))
         self.write_set(name, manifest)
@@ -415,9 +427,9 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
             f"go on with {stored.batch_size}, or delete {study / 'sets' / name} to start again"
         )
     return (
-        f"image set {name!r} in {study} holds other images or labels: {stored.images:,} from a {stored.kind} "
-        f"({stored.root or stored.fingerprint[:12]}), given are {given.images:,} from a {given.kind} "
-        f"({given.root or given.fingerprint[:12]}); choose another name or study, or delete {study / 'sets' / name}"
+        f"image set {name!r} in {study} holds other images or labels: {stored.images:,} ({stored.kind}, "
+        f"{stored.root or stored.fingerprint[:12]}), given are {given.images:,} ({given.kind}, "
+        f"{given.root or given.fingerprint[:12]}); choose another name or study, or delete {study / 'sets' / name}"
     )
 
 

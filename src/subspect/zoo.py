@@ -96,8 +96,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ]
     if missing or unexpected or shapes:
         raise SubspectError(
-            f"the weights {path} do not fit the network {type(model).__name__}: missing: {some(missing) or 'none'}; "
-            f"unexpected: {some(unexpected) or 'none'}; of another shape: {some(shapes) or 'none'}"
+            f"the weights {path} do not fit the network {type(model).__name__}"
+            + "".join(
+                f"; {what}: {some(names)}"
+                for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+                if names
+            )
         )
     model.load_state_dict(state, strict=False)  # strict but for num_batches_tracked, which old checkpoints lack
 

@@ -79,8 +79,8 @@ def write_report(
     environment = Environment(
         loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = percent
-    environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0]
+    environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
+    environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
     page = environment.get_template("report.html").render(
         study=study,
@@ -121,7 +121,13 @@ def _strips(study: Study, decomposition: Decomposition, source: object, show: bo
     if not image_set.labelled:
         remark += " There are no labels: the class is the network's own prediction."
     if missing:
-        log.warning("report: %d images could not be read again: %s", len(missing), some(sorted(missing), 3))
+        place = image_set.manifest.root if opened is None else opened.root or "the images given"
+        log.warning(
+            "report: %d images could not be read again from %s: %s; if they were moved, say where they are: --images FOLDER",
+            len(missing),
+            place,
+            some(sorted(missing), 3),
+        )
         remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
     return strips, remark
 

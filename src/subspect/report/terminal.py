@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich.table import Table
 
 from subspect.decomposition import Decomposition
@@ -30,8 +31,8 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
         estimates = (cost.dense_accuracy, cost.accuracy, cost.fidelity) if cost else ()
         table.add_row(name, shown, *(f"{100 * estimate.value:.1f} %" for estimate in estimates))
     table.add_section()
-    sizes = decomposition.supports.sizes
-    each = f"{sizes.mean():.1f} of {decomposition.supports.n_features} on average"
+    sizes = np.delete(decomposition.supports.sizes, list(decomposition.unseen))
+    each = f"{sizes.mean() if len(sizes) else 0:.3g} of {decomposition.supports.n_features} on average"
     overall = fidelity.overall
     estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)
     table.add_row("all", each, *(percent(estimate).replace(" (", "\n(") for estimate in estimates), style="bold")
@@ -51,7 +52,7 @@ def features(decomposition: Decomposition, label: int) -> Table:
             f"{row.weight:.3f}",
             f"{100 * row.frequency:.0f}",
             f"{row.mean:.3f}",
-            f"{row.weight * row.mean:.3f}",
+            f"{row.contribution:.3f}",
         )
     return table
 
@@ -68,11 +69,15 @@ def overview(study: Study, decompositions: list[str]) -> Table:
     table.add_row("preprocessing", "; ".join(parts))
     for name in study.set_names:
         manifest = study[name].manifest
-        text = f"{manifest.rows:,} images from a {manifest.kind} ({manifest.root or 'in memory'}); labels: {manifest.matching}"
+        text = (
+            f"{manifest.rows:,} images ({manifest.kind}, {manifest.root or 'in memory'}); labels: {manifest.matching}"
+        )
         if manifest.failed:
             text += f"; {len(manifest.failed)} could not be used:\n" + "\n".join(
                 f"  {id}: {reason}" for id, reason in manifest.failed[:10]
             )
         table.add_row(f"images {name!r}", text)
+    for name in study.unfinished:
+        table.add_row(f"images {name!r}", "unfinished; run the same observe command again to go on")
     table.add_row("decompositions", ", ".join(decompositions) or "none yet")
     return table
