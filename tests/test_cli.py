@@ -152,7 +152,7 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
         (f"run python:model.py:make train -o study {PIXELS} -k many", "-k must be a whole number or a share"),
         (
             f"run python:model.py:make train -o study {PIXELS} --method magic",
-            "method must be one of contribution, freq",
+            "method must be one of pursuit, contribution, freq",
         ),
         (f"run python:model.py:make train -o model.py/study {PIXELS}", "error: cannot write model.py/study"),
         (f"run python:model.py:make train -o study {PIXELS} --device cuda:99", "device 'cuda:99' cannot be used"),

@@ -15,6 +15,7 @@ from torch import nn
 import subspect
 from conftest import Tiny
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
+from subspect.decompose import METHODS
 
 
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +26,7 @@ def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
 def test_weights_bias_frequency_and_mean(study: Study) -> None:
     x, labels = stored(study)
     weight, bias = study.head()
-    decomposition = decompose(study, 2)
+    decomposition = decompose(study, 2, "contribution")
     assert torch.equal(decomposition.bias, bias)
     for label in range(3):
         own = x[labels == label]
@@ -85,7 +86,7 @@ def test_save_and_load(study: Study, tmp_path: Path) -> None:
         one.fingerprint,
         ("train", "all"),
         2,
-        "contribution",
+        "pursuit",
     )
 
 
@@ -109,13 +110,13 @@ def test_the_newest_is_loaded_unless_named(study: Study) -> None:
     decompose(study, 2)
     decompose(study, 3, "frequency")
     assert subspect.load_decomposition(study).name == "frequency-k3"
-    assert subspect.load_decomposition(study, "contribution-k2").name == "contribution-k2"
-    with pytest.raises(SubspectError, match=r"no decomposition 'contribution-k' .*did you mean 'contribution-k2'"):
-        subspect.load_decomposition(study, "contribution-k")
+    assert subspect.load_decomposition(study, "pursuit-k2").name == "pursuit-k2"
+    with pytest.raises(SubspectError, match=r"no decomposition 'pursuit-k' .*did you mean 'pursuit-k2'"):
+        subspect.load_decomposition(study, "pursuit-k")
 
 
 def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
-    made = decompose(study, 2)
+    made = decompose(study, 2, "contribution")
     made.supports.write(tmp_path / "mine.json")
     read = decompose_by_file(study, tmp_path / "mine.json")
     assert read.supports == made.supports and torch.equal(read.weights, made.weights)
@@ -125,7 +126,7 @@ def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
 
 def test_a_class_without_images(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = subspect.observe(subspect.Network(tiny), (torch.rand(20, 3, 8, 8), np.arange(20) % 2), tmp_path / "study")
-    for method in ("contribution", "frequency"):
+    for method in METHODS:
         made = decompose(study, 2, method)
         assert "1 classes have no images and keep their dense row: class 2" in caplog.text
         assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
@@ -151,13 +152,13 @@ def test_a_k_that_makes_no_sense(study: Study, k: float) -> None:
 
 def test_a_share_goes_with_frequency(study: Study) -> None:
     with pytest.raises(
-        SubspectError, match="a share of the mass goes with method 'frequency'; 'contribution' takes a whole k"
+        SubspectError, match="a share of the mass goes with method 'frequency'; 'pursuit' takes a whole k"
     ):
         decompose(study, 0.5)
 
 
 def test_an_unknown_method(study: Study) -> None:
-    with pytest.raises(SubspectError, match="method must be one of contribution, frequency; got 'magic'"):
+    with pytest.raises(SubspectError, match="method must be one of pursuit, contribution, frequency; got 'magic'"):
         decompose(study, 2, "magic")
 
 
@@ -171,7 +172,7 @@ def test_an_unfinished_set_is_not_passed_over(study: Study) -> None:
 
 
 def test_short_descriptions(study: Study) -> None:
-    assert repr(decompose(study, 2)) == "Decomposition('contribution-k2': 2 of 6 features for 3 classes)"
+    assert repr(decompose(study, 2)) == "Decomposition('pursuit-k2': 2 of 6 features for 3 classes)"
     assert repr(study).endswith("Tiny, image sets train, test)")
     assert repr(subspect.Network(Tiny())).startswith("Network('Tiny', preprocessing: resize no")
 
@@ -181,3 +182,80 @@ def test_a_study_without_a_finished_set(study: Study) -> None:
         (study.path / "sets" / name / "set.json").unlink()
     with pytest.raises(SubspectError, match="has no finished image set; observe one first"):
         decompose(study, 2)
+
+
+def test_pursuit_learns_weights_of_its_own(study: Study) -> None:
+    made, raw = decompose(study, 2), decompose(study, 2, refit=False)
+    assert (made.name, raw.name) == ("pursuit-k2", "pursuit-k2-raw")
+    assert made.history[1]["refit"] == "dense" and made.history[1]["converged"] and len(raw.history) == 1
+    assert made.supports.sizes.tolist() == raw.supports.sizes.tolist() == [2, 2, 2]
+    divergences = [subspect.evaluate(one, study, "train").overall.divergence.value for one in (made, raw)]
+    assert divergences[0] == pytest.approx(made.history[1]["loss"], abs=1e-5) and divergences[0] < divergences[1]
+
+
+def test_the_most_important_feature_comes_first(study: Study) -> None:
+    x, _ = stored(study)
+    made = decompose(study, 3)
+    for label in range(3):
+        rows = made.rows(label)
+        spread = [abs(row.weight) * x[:, row.feature].std() for row in rows]
+        assert spread == sorted(spread, reverse=True)
+
+
+@pytest.mark.parametrize("method", ["contribution", "frequency"])
+def test_any_support_can_be_refitted(study: Study, method: str, tmp_path: Path) -> None:
+    kept, learned = decompose(study, 2, method), decompose(study, 2, method, refit=True)
+    assert learned.name == f"{method}-k2-refit" and learned.supports == kept.supports
+    costs = [subspect.evaluate(one, study, "train").overall.divergence.value for one in (learned, kept)]
+    assert costs[0] < costs[1]
+    kept.supports.write(tmp_path / "mine.json")
+    read = decompose_by_file(study, tmp_path / "mine.json", refit=True)
+    assert read.name == "mine-refit" and torch.allclose(read.weights, learned.weights, atol=1e-5)
+
+
+def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
+    made = decompose(study, 2, target="labels")
+    assert made.name == "pursuit-k2-labels" and made.history[1]["refit"] == "labels"
+    x, labels = stored(study)
+    for one, better in ((made, decompose(study, 2)), (decompose(study, 2), made)):
+        with torch.no_grad():
+            logits = one.layer()(torch.from_numpy(x))
+        losses = {
+            "labels": torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).item(),
+            "dense": subspect.evaluate(one, study, "train").overall.divergence.value,
+        }
+        target = one.history[0]["target"]
+        assert losses[target] == pytest.approx(one.history[1]["loss"], abs=1e-5), better.name
+    unlabelled = subspect.observe(subspect.Network(tiny), torch.rand(50, 3, 8, 8), tmp_path / "alone")
+    with pytest.raises(SubspectError, match="target 'labels' needs labels, and 'train' has none; take target 'dense'"):
+        decompose(unlabelled, 2, target="labels")
+    with pytest.raises(SubspectError, match="target must be one of dense, labels; got 'logits'"):
+        decompose(study, 2, target="logits")  # type: ignore[arg-type]
+
+
+def test_more_features_than_images_can_tell_apart(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = subspect.observe(subspect.Network(tiny), (torch.rand(3, 3, 8, 8), np.arange(3)), tmp_path / "study")
+    subspect.observe(subspect.Network(tiny), torch.rand(5, 3, 8, 8), tmp_path / "study", "test")
+    made = decompose(study, 5)
+    assert made.supports.sizes.max() == 2
+    assert "3 classes have fewer than 5 features, since no other adds anything on these 3 images" in caplog.text
+
+
+def test_one_image(tiny: Tiny, tmp_path: Path) -> None:
+    study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
+    subspect.observe(subspect.Network(tiny), torch.rand(5, 3, 8, 8), tmp_path / "study", "test")
+    with pytest.raises(SubspectError, match="pursuit compares images, and there is 1; give more"):
+        decompose(study, 2)
+
+
+def test_constant_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+        model.fc.bias.zero_()
+    network = subspect.Network(model, head="fc")
+    study = subspect.observe(network, (torch.rand(30, 3, 8, 8), np.arange(30) % 3), tmp_path / "study")
+    made = decompose(study, 2)
+    assert made.supports.sizes.tolist() == [0, 0, 0]
+    assert "the two largest logits are equal for most images: no image is nearer to a boundary" in caplog.text
+    assert "3 classes have fewer than 2 features" in caplog.text

@@ -47,7 +47,7 @@ def wide(tmp_path: Path) -> tuple[Study, Tiny]:
 
 def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
     study, _ = wide
-    decomposition = decompose(study, 3)
+    decomposition = decompose(study, 3, "contribution")
     fidelity = evaluate(decomposition, study)
     weight, bias = (tensor.numpy().astype(np.float64) for tensor in study.head())
     sparse = np.zeros_like(weight)
@@ -109,18 +109,18 @@ def test_the_same_images_under_another_name_are_not_held_out(tiny: Tiny, tmp_pat
     images = torch.rand(30, 3, 8, 8)
     for name in ("train", "test"):
         study = subspect.observe(subspect.Network(tiny), images, tmp_path / "study", name)
-    assert not evaluate(decompose(study, 2), study).held_out
+    assert not evaluate(decompose(study, 2, "contribution"), study).held_out
 
 
 def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
     with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
-        evaluate(decompose(study, 2), study)
+        evaluate(decompose(study, 2, "contribution"), study)
 
 
 def test_another_networks_decomposition(study: Study) -> None:
     other = replace(decompose(study, 2), fingerprint="f" * 64)
-    with pytest.raises(SubspectError, match="decomposition 'contribution-k2' is of another network"):
+    with pytest.raises(SubspectError, match="decomposition 'pursuit-k2' is of another network"):
         evaluate(other, study)
 
 

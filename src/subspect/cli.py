@@ -21,12 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import subspect
-from subspect.decompose import decompose_by_file, decompose_each
+from subspect.decompose import METHODS, decompose_by_file, decompose_each
 from subspect.decomposition import decomposition_names, load_decomposition
 from subspect.demo import NETWORK, run_demo
 from subspect.errors import SubspectError, near, some
 from subspect.fidelity import evaluate as measure
-from subspect.influence import METHODS
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network

@@ -15,11 +15,10 @@ from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from subspect.decompose import check_choice
+from subspect.decompose import METHODS, check_choice
 from subspect.errors import MissingExtra
 from subspect.files import atomic
 from subspect.images import batches, match_classes, open_images
-from subspect.influence import METHODS
 from subspect.job import Job, run
 from subspect.preprocessing import Preprocessing
 from subspect.progress import progress

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from subspect.statistics import ClassSums, TopFeatures
 from subspect.supports import Supports
 
-METHODS = ("contribution", "frequency")  #: the first is the default
+METHODS = ("contribution", "frequency")
 
 
 def frequency(top: TopFeatures, size: int | float) -> Supports:
@@ -32,7 +32,7 @@ def frequency(top: TopFeatures, size: int | float) -> Supports:
     return _best(scores, np.maximum(wanted, 1).astype(np.int64), top.images)
 
 
-def contribution(weight: npt.NDArray[np.float32], sums: ClassSums, k: int) -> Supports:
+def contribution(weight: npt.NDArray[np.floating], sums: ClassSums, k: int) -> Supports:
     """Keep the k features of each class with the largest ``W[c, i] · mean(x_i | class c)``, signs included.
 
     Args:

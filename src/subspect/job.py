@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 
-from subspect.decompose import check_choice, decompose
+from subspect.decompose import METHODS, check_choice, decompose
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.fidelity import Fidelity, evaluate
 from subspect.images import match_classes, open_images
-from subspect.influence import METHODS
 from subspect.network import Network
 from subspect.observe import find_head, observe
 from subspect.report import write_report

@@ -1,0 +1,78 @@
+"""The stored features of an image set, in blocks that are gone through again and again.
+
+Pursuit, refit and budget each pass over the same features several times. Blocks join the shards of a study to pieces
+that matrix products like; they are kept in memory where all of them fit the stated budget, and read anew where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.study import Chunk, ImageSet, Part
+
+MEMORY = 1 << 30  #: bytes that features, and likewise statistics, may take
+_BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images' features (m, d) float32, class indices (m,) and the dense network's top-1 class (m,)."""
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+
+
+class Rows:
+    """The features of an image set, or of a part of it, as blocks; may be iterated over any number of times.
+
+    Args:
+        image_set: observed to its end.
+        part: which of its images.
+        memory: bytes that may be kept; more than that is read from disk on each pass.
+    """
+
+    def __init__(self, image_set: ImageSet, part: Part = "all", memory: int = MEMORY) -> None:
+        self._image_set, self._part = image_set, part
+        self._kept: list[Block] | None = None
+        self._memory = memory
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Block] | None = []
+        size = 0
+        for block in _join(self._image_set.chunks(self._part)):
+            size += block.features.nbytes
+            kept = [*kept, block] if kept is not None and size <= self._memory else None
+            yield block
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return sum(len(block.labels) for block in self)
+
+
+def _join(chunks: Iterable[Chunk]) -> Iterator[Block]:
+    gathered: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        gathered.append(chunk)
+        size += chunk.features.nbytes
+        if size >= _BLOCK:
+            yield _block(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield _block(gathered)
+
+
+def _block(chunks: list[Chunk]) -> Block:
+    return Block(
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate([chunk.labels for chunk in chunks]),
+        np.concatenate([chunk.predictions for chunk in chunks]),
+    )
