@@ -11,6 +11,7 @@
     small = decomposition.apply(model)
 """
 
+from subspect.budget import Auto, Mean
 from subspect.decompose import decompose, decompose_by_file, decompose_each
 from subspect.decomposition import Decomposition, load_decomposition
 from subspect.errors import MissingExtra, SubspectError
@@ -30,12 +31,14 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Arrays",
+    "Auto",
     "DatasetImages",
     "DecomposedHead",
     "Decomposition",
     "Fidelity",
     "Images",
     "Job",
+    "Mean",
     "MissingExtra",
     "Network",
     "Preprocessing",

@@ -13,6 +13,7 @@ images near its boundary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -23,7 +24,7 @@ import torch
 from scipy.special import softmax
 
 from subspect.errors import SubspectError
-from subspect.pursuit import Array, Indices, Quadratic
+from subspect.pursuit import Array, Indices, Quadratic, Step
 from subspect.rows import MEMORY, Block
 from subspect.statistics import Moments, WeightedMoments
 
@@ -98,6 +99,7 @@ class Boundary:
             )
         self.margin = float(np.median(np.concatenate(margins)))
         self.candidates, self._ranks = candidates, self._rank()
+        self.pool: Indices | None = None
 
     @property
     def unseen(self) -> list[int]:
@@ -111,25 +113,49 @@ class Boundary:
             work: what to do; runs in several threads.
             head: weigh images by this head's curvature, instead of by the dense margins. Its features stay in the running.
         """
-        features = self._screen(head)
+        return self.each_resampled(lambda problems: work(problems[0]), np.ones((1, 1), np.int64), head)
+
+    def each_resampled(self, work: Callable[[list[Quadratic]], T], times: Indices, head: Head | None = None) -> list[T]:
+        """Do some work on every class's least squares over resampled images, which is cheap since moments add up.
+
+        Args:
+            work: what to do with a class's problems, one for each sample.
+            times: (s, f) how often each of f folds of the images counts in each of s samples; a hash of its features tells
+                an image's fold. Resampled are the images near the boundary; the weight ε of all images stays.
+            head: see `each`.
+        """
+        features, folds = self._screen(head), times.shape[1]
         if head is None and self.target == "labels":
             head = self.dense
         weight, bias = head or (self.dense[0] - self.dense[0].mean(axis=0), self.dense[1] - self.dense[1].mean())
         pulls = self.moments.products @ weight.T + np.outer(self.moments.sums, bias)  # (d, C), of all images alike
         pull = weight @ self.moments.sums + self.moments.images * bias
-        group = max(1, self.memory // (8 * features.shape[1] ** 2))
+        group = max(1, self.memory // (8 * features.shape[1] ** 2 * (folds + (folds > 1))))
         done: list[T] = []
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, len(weight), group):
-                near = WeightedMoments(features[start : start + group])
+                near = [WeightedMoments(features[start : start + group]) for _ in range(folds)]
                 for block in self.blocks:
                     self._update(near, start, block, head)
-                labels = range(start, start + len(near.features))
-                done += pool.map(
-                    work,
-                    (self._quadratic(label, near, label - start, pulls[:, label], pull[label]) for label in labels),
-                )
+
+                def at(place: int, start: int = start, near: list[WeightedMoments] = near) -> T:
+                    label = start + place
+                    samples = [_sum(near, place, row) for row in times]
+                    return work([self._quadratic(label, one, pulls[:, label], pull[label]) for one in samples])
+
+                done += pool.map(at, range(len(near[0].features)))
         return done
+
+    def paths(self, size: int, head: Head | None = None) -> list[list[Step]]:
+        """Return every class's path up to a size; nothing for a class without images."""
+        unseen = set(self.unseen)
+        return self.each(lambda problem: [] if problem.label in unseen else problem.path(size), head)
+
+    def within(self, pool: Indices) -> Boundary:
+        """Return the same, with only a pool of features in the running for every class."""
+        other = copy.copy(self)
+        other.pool = np.sort(pool)
+        return other
 
     def choose(self, sizes: Indices, head: Head | None = None) -> list[Choice]:
         """Choose features for every class, for one or more sets of sizes.
@@ -159,14 +185,17 @@ class Boundary:
             choices.append(Choice([row[0] for row in rows], (weight, bias)))
         return choices
 
-    def _update(self, near: WeightedMoments, start: int, block: Block, head: Head | None) -> None:
+    def _update(self, near: list[WeightedMoments], start: int, block: Block, head: Head | None) -> None:
         """Add what the images of a block say of the classes whose boundary they are near."""
         weights, pulls = self._weigh(block, head)
-        for place, features in enumerate(near.features):
+        folds = block.prints() % np.uint64(len(near)) if len(near) > 1 else np.zeros(len(weights))
+        for place, features in enumerate(near[0].features):
             w, pull = weights[:, start + place], pulls[:, start + place]
-            rows = np.flatnonzero((w > 0) | (pull != 0))
+            close = (w > 0) | (pull != 0)
             whole = len(features) == block.features.shape[1]
-            near.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
+            for fold, moments in enumerate(near):
+                rows = np.flatnonzero(close & (folds == fold))
+                moments.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
 
     def _weigh(self, block: Block, head: Head | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
@@ -187,14 +216,14 @@ class Boundary:
         weights[weights < FLOOR] = 0
         return weights, weights * (dense - dense.mean(axis=1, keepdims=True))
 
-    def _quadratic(self, label: int, near: WeightedMoments, place: int, pulls: Array, pull: float) -> Quadratic:
+    def _quadratic(self, label: int, near: _Near, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
-        features, all_images = near.features[place], self.moments
-        total = FLOOR * all_images.images + near.weight[place]
-        mean = (FLOOR * all_images.sums[features] + near.sums[place]) / total
-        gram = (FLOOR * all_images.products[np.ix_(features, features)] + near.products[place]) / total
-        moments = (FLOOR * pulls[features] + near.moments[place]) / total
-        target = float(FLOOR * pull + near.target[place]) / total
+        features, all_images = near.features, self.moments
+        total = FLOOR * all_images.images + near.weight
+        mean = (FLOOR * all_images.sums[features] + near.sums) / total
+        gram = (FLOOR * all_images.products[np.ix_(features, features)] + near.products) / total
+        moments = (FLOOR * pulls[features] + near.moments) / total
+        target = float(FLOOR * pull + near.target) / total
         dead = gram.diagonal() - mean**2 <= _DEAD * gram.diagonal()
         gram -= np.outer(mean, mean)
         gram[dead], gram[:, dead] = 0, 0
@@ -203,6 +232,8 @@ class Boundary:
     def _screen(self, head: Head | None) -> Indices:
         """Return (C, m): for each class the features that stay in the running, ascending."""
         n_classes, n_features = self._ranks.shape
+        if self.pool is not None:
+            return np.tile(self.pool, (n_classes, 1))
         ranks, size = self._ranks, self.candidates
         if head is not None:
             ranks, size = np.where(head[0] != 0, -1, ranks), max(size // _FEWER, int((head[0] != 0).sum(axis=1).max()))
@@ -220,6 +251,26 @@ class Boundary:
         along = np.abs(weight @ covariance) / np.where(spread > 0, spread, np.inf)
         ranks = [np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1) for score in (alone, along)]
         return np.minimum(*ranks)
+
+
+class _Near(NamedTuple):
+    """What images near its boundary say of one class; the names are those of `WeightedMoments`."""
+
+    features: Indices
+    weight: float
+    sums: Array
+    products: Array
+    target: float
+    moments: Array
+
+
+def _sum(folds: list[WeightedMoments], place: int, times: Indices) -> _Near:
+    """Add up what folds of the images say of a class, each as often as it was drawn."""
+    drawn = [(int(count), fold) for count, fold in zip(times, folds, strict=True) if count]
+    names = _Near._fields[1:]
+    return _Near(
+        folds[0].features[place], *(sum(count * getattr(fold, name)[place] for count, fold in drawn) for name in names)
+    )
 
 
 def logits(block: Block, head: Head) -> npt.NDArray[np.float32]:

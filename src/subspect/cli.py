@@ -21,18 +21,21 @@ from rich.console import Console
 from rich.table import Table
 
 import subspect
+from subspect.boundary import TARGETS, Target
+from subspect.budget import MEASURES, Auto, Mean, Measure, Size
 from subspect.decompose import METHODS, decompose_by_file, decompose_each
 from subspect.decomposition import decomposition_names, load_decomposition
 from subspect.demo import NETWORK, run_demo
 from subspect.errors import SubspectError, near, some
-from subspect.fidelity import evaluate as measure
+from subspect.fidelity import evaluate as cost_of
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network
 from subspect.observe import observe as run_once
 from subspect.preprocessing import as_preprocessing
 from subspect.report import write_report
-from subspect.report.terminal import features, overview, summary
+from subspect.report.curve import write_curve
+from subspect.report.terminal import curve_table, features, overview, summary
 from subspect.study import Study
 from subspect.zoo import load_network
 
@@ -59,7 +62,7 @@ Names = Annotated[Path | None, typer.Option(help="A text file with the network's
 ClassMap = Annotated[str | None, typer.Option(help="JSON file, folder name → class index; 'sorted' for sorted order.")]
 Resize = Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")]
 Crop = Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")]
-Mean = Annotated[str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")]
+Means = Annotated[str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")]
 Std = Annotated[str | None, typer.Option(help="Likewise.")]
 Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")]
@@ -67,9 +70,22 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images in a batch of the ne
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Share of images that may be unusable.")]
 Ks = Annotated[
-    list[str], typer.Option("-k", help="Features for each class; with frequency also a share of the mass, as 0.5.")
+    list[str],
+    typer.Option(
+        "-k",
+        help="Features for each class: 5; mean:5 or mean:5:LEAST:MOST for a mean; auto for the fewest that keep the "
+        "tolerance; with frequency also a share of the mass, as 0.5.",
+    ),
 ]
 Method = Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")]
+TargetName = Annotated[Target, typer.Option(help="What the decomposed head is to come close to.")]
+WithRefit = Annotated[
+    bool | None, typer.Option("--refit/--no-refit", help="Re-learn the weights; with pursuit only, unless given.")
+]
+Pool = Annotated[int | None, typer.Option(min=1, help="Features there are for all classes together; with pursuit.")]
+Tolerance = Annotated[float, typer.Option(help="With -k auto: the share of fidelity or accuracy that may be lost.")]
+MeasureName = Annotated[Measure, typer.Option(help="With -k auto: what the tolerance is of.")]
+Most = Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more features.")]
 Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
 On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -125,15 +141,24 @@ def run(
     images: ImagesPath,
     output: Output,
     test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else 20 % are set apart.")] = None,
+    promise: Annotated[
+        Path | None, typer.Option(help="With -k auto: images that the network never saw, to promise the loss on.")
+    ] = None,
     weights: Weights = None,
     k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
+    target: TargetName = TARGETS[0],
+    refit: WithRefit = None,
+    pool: Pool = None,
+    tolerance: Tolerance = Auto.tolerance,
+    measure: MeasureName = MEASURES[0],
+    most: Most = Auto.most,
     head: HeadName = None,
     class_names: Names = None,
     class_map: ClassMap = None,
     resize: Resize = None,
     crop: Crop = None,
-    mean: Mean = None,
+    mean: Means = None,
     std: Std = None,
     interpolation: Interpolation = None,
     device: Device = None,
@@ -160,8 +185,12 @@ def run(
         images,
         output,
         test=test,
-        k=_size(k[0]),
+        promise=promise,
+        k=_size(k[0], Auto(tolerance, measure, None, most)),
         method=method,
+        target=target,
+        refit=refit,
+        pool=pool,
         class_map=class_map,
         batch_size=batch_size,
         workers=workers,
@@ -184,7 +213,7 @@ def observe(
     class_map: ClassMap = None,
     resize: Resize = None,
     crop: Crop = None,
-    mean: Mean = None,
+    mean: Means = None,
     std: Std = None,
     interpolation: Interpolation = None,
     device: Device = None,
@@ -217,19 +246,33 @@ def decompose(
     k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
     supports: Annotated[Path | None, typer.Option(help="An index file (class → features) instead of a method.")] = None,
+    target: TargetName = TARGETS[0],
+    refit: WithRefit = None,
+    pool: Pool = None,
+    tolerance: Tolerance = Auto.tolerance,
+    measure: MeasureName = MEASURES[0],
+    most: Most = Auto.most,
+    promise: Annotated[
+        str | None,
+        typer.Option(help="With -k auto: the image set, that the network never saw, to promise the loss on."),
+    ] = None,
     on: Annotated[str | None, typer.Option(help="The image set to choose on; 'train' unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the few features that decide each class, for one or more k in one pass.
 
-    Examples: subspect decompose study -k 5 -k 10 -k 20 | subspect decompose study --method frequency -k 0.5
+    Examples: subspect decompose study -k 5 -k 10 -k 20 | subspect decompose study -k auto --tolerance 0.05 --promise unseen
+    | subspect decompose study --method frequency -k 0.5
     """
-    opened = Study.open(study)
+    opened, auto = Study.open(study), Auto(tolerance, measure, promise, most)
     if supports is not None:
-        made = [decompose_by_file(opened, supports, on=on)]
+        made = [decompose_by_file(opened, supports, on=on, target=target, refit=bool(refit))]
     else:
-        made = decompose_each(opened, [_size(one) for one in k], method, on=on)
-    measured = [measure(decomposition, opened) for decomposition in made]
+        sizes = [_size(one, auto) for one in k]
+        if promise is not None and auto not in sizes:
+            raise SubspectError("--promise goes with -k auto")
+        made = decompose_each(opened, sizes, method, on=on, target=target, refit=refit, pool=pool)
+    measured = [cost_of(decomposition, opened) for decomposition in made]
     tables = [summary(*pair) for pair in zip(made, measured, strict=True)]
     rows = [
         {"decomposition": decomposition.to_json(), "fidelity": fidelity.to_json()}
@@ -251,7 +294,7 @@ def evaluate(
     Example: subspect evaluate study --on test --classes
     """
     opened = Study.open(study)
-    fidelity = measure(load_decomposition(opened, decomposition), opened, on)
+    fidelity = cost_of(load_decomposition(opened, decomposition), opened, on)
     _show(fidelity.to_json(), as_json, fidelity.table(), *([fidelity.class_table()] if classes else []))
 
 
@@ -271,7 +314,7 @@ def report(
     """
     opened = Study.open(study)
     loaded = load_decomposition(opened, decomposition)
-    path = write_report(opened, loaded, measure(loaded, opened, on), output, images=not no_images, source=images)
+    path = write_report(opened, loaded, cost_of(loaded, opened, on), output, images=not no_images, source=images)
     _show({"report": str(path)}, as_json, f"report: {path}")
 
 
@@ -282,18 +325,23 @@ def show(
         list[str] | None, typer.Option("--class", help="A class name or index; may be repeated.")
     ] = None,
     decomposition: Which = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the curve of cost against k to this SVG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a study holds, or the features of some classes.
+    """Show what a study holds and what its features cost, or the features of some classes.
 
-    Examples: subspect show study | subspect show study --class cat --class dog
+    Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
     opened = Study.open(study)
-    if not classes:
-        known = decomposition_names(opened)
-        _show({**opened.to_json(), "decompositions": known}, as_json, overview(opened, known))
+    known = decomposition_names(opened)
+    loaded = load_decomposition(opened, decomposition) if known or decomposition or classes or figure else None
+    if figure is not None and loaded is not None:
+        write_curve(loaded, figure)
+    if not classes or loaded is None:
+        curve = [curve_table(loaded)] if loaded is not None and loaded.curve else []
+        value = {**opened.to_json(), "decompositions": known, "curve": list(loaded.curve) if loaded is not None else []}
+        _show(value, as_json, overview(opened, known), *curve)
         return
-    loaded = load_decomposition(opened, decomposition)
     labels = [_label(name, loaded.class_names) for name in classes]
     value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
     _show(value, as_json, *(features(loaded, label) for label in labels))
@@ -359,12 +407,18 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise SubspectError(f"--{name} must be numbers with commas, such as 0.485,0.456,0.406; got {text!r}") from error
 
 
-def _size(text: str) -> int | float:
+def _size(text: str, auto: Auto) -> Size:
+    """Read a number of features: 5, 0.5, mean:5, mean:5:LEAST:MOST or auto."""
+    word, *numbers = text.split(":")
     try:
+        if word == "auto" and not numbers:
+            return auto
+        if word == "mean" and len(numbers) in (1, 3):
+            return Mean(float(numbers[0]), *(int(number) for number in numbers[1:]))
         return int(text) if text.isdecimal() else float(text)
     except ValueError as error:
-        raise SubspectError(
-            f"-k must be a whole number or a share of the mass between 0 and 1; got {text!r}"
+        raise typer.BadParameter(
+            f"-k must be a whole number, auto, mean:5, mean:5:LEAST:MOST, or a share of the mass between 0 and 1; got {text!r}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,17 +36,38 @@ class FeatureRow:
         weight: its weight in the class's logit.
         frequency: the share of the class's images that have it among their largest.
         mean: its mean over the class's images; times the weight, its mean contribution.
+        stability: the share of redrawn image samples in which it is chosen again; None where that wasn't measured.
+        substitutes: features that could stand in for it, each with the share of its worth that it makes good.
     """
 
     feature: int
     weight: float
     frequency: float
     mean: float
+    stability: float | None = None
+    substitutes: tuple[tuple[int, float], ...] = ()
 
     @property
     def contribution(self) -> float:
         """Mean contribution to the class's logit over the class's images."""
         return self.weight * self.mean
+
+
+@dataclass(frozen=True, eq=False)
+class Trusted:
+    """How far the choice of features can be trusted (see `subspect.stability`).
+
+    Attributes:
+        stability: (nnz,) float32, the share of redrawn image samples in which a feature is chosen again.
+        jaccard: (C,) float32, mean Jaccard index of a class's supports between two such samples.
+        substitutes: (nnz, m) the features that could best stand in for each; −1 where there are fewer.
+        recovered: (nnz, m) float32, the share of the feature's worth that each makes good.
+    """
+
+    stability: Tensor
+    jaccard: Tensor
+    substitutes: Tensor
+    recovered: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +87,8 @@ class Decomposition:
         head: the module name of the dense head.
         unseen: classes without images, which keep their dense row.
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
+        trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
+        curve: cost against the mean number of features k, on images that took no part in choosing them.
     """
 
     name: str
@@ -80,6 +103,8 @@ class Decomposition:
     head: str
     unseen: tuple[int, ...]
     history: tuple[Mapping[str, Any], ...]
+    trust: Trusted | None = None
+    curve: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def method(self) -> str:
@@ -87,9 +112,26 @@ class Decomposition:
         return str(self.history[0]["method"])
 
     @property
-    def k(self) -> int | float | None:
-        """The number of features asked for, or the share of the mass; None for features read from a file."""
-        return cast(int | float | None, self.history[0]["k"])
+    def k(self) -> int | float | Mapping[str, Any] | str | None:
+        """What was asked for: a number of features, a share of the mass, a mean with its limits, or "auto".
+
+        None for features read from a file.
+        """
+        return cast(int | float | Mapping[str, Any] | str | None, self.history[0]["k"])
+
+    @property
+    def auto(self) -> Mapping[str, Any] | None:
+        """How a number of features was settled, and what is promised; None where it was asked for."""
+        return next((step for step in self.history if "tolerance" in step), None)
+
+    @property
+    def mean_size(self) -> float:
+        """Mean number of features of the classes that have images."""
+        return (
+            float(np.delete(self.supports.sizes, list(self.unseen)).mean())
+            if len(self.unseen) < len(self.supports)
+            else 0.0
+        )
 
     @property
     def chosen_on(self) -> tuple[str, Part]:
@@ -99,7 +141,11 @@ class Decomposition:
     def rows(self, label: int) -> list[FeatureRow]:
         """Return the features of a class, the most important first."""
         part = slice(*self.supports.offsets[label : label + 2])
-        columns = (self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist())
+        columns = [self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist()]
+        if self.trust is not None:
+            pairs = zip(self.trust.substitutes[part].tolist(), self.trust.recovered[part].tolist(), strict=True)
+            substitutes = [tuple(pair for pair in zip(*row, strict=True) if pair[0] >= 0) for row in pairs]
+            columns += [self.trust.stability[part].tolist(), substitutes]
         return [FeatureRow(*row) for row in zip(self.supports[label].tolist(), *columns, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +155,7 @@ class Decomposition:
             "network": self.network,
             "head": self.head,
             "history": [dict(step) for step in self.history],
+            "curve": [dict(point) for point in self.curve],
             "unseen": list(self.unseen),
             "classes": [self.class_json(label) for label in range(len(self.class_names))],
         }
@@ -116,7 +163,9 @@ class Decomposition:
     def class_json(self, label: int) -> dict[str, Any]:
         """Return a class's name, index, bias and features as JSON values."""
         rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
-        return {"class": self.class_names[label], "index": label, "bias": self.bias[label].item(), "features": rows}
+        jaccard = {} if self.trust is None else {"jaccard": self.trust.jaccard[label].item()}
+        about = {"class": self.class_names[label], "index": label, "bias": self.bias[label].item()}
+        return {**about, **jaccard, "features": rows}
 
     def __repr__(self) -> str:
         sizes = self.supports.sizes
@@ -159,6 +208,7 @@ class Decomposition:
             "head": self.head,
             "unseen": self.unseen,
             "history": self.history,
+            "curve": self.curve,
         }
         tensors = {
             "indices": torch.from_numpy(self.supports.flat.copy()),
@@ -167,6 +217,7 @@ class Decomposition:
             "bias": self.bias,
             "frequency": self.frequency,
             "mean": self.mean,
+            **({} if self.trust is None else vars(self.trust)),
         }
         with atomic(Path(path)) as file:
             file.write(save(tensors, metadata={"subspect": json.dumps(header, ensure_ascii=False)}))
@@ -201,6 +252,8 @@ class Decomposition:
                 head=header["head"],
                 unseen=tuple(header["unseen"]),
                 history=tuple(header["history"]),
+                trust=Trusted(*(tensors[name.name] for name in fields(Trusted))) if "stability" in tensors else None,
+                curve=tuple(header["curve"]),
             )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error

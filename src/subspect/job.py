@@ -7,11 +7,13 @@ before the first image set is run. Every step keeps what it made, so the same ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from subspect.boundary import TARGETS, Target
+from subspect.budget import Auto, Size
 from subspect.decompose import METHODS, check_choice, decompose
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
@@ -39,8 +41,12 @@ def run(
     study: str | Path,
     *,
     test: object = None,
-    k: int | float = 5,
+    promise: object = None,
+    k: Size = 5,
     method: str = METHODS[0],
+    target: Target = TARGETS[0],
+    refit: bool | None = None,
+    pool: int | None = None,
     class_map: Mapping[str, int] | str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -56,8 +62,13 @@ def run(
         images: the image set "train", on which the features are chosen (see `subspect.open_images`).
         study: the study's folder, made if need be.
         test: the image set "test", on which the cost is measured; without it, 20 % of ``images`` are set apart.
-        k: features for each class, or with method "frequency" a share of the mass.
-        method: "contribution" or "frequency".
+        promise: with k = `subspect.Auto`, further images, that the network has not been trained on: the image set "promise",
+            on which the loss is promised.
+        k: features for each class, `subspect.Mean` or `subspect.Auto`; with method "frequency" also a share of the mass.
+        method: "pursuit", "contribution" or "frequency".
+        target: what the decomposed head is to come close to, the "dense" network or the "labels".
+        refit: whether to re-learn the weights; with "pursuit" only, unless given.
+        pool: how many features there are for all classes together to choose from.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
         batch_size: images in a batch of the network.
         workers: processes that read images; 0 reads them in this one.
@@ -72,17 +83,22 @@ def run(
     sets = {"train": open_images(images, "train")}
     if test is not None:
         sets["test"] = open_images(test, "test")
+    if promise is not None:
+        if not isinstance(k, Auto):
+            raise SubspectError("images to promise something on go with k = 'auto' (subspect.Auto)")
+        sets["promise"] = open_images(promise, "promise")
+        k = replace(k, promise="promise")
     names, prints = network.class_names, set()
     for source in sets.values():
         head = find_head(network, source)
-        check_choice([k], method, head.n_features)
+        check_choice([k], method, head.n_features, target, pool)
         match = match_classes(source, head.n_classes, names, class_map)
         names = match.names
         prints.add(source.fingerprint(match))
     if len(prints) < len(sets):
         raise SubspectError(
-            "the images given to measure the cost on are those to choose the features on; give others, or leave them out "
-            "and 20 % are set apart"
+            "two of the image sets given are the same; to choose features on, to measure the cost on and to promise "
+            "something on, images must differ: give others, or leave out those to measure on, and 20 % are set apart"
         )
     for name, source in sets.items():
         opened = observe(
@@ -97,7 +113,7 @@ def run(
             max_failed=max_failed,
             show_progress=show_progress,
         )
-    decomposition = decompose(opened, k, method)
+    decomposition = decompose(opened, k, method, target=target, refit=refit, pool=pool, show_progress=show_progress)
     fidelity = evaluate(decomposition, opened)
     report = write_report(
         opened, decomposition, fidelity, images=show_images, source=sets["train"], show_progress=show_progress

@@ -59,11 +59,9 @@ class Quadratic:
         return [Step(self.features[step.support], step.explained * self.weight) for step in path]
 
     def fit(self, support: Indices) -> tuple[Array, float]:
-        """Return the weights (k,) and the bias that fit the target best on a support."""
+        """Return the weights (k,) and the bias that fit the target best on a support of the path."""
         places = np.searchsorted(self.features, support)
-        weights = np.linalg.lstsq(self.gram[np.ix_(places, places)], self.moments[places], rcond=_RANK)[0].astype(
-            np.float64
-        )
+        weights = np.asarray(np.linalg.solve(self.gram[np.ix_(places, places)], self.moments[places]), np.float64)
         return weights, self.target - float(weights @ self.mean[places])
 
 
@@ -120,8 +118,7 @@ class Factor:
 
     def grow(self) -> bool:
         """Add the feature that lowers the loss most; tell whether there was one."""
-        gains = self._gains(self.pull, self.left)
-        gains[self.chosen] = 0
+        gains = self.gains()
         best = _first_largest(gains)
         if not gains[best] > _NOTHING * (gains[best] + float(self.target @ self.target)):
             return False
@@ -139,6 +136,12 @@ class Factor:
         self.drop(member)
         self.add(outsider)
         return True
+
+    def gains(self) -> Array:
+        """Return (m,): by how much each feature would lower the loss."""
+        gains = self._gains(self.pull, self.left)
+        gains[self.chosen] = 0
+        return gains
 
     def exchanges(self) -> tuple[Array, Array]:
         """Return (k, m): what each feature would gain in each member's stead; and (k,): what leaving a member out costs.
@@ -175,7 +178,7 @@ class Factor:
         self.pull = self.moments - self.target @ self.rows
 
     def _gains(self, pull: Array, left: Array) -> Array:
-        """By how much each feature would lower the loss; nothing where it depends on those chosen."""
+        """By how much features with these moments and variances left would lower the loss; those without any, not at all."""
         return np.where(left > self.least, pull * pull / np.maximum(left, 1e-300), 0)
 
 

@@ -26,6 +26,13 @@ class Block:
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
 
+    def prints(self) -> npt.NDArray[np.uint64]:
+        """Return (m,): a hash of each row of features, the same wherever the row lies."""
+        bits = np.ascontiguousarray(self.features).view(np.uint32).astype(np.uint64)
+        factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
+        total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
+        return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+
 
 class Rows:
     """The features of an image set, or of a part of it, as blocks; may be iterated over any number of times.

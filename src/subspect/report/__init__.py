@@ -22,6 +22,7 @@ from subspect.fidelity import Fidelity, percent
 from subspect.files import atomic
 from subspect.images import Images, decode, open_images
 from subspect.progress import progress
+from subspect.report.curve import curve_svg
 from subspect.statistics import TopImages
 from subspect.study import Study
 
@@ -90,6 +91,7 @@ def write_report(
         classes=[decomposition.rows(label) for label in range(len(decomposition.class_names))],
         strips=strips,
         remark=remark,
+        curve=curve_svg(decomposition.curve) if decomposition.curve else "",
         side=_SIDE,
     )
     with atomic(path) as file:

@@ -44,16 +44,50 @@ def features(decomposition: Decomposition, label: int) -> Table:
     name = decomposition.class_names[label]
     bias = decomposition.bias[label].item()
     table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
-    for column in ("feature", "weight", "frequency %", "mean", "contribution"):
+    for column in ("feature", "weight", "frequency", "mean", "contribution"):
         table.add_column(column, justify="right")
+    if decomposition.trust is not None:
+        table.add_column("stability", justify="right")
+        table.add_column("substitutes")
+        overlap = decomposition.trust.jaccard[label].item()
+        table.caption = (
+            f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard); substitutes: which "
+            "features could stand in, and the share of the feature's worth that they make good"
+        )
     for row in decomposition.rows(label):
-        table.add_row(
+        cells = [
             str(row.feature),
             f"{row.weight:.3f}",
-            f"{100 * row.frequency:.0f}",
+            f"{100 * row.frequency:.0f} %",
             f"{row.mean:.3f}",
             f"{row.contribution:.3f}",
-        )
+        ]
+        if row.stability is not None:
+            cells += [
+                f"{100 * row.stability:.0f} %",
+                ", ".join(f"{f} ({100 * share:.0f} %)" for f, share in row.substitutes),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
+    """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
+    points = sorted(decomposition.curve, key=lambda point: (float(point["k"]), bool(point["refit"])))
+    low = min(0.9, *(float(point["fidelity"]) for point in points))
+    raw = any(not point["refit"] for point in points)
+    table = Table(
+        title=f"{decomposition.name}: what few features cost",
+        title_justify="left",
+        caption=f"{points[0]['images']:,} images; dense accuracy {100 * points[0]['dense_accuracy']:.2f} %"
+        + ("; before any refit but for the rows in bold" if raw and any(p["refit"] for p in points) else ""),
+    )
+    for column, justify in (("k", "right"), ("fidelity", "left"), ("", "right"), ("accuracy", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for point in points:
+        bar = "█" * round(width * (point["fidelity"] - low) / (1 - low))
+        row = (f"{point['k']:.3g}", bar, f"{100 * point['fidelity']:.2f} %", f"{100 * point['accuracy']:.2f} %")
+        table.add_row(*row, style="bold" if raw and point["refit"] else None)
     return table
 
 
