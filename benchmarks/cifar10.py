@@ -54,8 +54,8 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
         rows += row(f"jpeg weights, {name} k=5, accuracy", 100 * cost.accuracy.value, "%", *around(bars[name], ROOM))
         rows += row(f"jpeg weights, {name} k=5, fidelity", 100 * cost.fidelity.value, "%")
         rows += row(f"jpeg weights, {name} k=5, KL", cost.divergence.value, "nats")
-    for k in (10, 20):
-        for method in ("frequency", "contribution"):
+    for k in (5, 10, 20):
+        for method in ("frequency", "contribution", "pursuit")[0 if k > 5 else 2 :]:
             cost = subspect.evaluate(subspect.decompose(study, k, method, on="train"), study, "test").overall
             rows += row(f"jpeg weights, {method} k={k}, accuracy", 100 * cost.accuracy.value, "%")
             rows += row(f"jpeg weights, {method} k={k}, fidelity", 100 * cost.fidelity.value, "%")

@@ -42,9 +42,8 @@ def test_weights_bias_frequency_and_mean(study: Study) -> None:
 def test_several_k_in_one_pass(study: Study) -> None:
     made = decompose_each(study, [1, 3, 0.5], "frequency")
     assert [one.name for one in made] == ["frequency-k1", "frequency-k3", "frequency-k0.5"]
-    for one in made:
-        assert one.k is not None
-        assert one.supports == decompose(study, one.k, "frequency").supports
+    for one, k in zip(made, (1, 3, 0.5), strict=True):
+        assert one.k == k and one.supports == decompose(study, k, "frequency").supports
 
 
 def test_with_all_features_nothing_changes(study: Study, tiny: Tiny) -> None:

@@ -67,6 +67,7 @@ class Fidelity:
         image_set: the image set that was evaluated on.
         part: which part of it.
         held_out: whether these images took no part in choosing the features.
+        sized: whether the number of features was chosen on them.
         labelled: whether the images have labels; else the dense network's predictions stand in for them.
         unseen: number of these images whose class had no image to choose features on, and so keeps its dense row.
         overall: on all images.
@@ -77,6 +78,7 @@ class Fidelity:
     image_set: str
     part: Part
     held_out: bool
+    sized: bool
     labelled: bool
     unseen: int
     overall: Cost
@@ -89,6 +91,8 @@ class Fidelity:
         note = f"{self.overall.images:,} images of {self.image_set!r}{part}"
         if not self.held_out:
             note += "; these images took part in choosing the features, so the figures flatter"
+        if self.sized:
+            note += "; the number of features was chosen on them, so the figures flatter a little"
         if self.unseen:
             note += f"; {self.unseen:,} are of classes that had no image to choose features on and keep their dense row"
         if not self.labelled:
@@ -146,8 +150,8 @@ def evaluate(decomposition: Decomposition, study: Study, on: str | None = None) 
     Args:
         decomposition: of this study.
         study: where the features are stored.
-        on: the image set; unless given, one that took no part in choosing the features ("test" if there is one), or the
-            20 % of the same set that were set apart.
+        on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
+            there is such, their number; or the 20 % of the same set that were set apart.
 
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
@@ -172,6 +176,7 @@ def evaluate(decomposition: Decomposition, study: Study, on: str | None = None) 
         image_set=image_set,
         part=part,
         held_out=held_out,
+        sized=decomposition.auto is not None and list(decomposition.auto["sized_on"]) == [image_set, part],
         labelled=study[image_set].labelled,
         unseen=int(tally.images[list(decomposition.unseen)].sum()),
         overall=tally.cost(slice(None)),
@@ -186,7 +191,9 @@ def _images(decomposition: Decomposition, study: Study, on: str | None) -> tuple
     chosen, part = decomposition.chosen_on
     others = [name for name in study.set_names if name != chosen]
     if on is None:
-        on = "test" if "test" in others else others[0] if others else chosen
+        sized_on = decomposition.auto["sized_on"][0] if decomposition.auto else None
+        fresh = [name for name in others if name != sized_on] or others
+        on = "test" if "test" in fresh else fresh[0] if fresh else chosen
     if on != chosen:
         return on, "all", study[on].manifest.fingerprint != study[chosen].manifest.fingerprint
     return (on, "20 %", True) if part == "80 %" else (on, "all", False)

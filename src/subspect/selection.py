@@ -1,0 +1,274 @@
+"""By which features, and with which weights, each method answers: from an image set's features to a head on few of them.
+
+Every method is given what one pass over the features has gathered (`Seen`), and returns a `Result`. The paper's measures
+(`subspect.influence`) need no more; pursuit goes over the features again: it chooses, re-learns, settles a number of
+features where none is asked for, and looks how far its choice can be trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect import influence
+from subspect.boundary import Boundary, Choice, Head, Target
+from subspect.budget import (
+    LADDER,
+    MOST,
+    Auto,
+    Checked,
+    Counts,
+    Found,
+    Mean,
+    allocate,
+    count,
+    helped,
+    settle,
+    shared_pool,
+)
+from subspect.errors import SubspectError
+from subspect.progress import progress
+from subspect.pursuit import Indices
+from subspect.refit import ROUNDS, reselect
+from subspect.refit import refit as relearn
+from subspect.rows import Rows
+from subspect.stability import Trust, trust
+from subspect.statistics import ClassSums, TopFeatures
+from subspect.study import Part, Study
+from subspect.supports import Supports
+
+_FEW_ROUNDS = 2  # of choosing anew, for each size that is tried
+log = logging.getLogger("subspect")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the features has gathered.
+
+    Attributes:
+        check: the image set, and the part of it, on which a size is chosen and the cost is measured.
+    """
+
+    study: Study
+    image_set: str
+    part: Part
+    labelled: bool
+    rows: Rows
+    dense: Head
+    target: Target
+    top: TopFeatures
+    sums: ClassSums
+    check: tuple[str, Part]
+
+    @property
+    def unseen(self) -> list[int]:
+        """Classes without images."""
+        return np.flatnonzero(self.sums.images == 0).tolist()
+
+    def frequency(self, size: int | float) -> npt.NDArray[np.float64]:
+        """Return (C, d): the share of a class's images that have each feature among their largest."""
+        top = self.top
+        if size not in top.sizes:
+            top = TopFeatures(top.n_classes, top.n_features, [size])
+            for block in self.rows:
+                top.update(block.features, block.labels)
+        return top.counts(size) / np.maximum(top.images, 1)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a method has found, how the size was settled, how far the choice can be trusted, and cost against size."""
+
+    found: Found
+    auto: Mapping[str, Any] | None = None
+    trusted: Sequence[Trust] = ()
+    curve: Sequence[Mapping[str, Any]] = ()
+
+
+def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target) -> Seen:
+    """Gather, in one pass over the features to choose on, what the methods and every decomposition need.
+
+    Images that are to be promised on are neither chosen nor measured on. Where no other image set is left to measure the
+    cost on, only 80 % of the images are used.
+
+    Raises:
+        SubspectError: no such image set, or labels are asked for where there are none.
+    """
+    promised = {size.promise for size in sizes if isinstance(size, Auto) and size.promise}
+    names = [name for name in study.set_names if name not in promised or name == on]
+    if on is None and not names and not study.unfinished:
+        raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
+    unfinished_train = "train" in study.unfinished and on is None
+    image_set = study[on if on is not None else "train" if unfinished_train else names[0]]
+    if target == "labels" and not image_set.labelled:
+        raise SubspectError(f"target 'labels' needs labels, and {image_set.name!r} has none; take target 'dense'")
+    others = [name for name in names if name != image_set.name]
+    part: Part = "all" if others else "80 %"
+    check: tuple[str, Part] = ("test" if "test" in others else others[0], "all") if others else (image_set.name, "20 %")
+    shape = study.identity.n_classes, study.identity.n_features
+    known = [size for size in sizes if isinstance(size, int | float)] or [1]
+    top, sums, rows = TopFeatures(*shape, known), ClassSums(*shape), Rows(image_set, part)
+    for block in rows:
+        top.update(block.features, block.labels)
+        sums.update(block.features, block.labels)
+    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    return Seen(study, image_set.name, part, image_set.labelled, rows, (weight, bias), target, top, sums, check)
+
+
+def influential(seen: Seen, method: str, size: Checked) -> Supports:
+    """Choose by one of the paper's measures, "frequency" or "contribution"."""
+    if method == "frequency":
+        assert isinstance(size, int | float)
+        return influence.frequency(seen.top, size)
+    assert isinstance(size, int)
+    return influence.contribution(seen.dense[0], seen.sums, size)
+
+
+def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
+    """Keep the dense head's weights on some supports, or re-learn them from there."""
+    weight = np.zeros_like(seen.dense[0])
+    weight[supports.rows, supports.flat] = seen.dense[0][supports.rows, supports.flat]
+    choice = Choice([supports[label] for label in range(len(supports))], (weight, seen.dense[1]))
+    if not refit:
+        return Result(Found(choice))
+    learned = relearn(seen.rows, seen.dense, choice.supports, choice.head, seen.target, fixed=seen.unseen)
+    return Result(Found(choice, learned))
+
+
+def by_pursuit(
+    seen: Seen, sizes: Sequence[Checked], refit: bool, pool: int | None, show_progress: bool
+) -> Iterator[Result]:
+    """Choose by pursuit, a result for each size; statistics are taken once for all of them."""
+    boundary = Boundary(seen.rows, *seen.dense, seen.target)
+    if not boundary.margin:
+        log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
+    learn = partial(_learn, boundary, refit=refit, pool=pool, show_progress=show_progress)
+    check = Rows(seen.study[seen.check[0]], seen.check[1])
+    for size in sizes:
+        if isinstance(size, Auto):
+            result = _settle(seen, boundary, learn, size, check)
+        else:
+            found = learn(_counts(boundary, size))
+            result = Result(found, curve=_curve(boundary, check, found))
+        found = _sorted(result.found, boundary)
+        running = boundary.within(_used(boundary, found)) if pool else boundary
+        yield replace(result, found=found, trusted=trust(running, found.choice.supports, found.head))
+
+
+def _sorted(found: Found, boundary: Boundary) -> Found:
+    """Put each class's features in the order of weight times standard deviation, the most important first."""
+    spread = np.abs(found.head[0]) * boundary.moments.deviations()
+    rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(found.choice.supports, spread, strict=True)]
+    return replace(found, choice=Choice(rows, found.choice.head))
+
+
+def _counts(boundary: Boundary, size: int | float | Mean) -> Indices:
+    """Return (C,) how many features each class gets."""
+    n_classes = len(boundary.images)
+    if not isinstance(size, Mean):
+        return np.full(n_classes, int(size))
+    explained = helped(boundary, size.most or MOST)
+    return allocate(explained, round(size.k * (n_classes - len(boundary.unseen))), size.least, size.most)
+
+
+def _learn(
+    boundary: Boundary, counts: Indices, *, refit: bool, pool: int | None, show_progress: bool, rounds: int = ROUNDS
+) -> Found:
+    """Choose as many features as each class gets, and learn a head on them."""
+    n_classes, n_features = boundary.dense[0].shape
+    if pool is None and (counts >= n_features).all():
+        return Found(Choice([np.arange(n_features)] * n_classes, boundary.dense))
+    with progress(f"{counts.mean():.3g} features a class", rounds, "rounds", show=show_progress) as advance:
+        [choice] = boundary.choose(counts[None])
+        if pool:
+            free, learned = reselect(boundary, choice, rounds=1)
+            boundary = boundary.within(shared_pool(boundary, free.supports, learned.head, pool))
+            [choice] = boundary.choose(counts[None], learned.head)
+        return Found(*reselect(boundary, choice, rounds=rounds, advance=advance)) if refit else Found(choice)
+
+
+def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted: Auto, check: Rows) -> Result:
+    """Find the fewest features that keep the tolerance, and say what is promised, or why nothing is."""
+    if wanted.measure == "accuracy" and not seen.study[seen.check[0]].labelled:
+        raise SubspectError(
+            f"a tolerance of accuracy needs labels, and {seen.check[0]!r} has none; take measure 'fidelity'"
+        )
+    reason = _no_promise(seen, wanted)
+    promise = None if reason else Rows(seen.study[str(wanted.promise)])
+    skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows]) if promise else None
+    settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
+    chosen = settled.chosen
+    mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
+    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
+    if settled.met:
+        log.info("%s features a class lose %s", mean, loss)
+    else:
+        log.warning(
+            "no number of features up to %d a class keeps the tolerance of %g; the best: %s a class lose %s",
+            wanted.most,
+            wanted.tolerance,
+            mean,
+            loss,
+        )
+    log.info("promise: %s", settled.promise or f"none, {reason}")
+    auto = {
+        "tolerance": wanted.tolerance,
+        "measure": wanted.measure,
+        "met": settled.met,
+        "sized_on": seen.check,
+        "promise": settled.promise and {**asdict(settled.promise), "set": wanted.promise, "text": str(settled.promise)},
+        "no_promise": reason,
+    }
+    return Result(chosen.found, auto, curve=[_point(rung.found, boundary, rung.counts) for rung in settled.rungs])
+
+
+def _no_promise(seen: Seen, wanted: Auto) -> str | None:
+    """Return why nothing can be promised, or None."""
+    if wanted.promise is None:
+        return "since no images were named that neither the network nor the choice has seen"
+    promised, chosen, check = (seen.study[name] for name in (wanted.promise, seen.image_set, seen.check[0]))
+    if wanted.measure == "accuracy" and not promised.labelled:
+        return f"since {wanted.promise!r} has no labels"
+    if promised.name == "train":
+        return "since a network loses less on the images that it was trained on, 'train', than on others"
+    for other, what in ((chosen, "the features were chosen"), (check, "the number of features was chosen")):
+        if promised.manifest.fingerprint == other.manifest.fingerprint:
+            return f"since {what} on the images of {wanted.promise!r}"
+    return None
+
+
+def _curve(boundary: Boundary, check: Rows, found: Found) -> list[dict[str, Any]]:
+    """Return what some sizes cost before any refit, and what was found, on the images to measure on."""
+    n_classes, n_features = boundary.dense[0].shape
+    sizes = [k for k in LADDER if k <= min(n_features, MOST)]
+    tried = [Found(choice) for choice in boundary.choose(np.array([[k] * n_classes for k in sizes]))] + [found]
+    counts = count(check, [one.head for one in tried])
+    return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
+
+
+def _point(found: Found, boundary: Boundary, counts: Counts) -> dict[str, Any]:
+    n = counts.images
+    return {
+        "k": _mean(found, boundary),
+        "refit": found.learned is not None,
+        "images": n,
+        "fidelity": counts.agree / n,
+        "accuracy": counts.right / n,
+        "dense_accuracy": (counts.right + counts.lost - counts.won) / n,
+    }
+
+
+def _mean(found: Found, boundary: Boundary) -> float:
+    unseen = set(boundary.unseen)
+    return float(np.mean([len(s) for label, s in enumerate(found.choice.supports) if label not in unseen] or [0]))
+
+
+def _used(boundary: Boundary, found: Found) -> Indices:
+    unseen = set(boundary.unseen)
+    return np.unique(np.concatenate([s for label, s in enumerate(found.choice.supports) if label not in unseen]))
