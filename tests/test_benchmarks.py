@@ -33,3 +33,43 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {"what": "figure", "value": 79.7, "unit": "%", "bar": ">= 79.62", "met": True},
         {"what": "figure", "value": 79.7, "unit": "%", "bar": "<= 79.72", "met": True},
     ]
+
+
+def test_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pursuit finds planted supports, and a figure's mean over draws is held to its bar."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import solvers
+
+    monkeypatch.setattr(solvers, "SOLVERS", {})
+    figures = solvers.planted(4000, 32, 6, 2, seed=0)
+    assert figures["pursuit: recall"][0] == figures["pursuit: precision"][0] >= 95
+    assert figures["dense, learned: fidelity"][0] == figures["planted head: recall"][0] == 100
+    assert figures["largest |W|: accuracy"][0] <= figures["largest |W|, refit: accuracy"][0] + 1
+    assert figures["pursuit: accuracy"][0] > figures["dense, learned: accuracy"][0] - 5
+    low, high = ({"pursuit: recall": (value, "%")} for value in (94.0, 97.0))
+    [row] = solvers.table("planted", [low, high])
+    assert row.what == "planted pursuit: recall (94–97, 2 of 2 seeds)" and row.value == 95.5 and row.met
+
+
+def test_solver_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A solver's path comes back in the features' own units, ends where classes have enough features, or at the cap."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import _planted
+    import solvers
+
+    train = _planted.plant(500, 16, 3, 2, seed=0).train
+    steps = solvers.solve("scikit-learn", solvers.scikit_learn, train, 2)
+    assert solvers.mean_size(steps[-1].head) >= 2 > solvers.mean_size(steps[-2].head)
+    assert solvers.until(steps, 2) == steps[-1].seconds and solvers.until(steps, 17) == solvers.CAP
+    data = solvers.Data(train, train, steps[-1].head)
+    assert data.figures("", steps[-1].head)[": accuracy"][0] > 50
+    assert len(solvers.solve("scikit-learn", solvers.scikit_learn, train, 2, cap=0)) == 1
+    assert solvers.sizes(4.7, 10).sum() == 47
+
+
+def test_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import solvers
+
+    figures = solvers.large(images=400, features=32, classes=4, k=3)
+    assert len(figures) == 6 and all(value >= 0 for value, _ in figures.values())

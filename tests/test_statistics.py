@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from subspect import SubspectError
-from subspect.statistics import ClassSums, TopFeatures, TopImages, check_size, largest
+from subspect.statistics import ClassSums, Moments, TopFeatures, TopImages, WeightedMoments, check_size, largest
 
 Features = npt.NDArray[np.float32]
 D, C = 7, 3
@@ -169,3 +169,111 @@ def test_a_size_that_makes_no_sense(size: float) -> None:
 def test_other_sizes_do_not_merge() -> None:
     with pytest.raises(SubspectError, match=r"cannot merge statistics of 3 classes, 7 features and sizes \[2\]"):
         TopFeatures(C, D, [2]).merge(TopFeatures(C, D, [3]))
+
+
+floats = st.floats(-100, 100, width=32)
+wide = st.integers(0, 12).flatmap(lambda n: arrays(np.float32, (n, D), elements=floats))
+CHOICES = np.array([[0, 2, 5], [6, 1, 3]])  # three features for each of two classes
+
+
+def weighted(x: Features, place: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A weight and a pull for every image, of which a few are zero."""
+    generator = np.random.default_rng([place, len(x)])
+    return generator.integers(0, 4, len(x)) / 2, generator.standard_normal(len(x))
+
+
+def moments_of(x: Features) -> Moments:
+    moments = Moments(D)
+    moments.update(x)
+    return moments
+
+
+def weighted_moments_of(x: Features, rows: slice = slice(None), at: tuple[int, ...] = ()) -> WeightedMoments:
+    """The moments of some rows, in pieces."""
+    moments = WeightedMoments(CHOICES)
+    for place, chosen in enumerate(CHOICES):
+        weights, pulls = weighted(x, place)
+        pieces = (np.split(each[rows], at) for each in (x[:, chosen], weights, pulls))
+        for piece in zip(*pieces, strict=True):
+            moments.update(place, *piece)
+    return moments
+
+
+def assert_same_moments(one: Moments | WeightedMoments, other: Moments | WeightedMoments) -> None:
+    assert vars(one).keys() == vars(other).keys()
+    for name, value in vars(one).items():
+        assert np.allclose(value, vars(other)[name], rtol=1e-9, atol=1e-6), name
+
+
+@given(wide)
+def test_moments_are_sums_of_products(x: Features) -> None:
+    moments, exact = moments_of(x), x.astype(np.float64)
+    assert moments.images == len(x)
+    assert np.allclose(moments.sums, exact.sum(axis=0))
+    assert np.allclose(moments.products, np.einsum("ij,ik->jk", exact, exact))
+    assert moments.sums.dtype == moments.products.dtype == np.float64
+
+
+def test_moments_are_summed_in_float64() -> None:
+    x = np.full((3, D), 4097, np.float32)  # the square takes 25 bits, one more than float32 has
+    assert (moments_of(x).products == 3 * 4097**2).all()
+    moments = WeightedMoments(CHOICES[:1])
+    moments.update(0, x[:, :3], np.ones(3), np.ones(3))
+    assert (moments.products == 3 * 4097**2).all()
+
+
+@given(wide.filter(len))
+def test_deviations_are_numpys(x: Features) -> None:
+    assert np.allclose(moments_of(x).deviations(), x.astype(np.float64).std(axis=0), rtol=1e-6, atol=1e-4)
+
+
+def test_deviations_of_few_or_equal_images_are_zero() -> None:
+    assert not Moments(D).deviations().any()
+    assert not moments_of(np.full((1, D), 0.1, np.float32)).deviations().any()
+    assert np.allclose(moments_of(np.full((1000, D), 0.1, np.float32)).deviations(), 0, atol=1e-8)
+
+
+@given(wide)
+def test_weighted_moments_are_sums_of_products(x: Features) -> None:
+    moments = weighted_moments_of(x)
+    for place, chosen in enumerate(CHOICES):
+        weights, pulls = weighted(x, place)
+        exact = x[:, chosen].astype(np.float64)
+        assert moments.weight[place] == pytest.approx(weights.sum())
+        assert moments.target[place] == pytest.approx(pulls.sum())
+        assert np.allclose(moments.sums[place], np.einsum("i,ij->j", weights, exact))
+        assert np.allclose(moments.moments[place], np.einsum("i,ij->j", pulls, exact))
+        assert np.allclose(moments.products[place], np.einsum("i,ij,ik->jk", weights, exact, exact), atol=1e-6)
+
+
+@given(wide, st.lists(st.integers(0, 12), max_size=4).map(sorted))
+def test_updates_by_pieces_are_one_update(x: Features, at: list[int]) -> None:
+    pieces = Moments(D)
+    for piece in np.split(x, at):
+        pieces.update(piece)
+    assert_same_moments(pieces, moments_of(x))
+    assert_same_moments(weighted_moments_of(x, at=tuple(at)), weighted_moments_of(x))
+
+
+@given(wide)
+def test_merging_moments_is_associative_and_order_free(x: Features) -> None:
+    cut = len(x) // 3
+    thirds = slice(0, cut), slice(cut, 2 * cut), slice(2 * cut, None)
+    a, b, c = (moments_of(x[rows]) for rows in thirds)
+    for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):
+        assert_same_moments(merged, moments_of(x))
+    d, e, f = (weighted_moments_of(x, rows) for rows in thirds)
+    for joined in (d.merge(e).merge(f), d.merge(e.merge(f)), f.merge(d).merge(e)):
+        assert_same_moments(joined, weighted_moments_of(x))
+
+
+def test_merging_leaves_what_was_merged_as_it_was() -> None:
+    x = np.random.default_rng(4).standard_normal((20, D)).astype(np.float32)
+    one, other = moments_of(x[:8]), moments_of(x[8:])
+    one.merge(other).update(x)
+    assert_same_moments(one, moments_of(x[:8]))
+    assert_same_moments(other, moments_of(x[8:]))
+    first, second = weighted_moments_of(x, slice(0, 8)), weighted_moments_of(x, slice(8, None))
+    first.merge(second).update(0, x[:, :3], *weighted(x, 0))
+    assert_same_moments(first, weighted_moments_of(x, slice(0, 8)))
+    assert_same_moments(second, weighted_moments_of(x, slice(8, None)))

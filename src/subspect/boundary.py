@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import softmax
 
 from subspect.errors import SubspectError
 from subspect.pursuit import Array, Indices, Quadratic, Step
-from subspect.rows import MEMORY, Block
+from subspect.rows import MEMORY, Block, workers
 from subspect.statistics import Moments, WeightedMoments
 
 Target = Literal["dense", "labels"]
@@ -130,19 +128,19 @@ class Boundary:
         weight, bias = head or (self.dense[0] - self.dense[0].mean(axis=0), self.dense[1] - self.dense[1].mean())
         pulls = self.moments.products @ weight.T + np.outer(self.moments.sums, bias)  # (d, C), of all images alike
         pull = weight @ self.moments.sums + self.moments.images * bias
-        group = max(1, self.memory // (8 * features.shape[1] ** 2 * (folds + (folds > 1))))
+        group = max(1, self.memory // (8 * max(1, features.shape[1] ** 2) * (folds + (folds > 1))))
         done: list[T] = []
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, len(weight), group):
-                near = [WeightedMoments(features[start : start + group]) for _ in range(folds)]
-                for block in self.blocks:
-                    self._update(near, start, block, head)
+        for start in range(0, len(weight), group):
+            near = [WeightedMoments(features[start : start + group]) for _ in range(folds)]
+            for block in self.blocks:
+                self._update(near, start, block, head)
 
-                def at(place: int, start: int = start, near: list[WeightedMoments] = near) -> T:
-                    label = start + place
-                    samples = [_sum(near, place, row) for row in times]
-                    return work([self._quadratic(label, one, pulls[:, label], pull[label]) for one in samples])
+            def at(place: int, start: int = start, near: list[WeightedMoments] = near) -> T:
+                label = start + place
+                samples = [_sum(near, place, row) for row in times]
+                return work([self._quadratic(label, one, pulls[:, label], pull[label]) for one in samples])
 
+            with workers() as pool:
                 done += pool.map(at, range(len(near[0].features)))
         return done
 
@@ -189,13 +187,19 @@ class Boundary:
         """Add what the images of a block say of the classes whose boundary they are near."""
         weights, pulls = self._weigh(block, head)
         folds = block.prints() % np.uint64(len(near)) if len(near) > 1 else np.zeros(len(weights))
-        for place, features in enumerate(near[0].features):
+
+        def at(place: int) -> None:
+            features = near[0].features[place]
             w, pull = weights[:, start + place], pulls[:, start + place]
             close = (w > 0) | (pull != 0)
             whole = len(features) == block.features.shape[1]
             for fold, moments in enumerate(near):
                 rows = np.flatnonzero(close & (folds == fold))
                 moments.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
+
+        seen = [place for place in range(len(near[0].features)) if self.images[start + place]]
+        with workers() as pool:
+            list(pool.map(at, seen))
 
     def _weigh(self, block: Block, head: Head | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
@@ -236,7 +240,8 @@ class Boundary:
             return np.tile(self.pool, (n_classes, 1))
         ranks, size = self._ranks, self.candidates
         if head is not None:
-            ranks, size = np.where(head[0] != 0, -1, ranks), max(size // _FEWER, int((head[0] != 0).sum(axis=1).max()))
+            used = (head[0] != 0) & (self.images > 0)[:, None]  # a class without images has all, and nothing to choose
+            ranks, size = np.where(used, -1, ranks), max(size // _FEWER, int(used.sum(axis=1).max()))
         if size >= n_features:
             return np.tile(np.arange(n_features), (n_classes, 1))
         return np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, isfinite
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -33,6 +34,7 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 CONFIDENCE = 0.95
 MOST = 64  #: features for each class, unless told
 LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)  #: mean numbers of features tried
+_NONE = np.empty(0, np.int64)
 _HALVINGS = 4  # of the step between two rungs of the ladder
 _NUISANCE = 1e-3  # error rate spent on the share of images where exactly one network is right
 
@@ -44,7 +46,7 @@ class Mean:
     Attributes:
         k: the mean.
         least: no class gets fewer.
-        most: no class gets more; all features unless given.
+        most: no class gets more; unless given, twice the mean, or 64 if that is more.
     """
 
     k: float
@@ -93,10 +95,11 @@ def check_budget(size: Size, n_features: int, pool: int | None = None) -> Checke
     limit = n_features if pool is None else pool
     size = Auto() if size == "auto" else size
     if isinstance(size, Mean):
-        if not 1 <= size.least <= size.k <= (size.most or limit) <= limit:
+        usual = max(MOST, 2 * ceil(size.k)) if isfinite(size.k) else MOST
+        most = min(limit, usual) if size.most is None else size.most
+        if not 1 <= size.least <= size.k <= most <= limit:
             raise SubspectError(
-                f"a mean of {size.k:g} features needs 1 ≤ least ≤ mean ≤ most ≤ {limit}; got least {size.least} and most "
-                f"{size.most or limit}"
+                f"a mean of {size.k:g} features needs 1 ≤ least ≤ mean ≤ most ≤ {limit}; got least {size.least} and most {most}"
             )
         return size
     if isinstance(size, Auto):
@@ -164,7 +167,7 @@ def shared_pool(boundary: Boundary, supports: Sequence[Indices], head: Head, siz
         (size,) feature indices, ascending; fewer where the classes use fewer.
     """
     unseen = set(boundary.unseen)
-    used = np.unique(np.concatenate([s for label, s in enumerate(supports) if label not in unseen]))
+    used = np.unique(np.concatenate([_NONE, *(s for label, s in enumerate(supports) if label not in unseen)]))
     most = max(size, int(np.sqrt(boundary.memory / (8 * len(supports)))))
     if len(used) > most:  # too many for the memory: begin with those that move the logits most
         spread = np.abs(head[0][:, used]).sum(axis=0) * boundary.moments.deviations()[used]
@@ -286,12 +289,11 @@ def most_lost(lost: int, won: int, n: int, confidence: float = CONFIDENCE) -> fl
     either = lost + won
     low = float(beta.ppf(_NUISANCE / 2, either, n - either + 1)) if either else 0.0
     high = float(beta.ppf(1 - _NUISANCE / 2, either + 1, n - either)) if either < n else 1.0
-    sums = np.linspace(low, high, 33)
     least, most = (lost - won) / n, 1.0
     while most - least > 1e-6:
         middle = (least + most) / 2
-        usable = sums[sums >= abs(middle)]
-        chance = max((_chance(lost - won, n, total, middle) for total in usable), default=0.0)
+        sums = np.linspace(max(low, abs(middle)), high, 33) if abs(middle) <= high else np.empty(0)
+        chance = max((_chance(lost - won, n, float(total), middle) for total in sums), default=0.0)
         least, most = (middle, most) if chance + _NUISANCE > 1 - confidence else (least, middle)
     return most
 

@@ -81,6 +81,7 @@ def run(
         SubspectError: anything that doesn't fit; what was stored so far stays.
     """
     sets = {"train": open_images(images, "train")}
+    k = Auto() if k == "auto" else k
     if test is not None:
         sets["test"] = open_images(test, "test")
     if promise is not None:

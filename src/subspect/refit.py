@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import torch
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import entr, logsumexp, softmax
+from scipy.special import entr, softmax
 
 from subspect.boundary import FLOOR, Boundary, Choice, Head, Target, logits
 from subspect.errors import SubspectError
 from subspect.pursuit import Array, Indices
-from subspect.rows import MEMORY, Block
+from subspect.rows import MEMORY, Block, workers
 
 log = logging.getLogger("subspect")
 T = TypeVar("T")
@@ -38,6 +36,7 @@ ROUNDS = 5  #: of choosing features anew
 _ROUGH = 1e-4  # tolerance between rounds
 _STEPS = 500
 _ROWS = 4096  # images handled at a time
+_FILL = 32  # up to so many times the entries of the supports, a full matrix product is faster than one for each class
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,8 @@ def refit(
     if slope > tolerance and found.nit >= _STEPS:
         log.warning("refit: after %d steps the gradient is %.1e, not yet %.0e", found.nit, slope, tolerance)
     weight, bias = problem.head(found.x)
-    return Refit(weight, bias, float(found.fun), int(found.nit), slope <= tolerance)
+    ridge = _RIDGE / 2 * float(found.x @ found.x)
+    return Refit(weight, bias, float(found.fun) - ridge, int(found.nit), slope <= tolerance)
 
 
 def reselect(
@@ -142,7 +142,7 @@ def _key(choice: Choice) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Some images: the features (u, r) of all supports together, feature by feature, and the fixed classes' logits (f, r)."""
+    """Some images: the features (u + 1, r) of all supports together and a row of ones; the fixed classes' logits (f, r)."""
 
     features: Array
     fixed: Array
@@ -164,9 +164,12 @@ class _Problem:
         self.start, self.supports, self.fixed = start, supports, sorted(set(fixed))
         self.free = [label for label in range(len(supports)) if label not in self.fixed]
         self.union = np.unique(np.concatenate([np.empty(0, np.int64), *(supports[label] for label in self.free)]))
-        self.places = [np.searchsorted(self.union, supports[label]) for label in self.free]
-        ends = np.cumsum([len(places) + 1 for places in self.places]).tolist()
-        self.parts = [slice(end - len(places) - 1, end) for end, places in zip(ends, self.places, strict=True)]
+        # A class's places in a piece's features; the last, beyond the union, is the row of ones that carries the bias.
+        self.places = [np.append(np.searchsorted(self.union, supports[label]), len(self.union)) for label in self.free]
+        sizes = [len(places) for places in self.places]
+        self.parts = [slice(end - size, end) for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True)]
+        self.entries = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.empty(0, np.int64), *self.places])
+        self.full = len(self.free) * (len(self.union) + 1) <= _FILL * sum(sizes)
         self.begin = np.concatenate(
             [np.empty(0), *(np.append(start[0][label, supports[label]], start[1][label]) for label in self.free)]
         )
@@ -205,7 +208,7 @@ class _Problem:
 
     def _prepare(self, dense: Head, target: Target) -> list[Array]:
         """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
-        curvatures = [np.zeros((len(places) + 1, len(places) + 1)) for places in self.places]
+        curvatures = [np.zeros((len(places), len(places))) for places in self.places]
         pieces = self._pieces()
         for block in self.blocks:
             said = logits(block, dense).astype(np.float64)
@@ -223,29 +226,40 @@ class _Problem:
         self.constant -= float((wanted[self.fixed] * piece.fixed).sum())
         q = softmax(self._logits(self.begin, piece), axis=0)
         weights = q * (1 - q) + FLOOR
-        for c, label in enumerate(self.free):
-            x = self._bordered(piece, c)
+
+        def at(c: int) -> None:
+            x, label = piece.features[self.places[c]], self.free[c]
             self.wanted[self.parts[c]] += x @ wanted[label]
             curvatures[c] += (x * weights[label]) @ x.T
+
+        with workers() as pool:
+            list(pool.map(at, range(len(self.free))))
 
     def _normaliser(self, theta: Array, piece: _Piece) -> tuple[float, Array]:
         """Return the sum over images of logsumexp(z), and its gradient."""
         z = self._logits(theta, piece)
-        total = logsumexp(z, axis=0)
-        q = np.exp(z - total)
-        gradient = [self._bordered(piece, c) @ q[label] for c, label in enumerate(self.free)]
-        return float(total.sum()), np.concatenate(gradient)
+        largest = z.max(axis=0)
+        q = np.exp(z - largest)
+        total = q.sum(axis=0)
+        q /= total
+        loss = float((largest + np.log(total)).sum())
+        if self.full:
+            return loss, (q[self.free] @ piece.features.T)[self.entries]
+        return loss, np.concatenate(
+            [piece.features[places] @ q[label] for places, label in zip(self.places, self.free, strict=True)]
+        )
 
     def _logits(self, theta: Array, piece: _Piece) -> Array:
         z = np.empty((len(self.supports), piece.features.shape[1]))
         z[self.fixed] = piece.fixed
-        for c, label in enumerate(self.free):
-            part = theta[self.parts[c]]
-            z[label] = part[:-1] @ piece.features[self.places[c]] + part[-1]
+        if self.full:
+            weight = np.zeros((len(self.free), len(piece.features)))
+            weight[self.entries] = theta
+            z[self.free] = weight @ piece.features
+        else:
+            for places, part, label in zip(self.places, self.parts, self.free, strict=True):
+                z[label] = theta[part] @ piece.features[places]
         return z
-
-    def _bordered(self, piece: _Piece, c: int) -> Array:
-        return np.vstack([piece.features[self.places[c]], np.ones(piece.features.shape[1])])
 
     def _pieces(self) -> Iterator[_Piece]:
         """Cut the blocks into pieces, and keep them where all of them fit the memory."""
@@ -258,7 +272,9 @@ class _Problem:
             for start in range(0, len(block.labels), _ROWS):
                 x = block.features[start : start + _ROWS]
                 fixed = [x @ self.start[0][label] + self.start[1][label] for label in self.fixed]
-                piece = _Piece(x[:, self.union].T.astype(np.float64, order="C"), np.array(fixed).reshape(-1, len(x)))
+                features = np.ones((len(self.union) + 1, len(x)))
+                features[:-1] = x[:, self.union].T
+                piece = _Piece(features, np.array(fixed).reshape(-1, len(x)))
                 size += piece.features.nbytes + piece.fixed.nbytes
                 kept = [*kept, piece] if kept is not None and size <= self.memory else None
                 yield piece
@@ -268,7 +284,7 @@ class _Problem:
         if self.kept is None:
             yield from map(work, self._pieces())
         else:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            with workers() as pool:
                 yield from pool.map(work, self.kept)
 
 

@@ -7,10 +7,14 @@ that matrix products like; they are kept in memory where all of them fit the sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits
 
 from subspect.study import Chunk, ImageSet, Part
 
@@ -32,6 +36,13 @@ class Block:
         factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
         total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
         return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+
+
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Run small matrix products in several threads, each product in one: nested threads would wait for each other."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield pool
 
 
 class Rows:

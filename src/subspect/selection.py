@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from subspect.statistics import ClassSums, TopFeatures
 from subspect.study import Part, Study
 from subspect.supports import Supports
 
+_CURVE = 32  # features for each class at which the curve ends
 _FEW_ROUNDS = 2  # of choosing anew, for each size that is tried
 log = logging.getLogger("subspect")
 
@@ -101,7 +103,7 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target)
         SubspectError: no such image set, or labels are asked for where there are none.
     """
     promised = {size.promise for size in sizes if isinstance(size, Auto) and size.promise}
-    names = [name for name in study.set_names if name not in promised or name == on]
+    names = [name for name in study.set_names if name not in promised or name in ("train", on)] or study.set_names
     if on is None and not names and not study.unfinished:
         raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
     unfinished_train = "train" in study.unfinished and on is None
@@ -148,17 +150,28 @@ def by_pursuit(
     boundary = Boundary(seen.rows, *seen.dense, seen.target)
     if not boundary.margin:
         log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
-    learn = partial(_learn, boundary, refit=refit, pool=pool, show_progress=show_progress)
     check = Rows(seen.study[seen.check[0]], seen.check[1])
-    for size in sizes:
-        if isinstance(size, Auto):
-            result = _settle(seen, boundary, learn, size, check)
-        else:
-            found = learn(_counts(boundary, size))
-            result = Result(found, curve=_curve(boundary, check, found))
-        found = _sorted(result.found, boundary)
-        running = boundary.within(_used(boundary, found)) if pool else boundary
-        yield replace(result, found=found, trusted=trust(running, found.choice.supports, found.head))
+    with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
+        learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
+        ladder = [] if pool or all(isinstance(size, Auto) for size in sizes) else _ladder(boundary, check)
+        for size in sizes:
+            if isinstance(size, Auto):
+                result = _settle(seen, boundary, learn, size, check)
+            else:
+                found = learn(_counts(boundary, size))
+                [counts] = count(check, [found.head])
+                result = Result(found, curve=[*ladder, _point(found, boundary, counts)] if ladder else [])
+            found = _sorted(result.found, boundary)
+            running = boundary.within(_used(boundary, found)) if pool else boundary
+            yield replace(result, found=found, trusted=trust(running, found.choice.supports, found.head))
+            advance(1)
+
+
+def _steps(size: Checked) -> int:
+    """Estimate the steps until a size is done: a choice, the rounds after it, and the look at how far to trust it."""
+    if isinstance(size, Auto):
+        return (sum(k <= size.most for k in LADDER) // 2) * (1 + _FEW_ROUNDS) + 1
+    return 1 + ROUNDS + 1
 
 
 def _sorted(found: Found, boundary: Boundary) -> Found:
@@ -173,24 +186,30 @@ def _counts(boundary: Boundary, size: int | float | Mean) -> Indices:
     n_classes = len(boundary.images)
     if not isinstance(size, Mean):
         return np.full(n_classes, int(size))
-    explained = helped(boundary, size.most or MOST)
-    return allocate(explained, round(size.k * (n_classes - len(boundary.unseen))), size.least, size.most)
+    most = size.most or min(boundary.dense[0].shape[1], max(MOST, 2 * ceil(size.k)))
+    return allocate(helped(boundary, most), round(size.k * (n_classes - len(boundary.unseen))), size.least, most)
 
 
 def _learn(
-    boundary: Boundary, counts: Indices, *, refit: bool, pool: int | None, show_progress: bool, rounds: int = ROUNDS
+    boundary: Boundary,
+    counts: Indices,
+    *,
+    refit: bool,
+    pool: int | None,
+    advance: Callable[[int], object],
+    rounds: int = ROUNDS,
 ) -> Found:
     """Choose as many features as each class gets, and learn a head on them."""
     n_classes, n_features = boundary.dense[0].shape
     if pool is None and (counts >= n_features).all():
         return Found(Choice([np.arange(n_features)] * n_classes, boundary.dense))
-    with progress(f"{counts.mean():.3g} features a class", rounds, "rounds", show=show_progress) as advance:
-        [choice] = boundary.choose(counts[None])
-        if pool:
-            free, learned = reselect(boundary, choice, rounds=1)
-            boundary = boundary.within(shared_pool(boundary, free.supports, learned.head, pool))
-            [choice] = boundary.choose(counts[None], learned.head)
-        return Found(*reselect(boundary, choice, rounds=rounds, advance=advance)) if refit else Found(choice)
+    [choice] = boundary.choose(counts[None])
+    if pool:
+        free, learned = reselect(boundary, choice, rounds=1)
+        boundary = boundary.within(shared_pool(boundary, free.supports, learned.head, pool))
+        [choice] = boundary.choose(counts[None], learned.head)
+    advance(1)
+    return Found(*reselect(boundary, choice, rounds=rounds, advance=advance)) if refit else Found(choice)
 
 
 def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted: Auto, check: Rows) -> Result:
@@ -221,7 +240,7 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted:
         "tolerance": wanted.tolerance,
         "measure": wanted.measure,
         "met": settled.met,
-        "sized_on": seen.check,
+        "sized_on": list(seen.check),
         "promise": settled.promise and {**asdict(settled.promise), "set": wanted.promise, "text": str(settled.promise)},
         "no_promise": reason,
     }
@@ -243,11 +262,11 @@ def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     return None
 
 
-def _curve(boundary: Boundary, check: Rows, found: Found) -> list[dict[str, Any]]:
-    """Return what some sizes cost before any refit, and what was found, on the images to measure on."""
+def _ladder(boundary: Boundary, check: Rows) -> list[dict[str, Any]]:
+    """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
     n_classes, n_features = boundary.dense[0].shape
-    sizes = [k for k in LADDER if k <= min(n_features, MOST)]
-    tried = [Found(choice) for choice in boundary.choose(np.array([[k] * n_classes for k in sizes]))] + [found]
+    sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
+    tried = [Found(choice) for choice in boundary.choose(np.array([[k] * n_classes for k in sizes]))]
     counts = count(check, [one.head for one in tried])
     return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
 
@@ -271,4 +290,5 @@ def _mean(found: Found, boundary: Boundary) -> float:
 
 def _used(boundary: Boundary, found: Found) -> Indices:
     unseen = set(boundary.unseen)
-    return np.unique(np.concatenate([s for label, s in enumerate(found.choice.supports) if label not in unseen]))
+    rows = [s for label, s in enumerate(found.choice.supports) if label not in unseen]
+    return np.unique(np.concatenate(rows or [np.empty(0, np.int64)]))

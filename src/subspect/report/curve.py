@@ -21,9 +21,10 @@ _TICKS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128, 256, 512, 1024, 2048)
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the chart: its name, and the places of its points in pixels."""
+    """One line of the chart: its name, whether it is after refit, and the places of its points in pixels."""
 
     name: str
+    refit: bool
     points: tuple[tuple[float, float], ...]
 
     @property
@@ -55,7 +56,12 @@ def curve_svg(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False) -
     Args:
         curve: points with k, fidelity, accuracy, dense_accuracy and refit, at least one.
         standalone: whether the picture carries its own colours, instead of a page's.
+
+    Returns:
+        The SVG; nothing where no class has any feature.
     """
+    if not any(point["k"] > 0 for point in curve):
+        return ""
     points = sorted((point for point in curve if point["k"] > 0), key=lambda point: float(point["k"]))
     dense = float(points[0]["dense_accuracy"])
     values = [float(point[name]) for point in points for name in ("fidelity", "accuracy")]
@@ -71,7 +77,7 @@ def curve_svg(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False) -
 
     def line(name: str, refit: bool) -> Line:
         chosen = [point for point in points if bool(point["refit"]) == refit]
-        return Line(name, tuple((x(float(point["k"])), y(float(point[name]))) for point in chosen))
+        return Line(name, refit, tuple((x(float(point["k"])), y(float(point[name]))) for point in chosen))
 
     gap = 20 if low < 0.5 else 10 if low < 0.8 else 5 if low < 0.9 else 2
     end = points[-1]

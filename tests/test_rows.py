@@ -1,0 +1,181 @@
+"""Blocks against the study's own chunks, and how often those are read."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import subspect
+from conftest import Tiny
+from subspect.rows import Block, Rows
+from subspect.study import Chunk, ImageSet, Part, in_part
+
+PARTS: tuple[Part, ...] = ("all", "80 %", "20 %")
+IMAGES, SHARD = 120, 16
+ROW = 6 * 4  # bytes of an image's features
+
+
+@pytest.fixture
+def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+    """120 images with six features in eight shards."""
+    monkeypatch.setattr(sys.modules["subspect.observe"], "_SHARD_IMAGES", SHARD)
+    study: subspect.Study = request.getfixturevalue("study")
+    assert len(study["train"]) == IMAGES and study["train"].manifest.n_shards == 8
+    return study["train"]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards read, in order."""
+    names: list[str] = []
+    read = sys.modules["subspect.study"].read_shard
+
+    def noted(path: Path) -> Chunk:
+        names.append(path.name)
+        chunk: Chunk = read(path)
+        return chunk
+
+    monkeypatch.setattr("subspect.study.read_shard", noted)
+    return names
+
+
+def gone_through(rows: Rows) -> list[Block]:
+    return list(iter(rows))
+
+
+def joined(blocks: list[Block] | list[Chunk]) -> tuple[list[list[float]], list[int], list[int]]:
+    return (
+        [row for block in blocks for row in block.features.tolist()],
+        [label for block in blocks for label in block.labels.tolist()],
+        [label for block in blocks for label in block.predictions.tolist()],
+    )
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("block", [1, 40 * ROW, 1 << 26])
+def test_blocks_are_the_chunks_joined(
+    image_set: ImageSet, part: Part, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", block)
+    rows = Rows(image_set, part)
+    expected = joined(list(image_set.chunks(part)))
+    for _ in range(2):
+        blocks = gone_through(rows)
+        assert joined(blocks) == expected
+        assert {found.features.dtype for found in blocks} == {np.dtype(np.float32)}
+        assert {found.labels.dtype for found in blocks} == {np.dtype(np.int64)}
+    assert len(rows) == len(expected[0])
+    if part == "all":
+        sizes = {1: [SHARD] * 7 + [8], 40 * ROW: [3 * SHARD, 3 * SHARD, 24], 1 << 26: [IMAGES]}
+        assert [len(found.labels) for found in blocks] == sizes[block]
+
+
+def test_a_block_is_full_at_its_size(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more, size in ((0, 2 * SHARD), (1, 3 * SHARD)):
+        monkeypatch.setattr("subspect.rows._BLOCK", 2 * SHARD * ROW + more)
+        assert len(next(iter(Rows(image_set))).labels) == size
+
+
+def test_the_two_parts_hold_every_image_once(image_set: ImageSet) -> None:
+    chunks = list(image_set.chunks())
+    first = in_part([id for chunk in chunks for id in chunk.ids], "80 %")
+    features, labels, predictions = (np.array(values) for values in joined(chunks))
+    for part, own in (("80 %", first), ("20 %", ~first)):
+        found = joined(gone_through(Rows(image_set, part)))  # type: ignore[arg-type]
+        assert found == (features[own].tolist(), labels[own].tolist(), predictions[own].tolist())
+    assert 0 < (~first).sum() < IMAGES / 2
+
+
+def test_what_fits_the_memory_is_read_once(
+    image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", 40 * ROW)
+    shards = [f"{index:05d}.arrow" for index in range(8)]
+    rows = Rows(image_set, memory=IMAGES * ROW)
+    first, second = gone_through(rows), gone_through(rows)
+    assert reads == shards
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    assert len(rows) == IMAGES and reads == shards
+
+
+def test_what_does_not_fit_is_read_anew(image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", 40 * ROW)
+    shards = [f"{index:05d}.arrow" for index in range(8)]
+    expected = joined(gone_through(Rows(image_set)))
+    for memory in (0, 50 * ROW, IMAGES * ROW - 1):
+        rows = Rows(image_set, memory=memory)
+        reads.clear()
+        assert joined(gone_through(rows)) == expected and joined(gone_through(rows)) == expected
+        assert reads == shards * 2
+
+
+def test_only_features_of_the_part_count_as_memory(image_set: ImageSet, reads: list[str]) -> None:
+    own = len(Rows(image_set, "20 %"))
+    reads.clear()
+    for memory, passes in ((own * ROW, 1), (own * ROW - 1, 2)):
+        rows = Rows(image_set, "20 %", memory)
+        assert joined(gone_through(rows)) == joined(gone_through(rows))
+        assert len(reads) == 8 * passes
+        reads.clear()
+
+
+def test_what_is_kept_needs_no_files(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    rows = Rows(image_set)
+    expected = joined(gone_through(rows))
+    assert all(block.features.flags.owndata for block in rows)  # no memory map, which Linux keeps for deleted files
+    shutil.rmtree(image_set.folder)
+    assert joined(gone_through(rows)) == expected
+
+
+def test_a_pass_that_stops_early_keeps_nothing(
+    image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    rows = Rows(image_set)
+    for _ in zip(range(3), rows, strict=False):
+        pass
+    assert len(gone_through(rows)) == 8
+    reads.clear()
+    assert len(gone_through(rows)) == 8 and not reads
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_two_passes_may_run_side_by_side(image_set: ImageSet, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    rows = Rows(image_set, memory=memory)
+    expected = joined(gone_through(Rows(image_set)))
+    one, other = zip(*zip(rows, rows, strict=True), strict=True)
+    assert joined(list(one)) == joined(list(other)) == joined(gone_through(rows)) == expected
+
+
+def test_a_part_may_be_empty(tiny: Tiny, tmp_path: Path) -> None:
+    study = subspect.observe(subspect.Network(tiny), (np.zeros((1, 3, 8, 8), np.float32), [0]), tmp_path / "study")
+    parts = [Rows(study["train"], part) for part in PARTS[1:]]
+    empty, full = sorted(parts, key=len)
+    assert (len(empty), len(full)) == (0, 1)
+    assert [block.features.shape for block in empty] == [(0, 6)]
+
+
+def test_the_print_of_an_image_is_its_features_alone() -> None:
+    x = np.random.default_rng(0).standard_normal((1000, 6)).astype(np.float32)
+    x[500] = x[3]
+    order = np.random.default_rng(1).permutation(1000)
+
+    def prints(features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+        nothing = np.zeros(len(features), np.int64)
+        return Block(features, nothing, nothing).prints()
+
+    found = prints(x)
+    assert len(np.unique(found)) == 999 and found[500] == found[3]
+    assert np.array_equal(prints(x[order]), found[order])
+    assert np.array_equal(prints(np.asfortranarray(x[:7])), found[:7])
+    assert np.array_equal(prints(x[123:124]), found[123:124])
+    for folds in (2, 3, 8):
+        share = np.bincount((found % np.uint64(folds)).astype(np.int64), minlength=folds) / 1000
+        assert np.allclose(share, 1 / folds, atol=4 * np.sqrt(1 / folds / 1000))
