@@ -261,7 +261,6 @@ def test_a_decomposition_without_a_curve(study: Study, tmp_path: Path) -> None:
     assert not (tmp_path / "curve.svg").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="an empty file is written")
 def test_a_curve_of_nothing_is_no_figure(study: Study, tmp_path: Path) -> None:
     made = replace(decompose(study, 2), curve=(point(0, 0.3, 0.3),))
     with pytest.raises(SubspectError, match="has no curve of cost against k"):

@@ -352,7 +352,6 @@ def test_all_classes_draw_from_one_pool(wide: Study, size: Size) -> None:
         assert agreeing(made, wide, "test") < agreeing(free, wide, "test")
 
 
-@pytest.mark.xfail(strict=True, reason="classes are handed more than the pool has, and lose it without a word")
 def test_a_mean_is_reached_within_a_pool(tmp_path: Path) -> None:
     weight = 0.02 * np.random.default_rng(0).standard_normal((4, 30))
     weight[0, :12] += 1

@@ -345,7 +345,6 @@ def test_all_features_leave_none_to_stand_in() -> None:
         assert one.substitutes.tolist() == [[-1] * MOST] * 4
 
 
-@pytest.mark.xfail(strict=True, reason="substitutes divides by the variance that such a feature doesn't have")
 @pytest.mark.parametrize("kind", ["dead", "twice"])
 def test_a_support_with_a_feature_that_says_nothing_of_its_own(kind: str) -> None:
     x, labels, dense = make(10)

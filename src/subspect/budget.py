@@ -57,6 +57,10 @@ class Mean:
         limits = "" if (self.least, self.most) == (1, None) else f"-{self.least}-{self.most or 'all'}"
         return f"mean{self.k:g}{limits}"
 
+    def limit(self, features: int) -> int:
+        """Return the most that a class gets of so many features."""
+        return min(features, max(MOST, 2 * ceil(self.k))) if self.most is None else self.most
+
 
 @dataclass(frozen=True)
 class Auto:
@@ -95,8 +99,7 @@ def check_budget(size: Size, n_features: int, pool: int | None = None) -> Checke
     limit = n_features if pool is None else pool
     size = Auto() if size == "auto" else size
     if isinstance(size, Mean):
-        usual = max(MOST, 2 * ceil(size.k)) if isfinite(size.k) else MOST
-        most = min(limit, usual) if size.most is None else size.most
+        most = size.limit(limit) if isfinite(size.k) else limit
         if not 1 <= size.least <= size.k <= most <= limit:
             raise SubspectError(
                 f"a mean of {size.k:g} features needs 1 ≤ least ≤ mean ≤ most ≤ {limit}; got least {size.least} and most {most}"
@@ -192,8 +195,7 @@ class _User:
     def __init__(self, problem: Quadratic, support: Indices) -> None:
         self.weight = problem.weight
         self.factor = Factor(problem.gram, problem.moments, len(support))
-        for place in np.searchsorted(problem.features, support):
-            self.factor.add(int(place))
+        self.factor.take(np.searchsorted(problem.features, support))
         self._known: tuple[Array, Indices] | None = None
 
     def worth(self, pool: npt.NDArray[np.bool_]) -> Array:

@@ -125,6 +125,12 @@ class Factor:
         self.add(best)
         return True
 
+    def take(self, features: Indices) -> None:
+        """Take features into the support, but for those that depend linearly on the ones before."""
+        for feature in features.tolist():
+            if self.left[feature] > self.least[feature]:
+                self.add(feature)
+
     def swap(self) -> bool:
         """Exchange the member and the outsider that lower the loss most; tell whether there were such."""
         gains, costs = self.exchanges()

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from subspect import influence
 from subspect.boundary import Boundary, Choice, Head, Target
 from subspect.budget import (
     LADDER,
-    MOST,
     Auto,
     Checked,
     Counts,
@@ -158,7 +156,7 @@ def by_pursuit(
             if isinstance(size, Auto):
                 result = _settle(seen, boundary, learn, size, check)
             else:
-                found = learn(_counts(boundary, size))
+                found = learn(_counts(boundary, size, pool))
                 [counts] = count(check, [found.head])
                 result = Result(found, curve=[*ladder, _point(found, boundary, counts)] if ladder else [])
             found = _sorted(result.found, boundary)
@@ -181,12 +179,12 @@ def _sorted(found: Found, boundary: Boundary) -> Found:
     return replace(found, choice=Choice(rows, found.choice.head))
 
 
-def _counts(boundary: Boundary, size: int | float | Mean) -> Indices:
+def _counts(boundary: Boundary, size: int | float | Mean, pool: int | None) -> Indices:
     """Return (C,) how many features each class gets."""
     n_classes = len(boundary.images)
     if not isinstance(size, Mean):
         return np.full(n_classes, int(size))
-    most = size.most or min(boundary.dense[0].shape[1], max(MOST, 2 * ceil(size.k)))
+    most = size.limit(pool or boundary.dense[0].shape[1])
     return allocate(helped(boundary, most), round(size.k * (n_classes - len(boundary.unseen))), size.least, most)
 
 

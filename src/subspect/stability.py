@@ -71,19 +71,19 @@ def trust(boundary: Boundary, supports: list[Indices], head: Head, *, draws: int
 
 def substitutes(problem: Quadratic, support: Indices) -> tuple[Indices, npt.NDArray[np.float64]]:
     """Return (k, 3) the features that could best stand in for each of a support, and (k, 3) the share they make good."""
+    found, recovered = np.full((len(support), MOST), -1), np.zeros((len(support), MOST))
+    places = np.searchsorted(problem.features, support)
     factor = Factor(problem.gram, problem.moments, len(support))
-    for place in np.searchsorted(problem.features, support):
-        factor.add(int(place))
-    gains, costs = factor.exchanges()
-    shares = np.minimum(gains / np.where(costs > 0, costs, np.inf)[:, None], 1)[:, : len(problem.features)]
-    best = np.argsort(-shares, axis=1, kind="stable")[:, :MOST]
-    recovered = np.take_along_axis(shares, best, axis=1)
-    found = np.where(recovered >= LEAST, problem.features[best], -1)
-    room = ((0, 0), (0, MOST - found.shape[1]))
-    return (
-        np.pad(found, room, constant_values=-1),
-        np.pad(np.where(recovered >= LEAST, recovered, 0), room),
-    )
+    factor.take(places)
+    if factor.chosen:
+        gains, costs = factor.exchanges()
+        shares = np.minimum(gains / np.where(costs > 0, costs, np.inf)[:, None], 1)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :MOST]
+        share = np.take_along_axis(shares, best, axis=1)
+        able = np.flatnonzero(np.isin(places, factor.chosen)), slice(best.shape[1])
+        found[able] = np.where(share >= LEAST, problem.features[best], -1)
+        recovered[able] = np.where(share >= LEAST, share, 0)
+    return found, recovered
 
 
 def _last(problem: Quadratic, size: int) -> Indices:

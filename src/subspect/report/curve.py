@@ -42,7 +42,7 @@ def write_curve(decomposition: Decomposition, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".svg":
         raise SubspectError(f"the figure is SVG; name a file that ends in .svg, not {path.name!r}")
-    if not decomposition.curve:
+    if not any(point["k"] > 0 for point in decomposition.curve):
         raise SubspectError(
             f"{decomposition.name!r} has no curve of cost against k: method 'pursuit' makes one, on images held out"
         )
