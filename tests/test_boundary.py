@@ -13,7 +13,19 @@ from scipy.special import softmax
 from scipy.stats import rankdata
 
 from subspect import SubspectError
-from subspect.boundary import _FEWER, _NEAR, FLOOR, SHARPNESS, TARGETS, Boundary, Choice, Head, Target, logits
+from subspect.boundary import (
+    _FEWER,
+    _NEAR,
+    FLOOR,
+    SAMPLED,
+    SHARPNESS,
+    TARGETS,
+    Boundary,
+    Choice,
+    Head,
+    Target,
+    logits,
+)
 from subspect.pursuit import Quadratic
 from subspect.rows import Block
 
@@ -121,6 +133,32 @@ def test_every_class_is_weighed_as_the_formulas_say(target: Target, refitted: bo
         assert np.allclose(problem.gram, expected.gram, rtol=1e-10, atol=1e-10)
         assert np.allclose(problem.moments, expected.moments, rtol=1e-10, atol=1e-10)
         assert np.allclose(problem.mean, expected.mean, rtol=1e-10, atol=1e-10)
+
+
+def test_of_plenty_images_those_far_from_a_boundary_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels, dense = make(3, images=6000)
+    weights, targets = plainly(x, labels, dense, "dense", None)
+    exact = Boundary(cut(x, labels), *dense).each(lambda problem: problem)
+    for label, problem in enumerate(exact):
+        assert problem.weight == pytest.approx(squares(label, x, weights[:, label], targets[:, label]).weight)
+    monkeypatch.setattr("subspect.boundary.PLENTY", 6000)
+    sampled = Boundary(cut(x, labels, [1000]), *dense).each(lambda problem: problem)
+    prints = cut(x, labels)[0].prints()
+    for label, (problem, other) in enumerate(zip(sampled, exact, strict=True)):
+        drawn = np.full(len(x), FLOOR)
+        for image, hashed in enumerate(prints.tolist()):
+            beyond = weights[image, label] - FLOOR
+            chance = ((hashed >> 11) / 2**53 + (5**0.5 - 1) / 2 * label) % 1
+            if beyond > SAMPLED * chance:
+                drawn[image] += max(beyond, SAMPLED)
+        expected = squares(label, x, drawn, targets[:, label])
+        assert (problem.weight, problem.target) == pytest.approx((expected.weight, expected.target), rel=1e-10)
+        assert np.allclose(problem.gram, expected.gram, rtol=1e-10, atol=1e-10)
+        assert np.allclose(problem.moments, expected.moments, rtol=1e-10, atol=1e-10)
+        far = (weights[:, label] > FLOOR) & (weights[:, label] < SAMPLED)
+        assert np.count_nonzero((drawn > FLOOR) & far) < 0.6 * np.count_nonzero(far)
+        assert problem.weight != other.weight and problem.weight == pytest.approx(other.weight, rel=0.02)
+        assert np.allclose(problem.gram, other.gram, rtol=0.1, atol=0.03 * np.abs(other.gram).max())
 
 
 def test_images_far_from_a_boundary_keep_the_smallest_weight() -> None:
@@ -331,17 +369,20 @@ def test_little_memory_takes_more_passes_to_the_same_answer(target: Target) -> N
         assert np.array_equal(found.head[0], expected.head[0]) and np.array_equal(found.head[1], expected.head[1])
 
 
+@pytest.mark.parametrize("plenty", [0, 91])
 @pytest.mark.parametrize("target", TARGETS)
 @fast
 @given(seed=seeds, at=st.lists(st.integers(0, 90), max_size=6).map(sorted), curved=st.booleans())
 def test_neither_the_order_of_images_nor_their_blocks_matter(
-    target: Target, seed: int, at: list[int], curved: bool
+    target: Target, plenty: int, seed: int, at: list[int], curved: bool
 ) -> None:
     x, labels, dense = make(8)
     head = some_head(8, 4, 7) if curved else None
     order = np.random.default_rng(seed).permutation(90)
-    one = choose(Boundary(cut(x, labels), *dense, target), 3, head)
-    other = choose(Boundary(cut(x[order], labels[order], at), *dense, target), 3, head)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.boundary.PLENTY", plenty)
+        one = choose(Boundary(cut(x, labels), *dense, target), 3, head)
+        other = choose(Boundary(cut(x[order], labels[order], at), *dense, target), 3, head)
     assert [s.tolist() for s in one.supports] == [s.tolist() for s in other.supports]
     assert np.allclose(one.head[0], other.head[0], atol=1e-9) and np.allclose(one.head[1], other.head[1], atol=1e-9)
 

@@ -8,7 +8,9 @@ labels), the weight is ``q_c (1 − q_c) + ε`` and the target ``z_c + (p_c − 
 reweighted least squares (Green 1984).
 
 Every image has the weight ε, which takes one Gram matrix for all classes; the rest is added for each class from the few
-images near its boundary.
+images near its boundary. From 20,000 images on, a class takes a sample of those farther away: an image of weight w with the
+chance w / 0.1 and, if it is drawn, the weight 0.1, so that sums stay the same in expectation (Horvitz, Thompson 1952). A
+hash of the image's features draws, so that the order of images changes nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ T = TypeVar("T")
 
 SHARPNESS = 0.4  #: τ, as a share of the median margin
 FLOOR = 3e-4  #: ε, the weight of an image far from the boundary
+PLENTY = 20_000  #: images; from here on, those are sampled that weigh less than
+SAMPLED = 0.1
 CANDIDATES = 512  #: features that stay in the running for a class
 _FEWER = 4  # a head's own curvature is near enough to its optimum to do with a fourth of the candidates
 _NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly between whole numbers
 _NONE = np.empty(0, np.int64)
 _DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
 
@@ -85,11 +90,11 @@ class Boundary:
         self.blocks, self.target, self.memory = blocks, target, memory
         self.dense: Head = weight.astype(np.float64), bias.astype(np.float64)
         self.moments, self.images = Moments(weight.shape[1]), np.zeros(len(weight), np.int64)
-        margins = [np.empty(0, np.float32)]
+        margins = [np.empty(0)]
         for block in blocks:
             self.moments.update(block.features)
             self.images += np.bincount(block.labels, minlength=len(weight))
-            two = np.partition(logits(block, self.dense), -2, axis=1)[:, -2:]
+            two = np.partition(self._exactly(block), -2, axis=1)[:, -2:]
             margins.append(two[:, 1] - two[:, 0])
         if self.moments.images < 2:
             raise SubspectError(
@@ -203,9 +208,9 @@ class Boundary:
 
     def _weigh(self, block: Block, head: Head | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
-        dense = logits(block, self.dense).astype(np.float64)
         if head is None:
-            return self._by_margin(dense)
+            return self._by_margin(block)
+        dense = logits(block, self.dense).astype(np.float64)
         said = logits(block, head).astype(np.float64)
         q = softmax(said, axis=1)
         wanted = np.eye(q.shape[1])[block.labels] if self.target == "labels" else softmax(dense, axis=1)
@@ -213,12 +218,22 @@ class Boundary:
         near = (weights > _NEAR) | (np.abs(residual) > _NEAR)
         return np.where(near, weights, 0), np.where(near, weights * said + residual, 0)
 
-    def _by_margin(self, dense: Array) -> tuple[Array, Array]:
+    def _by_margin(self, block: Block) -> tuple[Array, Array]:
+        dense = self._exactly(block)
         two = np.partition(dense, -2, axis=1)[:, -2:]
         margins = dense - np.where(dense == two[:, 1:], two[:, :1], two[:, 1:])
         weights = np.exp(-np.abs(margins) / (SHARPNESS * self.margin)) if self.margin else np.ones_like(margins)
         weights[weights < FLOOR] = 0
+        if self.moments.images >= PLENTY:
+            chance = (block.prints() >> np.uint64(11)).astype(np.float64)[:, None] / 2**53 + _GOLDEN * np.arange(
+                dense.shape[1]
+            )
+            weights = np.where(weights > SAMPLED * (chance % 1), np.maximum(weights, SAMPLED), 0)
         return weights, weights * (dense - dense.mean(axis=1, keepdims=True))
+
+    def _exactly(self, block: Block) -> Array:
+        """Return (m, C) the dense logits; where they decide what is drawn, float32 would let the cut into blocks decide."""
+        return block.features @ self.dense[0].T + self.dense[1]
 
     def _quadratic(self, label: int, near: _Near, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
