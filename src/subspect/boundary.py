@@ -147,6 +147,7 @@ class Boundary:
 
             with workers() as pool:
                 done += pool.map(at, range(len(near[0].features)))
+            del near, at  # before the next group takes as much
         return done
 
     def paths(self, size: int, head: Head | None = None) -> list[list[Step]]:
