@@ -46,7 +46,7 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
         "contribution": subspect.decompose(study, 5, "contribution", on="train"),
         "published indices": published,
     }
-    costs = {name: subspect.evaluate(one, study, "test").overall for name, one in made.items()}
+    costs = {name: subspect.evaluate(study, one, "test").overall for name, one in made.items()}
     rows = row(
         "jpeg weights, dense, accuracy", 100 * costs["frequency"].dense_accuracy.value, "%", *around(88.16, ROOM)
     )
@@ -56,7 +56,7 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
         rows += row(f"jpeg weights, {name} k=5, KL", cost.divergence.value, "nats")
     for k in (5, 10, 20):
         for method in ("frequency", "contribution", "pursuit")[0 if k > 5 else 2 :]:
-            cost = subspect.evaluate(subspect.decompose(study, k, method, on="train"), study, "test").overall
+            cost = subspect.evaluate(study, subspect.decompose(study, k, method, on="train"), "test").overall
             rows += row(f"jpeg weights, {method} k={k}, accuracy", 100 * cost.accuracy.value, "%")
             rows += row(f"jpeg weights, {method} k={k}, fidelity", 100 * cost.fidelity.value, "%")
     original = observed(data / "weights/resnet20-12fca82f.th", images, work / "th", ("test",))

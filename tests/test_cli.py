@@ -75,7 +75,7 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
     value = parsed(again)
     assert value["fidelity"]["overall"]["images"] == 30 and len(value["decomposition"]["classes"]) == 3
     study = subspect.Study.open(tmp_path / "study")
-    fidelity = subspect.evaluate(subspect.load_decomposition(study), study)
+    fidelity = subspect.evaluate(study, subspect.load_decomposition(study))
     assert value["fidelity"]["overall"]["accuracy"]["value"] == fidelity.overall.accuracy.value
 
 

@@ -277,7 +277,7 @@ def test_the_curve_is_what_evaluation_says_of_each_size(study: Study) -> None:
         if one["k"] == 6:
             assert one["fidelity"] == 1 and one["accuracy"] == one["dense_accuracy"]
             continue
-        cost = evaluate(decompose(study, int(one["k"]), refit=one["refit"]), study).overall
+        cost = evaluate(study, decompose(study, int(one["k"]), refit=one["refit"])).overall
         assert one["images"] == cost.images == 45
         assert (one["fidelity"], one["accuracy"]) == pytest.approx((cost.fidelity.value, cost.accuracy.value))
         assert one["dense_accuracy"] == pytest.approx(cost.dense_accuracy.value)
@@ -353,7 +353,7 @@ def test_a_method_without_trust_has_no_such_columns(study: Study) -> None:
 
 
 def page(study: Study, made: Decomposition) -> str:
-    return " ".join(write_report(study, made, evaluate(made, study), images=False).read_text(encoding="utf-8").split())
+    return " ".join(write_report(study, made, evaluate(study, made), images=False).read_text(encoding="utf-8").split())
 
 
 def test_the_report_shows_stability_and_substitutes(study: Study) -> None:

@@ -47,7 +47,7 @@ def test_several_k_in_one_pass(study: Study) -> None:
 
 
 def test_with_all_features_nothing_changes(study: Study, tiny: Tiny) -> None:
-    fidelity = subspect.evaluate(decompose(study, 6), study).overall
+    fidelity = subspect.evaluate(study, decompose(study, 6)).overall
     assert fidelity.fidelity.value == 1 and fidelity.divergence.value < 1e-12
     assert fidelity.accuracy == fidelity.dense_accuracy
 
@@ -132,7 +132,7 @@ def test_a_class_without_images(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCa
         assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
         assert made.rows(2)[0].frequency == 0
     subspect.observe(subspect.Network(tiny), (torch.rand(9, 3, 8, 8), np.arange(9) % 3), tmp_path / "study", "test")
-    note = subspect.evaluate(decompose(study, 2), study).note
+    note = subspect.evaluate(study, decompose(study, 2)).note
     assert "3 are of classes that had no image to choose features on and keep their dense row" in note
 
 
@@ -188,7 +188,7 @@ def test_pursuit_learns_weights_of_its_own(study: Study) -> None:
     assert (made.name, raw.name) == ("pursuit-k2", "pursuit-k2-raw")
     assert made.history[1]["refit"] == "dense" and made.history[1]["converged"] and len(raw.history) == 1
     assert made.supports.sizes.tolist() == raw.supports.sizes.tolist() == [2, 2, 2]
-    divergences = [subspect.evaluate(one, study, "train").overall.divergence.value for one in (made, raw)]
+    divergences = [subspect.evaluate(study, one, "train").overall.divergence.value for one in (made, raw)]
     assert divergences[0] == pytest.approx(made.history[1]["loss"], abs=1e-5) and divergences[0] < divergences[1]
 
 
@@ -205,7 +205,7 @@ def test_the_most_important_feature_comes_first(study: Study) -> None:
 def test_any_support_can_be_refitted(study: Study, method: str, tmp_path: Path) -> None:
     kept, learned = decompose(study, 2, method), decompose(study, 2, method, refit=True)
     assert learned.name == f"{method}-k2-refit" and learned.supports == kept.supports
-    costs = [subspect.evaluate(one, study, "train").overall.divergence.value for one in (learned, kept)]
+    costs = [subspect.evaluate(study, one, "train").overall.divergence.value for one in (learned, kept)]
     assert costs[0] < costs[1]
     kept.supports.write(tmp_path / "mine.json")
     read = decompose_by_file(study, tmp_path / "mine.json", refit=True)
@@ -221,7 +221,7 @@ def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
             logits = one.layer()(torch.from_numpy(x))
         losses = {
             "labels": torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).item(),
-            "dense": subspect.evaluate(one, study, "train").overall.divergence.value,
+            "dense": subspect.evaluate(study, one, "train").overall.divergence.value,
         }
         target = one.history[0]["target"]
         assert losses[target] == pytest.approx(one.history[1]["loss"], abs=1e-5), better.name

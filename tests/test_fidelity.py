@@ -48,7 +48,7 @@ def wide(tmp_path: Path) -> tuple[Study, Tiny]:
 def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
     study, _ = wide
     decomposition = decompose(study, 3, "contribution")
-    fidelity = evaluate(decomposition, study)
+    fidelity = evaluate(study, decomposition)
     weight, bias = (tensor.numpy().astype(np.float64) for tensor in study.head())
     sparse = np.zeros_like(weight)
     for label in range(8):
@@ -83,7 +83,7 @@ def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
 
 
 def test_five_classes_or_fewer_have_no_top_5(study: Study) -> None:
-    overall = evaluate(decompose(study, 2), study).overall
+    overall = evaluate(study, decompose(study, 2)).overall
     assert overall.top5 is None and overall.dense_top5 is None
 
 
@@ -91,17 +91,17 @@ def test_a_single_set_is_split(tiny: Tiny, tmp_path: Path) -> None:
     images = torch.rand(100, 3, 8, 8)
     study = subspect.observe(subspect.Network(tiny), (images, np.arange(100) % 3), tmp_path / "study")
     decomposition = decompose(study, 2)
-    fidelity = evaluate(decomposition, study)
+    fidelity = evaluate(study, decomposition)
     ids = [id for chunk in study["train"].chunks("20 %") for id in chunk.ids]
     assert fidelity.overall.images == len(ids) and fidelity.held_out
     assert fidelity.note == f"{len(ids)} images of 'train', 20 % of it set apart by a hash of the image id"
     subspect.observe(subspect.Network(tiny), torch.rand(30, 3, 8, 8), tmp_path / "study", "val")
-    assert evaluate(decomposition, study).image_set == "val"
-    assert evaluate(decomposition, study, "train").part == "20 %"
+    assert evaluate(study, decomposition).image_set == "val"
+    assert evaluate(study, decomposition, "train").part == "20 %"
 
 
 def test_images_that_took_part_are_said_to_flatter(study: Study) -> None:
-    fidelity = evaluate(decompose(study, 2), study, "train")
+    fidelity = evaluate(study, decompose(study, 2), "train")
     assert not fidelity.held_out and "took part in choosing the features, so the figures flatter" in fidelity.note
 
 
@@ -109,23 +109,23 @@ def test_the_same_images_under_another_name_are_not_held_out(tiny: Tiny, tmp_pat
     images = torch.rand(30, 3, 8, 8)
     for name in ("train", "test"):
         study = subspect.observe(subspect.Network(tiny), images, tmp_path / "study", name)
-    assert not evaluate(decompose(study, 2, "contribution"), study).held_out
+    assert not evaluate(study, decompose(study, 2, "contribution")).held_out
 
 
 def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
     with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
-        evaluate(decompose(study, 2, "contribution"), study)
+        evaluate(study, decompose(study, 2, "contribution"))
 
 
 def test_another_networks_decomposition(study: Study) -> None:
     other = replace(decompose(study, 2), fingerprint="f" * 64)
     with pytest.raises(SubspectError, match="decomposition 'pursuit-k2' is of another network"):
-        evaluate(other, study)
+        evaluate(study, other)
 
 
 def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
-    fidelity = evaluate(decompose(wide[0], 3), wide[0])
+    fidelity = evaluate(wide[0], decompose(wide[0], 3))
     frame = fidelity.to_frame()
     assert list(frame.index) == ["overall", *fidelity.classes]
     assert frame.loc["overall", "accuracy"] == fidelity.overall.accuracy.value
@@ -151,7 +151,7 @@ def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return original(name, *args, **kwargs)
 
-    fidelity = evaluate(decompose(study, 2), study)
+    fidelity = evaluate(study, decompose(study, 2))
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
         MissingExtra, match=r"needs the package 'pandas'; install it with: pip install 'subspect\[pandas\]'"
@@ -162,4 +162,4 @@ def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     network = subspect.Network(Tiny(), class_names=["crane", "crane", "dog"])
     study = subspect.observe(network, (torch.rand(40, 3, 8, 8), np.arange(40) % 3), tmp_path / "study")
-    assert list(evaluate(decompose(study, 2), study).classes) == ["crane (0)", "crane (1)", "dog"]
+    assert list(evaluate(study, decompose(study, 2)).classes) == ["crane (0)", "crane (1)", "dog"]

@@ -200,7 +200,7 @@ def test_without_labels_predictions_stand_in(tiny: Tiny, make_folder: MakeFolder
     assert not study["train"].labelled
     chunk = next(study["train"].chunks())
     assert np.array_equal(chunk.labels, chunk.predictions)
-    fidelity = subspect.evaluate(subspect.decompose(study, 2), study)
+    fidelity = subspect.evaluate(study, subspect.decompose(study, 2))
     assert "no labels: the dense network's own predictions stand in" in fidelity.note
     assert fidelity.overall.dense_accuracy.value == 1
     assert fidelity.overall.accuracy == fidelity.overall.fidelity

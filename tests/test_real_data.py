@@ -28,7 +28,7 @@ def test_cifar10_reference_figures(cifar: Study, data: Path, method: str, accura
         made = subspect.decompose_by_file(cifar, data / "paper/resnet20_cifar-10_indices.json")
     else:
         made = subspect.decompose(cifar, 5, method)
-    cost = subspect.evaluate(made, cifar).overall
+    cost = subspect.evaluate(cifar, made).overall
     assert cost.images == 10_000
     assert 100 * cost.dense_accuracy.value == pytest.approx(88.16, abs=0.05)
     assert 100 * cost.accuracy.value == pytest.approx(accuracy, abs=0.05)
@@ -78,5 +78,5 @@ def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path:
     right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study["train"].chunks())
     assert right / 1000 >= 0.85
     made = subspect.decompose(study, 20)
-    cost = subspect.evaluate(made, study)
+    cost = subspect.evaluate(study, made)
     assert cost.part == "20 %" and cost.overall.images > 150

@@ -21,7 +21,7 @@ from subspect import Network, Study, decompose, evaluate, write_report
 
 def report(study: Study, **options: object) -> str:
     decomposition = decompose(study, 2)
-    return write_report(study, decomposition, evaluate(decomposition, study), **options).read_text()  # type: ignore[arg-type]
+    return write_report(study, decomposition, evaluate(study, decomposition), **options).read_text()  # type: ignore[arg-type]
 
 
 class Links(HTMLParser):

@@ -87,7 +87,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def agreeing(made: Decomposition, study: Study, on: str) -> int:
     """How many images of a set the decomposed head agrees on with the dense network."""
-    cost = evaluate(made, study, on).overall
+    cost = evaluate(study, made, on).overall
     return round(cost.fidelity.value * cost.images)
 
 
@@ -129,7 +129,7 @@ def test_unless_told_five_percent_of_fidelity_may_be_lost(wide: Study) -> None:
 def test_a_tolerance_of_accuracy(wide: Study) -> None:
     made = decompose(wide, Auto(0.1, "accuracy", "unseen"))
     assert made.name == "pursuit-auto0.1-accuracy" and made.auto is not None and made.auto["met"]
-    cost = evaluate(made, wide, "test").overall
+    cost = evaluate(wide, made, "test").overall
     assert cost.dense_accuracy.value - cost.accuracy.value <= 0.1
     promise = made.auto["promise"]
     assert promise["measure"] == "accuracy" and promise["loss"] <= 0.1
@@ -259,15 +259,15 @@ def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path
     study = observed(tmp_path / "study", planted()[0], **sets)
     made = decompose(study, Auto(0.4), refit=False)
     flattering = "200 images of 'test'; the number of features was chosen on them, so the figures flatter a little"
-    cost = evaluate(made, study)
+    cost = evaluate(study, made)
     assert cost.sized and cost.held_out and cost.note == flattering and cost.to_json()["sized"]
-    told = evaluate(decompose(study, 3), study)
+    told = evaluate(study, decompose(study, 3))
     assert told.image_set == "test" and not told.sized and told.note == "200 images of 'test'"
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100))
-    fresh = evaluate(decompose(study, Auto(0.4, promise="unseen"), refit=False), study)
+    fresh = evaluate(study, decompose(study, Auto(0.4, promise="unseen"), refit=False))
     assert fresh.image_set == "unseen" and not fresh.sized and fresh.note == "100 images of 'unseen'"
-    assert evaluate(subspect.load_decomposition(study), study, "test").note == flattering
-    assert evaluate(decompose(study, 3), study).image_set == "test"
+    assert evaluate(study, subspect.load_decomposition(study), "test").note == flattering
+    assert evaluate(study, decompose(study, 3)).image_set == "test"
 
 
 def test_a_promise_on_train_does_not_move_the_choice(wide: Study) -> None:
@@ -309,7 +309,7 @@ def test_a_mean_helps_more_than_the_same_number_for_all(tmp_path: Path) -> None:
     study = observed(tmp_path / "study", weight, train=pictures(0, 800), test=pictures(1, 600))
     mean, same = decompose_each(study, [Mean(2), 2])
     assert mean.supports.sizes[[0, 2]].tolist() == [1, 1] and mean.supports.sizes[[1, 3, 4, 5]].max() == 3
-    costs = [evaluate(one, study).overall.divergence.value for one in (mean, same)]
+    costs = [evaluate(study, one).overall.divergence.value for one in (mean, same)]
     assert costs[0] < costs[1]
 
 

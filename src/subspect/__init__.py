@@ -6,7 +6,7 @@
     study = subspect.observe(network, "images/train", "study", "train")
     subspect.observe(network, "images/test", "study", "test")
     decomposition = subspect.decompose(study, k=5)
-    fidelity = subspect.evaluate(decomposition, study)
+    fidelity = subspect.evaluate(study, decomposition)
     subspect.write_report(study, decomposition, fidelity)
     small = decomposition.apply(model)
 """

@@ -272,7 +272,7 @@ def decompose(
         if promise is not None and auto not in sizes:
             raise SubspectError("--promise goes with -k auto")
         made = decompose_each(opened, sizes, method, on=on, target=target, refit=refit, pool=pool)
-    measured = [cost_of(decomposition, opened) for decomposition in made]
+    measured = [cost_of(opened, decomposition) for decomposition in made]
     tables = [summary(*pair) for pair in zip(made, measured, strict=True)]
     rows = [
         {"decomposition": decomposition.to_json(), "fidelity": fidelity.to_json()}
@@ -294,7 +294,7 @@ def evaluate(
     Example: subspect evaluate study --on test --classes
     """
     opened = Study.open(study)
-    fidelity = cost_of(load_decomposition(opened, decomposition), opened, on)
+    fidelity = cost_of(opened, load_decomposition(opened, decomposition), on)
     _show(fidelity.to_json(), as_json, fidelity.table(), *([fidelity.class_table()] if classes else []))
 
 
@@ -314,7 +314,7 @@ def report(
     """
     opened = Study.open(study)
     loaded = load_decomposition(opened, decomposition)
-    path = write_report(opened, loaded, cost_of(loaded, opened, on), output, images=not no_images, source=images)
+    path = write_report(opened, loaded, cost_of(opened, loaded, on), output, images=not no_images, source=images)
     _show({"report": str(path)}, as_json, f"report: {path}")
 
 

@@ -144,12 +144,12 @@ class Fidelity:
         return table
 
 
-def evaluate(decomposition: Decomposition, study: Study, on: str | None = None) -> Fidelity:
+def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) -> Fidelity:
     """Measure what a decomposition costs.
 
     Args:
-        decomposition: of this study.
         study: where the features are stored.
+        decomposition: of this study.
         on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
             there is such, their number; or the 20 % of the same set that were set apart.
 

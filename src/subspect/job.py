@@ -115,7 +115,7 @@ def run(
             show_progress=show_progress,
         )
     decomposition = decompose(opened, k, method, target=target, refit=refit, pool=pool, show_progress=show_progress)
-    fidelity = evaluate(decomposition, opened)
+    fidelity = evaluate(opened, decomposition)
     report = write_report(
         opened, decomposition, fidelity, images=show_images, source=sets["train"], show_progress=show_progress
     )
