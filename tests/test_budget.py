@@ -76,11 +76,11 @@ def cut(x: Features, labels: Ints, at: Sequence[int] = ()) -> list[Block]:
         (3, None, 3),
         (3, 3, 3),
         (0.5, None, 0.5),
-        ("auto", None, Auto(most=6)),
-        (Auto(), None, Auto(most=6)),
+        ("auto", None, Auto()),
+        (Auto(), None, Auto()),
         (Auto(0.2, "accuracy", "unseen", 4, 0.9), None, Auto(0.2, "accuracy", "unseen", 4, 0.9)),
-        (Auto(most=4), 2, Auto(most=2)),
-        (Auto(confidence=0.5), None, Auto(most=6, confidence=0.5)),
+        (Auto(most=4), 2, Auto(most=4)),
+        (Auto(confidence=0.5), None, Auto(confidence=0.5)),
         (Mean(2.5), None, Mean(2.5)),
         (Mean(2, 2, 2), 2, Mean(2, 2, 2)),
         (Mean(6), None, Mean(6)),
@@ -460,8 +460,17 @@ def test_a_promise_in_words() -> None:
         "at least 95.8 % agreement with the dense network, 95 % confidence, n = 12,345"
     )
     assert str(Promise("accuracy", 0.0123, 0.999, 500, False)) == (
-        "at most 1.2 points of accuracy lost, 99.9 % confidence, n = 500"
+        "at most 1.3 points of accuracy lost, 99.9 % confidence, n = 500"
     )
+    for loss, shown in (
+        (0.0125, "98.7 %"),
+        (0.0504, "94.9 %"),
+        (0.0004, "99.9 %"),
+        (0.05, "95.0 %"),
+        (0.001, "99.9 %"),
+    ):
+        assert f"at least {shown} agreement" in str(Promise("fidelity", loss, 0.95, 500, True))
+    assert "at most 0.1 points" in str(Promise("accuracy", 0.0004, 0.95, 500, True))
 
 
 def nested(generator: np.random.Generator, shares: Sequence[float], n: int) -> list[int]:
@@ -599,7 +608,7 @@ def test_images_that_flatter_lead_to_a_larger_size() -> None:
     plain = settle(boundary(), Fake(learn.loss), wanted, even())
     found = settle(boundary(), learn, wanted, even(), even(50_000, 0.7))
     assert total(plain.chosen) == 10 and plain.met and plain.promise is None
-    assert totals(found) == sorted({*totals(plain), 15, 18, 60})
+    assert totals(found) == sorted({*totals(plain), 15, 18, 24, 30, 36, 60})
     sequence = [one for one in reversed(found.rungs) if total(one) >= 10]
     tested = count(even(50_000, 0.7), [one.found.head for one in sequence])
     passing = [one for one, counts in zip(sequence, tested, strict=True) if counts.bound("fidelity") <= 0.05]

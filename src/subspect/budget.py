@@ -13,7 +13,7 @@ that pass hold together (Maurer, Hothorn, Lehmacher 1995; Hsu, Berger 1999), so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Literal, NamedTuple, get_args
 
@@ -36,6 +36,7 @@ MOST = 64  #: features for each class, unless told
 LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)  #: mean numbers of features tried
 _NONE = np.empty(0, np.int64)
 _HALVINGS = 4  # of the step between two rungs of the ladder
+_ABOVE = 5  # rungs above the one that keeps the tolerance, on which a promise may fall back
 _NUISANCE = 1e-3  # error rate spent on the share of images where exactly one network is right
 
 
@@ -81,7 +82,10 @@ class Auto:
     confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
-        return f"auto{self.tolerance:g}" + ("" if self.measure == "fidelity" else f"-{self.measure}")
+        name = f"auto{self.tolerance:g}" + ("" if self.measure == "fidelity" else f"-{self.measure}")
+        name += "" if self.most == MOST else f"-most{self.most}"
+        name += "" if self.confidence == CONFIDENCE else f"-sure{self.confidence:g}"
+        return name + (f"-{self.promise}" if self.promise else "")
 
 
 Size = int | float | Mean | Auto | Literal["auto"]  #: how many features for each class; a float is a share of the mass
@@ -114,7 +118,7 @@ def check_budget(size: Size, n_features: int, pool: int | None = None) -> Checke
             raise SubspectError(
                 f"most must be at least 1 and the confidence from 0.5 to below 1; got {size.most} and {size.confidence:g}"
             )
-        return replace(size, most=min(size.most, limit))
+        return size
     checked = check_size(size, n_features)
     if pool is not None and isinstance(checked, int) and checked > pool:
         raise SubspectError(f"a class cannot have {checked} features from a pool of {pool}")
@@ -350,10 +354,11 @@ class Promise:
     kept: bool
 
     def __str__(self) -> str:
+        most = ceil(1000 * self.loss - 1e-9) / 10  # rounded so that no more is said than was shown
         what = (
-            f"at least {100 * (1 - self.loss):.1f} % agreement with the dense network"
+            f"at least {100 - most:.1f} % agreement with the dense network"
             if self.measure == "fidelity"
-            else f"at most {100 * self.loss:.1f} points of accuracy lost"
+            else f"at most {most:.1f} points of accuracy lost"
         )
         return f"{what}, {100 * self.confidence:g} % confidence, n = {self.images:,}"
 
@@ -419,7 +424,7 @@ def settle(
         middle = (low + high) // 2
         low, high = (low, middle) if middle > low and keeps(middle) else (middle, high)
     if promise is not None:  # the sequence of sizes is fixed before the promise's images are looked at
-        for total in {*totals[place + 1 : place + 3], totals[-1]}:
+        for total in {*totals[place + 1 : place + 1 + _ABOVE], totals[-1]}:
             keeps(total)
     tried = [rungs[total] for total in sorted(rungs)]
     if promise is None:

@@ -103,7 +103,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            err.print("interrupted; what was stored stays, and the same command goes on from there")
+            goes_on = (
+                ", and the same command goes on from there" if function.__name__ in ("run", "observe", "demo") else ""
+            )
+            err.print(f"interrupted; what was stored stays{goes_on}")
             raise typer.Exit(130) from error
 
     return app.command(no_args_is_help=function.__name__ != "demo")(guarded)
@@ -122,11 +125,19 @@ def _setup(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
 ) -> None:
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("subspect")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what stderr is at the moment, so that a progress bar can make way for a message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Formatter(logging.Formatter):

@@ -76,7 +76,10 @@ def decompose_each(
     """Do the same for several k; statistics are taken once for all of them."""
     sizes = check_choice(ks, method, study.identity.n_features, target, pool)
     refit = method == "pursuit" if refit is None else refit
-    suffix = (f"-pool{pool}" if pool else "") + ("" if target == TARGETS[0] else f"-{target}")
+    suffix = (f"-pool{pool}" if pool else "") + (
+        "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
+    )
+    suffix += "" if on is None or on == study.set_names[0] else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target)
     found = (

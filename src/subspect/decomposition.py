@@ -125,6 +125,19 @@ class Decomposition:
         return next((step for step in self.history if "tolerance" in step), None)
 
     @property
+    def settled(self) -> str | None:
+        """Say how a number of features was settled, and what is promised; None where it was asked for."""
+        if self.auto is None:
+            return None
+        limit, promise = f"{100 * self.auto['tolerance']:g} points of {self.auto['measure']}", self.auto["promise"]
+        size = "the fewest" if self.auto["met"] else "there is no number of"
+        if promise:
+            said = f"{size} features for which a loss of at most {limit} can be promised"
+            return f"{said}; promise: {promise['text']}, from images of {promise['set']!r}"
+        said = f"{size} features that lose at most {limit} on {self.auto['sized_on'][0]!r}"
+        return f"{said}; promise: none, {self.auto['no_promise']}"
+
+    @property
     def mean_size(self) -> float:
         """Mean number of features of the classes that have images."""
         return (
@@ -253,7 +266,7 @@ class Decomposition:
                 unseen=tuple(header["unseen"]),
                 history=tuple(header["history"]),
                 trust=Trusted(*(tensors[name.name] for name in fields(Trusted))) if "stability" in tensors else None,
-                curve=tuple(header["curve"]),
+                curve=tuple(header.get("curve", ())),
             )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error

@@ -176,7 +176,7 @@ def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) 
         image_set=image_set,
         part=part,
         held_out=held_out,
-        sized=decomposition.auto is not None and list(decomposition.auto["sized_on"]) == [image_set, part],
+        sized=_sized(decomposition, study, image_set, part),
         labelled=study[image_set].labelled,
         unseen=int(tally.images[list(decomposition.unseen)].sum()),
         overall=tally.cost(slice(None)),
@@ -191,12 +191,30 @@ def _images(decomposition: Decomposition, study: Study, on: str | None) -> tuple
     chosen, part = decomposition.chosen_on
     others = [name for name in study.set_names if name != chosen]
     if on is None:
-        sized_on = decomposition.auto["sized_on"][0] if decomposition.auto else None
-        fresh = [name for name in others if name != sized_on] or others
+        labelled = [name for name in others if study[name].labelled] or others
+        known = {study[name].manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names}
+        fresh = [name for name in labelled if study[name].manifest.fingerprint not in known] or labelled
         on = "test" if "test" in fresh else fresh[0] if fresh else chosen
     if on != chosen:
         return on, "all", study[on].manifest.fingerprint != study[chosen].manifest.fingerprint
     return (on, "20 %", True) if part == "80 %" else (on, "all", False)
+
+
+def _settled_on(decomposition: Decomposition) -> list[str]:
+    """Name the image sets whose images had a say in the number of features."""
+    if decomposition.auto is None:
+        return []
+    promise = decomposition.auto["promise"]
+    return [decomposition.auto["sized_on"][0], *([promise["set"]] if promise else [])]
+
+
+def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Part) -> bool:
+    """Tell whether the number of features was chosen on these images."""
+    chosen = [name for name in _settled_on(decomposition) if name in study.set_names]
+    same = {study[name].manifest.fingerprint for name in chosen}
+    if decomposition.auto is None or study[image_set].manifest.fingerprint not in same:
+        return False
+    return image_set != decomposition.chosen_on[0] or part == decomposition.auto["sized_on"][1]
 
 
 class _Tally:

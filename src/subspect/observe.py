@@ -310,7 +310,8 @@ def _reasons(failed: list[tuple[str, str]]) -> str:
 def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> None:
     """Warn if the accuracy could come from guessing: within three standard deviations of 1 in C, or below."""
     chance = 1 / n_classes
-    if images and right / images <= chance + 3 * sqrt(chance * (1 - chance) / images):
+    limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
+    if images and right / images <= limit < 1:  # of very few images all may be right by chance
         log.warning(
             "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: the class folders are in "
             "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "

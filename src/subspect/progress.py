@@ -15,7 +15,7 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed and speed >= 1 else "", style="cyan")
 
 
 @contextmanager
@@ -29,3 +29,4 @@ def progress(what: str, total: int, unit: str, *, done: int = 0, show: bool = Tr
     with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as bar:
         task = bar.add_task(what, total=total, completed=done, unit=unit)
         yield lambda count: bar.advance(task, count)
+        bar.update(task, completed=total)  # an estimate of the steps may have been too large

@@ -25,6 +25,7 @@ from subspect.budget import (
     Counts,
     Found,
     Mean,
+    Settled,
     allocate,
     count,
     helped,
@@ -154,7 +155,8 @@ def by_pursuit(
         ladder = [] if pool or all(isinstance(size, Auto) for size in sizes) else _ladder(boundary, check)
         for size in sizes:
             if isinstance(size, Auto):
-                result = _settle(seen, boundary, learn, size, check)
+                most = min(size.most, pool or boundary.dense[0].shape[1])
+                result = _settle(seen, boundary, learn, replace(size, most=most), check)
             else:
                 found = learn(_counts(boundary, size, pool))
                 [counts] = count(check, [found.head])
@@ -167,8 +169,8 @@ def by_pursuit(
 
 def _steps(size: Checked) -> int:
     """Estimate the steps until a size is done: a choice, the rounds after it, and the look at how far to trust it."""
-    if isinstance(size, Auto):
-        return (sum(k <= size.most for k in LADDER) // 2) * (1 + _FEW_ROUNDS) + 1
+    if isinstance(size, Auto):  # at most; a search that ends sooner skips the rest
+        return (sum(k <= size.most for k in LADDER) + 4) * (1 + _FEW_ROUNDS) + 1
     return 1 + ROUNDS + 1
 
 
@@ -217,23 +219,25 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted:
             f"a tolerance of accuracy needs labels, and {seen.check[0]!r} has none; take measure 'fidelity'"
         )
     reason = _no_promise(seen, wanted)
-    promise = None if reason else Rows(seen.study[str(wanted.promise)])
-    skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows]) if promise else None
+    promise, skip = None, None
+    if reason is None:
+        promise = Rows(seen.study[str(wanted.promise)])
+        skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows])
+        known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
+        if known == len(promise):
+            reason, promise = f"since all images of {wanted.promise!r} took part in a choice", None
+        elif known:
+            log.warning(
+                "%d of the %d images of %r took part in a choice: nothing is promised from them",
+                known,
+                len(promise),
+                wanted.promise,
+            )
+    if reason is not None:
+        log.info("promise: none, %s", reason)
     settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
+    _tell(seen, boundary, wanted, settled)
     chosen = settled.chosen
-    mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
-    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
-    if settled.met:
-        log.info("%s features a class lose %s", mean, loss)
-    else:
-        log.warning(
-            "no number of features up to %d a class keeps the tolerance of %g; the best: %s a class lose %s",
-            wanted.most,
-            wanted.tolerance,
-            mean,
-            loss,
-        )
-    log.info("promise: %s", settled.promise or f"none, {reason}")
     auto = {
         "tolerance": wanted.tolerance,
         "measure": wanted.measure,
@@ -243,6 +247,39 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted:
         "no_promise": reason,
     }
     return Result(chosen.found, auto, curve=[_point(rung.found, boundary, rung.counts) for rung in settled.rungs])
+
+
+def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Settled) -> None:
+    """Say where the search for a size has ended."""
+    chosen = settled.chosen
+    mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
+    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
+    limit = f"{100 * wanted.tolerance:g} points of {wanted.measure}"
+    if settled.met:
+        log.info("%s features a class lose %s", mean, loss)
+    elif settled.promise is not None:
+        log.warning(
+            "for no number of features up to %d a class a loss of at most %s can be promised; of %s features: %s. More images "
+            "to promise on, or a larger tolerance, would help",
+            wanted.most,
+            limit,
+            mean,
+            settled.promise,
+        )
+    else:
+        log.warning(
+            "no number of features up to %d a class loses at most %s; the best: %s a class lose %s",
+            wanted.most,
+            limit,
+            mean,
+            loss,
+        )
+    if settled.promise is not None:
+        log.info("promise: %s", settled.promise)
+    if all(len(support) == boundary.dense[0].shape[1] for support in chosen.found.choice.supports):
+        log.warning(
+            "every class keeps all of its features: with this tolerance and these images nothing can be left out"
+        )
 
 
 def _no_promise(seen: Seen, wanted: Auto) -> str | None:

@@ -15,7 +15,7 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     table = Table(
         title=f"{decomposition.name}: features of each class and what they cost",
         title_justify="left",
-        caption=fidelity.note,
+        caption="\n".join(filter(None, [fidelity.note, decomposition.settled])),
     )
     table.add_column("class", overflow="fold")
     table.add_column("features, most important first", overflow="fold")
@@ -75,19 +75,25 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
     points = sorted(decomposition.curve, key=lambda point: (float(point["k"]), bool(point["refit"])))
     low = min(0.9, *(float(point["fidelity"]) for point in points))
-    raw = any(not point["refit"] for point in points)
     table = Table(
         title=f"{decomposition.name}: what few features cost",
         title_justify="left",
-        caption=f"{points[0]['images']:,} images; dense accuracy {100 * points[0]['dense_accuracy']:.2f} %"
-        + ("; before any refit but for the rows in bold" if raw and any(p["refit"] for p in points) else ""),
+        caption="\n".join(
+            filter(
+                None,
+                [
+                    f"{points[0]['images']:,} images; dense accuracy {100 * points[0]['dense_accuracy']:.2f} %",
+                    decomposition.settled,
+                ],
+            )
+        ),
     )
-    for column, justify in (("k", "right"), ("fidelity", "left"), ("", "right"), ("accuracy", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for column in ("k", "fidelity", "", "accuracy", "weights"):
+        table.add_column(column, justify="left" if column in ("fidelity", "weights") else "right")
     for point in points:
         bar = "█" * round(width * (point["fidelity"] - low) / (1 - low))
-        row = (f"{point['k']:.3g}", bar, f"{100 * point['fidelity']:.2f} %", f"{100 * point['accuracy']:.2f} %")
-        table.add_row(*row, style="bold" if raw and point["refit"] else None)
+        shares = f"{100 * point['fidelity']:.2f} %", f"{100 * point['accuracy']:.2f} %"
+        table.add_row(f"{point['k']:.3g}", bar, *shares, "re-learned" if point["refit"] else "as pursued")
     return table
 
 
