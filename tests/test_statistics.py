@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from subspect import SubspectError
-from subspect.statistics import ClassSums, Moments, TopFeatures, TopImages, WeightedMoments, check_size, largest
+from subspect.statistics import (
+    Calibration,
+    ClassSums,
+    Confusion,
+    Moments,
+    TopFeatures,
+    TopImages,
+    WeightedMoments,
+    check_size,
+    largest,
+)
 
 Features = npt.NDArray[np.float32]
 D, C = 7, 3
@@ -277,3 +287,27 @@ def test_merging_leaves_what_was_merged_as_it_was() -> None:
     first.merge(second).update(0, x[:, :3], *weighted(x, 0))
     assert_same_moments(first, weighted_moments_of(x, slice(0, 8)))
     assert_same_moments(second, weighted_moments_of(x, slice(8, None)))
+
+
+def test_confusion_and_calibration_count_plainly_and_merge() -> None:
+    generator = np.random.default_rng(0)
+    labels, said = generator.integers(0, 4, 200), generator.integers(0, 4, 200)
+    confidence = generator.uniform(0.25, 1, 200)
+    confidence[0] = 1
+    whole, parts = Confusion(4), [Confusion(4), Confusion(4)]
+    whole.update(labels, said)
+    bins, halves = Calibration(), [Calibration(), Calibration()]
+    bins.update(confidence, labels == said)
+    for half, rows in enumerate((slice(0, 70), slice(70, 200))):
+        parts[half].update(labels[rows], said[rows])
+        halves[half].update(confidence[rows], (labels == said)[rows])
+    expected = [[int(((labels == a) & (said == b)).sum()) for b in range(4)] for a in range(4)]
+    assert whole.counts.tolist() == parts[1].merge(parts[0]).counts.tolist() == expected
+    joined = halves[1].merge(halves[0])
+    error = 0.0
+    for low in range(15):
+        own = (confidence >= low / 15) & ((confidence < (low + 1) / 15) | (low == 14))
+        if own.any():
+            error += own.sum() / 200 * abs(confidence[own].mean() - (labels == said)[own].mean())
+    assert bins.error() == pytest.approx(error) and joined.error() == pytest.approx(error)
+    assert np.allclose(bins.means()[0], joined.means()[0]) and Calibration().error() == 0

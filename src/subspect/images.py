@@ -33,7 +33,7 @@ from torch.utils.data import (
 
 from subspect.errors import SubspectError, Unusable, near, some
 from subspect.files import fingerprint, read_json
-from subspect.preprocessing import AnyPreprocessing
+from subspect.preprocessing import AnyPreprocessing, visible
 
 log = logging.getLogger("subspect")
 
@@ -83,16 +83,24 @@ class Images(ABC):
         """Return the image's id: the path relative to the root, or the position."""
         return str(index)
 
-    def picture(self, id: str) -> Image.Image:
-        """Return the image of an id as a person would look at it.
+    def given(self, id: str) -> Picture:
+        """Return the image of an id: RGB, or a tensor where ``ready``.
 
         Raises:
             Unusable: it is missing or cannot be decoded.
         """
         if not id.isdecimal() or int(id) >= len(self):
             raise Unusable(f"no image with id {id!r} among {len(self)}")
-        image, _ = self.read(int(id))
-        return image if isinstance(image, Image.Image) else _visible(image)
+        return self.read(int(id))[0]
+
+    def picture(self, id: str) -> Image.Image:
+        """Return the image of an id as a person would look at it.
+
+        Raises:
+            Unusable: it is missing or cannot be decoded, or a tensor that is no picture.
+        """
+        image = self.given(id)
+        return image if isinstance(image, Image.Image) else visible(image)
 
 
 class Files(Images):
@@ -115,9 +123,9 @@ class Files(Images):
 
     def read(self, index: int) -> tuple[Picture, int | str | None]:
         """Decode the file into RGB."""
-        return self.picture(self.paths[index]), self.raw[index] if self.raw is not None else None
+        return self.given(self.paths[index]), self.raw[index] if self.raw is not None else None
 
-    def picture(self, id: str) -> Image.Image:
+    def given(self, id: str) -> Picture:
         """Decode the file of an id into RGB."""
         assert self.root is not None
         return decode(self.root / id)
@@ -717,12 +725,3 @@ def _picture(item: object) -> Picture:
             f"{type(item).__name__} of {given.dtype} {given.shape}"
         )
     return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))
-
-
-def _visible(tensor: torch.Tensor) -> Image.Image:
-    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture."""
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise Unusable(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
-    low, high = tensor.min(), tensor.max()
-    pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().expand(3, -1, -1).permute(1, 2, 0)
-    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -106,11 +106,17 @@ class Network:
         tensor = next(self.model.parameters(), next(self.model.buffers(), None))
         return tensor.device if tensor is not None else torch.device("cpu")
 
-    def find_head(self, pixels: Tensor) -> Head:
+    @property
+    def head_known(self) -> bool:
+        """Whether the head was found."""
+        return self._head is not None
+
+    def find_head(self, pixels: Tensor, name: str | None = None) -> Head:
         """Find the head with a small batch, and check that it gives the network's own logits.
 
         Args:
             pixels: (n, channels, height, width) with n ≥ 2, as the network expects it.
+            name: the head's module name, where it is known and the user gave none.
 
         A head that the user named is taken even where the network does something after it (a softmax, an average of
         two heads): the layer's own output then stands for the logits, with a warning.
@@ -122,7 +128,9 @@ class Network:
         if len(pixels) < 2:
             raise SubspectError(f"finding the head needs a batch of at least 2 images, got {len(pixels)}")
         with self.running():
-            self._head = _find_head(self.model, self._to_model(pixels), self._head_name)
+            self._head = _find_head(
+                self.model, self._to_model(pixels), name if self._head_name is None else self._head_name
+            )
         return self._head
 
     def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

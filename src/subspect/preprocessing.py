@@ -76,6 +76,11 @@ class Preprocessing:
         scaled = (pixels / np.float32(255) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
+    def view(self, image: Image.Image) -> Image.Image:
+        """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised."""
+        image = self._crop(self._resize(image))
+        return image.convert("L").convert("RGB") if len(self.mean) == 1 else image
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies it, as JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -147,6 +152,41 @@ class Transform:
 
 AnyPreprocessing = Preprocessing | Transform
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
+
+
+def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
+    """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised.
+
+    What a transform of the user's does is seen by its result, stretched to visible values.
+
+    Raises:
+        Unusable: the image is smaller than the crop, or the transform's result is no picture.
+    """
+    return preprocessing.view(image) if isinstance(preprocessing, Preprocessing) else visible(preprocessing(image))
+
+
+def visible(tensor: torch.Tensor) -> Image.Image:
+    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture."""
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise Unusable(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
+    low, high = tensor.min(), tensor.max()
+    pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().expand(3, -1, -1).permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def from_description(described: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that `Preprocessing.describe` described, as a study holds it.
+
+    Raises:
+        SubspectError: it was a transform of the user's, or the images were given as tensors.
+    """
+    if set(described) != {field.name for field in fields(Preprocessing)}:
+        raise SubspectError(
+            f"the study's images were prepared by {described}, which only the network that was observed can bring: declare "
+            "it as the network's preprocessing"
+        )
+    values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+    return Preprocessing(**values)
 
 
 def as_preprocessing(value: object) -> AnyPreprocessing | None:

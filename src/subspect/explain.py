@@ -1,0 +1,347 @@
+"""One image: why this class and not that one.
+
+A decomposed logit is a sum over few features, so the difference of two of them is one as well: feature i says
+``(W[a, i] − W[b, i]) · x[i]`` for class a against class b, and the difference of the biases is a term of its own. The terms
+add up to the difference of the logits, nothing is left over.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from rich.table import Table
+
+from subspect.decomposition import Decomposition
+from subspect.errors import SubspectError, Unusable
+from subspect.figures import COLOURS
+from subspect.files import atomic
+from subspect.images import decode, to_rgb
+from subspect.maps import read_maps
+from subspect.network import Network
+from subspect.pictures import enlarged, lay_over
+from subspect.preprocessing import AnyPreprocessing, from_description, view
+from subspect.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NEAREST = 6  # images of the study that are shown beside an image
+_BARS = 12  # features that are drawn as bars
+_DRAWN = 5  # features whose map is drawn
+_ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
+_CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one feature says for a class against another.
+
+    Attributes:
+        feature: its index.
+        value: of the feature, in this image or on average.
+        weights: in the logits of the two classes; 0 where a class doesn't use it.
+        contribution: value times difference of the weights, in logits; positive speaks for the first class.
+    """
+
+    feature: int
+    value: float
+    weights: tuple[float, float]
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of the study that is near by the features that matter here.
+
+    Attributes:
+        id: of the image in its set.
+        label: class name.
+        prediction: class name, of the dense network.
+        distance: root of the summed squared differences of contributions, in logits.
+    """
+
+    id: str
+    label: str
+    prediction: str
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the decomposed network says one class of an image and not another.
+
+    Attributes:
+        name: of the image.
+        picture: what the network sees of it.
+        decomposition: name of the decomposition.
+        predicted: class name of the largest decomposed logit.
+        against: class name of the runner-up, or of the class asked about.
+        logits: the two decomposed logits.
+        probabilities: of the two classes, by the decomposed network.
+        terms: features of either class, what says most first.
+        bias: difference of the two biases, in logits.
+        dense: class name → probability by the dense network, its two likeliest classes and the two above.
+        dense_difference: of the dense logits of the two classes.
+        image_set: where the neighbours come from.
+        neighbours: images that are near by these features, the nearest first.
+        maps: feature → (height, width) where in the image it is active; None where the network has no such maps.
+    """
+
+    name: str
+    picture: Image.Image
+    decomposition: str
+    predicted: str
+    against: str
+    logits: tuple[float, float]
+    probabilities: tuple[float, float]
+    terms: tuple[Term, ...]
+    bias: float
+    dense: Mapping[str, float]
+    dense_difference: float
+    image_set: str
+    neighbours: tuple[Neighbour, ...]
+    maps: Mapping[int, npt.NDArray[np.float32]] | None
+
+    @property
+    def difference(self) -> float:
+        """Difference of the decomposed logits: the sum of all terms and the bias."""
+        return self.logits[0] - self.logits[1]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the dense network says the same class."""
+        return max(self.dense, key=lambda name: self.dense[name]) == self.predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but picture and maps as JSON values."""
+        terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
+        left_out = ("picture", "maps", "terms", "neighbours")
+        value = {key: one for key, one in vars(self).items() if key not in left_out}
+        neighbours = [vars(one) for one in self.neighbours]
+        return {**value, "difference": self.difference, "terms": terms, "neighbours": neighbours}
+
+    def table(self) -> Table:
+        """Return a table for the terminal: a row for each term, then their sum."""
+        title = f"{self.name}: {self.predicted} and not {self.against}"
+        says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
+        table = Table(title=title, caption=f"the dense network: {says}", title_justify="left")
+        for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "says"):
+            table.add_column(column, justify="right")
+        for term in self.terms:
+            weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
+            table.add_row(str(term.feature), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}")
+        table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
+        table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
+        return table
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path."""
+        name = Path(self.name).stem
+        taken = (Path(folder) / f"{name}{'' if number == 1 else f'-{number}'}.png" for number in count(1))
+        path = next(path for path in taken if not path.exists())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        self.plot().savefig(buffer, format="png", dpi=120)
+        with atomic(path) as file:
+            file.write(buffer.getvalue())
+        return path
+
+    def plot(self) -> Figure:
+        """Draw the image, what each feature says, and where it looks."""
+        from matplotlib.figure import Figure
+
+        shown = self.terms[:_BARS]
+        looked = [term for term in shown[:_DRAWN] if self.maps is not None]
+        figure = Figure(figsize=(10, 4.2 + 1.9 * bool(looked)), layout="constrained")
+        grid = figure.add_gridspec(1 + bool(looked), max(len(looked), 3), height_ratios=[2.2, 1][: 1 + bool(looked)])
+        picture = figure.add_subplot(grid[0, 0])
+        picture.imshow(enlarged(self.picture))
+        agrees = "the dense network agrees" if self.agrees else "the dense network says otherwise"
+        picture.set_title(f"{self.predicted}\n({agrees})", fontsize=11)
+        picture.set_axis_off()
+        bars = figure.add_subplot(grid[0, 1:])
+        rest = sum(term.contribution for term in self.terms[_BARS:])
+        rows = [(f"feature {term.feature}", term.contribution) for term in shown]
+        rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
+        rows += [("difference of the biases", self.bias), ("sum", self.difference)]
+        colours = [COLOURS["blue" if value >= 0 else "orange"][0] for _, value in rows]
+        colours[-1] = COLOURS["ink"][0]
+        bars.barh(range(len(rows)), [value for _, value in rows], color=colours)
+        bars.set_yticks(range(len(rows)), [name for name, _ in rows])
+        bars.invert_yaxis()
+        bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
+        bars.set_xlabel(f"logits: for {self.predicted} (right), for {self.against} (left)")
+        bars.spines[["top", "right"]].set_visible(False)
+        for place, term in enumerate(looked):
+            assert self.maps is not None
+            axes = figure.add_subplot(grid[1, place])
+            axes.imshow(lay_over(enlarged(self.picture), self.maps[term.feature]))
+            axes.set_title(f"feature {term.feature}: {term.contribution:+.2f}", fontsize=9)
+            axes.set_axis_off()
+        return figure
+
+
+def terms(
+    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int, other: int
+) -> tuple[list[Term], float]:
+    """Return what each feature says for a class against another, what says most first, and the difference of the biases.
+
+    Args:
+        decomposition: whose weights they are.
+        features: (d,) of an image, or a mean over images.
+        label: index of the class spoken for.
+        other: index of the class spoken against.
+
+    Returns:
+        The terms, in logits, and the bias; together they are the difference of the two decomposed logits.
+    """
+    rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
+    found = []
+    for feature in dict.fromkeys([*rows[0], *rows[1]]):
+        weights = rows[0].get(feature, 0.0), rows[1].get(feature, 0.0)
+        value = float(features[feature])
+        found.append(Term(feature, value, weights, value * (weights[0] - weights[1])))
+    found.sort(key=lambda term: -abs(term.contribution))
+    return found, float(decomposition.bias[label].double() - decomposition.bias[other].double())
+
+
+def explain(
+    study: Study,
+    decomposition: Decomposition,
+    network: Network,
+    image: str | Path | Image.Image | npt.NDArray[np.uint8],
+    *,
+    against: int | None = None,
+    name: str | None = None,
+) -> Explanation:
+    """Explain what the decomposed network says of one image.
+
+    Args:
+        study: where the features of other images are stored.
+        decomposition: of this study.
+        network: the network that was observed; its preprocessing is the study's, unless it brings the same.
+        image: a file, a Pillow image or a uint8 array (height, width, 3).
+        against: index of the class to explain against; the runner-up unless given.
+        name: what the image is called; its path unless given.
+
+    Raises:
+        SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
+    """
+    picture, name = _open(image, name)
+    if against is not None and not 0 <= against < len(decomposition.class_names):
+        raise SubspectError(
+            f"there is no class {against} to explain against; indices go from 0 to {len(decomposition.class_names) - 1}"
+        )
+    preprocessing = _ready(study, network)
+    pixels = _pixels(preprocessing, picture, name)
+    if not network.head_known:
+        network.find_head(torch.stack([pixels, pixels.flip(-1)]), study.identity.head)
+    with network.running():
+        read = read_maps(network, pixels[None])
+    x = read.features[0].double().cpu().numpy()
+    dense = read.logits[0].double().cpu()
+    logits = decomposition.layer().double()(torch.from_numpy(x))[None].detach()[0]
+    order = logits.argsort(descending=True, stable=True).tolist()
+    label, other = order[0], order[1] if against is None else against
+    if other == label:
+        raise SubspectError(
+            f"{name}: the network says {decomposition.class_names[label]!r} itself; name another class to explain against"
+        )
+    found, bias = terms(decomposition, x, label, other)
+    shares, said = logits.softmax(0), dense.softmax(0)
+    likely = dict.fromkeys([*dense.argsort(descending=True, stable=True)[:2].tolist(), label, other])
+    names = decomposition.class_names
+    used = [term.feature for term in found]
+    return Explanation(
+        name=name,
+        picture=view(preprocessing, picture),
+        decomposition=decomposition.name,
+        predicted=names[label],
+        against=names[other],
+        logits=(float(logits[label]), float(logits[other])),
+        probabilities=(float(shares[label]), float(shares[other])),
+        terms=tuple(found),
+        bias=bias,
+        dense={names[one]: float(said[one]) for one in likely},
+        dense_difference=float(dense[label] - dense[other]),
+        image_set=decomposition.chosen_on[0],
+        neighbours=_nearest(study, decomposition, found, name),
+        maps=None if read.maps is None else {one: read.maps[0, one].cpu().numpy() for one in used},
+    )
+
+
+def _row(decomposition: Decomposition, label: int) -> tuple[list[int], list[float]]:
+    part = slice(*decomposition.supports.offsets[label : label + 2])
+    return decomposition.supports[label].tolist(), decomposition.weights[part].double().tolist()
+
+
+def _nearest(study: Study, decomposition: Decomposition, found: list[Term], name: str) -> tuple[Neighbour, ...]:
+    """Find the images whose terms are nearest, in one pass over the stored features."""
+    columns = [term.feature for term in found]
+    scale = np.array([term.weights[0] - term.weights[1] for term in found])
+    here = np.array([term.contribution for term in found])
+    names = decomposition.class_names
+    best: list[tuple[float, str, int, int]] = []
+    for chunk in study[decomposition.chosen_on[0]].chunks():
+        distances = np.linalg.norm(chunk.features[:, columns] * scale - here, axis=1)
+        for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
+            best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
+        best = sorted(best)[: _NEAREST + 1]
+    root, close = Path(study[decomposition.chosen_on[0]].manifest.root or ""), _ITSELF * float(np.linalg.norm(here))
+    same = [one for one in best if (root / one[1]).resolve() == Path(name).resolve()]
+    itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
+    others = [one for one in best if one not in itself][:_NEAREST]
+    return tuple(Neighbour(id, names[label], names[said], distance) for distance, id, label, said in others)
+
+
+def _open(image: object, name: str | None) -> tuple[Image.Image, str]:
+    try:
+        if isinstance(image, str | Path):
+            return decode(Path(image)), name or str(image)
+        if isinstance(image, Image.Image):
+            return to_rgb(image), name or "image"
+        if (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim > 1
+            and image.shape[2:] in _CHANNELS
+        ):
+            return to_rgb(Image.fromarray(image)), name or "image"
+    except Unusable as error:
+        raise SubspectError(f"cannot use {image if isinstance(image, str | Path) else 'the image'}: {error}") from error
+    raise SubspectError(
+        f"an image to explain is a file, a Pillow image or a uint8 array (height, width, 3); got {type(image).__name__}"
+    )
+
+
+def _ready(study: Study, network: Network) -> AnyPreprocessing:
+    """Check that it is the network of the study, and return the preprocessing of the study."""
+    given = network.fingerprint()
+    if given != study.identity.weights:
+        raise SubspectError(
+            f"this is another network: {study.path} is of {study.identity.network!r} with weights "
+            f"{study.identity.weights[:12]}…, the one given has {given[:12]}…; pass the network that was observed"
+        )
+    declared = network.preprocessing
+    if declared is not None and dict(declared.describe()) != dict(study.identity.preprocessing):
+        raise SubspectError(
+            f"the preprocessing given ({declared}) is not that of the study: {dict(study.identity.preprocessing)}"
+        )
+    return declared or from_description(study.identity.preprocessing)
+
+
+def _pixels(preprocessing: AnyPreprocessing, picture: Image.Image, name: str) -> torch.Tensor:
+    try:
+        return preprocessing(picture)
+    except Unusable as error:
+        raise SubspectError(f"cannot use {name}: {error}") from error

@@ -1,0 +1,356 @@
+"""Explaining one image: the terms add up, and everything shown beside them is what it says it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+import subspect
+from conftest import PIXELS, Tiny
+from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
+from subspect.explain import terms
+
+CLASSES = ("a", "b", "c")
+
+
+class Flat(nn.Module):
+    """No convolution, so no maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(192, 20), nn.Linear(20, 3)
+        self.preprocessing = PIXELS
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.hidden(x.flatten(1)).relu())
+        return out
+
+
+@pytest.fixture
+def made(study: Study) -> Decomposition:
+    return decompose(study, 2, "contribution")
+
+
+@pytest.fixture
+def network(tiny: Tiny) -> Network:
+    return Network(tiny)
+
+
+@pytest.fixture
+def path(study: Study, tmp_path: Path) -> Path:
+    """An image of the set that the features were chosen on."""
+    return tmp_path / "train/b/005.png"
+
+
+def pixels_of(path: Path) -> Tensor:
+    """The network's input, by hand."""
+    return (torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
+def maps_of(tiny: Tiny, path: Path) -> Tensor:
+    """The (d, height, width) maps, by hand."""
+    with torch.no_grad():
+        maps: Tensor = tiny.eval().norm(tiny.conv(pixels_of(path)[None])).tanh()[0]
+    return maps
+
+
+def logits_of(made: Decomposition, x: np.ndarray) -> np.ndarray:
+    """The decomposed logits, by hand."""
+    logits = made.bias.double().numpy().copy()
+    for label in range(len(logits)):
+        for row in made.rows(label):
+            logits[label] += row.weight * x[row.feature]
+    return logits
+
+
+def test_terms_and_bias_add_up_for_every_pair(study: Study) -> None:
+    x = np.concatenate([chunk.features for chunk in study["test"].chunks()]).astype(np.float64)
+    for method, k in (("contribution", 2), ("frequency", 0.7), ("pursuit", 3)):
+        made = decompose(study, k, method)
+        for features in x[::7]:
+            logits = logits_of(made, features)
+            for label in range(3):
+                for other in range(3):
+                    found, bias = terms(made, features, label, other)
+                    said = [term.contribution for term in found]
+                    room = 1e-6 * (np.abs(said).sum() + abs(bias))
+                    assert sum(said) + bias == pytest.approx(logits[label] - logits[other], abs=room, rel=0)
+                    assert [abs(one) for one in said] == sorted((abs(one) for one in said), reverse=True)
+
+
+def test_features_of_one_class_and_of_both(study: Study) -> None:
+    made = decompose(study, 4, "contribution")
+    x = np.linspace(-1, 1, 6)
+    own = [{row.feature: row.weight for row in made.rows(label)} for label in range(3)]
+    assert set(own[0]) & set(own[1]) and set(own[0]) ^ set(own[1])
+    found, bias = terms(made, x, 0, 1)
+    assert sorted(term.feature for term in found) == sorted(set(own[0]) | set(own[1]))
+    assert bias == pytest.approx(float(made.bias[0] - made.bias[1]))
+    for term in found:
+        weights = own[0].get(term.feature, 0), own[1].get(term.feature, 0)
+        assert term.weights == pytest.approx(weights) and term.value == x[term.feature]
+        assert term.contribution == pytest.approx((weights[0] - weights[1]) * x[term.feature])
+
+
+def test_what_it_says_of_an_image(
+    study: Study, made: Decomposition, network: Network, tiny: Tiny, tmp_path: Path
+) -> None:
+    image = tmp_path / "test/c/002.png"
+    one = explain(study, made, network, image)
+    maps = maps_of(tiny, image)
+    x = maps.mean((1, 2)).double().numpy()
+    logits = logits_of(made, x)
+    order = np.argsort(-logits)
+    shares = np.exp(logits) / np.exp(logits).sum()
+    assert (one.name, one.decomposition, one.image_set) == (str(image), made.name, "train")
+    assert (one.predicted, one.against) == (CLASSES[order[0]], CLASSES[order[1]])
+    assert one.logits == pytest.approx(logits[order[:2]].tolist(), abs=1e-5)
+    assert one.probabilities == pytest.approx(shares[order[:2]].tolist(), abs=1e-5)
+    total = sum(term.contribution for term in one.terms) + one.bias
+    size = sum(abs(term.contribution) for term in one.terms) + abs(one.bias)
+    assert one.difference == pytest.approx(total, abs=1e-6 * size, rel=0)
+    dense = tiny.fc.weight.detach().double().numpy() @ x + tiny.fc.bias.detach().double().numpy()
+    assert one.dense_difference == pytest.approx(dense[order[0]] - dense[order[1]], abs=1e-5)
+    said = np.exp(dense) / np.exp(dense).sum()
+    assert set(one.dense) == {CLASSES[label] for label in {*np.argsort(-dense)[:2], *order[:2]}}
+    for name, share in one.dense.items():
+        assert share == pytest.approx(said[CLASSES.index(name)], abs=1e-5)
+    assert one.agrees == (dense.argmax() == order[0])
+    assert one.maps is not None and set(one.maps) == {term.feature for term in one.terms}
+    for term in one.terms:
+        assert term.value == pytest.approx(x[term.feature], abs=1e-5)
+        assert np.allclose(one.maps[term.feature], maps[term.feature], atol=1e-5)
+    assert one.picture.tobytes() == Image.open(image).tobytes()
+
+
+def test_against_a_class_that_is_named(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    usual = explain(study, made, network, path)
+    third = next(name for name in CLASSES if name not in (usual.predicted, usual.against))
+    named = explain(study, made, network, path, against=CLASSES.index(third))
+    again = explain(study, made, network, path, against=CLASSES.index(usual.against))
+    assert (named.predicted, named.against) == (usual.predicted, third) and named.difference >= usual.difference
+    assert named.logits[0] == usual.logits[0] and again.to_json() == usual.to_json() and third in named.dense
+
+
+def nearest(study: Study, made: Decomposition, x: np.ndarray, label: int, other: int) -> list[tuple[float, str]]:
+    """All images of the train set with their distances, the nearest first; one by one."""
+    own = [{row.feature: row.weight for row in made.rows(one)} for one in (label, other)]
+    distances = []
+    for chunk in study["train"].chunks():
+        for row, id in enumerate(chunk.ids):
+            squares = 0.0
+            for feature in set(own[0]) | set(own[1]):
+                weight = own[0].get(feature, 0) - own[1].get(feature, 0)
+                squares += (weight * (float(chunk.features[row, feature]) - x[feature])) ** 2
+            distances.append((squares**0.5, id))
+    return sorted(distances)
+
+
+@pytest.mark.parametrize("image", ["train/b/005.png", "test/b/005.png"])
+def test_neighbours_are_the_nearest_of_all(
+    study: Study, made: Decomposition, network: Network, tiny: Tiny, tmp_path: Path, image: str
+) -> None:
+    """The image itself is left out; one of another set that has the same path within it is another image."""
+    one = explain(study, made, network, tmp_path / image)
+    x = maps_of(tiny, tmp_path / image).mean((1, 2)).numpy()
+    expected = nearest(study, made, x, CLASSES.index(one.predicted), CLASSES.index(one.against))
+    if image.startswith("train"):
+        assert expected[0][1] == "b/005.png" and expected[0][0] < 1e-5
+        expected = expected[1:]
+    assert [near.id for near in one.neighbours] == [id for _, id in expected[:6]]
+    assert [near.distance for near in one.neighbours] == pytest.approx([far for far, _ in expected[:6]], abs=1e-5)
+    chunks = list(study["train"].chunks())
+    said = {id: int(c) for chunk in chunks for id, c in zip(chunk.ids, chunk.predictions, strict=True)}
+    for near in one.neighbours:
+        assert near.label == near.id[0] and near.prediction == CLASSES[said[near.id]]
+
+
+def test_an_image_of_another_set_is_no_neighbour_of_itself_only_by_name(
+    study: Study, made: Decomposition, network: Network, tmp_path: Path
+) -> None:
+    """The nearest image counts, even if the image that is explained happens to have the same path in its own set."""
+    image = tmp_path / "test/a/000.png"
+    nearby = explain(study, made, network, image).neighbours
+    same = tmp_path / "elsewhere" / nearby[0].id
+    same.parent.mkdir(parents=True)
+    same.write_bytes(image.read_bytes())
+    assert explain(study, made, network, same).neighbours == nearby
+
+
+def test_the_image_itself_is_told_by_its_path_too(
+    study: Study, made: Decomposition, network: Network, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Observed on another device, its features differ by rounding."""
+    wanted = explain(study, made, network, path).neighbours
+    monkeypatch.setattr(sys.modules["subspect.explain"], "_ITSELF", -1)
+    monkeypatch.chdir(path.parent)
+    for name in (path, "005.png", "../b/005.png"):
+        assert explain(study, made, network, name).neighbours == wanted
+
+
+def test_path_picture_and_array_say_the_same(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    wanted = explain(study, made, network, path)
+    for image in (str(path), picture, picture.convert("RGBA"), np.array(picture)):
+        one = explain(study, made, network, image, name=str(path))
+        assert one.to_json() == wanted.to_json() and one.picture.tobytes() == picture.tobytes()
+    assert explain(study, made, network, picture).name == "image"
+    grey = explain(study, made, network, np.array(picture.convert("L")), name="grey")
+    assert grey.name == "grey" and grey.picture.tobytes() == picture.convert("L").convert("RGB").tobytes()
+
+
+def test_the_network_need_not_bring_its_preprocessing(
+    study: Study, made: Decomposition, network: Network, path: Path
+) -> None:
+    bare = Tiny()
+    del bare.preprocessing
+    one = explain(study, made, Network(bare), path)
+    assert one.to_json() == explain(study, made, network, path).to_json()
+
+
+def test_the_network_is_left_as_it_was(study: Study, made: Decomposition, tiny: Tiny, path: Path) -> None:
+    tiny.train()
+    before = copy.deepcopy(tiny.state_dict())
+    explain(study, made, Network(tiny), path)
+    assert tiny.training and all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
+
+
+def test_to_json(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    one = explain(study, made, network, path)
+    value = json.loads(json.dumps(one.to_json()))
+    assert set(value) == {
+        *("name", "decomposition", "predicted", "against", "logits", "probabilities", "terms", "bias", "difference"),
+        *("dense", "dense_difference", "image_set", "neighbours"),
+    }
+    assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
+    assert value["dense"] == one.dense and value["predicted"] == one.predicted
+    assert [term["feature"] for term in value["terms"]] == [term.feature for term in one.terms]
+    assert value["terms"][0]["weights"] == list(one.terms[0].weights)
+    assert value["neighbours"][0] == vars(one.neighbours[0]) and len(value["neighbours"]) == 6
+
+
+def test_the_table(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    one = explain(study, made, network, path, name="one")
+    console = Console(width=120, record=True, quiet=False, file=(path.parent / "out.txt").open("w"))
+    with console.file:
+        console.print(one.table())
+    text = console.export_text()
+    assert f"one: {one.predicted} and not {one.against}" in text and "the dense network: " in text
+    rows = [re.split(r"[│┃\s]+", line.strip("│ ")) for line in text.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == [*(str(term.feature) for term in one.terms), "bias", "sum"]
+    says = [float(row[-1]) for row in rows]
+    expected = [*(term.contribution for term in one.terms), one.bias, one.difference]
+    assert says == pytest.approx(expected, abs=6e-4) and sum(says[:-1]) == pytest.approx(says[-1], abs=1e-2)
+
+
+def test_plot_and_save(study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path) -> None:
+    one = explain(study, made, network, path)
+    figure = one.plot()
+    assert isinstance(figure, Figure) and len(figure.axes) == 2 + len(one.terms)
+    bars = figure.axes[1]
+    names = [label.get_text() for label in bars.get_yticklabels()]
+    assert names == [*(f"feature {term.feature}" for term in one.terms), "difference of the biases", "sum"]
+    assert bars.get_xlabel() == f"logits: for {one.predicted} (right), for {one.against} (left)"
+    saved = one.save(tmp_path / "new/folder")
+    assert saved == tmp_path / "new/folder/005.png" and list(saved.parent.iterdir()) == [saved]
+    with Image.open(saved) as picture:
+        assert picture.format == "PNG" and picture.width > 1000
+
+
+def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network(Flat())
+    images = make_folder("train", each=10)
+    study = subspect.observe(network, images, tmp_path / "study", "train", batch_size=16)
+    subspect.observe(network, make_folder("test", each=5, seed=1), tmp_path / "study", "test", batch_size=16)
+    one = explain(study, decompose(study, 15, "contribution"), network, images / "a/000.png")
+    assert one.maps is None and len(one.terms) > 12
+    figure = one.plot()
+    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert len(figure.axes) == 2 and names[12] == f"{len(one.terms) - 12} more" and len(names) == 15
+    assert one.save(tmp_path / "out").is_file()
+
+
+def test_what_is_no_image(study: Study, made: Decomposition, network: Network, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(SubspectError, match=r"cannot use .*text\.png: not an image \(4 bytes\)"):
+        explain(study, made, network, tmp_path / "text.png")
+    with pytest.raises(SubspectError, match=r"cannot use .*none\.png: no such file"):
+        explain(study, made, network, str(tmp_path / "none.png"))
+    with pytest.raises(SubspectError, match="cannot use the image: floating-point pixels"):
+        explain(study, made, network, Image.new("F", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (torch.rand(3, 8, 8), "Tensor"),
+        (np.zeros((8, 8, 3)), "ndarray"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "ndarray"),
+        (np.zeros((3, 8, 8), np.uint8), "ndarray"),
+        (7, "int"),
+    ],
+    ids=["tensor", "floats", "batch", "channels first", "number"],
+)
+def test_what_an_image_can_not_be(
+    study: Study, made: Decomposition, network: Network, image: object, kind: str
+) -> None:
+    message = r"is a file, a Pillow image or a uint8 array \(height, width, 3\); got " + kind
+    with pytest.raises(SubspectError, match=message):
+        explain(study, made, network, image)  # type: ignore[arg-type]
+
+
+def test_another_network_and_other_preprocessing(study: Study, made: Decomposition, path: Path, tiny: Tiny) -> None:
+    other = Network(Tiny(seed=1))
+    message = f"this is another network: .* is of 'Tiny' with weights .* has {other.fingerprint()[:12]}…; pass the"
+    with pytest.raises(SubspectError, match=message):
+        explain(study, made, other, path)
+    changed = Preprocessing(resize=None, crop=None, mean=(0.4, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    message = r"the preprocessing given \(resize no, .*\) is not that of the study: \{'resize': None"
+    with pytest.raises(SubspectError, match=message):
+        explain(study, made, Network(tiny, preprocessing=changed), path)
+
+
+def test_against_the_class_that_is_predicted_or_none_at_all(
+    study: Study, made: Decomposition, network: Network, path: Path
+) -> None:
+    predicted = explain(study, made, network, path).predicted
+    message = f"the network says '{predicted}' itself; name another class to explain against"
+    with pytest.raises(SubspectError, match=message):
+        explain(study, made, network, path, against=CLASSES.index(predicted))
+    for against in (3, -1):
+        with pytest.raises(SubspectError, match=f"no class {against} to explain against; indices go from 0 to 2"):
+            explain(study, made, network, path, against=against)
+
+
+def test_an_image_smaller_than_the_crop(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    cropped = Preprocessing(resize=None, crop=6, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    network = Network(Tiny(), preprocessing=cropped)
+    images = make_folder("train", each=5)
+    study = subspect.observe(network, images, tmp_path / "study", "train", batch_size=16)
+    made = decompose(study, 2, "contribution", on="train")
+    assert explain(study, made, network, images / "a/000.png").picture.size == (6, 6)
+    Image.new("RGB", (5, 7)).save(tmp_path / "small.png")
+    with pytest.raises(SubspectError, match=r"cannot use .*small\.png: 5×7 pixels is smaller than the crop of 6×6"):
+        explain(study, made, network, tmp_path / "small.png")
+
+
+def test_an_image_of_one_colour(study: Study, made: Decomposition, network: Network) -> None:
+    """Mirrored it is the same, so that the head is looked for with two equal images."""
+    one = explain(study, made, network, np.full((8, 8, 3), 90, np.uint8))
+    assert one.maps is not None and isinstance(one.plot(), Figure)

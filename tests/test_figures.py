@@ -1,0 +1,141 @@
+"""The figures: what is drawn where, in words, in the page's colours; the order of classes; maps laid over pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from PIL import Image
+
+from subspect import Supports
+from subspect.figures import COLOURS, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
+from subspect.pictures import data_uri, enlarged, fit, lay_over
+from subspect.statistics import Calibration
+from test_curve import BOTH, REFITTED, Point, point
+
+fast = settings(deadline=None, derandomize=True, max_examples=20)
+shares = st.floats(0, 1)
+
+
+def axes_of(points: list[Point]) -> Axes:
+    axes = Figure(figsize=(6, 3)).add_subplot()
+    draw_curve(axes, sorted(points, key=lambda one: float(one["k"])))
+    return axes
+
+
+def plotted(axes: Axes, label: str) -> list[tuple[float, float]]:
+    [line] = [line for line in axes.lines if line.get_label() == label]
+    return list(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist(), strict=True))
+
+
+def test_a_line_before_refit_and_dots_after() -> None:
+    axes = axes_of(BOTH)
+    for name in ("fidelity", "accuracy"):
+        for refit in (False, True):
+            expected = sorted((one["k"], 100 * one[name]) for one in BOTH if one["refit"] == refit)
+            assert np.allclose(plotted(axes, f"{name}, {refit}"), expected)
+    assert axes.get_xlabel() == "features for each class (line: before refit, dots: after)"
+    assert axes.get_ylabel() == "share of images, %"
+    [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert line.get_ydata() == pytest.approx([80, 80])
+
+
+def test_one_kind_needs_no_words() -> None:
+    axes = axes_of(REFITTED)
+    assert axes.get_xlabel() == "features for each class"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "3", "5", "8", "12", "20", "32"]
+
+
+@fast
+@given(shares, shares, shares)
+def test_labels_do_not_lie_on_each_other(fidelity: float, accuracy: float, dense: float) -> None:
+    axes = axes_of([point(1, 0.5, 0.5, dense=dense), point(4, fidelity, accuracy, dense=dense)])
+    low, high = axes.get_ylim()
+    heights = sorted(float(text.xy[1]) for text in axes.texts if isinstance(text, Annotation))
+    assert len(heights) == 3 and all(above - below > 0.06 * (high - low) for below, above in pairwise(heights))
+
+
+def test_a_picture_of_its_own_carries_its_colours() -> None:
+    for standalone in (False, True):
+        svg = curve_figure(BOTH, standalone=standalone)
+        ET.fromstring(svg)
+        assert ("<style>:root" in svg) == standalone and "var(--blue)" in svg and "#0102" not in svg
+        for words in ("fidelity", "accuracy", "dense accuracy, 80.0 %", "share of images, %"):
+            assert words in svg
+    assert curve_figure(BOTH) == curve_figure(list(reversed(BOTH)))
+    assert curve_figure([]) == curve_figure([point(0, 0.3, 0.3)]) == ""
+    ET.fromstring(curve_figure([point(3, 1, 1)]))
+
+
+def contrast(colour: str, other: str) -> float:
+    """The contrast ratio of WCAG 2.2."""
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(colour), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", ["ink", "dim", "blue", "orange"])
+def test_words_can_be_read_on_both_papers(name: str) -> None:
+    for colour, paper in zip(COLOURS[name], ("#ffffff", "#12171d"), strict=True):
+        assert contrast(colour, paper) >= 4.5
+
+
+def test_classes_that_share_features_stand_side_by_side() -> None:
+    supports = Supports([[0, 1, 2], [7, 8, 9], [0, 1, 3], [7, 8, 4]], 10)
+    used = np.zeros((4, 10), np.float32)
+    for row, support in enumerate(supports):
+        used[row, support] = 1
+    order = order_of(used @ used.T).tolist()
+    assert sorted(order) == [0, 1, 2, 3] and abs(order.index(0) - order.index(2)) == 1
+    assert abs(order.index(1) - order.index(3)) == 1
+    svg = shared_figure(supports, ["<cat>", "dog & co", "kitten", "wolf"])
+    ET.fromstring(svg)
+    assert "&lt;cat&gt;" in svg and "features that both classes use" in svg
+    assert "kitten" not in shared_figure(supports, ["cat", "dog", "kitten", "wolf"], unseen=[2])
+    assert shared_figure(supports, ["cat", "dog", "kitten", "wolf"], unseen=[0, 1, 2]) == ""
+
+
+def test_many_classes_are_not_named() -> None:
+    supports = Supports([[one % 7, one % 11 + 7] for one in range(45)], 20)
+    svg = shared_figure(supports, [f"name{one}" for one in range(45)])
+    assert "name3" not in svg and "classes, by similarity of their features" in svg
+
+
+def test_calibration_is_drawn_for_both() -> None:
+    dense, decomposed = Calibration(), Calibration()
+    dense.update(np.array([0.95, 0.55]), np.array([True, False]))
+    decomposed.update(np.array([0.95, 0.95]), np.array([True, False]))
+    svg = calibration_figure(dense, decomposed)
+    ET.fromstring(svg)
+    assert "dense: error 30.0 points" in svg and "decomposed: error 45.0 points" in svg
+
+
+def test_a_map_marks_where_it_is_largest() -> None:
+    picture = Image.new("RGB", (32, 16), (0, 0, 40))
+    marked = np.asarray(lay_over(picture, np.array([[-5.0, 0, 0, 0], [0, 0, 0, 2.0]])), float)
+    assert marked[12:, 28:].mean() > 80 > 20 > marked[:6, :12].mean() and marked.shape == (16, 32, 3)
+    assert np.array_equal(np.asarray(lay_over(picture, -np.ones((2, 2)))), np.asarray(picture))
+
+
+def test_pictures_are_scaled_and_packed() -> None:
+    assert fit(Image.new("RGB", (8, 4)), 64).size == (64, 32) and fit(Image.new("RGB", (10, 1000)), 64).size == (1, 64)
+    assert enlarged(Image.new("RGB", (32, 16))).size == (160, 80) and enlarged(Image.new("RGB", (300, 16))).size == (
+        300,
+        16,
+    )
+    head, data = data_uri(Image.new("RGB", (20, 10), (200, 100, 0))).split(",")
+    assert head == "data:image/webp;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (20, 10)
