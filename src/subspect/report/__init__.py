@@ -1,48 +1,130 @@
-"""The report: one HTML file that shows what was found, what it costs, and the images behind every feature.
+"""The report: what was found, what it costs, and the images behind every feature, as pages that need nothing else.
 
-It holds all that it shows (pictures, style), asks nothing of the network, and escapes whatever comes from names and
-paths. Image paths in it are relative to the image set's folder.
+With few classes it is one HTML file. With many, the first page is small, and a page for each class and each feature lies in
+a folder beside it, to be opened when wanted. Pages hold all that they show, ask nothing of any network, and escape whatever
+comes from names and paths. Image paths in them are relative to the image set's folder.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import logging
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
-from PIL import Image
 
-from subspect.decomposition import Decomposition
-from subspect.errors import SubspectError, Unusable, some
-from subspect.fidelity import Fidelity, percent
+from subspect.decomposition import Decomposition, FeatureRow
+from subspect.fidelity import Cost, Fidelity, percent
+from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
-from subspect.images import Images, decode, open_images
+from subspect.network import Network
 from subspect.progress import progress
-from subspect.report.curve import curve_svg
-from subspect.statistics import TopImages
-from subspect.study import Study
+from subspect.report.gallery import SIDE, Gallery, hang
+from subspect.report.overview import Overview, look_over
+from subspect.study import ImageSet, Study
 
-log = logging.getLogger("subspect")
-
-_SHOWN = 6  # images for each feature
-_SIDE = 64  # pixels of a thumbnail's side
+SINGLE = 60  #: classes that fit into a single file
+_WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
+_LOST = 8  # classes listed that lose most
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The images that activate one feature most, side by side in one picture.
+class ClassPage:
+    """What is shown of one class; ``cost`` is None where no image of it was measured."""
 
-    Attributes:
-        data: the picture as a data URI.
-        images: for each image its class, and a caption with class, path and the feature's value.
-    """
+    label: int
+    name: str
+    rows: Sequence[FeatureRow]
+    bias: float
+    unseen: bool
+    jaccard: float
+    cost: Cost | None
 
-    data: str
-    images: tuple[tuple[str, str], ...]
+
+@dataclass(frozen=True)
+class Site:
+    """All that the pages show."""
+
+    study: Study
+    decomposition: Decomposition
+    fidelity: Fidelity
+    gallery: Gallery
+    overview: Overview
+    classes: Sequence[ClassPage]
+    features: Mapping[int, Sequence[tuple[int, float]]]
+    what_if: Mapping[str, Any] | None
+    single: bool
+    script: str
+    folder: str
+    inside: bool = False
+    side: int = SIDE
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.decomposition.class_names
+
+    @property
+    def sizes(self) -> str:
+        """How many features a class has, or from how many to how many; those without images are left out."""
+        sizes = [len(one.rows) for one in self.classes if not one.unseen] or [0]
+        return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)}–{max(sizes)}"
+
+    @property
+    def sets(self) -> list[ImageSet]:
+        """The study's image sets."""
+        return [self.study[name] for name in self.study.set_names]
+
+    @property
+    def script_hash(self) -> str:
+        """What the pages' content security policy lets run."""
+        return "sha256-" + base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+
+    @property
+    def curve(self) -> str:
+        """Cost against the number of features."""
+        return curve_figure(self.decomposition.curve)
+
+    @property
+    def calibration(self) -> str:
+        """Confidence against accuracy."""
+        return calibration_figure(self.overview.dense, self.overview.decomposed)
+
+    @property
+    def shared(self) -> str:
+        """How many features each two classes share."""
+        return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
+
+    @property
+    def lost(self) -> list[ClassPage]:
+        """The classes whose accuracy falls most."""
+
+        def loss(one: ClassPage) -> float:
+            return one.cost.dense_accuracy.value - one.cost.accuracy.value if one.cost else 0.0
+
+        return [one for one in sorted(self.classes, key=loss, reverse=True)[:_LOST] if loss(one) > 0]
+
+    def class_href(self, label: int) -> str:
+        """Return the address of a class, seen from the page that is being written."""
+        return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
+
+    def feature_href(self, feature: int) -> str:
+        """Return the address of a feature."""
+        return f"#f{feature}" if self.single else f"{self._below}feature-{feature}.html"
+
+    @property
+    def index_href(self) -> str:
+        """The first page, seen from a page in the folder."""
+        return f"../{self.folder.removesuffix('-pages')}.html"
+
+    @property
+    def _below(self) -> str:
+        return "" if self.inside else f"{self.folder}/"
 
 
 def write_report(
@@ -53,112 +135,125 @@ def write_report(
     *,
     images: bool = True,
     source: object = None,
+    network: Network | None = None,
     show_progress: bool = True,
 ) -> Path:
-    """Write the report of a decomposition as one self-contained HTML file.
+    """Write the report of a decomposition.
 
     Args:
         study: where the features are stored.
         decomposition: of this study.
         fidelity: what it costs.
-        path: the file; ``report.html`` in the study unless given.
+        path: the first page, an HTML file; ``report.html`` in the study unless given. With more than 60 classes, the other
+            pages lie beside it in ``report-pages``.
         images: whether to show images; leave them out for private data.
         source: the images that were observed, where they were in memory, or have been moved since.
+        network: the network that was observed, to show where in an image each feature is active.
         show_progress: whether to draw a progress bar.
 
     Returns:
-        The path written.
+        The path of the first page.
 
     Raises:
         SubspectError: the file cannot be written, or ``source`` is no source of images.
     """
     path = study.path / "report.html" if path is None else Path(path)
-    strips: dict[int, Strip] = {}
-    remark = "Images were left out."
-    if images:
-        strips, remark = _strips(study, decomposition, source, show_progress)
+    left_out = Gallery({}, {}, {}, "Images were left out.")
+    gallery = hang(study, decomposition, network, source, show_progress) if images else left_out
+    environment = _environment()
+    single = len(decomposition.class_names) <= SINGLE
+    site = Site(
+        study=study,
+        decomposition=decomposition,
+        fidelity=fidelity,
+        gallery=gallery,
+        overview=look_over(study, decomposition, fidelity),
+        classes=_classes(decomposition, fidelity),
+        features=_features(decomposition),
+        what_if=_what_if(study, decomposition, fidelity) if single else None,
+        single=single,
+        script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
+        folder=f"{path.stem}-pages",
+    )
+    if not single:
+        _write_pages(site, environment, path.parent / site.folder, show_progress)
+    with atomic(path) as file:
+        file.write(environment.get_template("report.html").render(site=site).encode())
+    return path
+
+
+def _write_pages(site: Site, environment: Environment, folder: Path, show: bool) -> None:
+    """Write a page for each class and each feature into a folder that then appears as a whole."""
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    inside = Site(**{**vars(site), "inside": True})
+    class_page, feature_page = environment.get_template("class.html"), environment.get_template("feature.html")
+    with progress("pages", len(site.classes) + len(site.features), "pages", show=show) as advance:
+        for one in site.classes:
+            (new / f"class-{one.label}.html").write_text(class_page.render(site=inside, one=one), encoding="utf-8")
+            advance(1)
+        for feature, uses in site.features.items():
+            page = feature_page.render(site=inside, feature=feature, uses=uses)
+            (new / f"feature-{feature}.html").write_text(page, encoding="utf-8")
+            advance(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
     environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
-    page = environment.get_template("report.html").render(
-        study=study,
-        sets=[study[name] for name in study.set_names],
-        decomposition=decomposition,
-        fidelity=fidelity,
-        classes=[decomposition.rows(label) for label in range(len(decomposition.class_names))],
-        strips=strips,
-        remark=remark,
-        curve=curve_svg(decomposition.curve) if decomposition.curve else "",
-        side=_SIDE,
-    )
-    with atomic(path) as file:
-        file.write(page.encode())
-    return path
+    return environment
 
 
-def _strips(study: Study, decomposition: Decomposition, source: object, show: bool) -> tuple[dict[int, Strip], str]:
-    """Find the images that activate each feature most, in one pass over the stored features, and draw them."""
-    name = decomposition.chosen_on[0]
-    image_set = study[name]
-    opened = open_images(source) if source is not None else None
-    kept = [label for label in range(len(decomposition.class_names)) if label not in decomposition.unseen]
-    wanted = np.unique(np.concatenate([decomposition.supports[label] for label in kept])) if kept else np.empty(0, int)
-    if opened is None and image_set.manifest.root is None:
-        return {}, (
-            f"The images of {name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from Python, "
-            "pass them to write_report(source=…)."
+def _classes(decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
+    trust = decomposition.trust
+    return [
+        ClassPage(
+            label,
+            name,
+            decomposition.rows(label),
+            float(decomposition.bias[label]),
+            label in decomposition.unseen,
+            float(trust.jaccard[label]) if trust else 0.0,
+            cost,
         )
-    top = TopImages(len(wanted), _SHOWN)
-    for chunk in image_set.chunks():
-        top.update(chunk.features[:, wanted], chunk.labels, chunk.ids)
-    strips, missing = {}, set[str]()
-    with progress("report", len(wanted), "features", show=show) as advance:
-        for column, feature in enumerate(wanted.tolist()):
-            strips[feature] = _strip(top, column, opened, image_set.manifest.root, decomposition.class_names, missing)
-            advance(1)
-    remark = f"For each feature, the images of {name!r} that activate it most, over all classes; under each its class."
-    if not image_set.labelled:
-        remark += " There are no labels: the class is the network's own prediction."
-    if missing:
-        place = image_set.manifest.root if opened is None else opened.root or "the images given"
-        log.warning(
-            "report: %d images could not be read again from %s: %s; if they were moved, say where they are: --images FOLDER",
-            len(missing),
-            place,
-            some(sorted(missing), 3),
-        )
-        remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
-    return strips, remark
+        for label, (name, cost) in enumerate(fidelity.classes.items())
+    ]
 
 
-def _strip(
-    top: TopImages, column: int, source: Images | None, root: str | None, names: tuple[str, ...], missing: set[str]
-) -> Strip:
-    shown = [row for row in range(len(top.values)) if top.labels[row, column] >= 0]
-    canvas = Image.new("RGB", (_SIDE * max(len(shown), 1), _SIDE), (128, 128, 128))
-    images = []
-    for place, row in enumerate(shown):
-        id, label = str(top.ids[row, column]), names[top.labels[row, column]]
-        try:
-            picture = source.picture(id) if source is not None else decode(Path(root or "") / id)
-            canvas.paste(_thumbnail(picture), (place * _SIDE, 0))
-        except (Unusable, SubspectError):
-            missing.add(id)
-        images.append((label, f"{label}, {id}: {top.values[row, column]:.3g}"))
-    buffer = io.BytesIO()
-    canvas.save(buffer, "WEBP", quality=70)
-    data = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Strip(data, tuple(images))
+def _features(decomposition: Decomposition) -> dict[int, list[tuple[int, float]]]:
+    """Return feature → the classes that use it, each with its weight; of classes without images nothing."""
+    uses: dict[int, list[tuple[int, float]]] = {}
+    for label in range(len(decomposition.class_names)):
+        for row in decomposition.rows(label) if label not in decomposition.unseen else ():
+            uses.setdefault(row.feature, []).append((label, row.weight))
+    return dict(sorted(uses.items()))
 
 
-def _thumbnail(picture: Image.Image) -> Image.Image:
-    """Fit a picture into a square; small pictures are enlarged by whole pixels, so that they stay crisp."""
-    scale = _SIDE / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    fitted = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
-    square.paste(fitted, ((_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2))
-    return square
+def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> dict[str, Any] | None:
+    """Return what a page needs to compute logits anew; None where that is too much."""
+    columns = np.unique(decomposition.supports.flat)
+    if fidelity.overall.images * len(columns) > _WHAT_IF:
+        return None
+    chunks = list(study[fidelity.image_set].chunks(fidelity.part))
+    features = np.concatenate([chunk.features[:, columns] for chunk in chunks])
+    classes = [
+        {
+            "bias": float(decomposition.bias[label]),
+            "weights": [[row.feature, row.weight] for row in decomposition.rows(label)],
+        }
+        for label in range(len(decomposition.class_names))
+    ]
+    return {
+        "columns": columns.tolist(),
+        "features": base64.b64encode(np.ascontiguousarray(features.T, "<f4").tobytes()).decode(),
+        "labels": np.concatenate([chunk.labels for chunk in chunks]).tolist(),
+        "said": np.concatenate([chunk.predictions for chunk in chunks]).tolist(),
+        "classes": classes,
+    }

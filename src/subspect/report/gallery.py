@@ -1,0 +1,239 @@
+"""The images behind the features: those that activate each most, with the place where it is active laid over.
+
+Which images those are is found in one pass over the stored features; only they are opened again, once each, and, where the
+network is at hand, run through it for their maps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from subspect.decomposition import Decomposition
+from subspect.errors import SubspectError, Unusable, some
+from subspect.images import Images, decode, open_images
+from subspect.maps import read_maps
+from subspect.network import Network
+from subspect.pictures import data_uri, fit, lay_over
+from subspect.preprocessing import AnyPreprocessing, view, visible
+from subspect.progress import progress
+from subspect.statistics import TopImages
+from subspect.study import ImageSet, Study
+
+log = logging.getLogger("subspect")
+
+SHOWN = 6  #: images in a strip
+SIDE = 64  #: pixels of a picture's long side
+_BATCH = 16  # images that run through the network at a time
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image in the strip of a feature.
+
+    Attributes:
+        data: the picture as a data URI; empty where it couldn't be read again.
+        id: of the image.
+        label: its class name.
+        value: of the feature.
+    """
+
+    data: str
+    id: str
+    label: str
+    value: float
+
+    @property
+    def caption(self) -> str:
+        """Class, id and value."""
+        return f"{self.label}, {self.id}: {self.value:.3g}"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The strips of images, and a sentence that says what they are.
+
+    Attributes:
+        features: feature → the images that activate it most, over all classes.
+        inside: (class, feature) → the same among the images of the class.
+        outside: (class, feature) → the same among all others.
+        remark: which images these are, and what is missing.
+    """
+
+    features: Mapping[int, Sequence[Shot]]
+    inside: Mapping[tuple[int, int], Sequence[Shot]]
+    outside: Mapping[tuple[int, int], Sequence[Shot]]
+    remark: str
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.features)
+
+
+def hang(
+    study: Study, decomposition: Decomposition, network: Network | None, source: object, show_progress: bool
+) -> Gallery:
+    """Find the images behind every feature, and draw them.
+
+    Args:
+        study: where the features are stored.
+        decomposition: whose features are shown.
+        network: that was observed; without it there are no maps.
+        source: the images, where they were in memory, or have been moved since.
+        show_progress: whether to draw a progress bar.
+    """
+    image_set = study[decomposition.chosen_on[0]]
+    opened = open_images(source) if source is not None else None
+    if opened is None and image_set.manifest.root is None:
+        remark = (
+            f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "
+            "Python, pass them to write_report(source=…)."
+        )
+        return Gallery({}, {}, {}, remark)
+    strips = _strips(image_set, decomposition)
+    wanted: dict[str, set[int]] = {}
+    for (_, feature, _), rows in strips.items():
+        for id, _, _ in rows:
+            wanted.setdefault(id, set()).add(feature)
+    drawn: dict[tuple[str, int], str] = {}
+    missing, mapped = list[str](), network is not None
+    with progress("report", len(wanted), "images", show=show_progress) as advance:
+        for id, picture, maps in _pictures(sorted(wanted), opened, image_set, study, network, missing):
+            small = fit(picture, SIDE)
+            mapped = mapped and maps is not None
+            plain = data_uri(small) if maps is None else ""
+            for feature in wanted[id]:
+                drawn[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
+            advance(1)
+    names = decomposition.class_names
+
+    def shots(kind: str) -> dict[tuple[int, int], list[Shot]]:
+        return {
+            (label, feature): [Shot(drawn.get((id, feature), ""), id, names[own], value) for id, own, value in rows]
+            for (label, feature, which), rows in strips.items()
+            if which == kind
+        }
+
+    features = {feature: strip for (_, feature), strip in shots("all").items()}
+    remark = _remark(image_set, network, mapped, missing, opened)
+    return Gallery(features, shots("inside"), shots("outside"), remark)
+
+
+_Rows = list[tuple[str, int, float]]
+
+
+def _strips(image_set: ImageSet, decomposition: Decomposition) -> dict[tuple[int, int, str], _Rows]:
+    """Return (class, feature, kind) → id, class and value of each image, by one pass; kind "all" has class −1."""
+    supports, unseen = decomposition.supports, set(decomposition.unseen)
+    kept = [label for label in range(len(supports)) if label not in unseen and len(supports[label])]
+    used = np.unique(np.concatenate([supports[label] for label in kept])) if kept else np.empty(0, np.int64)
+    everywhere = TopImages(len(used), SHOWN)
+    near = {(label, kind): TopImages(len(supports[label]), SHOWN) for label in kept for kind in ("inside", "outside")}
+    for chunk in image_set.chunks():
+        features, ids = np.asarray(chunk.features), np.array(chunk.ids, object)
+        everywhere.update(features[:, used], chunk.labels, chunk.ids)
+        for label in kept:
+            own = chunk.labels == label
+            mine = features[:, supports[label]]
+            for kind, rows in (("inside", own), ("outside", ~own)):
+                top = near[label, kind]
+                rows = np.flatnonzero(rows & (mine > top.values[-1]).any(axis=1))  # the others change nothing
+                if len(rows):
+                    top.update(mine[rows], chunk.labels[rows], ids[rows].tolist())
+    strips = {(-1, feature, "all"): _rows(everywhere, column) for column, feature in enumerate(used.tolist())}
+    for (label, kind), top in near.items():
+        for column, feature in enumerate(supports[label].tolist()):
+            strips[label, feature, kind] = _rows(top, column)
+    return strips
+
+
+def _rows(top: TopImages, column: int) -> _Rows:
+    columns = top.ids[:, column].tolist(), top.labels[:, column].tolist(), top.values[:, column].tolist()
+    return [row for row in zip(*columns, strict=True) if row[1] >= 0]
+
+
+def _pictures(
+    ids: list[str],
+    source: Images | None,
+    image_set: ImageSet,
+    study: Study,
+    network: Network | None,
+    missing: list[str],
+) -> Iterator[tuple[str, Image.Image, npt.NDArray[np.float32] | None]]:
+    """Open images; with a network also return what it sees of each, and the maps (d, height, width) of its features."""
+    root = Path(image_set.manifest.root or "")
+    preprocessing = network.preprocessing if network is not None else None
+    for start in range(0, len(ids), _BATCH):
+        shown: list[tuple[str, Image.Image]] = []
+        pixels: list[torch.Tensor] = []
+        for id in ids[start : start + _BATCH]:
+            try:
+                given = decode(root / id) if source is None else source.given(id)
+                picture, tensor = _seen(given, preprocessing)
+            except (Unusable, SubspectError):
+                missing.append(id)
+                continue
+            shown.append((id, picture))
+            pixels += [] if tensor is None else [tensor]
+        if network is None or len(pixels) < len(shown):
+            yield from ((id, picture, None) for id, picture in shown)
+        else:
+            yield from _with_maps(network, shown, pixels, study)
+
+
+def _seen(
+    given: Image.Image | torch.Tensor, preprocessing: AnyPreprocessing | None
+) -> tuple[Image.Image, torch.Tensor | None]:
+    """Return an image as a person looks at it, and as the network gets it, if that is known."""
+    if isinstance(given, torch.Tensor):
+        return visible(given), given
+    if preprocessing is None:
+        return given, None
+    return view(preprocessing, given), preprocessing(given)
+
+
+def _with_maps(
+    network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor], study: Study
+) -> Iterator[tuple[str, Image.Image, npt.NDArray[np.float32] | None]]:
+    """Run images through the network, those of one size together."""
+    by_size: dict[torch.Size, list[int]] = {}
+    for place, tensor in enumerate(pixels):
+        by_size.setdefault(tensor.shape, []).append(place)
+    for places in by_size.values():
+        batch = torch.stack([pixels[place] for place in places])
+        if not network.head_known:
+            network.find_head(torch.cat([batch, batch.flip(-1)]), study.identity.head)
+        maps = read_maps(network, batch).maps
+        for row, place in enumerate(places):
+            yield *shown[place], None if maps is None else maps[row].cpu().numpy()
+
+
+def _remark(
+    image_set: ImageSet, network: Network | None, mapped: bool, missing: list[str], opened: Images | None
+) -> str:
+    remark = f"Images of {image_set.name!r} that activate a feature most."
+    if mapped:
+        remark += " Amber: where in the image the feature is active."
+    elif network is None:
+        remark += " Where in the image a feature is active is not shown, since the report was made without the network."
+    else:
+        remark += " Where in the image a feature is active is not shown: this network pools no map of its features."
+    if not image_set.labelled:
+        remark += " There are no labels: the class is the network's own prediction."
+    if missing:
+        place = image_set.manifest.root if opened is None else opened.root or "the images given"
+        log.warning(
+            "report: %d images could not be read again from %s: %s; if they were moved, say where they are: --images FOLDER",
+            len(missing),
+            place,
+            some(sorted(missing), 3),
+        )
+        remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
+    return remark

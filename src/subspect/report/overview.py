@@ -1,0 +1,94 @@
+"""What the report's first page says of a decomposition: confusions and the features behind them, calibration, losses.
+
+Two passes over the stored features of the images that the cost is measured on: the first counts, the second averages the
+features of the images that are confused most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from subspect.decomposition import Decomposition
+from subspect.explain import Term, terms
+from subspect.fidelity import Fidelity
+from subspect.statistics import Calibration, Confusion
+from subspect.study import Chunk, Study
+
+_PAIRS = 12  # confusions that are shown
+_BEHIND = 3  # features named for each
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Images of one class that the decomposed network says are of another.
+
+    Attributes:
+        label: class index of the images.
+        said: class index that the decomposed network says.
+        images: their number.
+        dense: how many images of the class the dense network takes for that other.
+        of: number of images of the class.
+        terms: the features that speak most for the wrong class, on average over these images.
+        bias: what the difference of the biases says for it, in logits.
+    """
+
+    label: int
+    said: int
+    images: int
+    dense: int
+    of: int
+    terms: tuple[Term, ...]
+    bias: float
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """Confusions, most images first; calibration of the dense and the decomposed network."""
+
+    confused: tuple[Confused, ...]
+    dense: Calibration
+    decomposed: Calibration
+
+
+def look_over(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Overview:
+    """Count confusions and calibration on the images of ``fidelity``."""
+    n_classes = study.identity.n_classes
+    confusions = Confusion(n_classes), Confusion(n_classes)
+    calibrations = Calibration(), Calibration()
+    for chunk, heads in _logits(study, decomposition, fidelity):
+        for logits, confusion, calibration in zip(heads, confusions, calibrations, strict=True):
+            said = logits.argmax(axis=1)
+            confusion.update(chunk.labels, said)
+            calibration.update(softmax(logits, axis=1).max(axis=1), said == chunk.labels)
+    dense, decomposed = (confusion.counts for confusion in confusions)
+    wrong = decomposed - np.diag(decomposed.diagonal())
+    pairs = [divmod(int(place), n_classes) for place in np.argsort(-wrong.ravel(), kind="stable")[:_PAIRS]]
+    pairs = [pair for pair in pairs if wrong[pair]]
+    sums = {pair: np.zeros(study.identity.n_features) for pair in pairs}
+    for chunk, (_, logits) in _logits(study, decomposition, fidelity) if pairs else ():
+        said = logits.argmax(axis=1)
+        for (label, other), total in sums.items():
+            total += chunk.features[(chunk.labels == label) & (said == other)].sum(axis=0, dtype=np.float64)
+    confused = []
+    for pair, total in sums.items():
+        found, bias = terms(decomposition, total / wrong[pair], pair[1], pair[0])
+        behind = sorted(found, key=lambda term: -term.contribution)[:_BEHIND]
+        behind = [term for term in behind if term.contribution > 0]
+        images, of = int(wrong[pair]), int(decomposed[pair[0]].sum())
+        confused.append(Confused(*pair, images, int(dense[pair]), of, tuple(behind), bias))
+    return Overview(tuple(confused), *calibrations)
+
+
+def _logits(
+    study: Study, decomposition: Decomposition, fidelity: Fidelity
+) -> Iterator[tuple[Chunk, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
+    """Go over the images that the cost was measured on, with their dense and their decomposed logits."""
+    dense = [tensor.numpy() for tensor in study.head()]
+    decomposed = [decomposition.layer().dense_weight().detach().numpy(), decomposition.bias.numpy()]
+    for chunk in study[fidelity.image_set].chunks(fidelity.part):
+        yield chunk, tuple(chunk.features @ weight.T + bias for weight, bias in (dense, decomposed))

@@ -1,0 +1,133 @@
+"""The report in a real browser: nothing leaves the page, search, sort and what-if work, and anyone can use it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import subspect
+from conftest import PIXELS, Tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+NAMES = ("<script>alert(1)</script>", "\"quoted\" & 'so'", "猫 кот")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A report in one file, and one of many pages."""
+    folder, generator = tmp_path_factory.mktemp("browser"), np.random.default_rng(0)
+    for name in ("train", "test"):
+        for index in range(90 if name == "train" else 45):
+            path = folder / name / str(index % 3) / f"<b>{index}&'.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    network = subspect.Network(Tiny(), class_names=NAMES, preprocessing=PIXELS, name="<i>network</i>")
+    classes = {"0": 0, "1": 1, "2": 2}
+    for name in ("train", "test"):
+        study = subspect.observe(network, folder / name, folder / "study", name, class_map=classes, show_progress=False)
+    made = subspect.decompose(study, 3, show_progress=False)
+    cost = subspect.evaluate(study, made)
+    single = subspect.write_report(study, made, cost, network=network, show_progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.report.SINGLE", 2)
+        many = subspect.write_report(study, made, cost, folder / "many.html", network=network, show_progress=False)
+    return single, many
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page that fails on messages in the console and on requests that leave the files."""
+    with driver.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page()
+        wrong: list[str] = []
+        opened.on("console", lambda message: wrong.append(message.text))
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("request", lambda made: None if made.url.startswith(("file:", "data:")) else wrong.append(made.url))
+        yield opened
+        assert not wrong
+        browser.close()
+
+
+def test_search_and_sort(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    assert page.inner_text("#table-classes tbody tr:nth-child(3) td:first-child") == NAMES[2]
+    page.fill("input[data-table=table-classes]", "КОТ")
+    assert page.locator("#table-classes tbody tr:visible").count() == page.locator("section.class:visible").count() == 1
+    assert page.inner_text(".tools .found >> nth=0") == "1 of 3"
+    page.fill("input[data-table=table-classes]", "")
+    page.click("#table-classes thead th:nth-child(6) button")
+    for order in ("ascending", "descending"):
+        values = [float(text.split()[0]) for text in page.locator("#table-classes td:nth-child(6)").all_inner_texts()]
+        assert values == sorted(values, reverse=order == "descending")
+        assert page.get_attribute("#table-classes thead th:nth-child(6)", "aria-sort") == order
+        page.keyboard.press("Enter")  # the button has the focus
+
+
+def test_a_link_unfolds_a_feature(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    link = page.locator("section.class td a").first
+    feature = link.inner_text()
+    link.click()
+    assert page.locator(f"#f{feature}").get_attribute("open") is not None
+    assert page.locator(f"#f{feature} img").first.is_visible()
+
+
+def test_what_if(reports: tuple[Path, Path], page: Page) -> None:
+    study = subspect.Study.open(reports[0].parent)
+    made = subspect.load_decomposition(study)
+    feature = made.rows(1)[0].feature
+    before, after = (subspect.evaluate(study, one) for one in (made, made.without(1, feature)))
+    page.goto(reports[0].as_uri())
+    page.uncheck(f'input[data-label="1"][data-feature="{feature}"]')
+    said = page.inner_text('.whatif[data-label="1"] output')
+    for one in ("accuracy", "fidelity"):
+        change = [f"{100 * getattr(cost.overall, one).value:.1f} %" for cost in (before, after)]
+        assert " → ".join(change) in said
+    assert f"subspect edit STUDY --drop 1:{feature}" in said
+    page.click('.whatif[data-label="1"] button')
+    assert page.is_checked(f'input[data-label="1"][data-feature="{feature}"]')
+    assert not page.is_visible('.whatif[data-label="1"]')
+
+
+def test_many_pages(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[1].as_uri())
+    page.click("#table-classes a >> nth=0")
+    assert page.inner_text("h1") == NAMES[0] and page.locator("img").count() > 10
+    page.click("td a >> nth=0")
+    assert page.inner_text("h1").startswith("Feature ")
+    page.click("header a")
+    assert page.url.endswith("many.html#features")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_anyone_can_use_it(
+    reports: tuple[Path, Path], page: Page, which: int, scheme: Literal["light", "dark"]
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page.emulate_media(color_scheme=scheme)
+    addresses = [reports[which].as_uri()]
+    if which:
+        addresses += [(reports[1].parent / "many-pages" / name).as_uri() for name in ("class-0.html",)]
+    for address in addresses:
+        page.goto(address)
+        found = axe.Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_it_fits_a_narrow_window(reports: tuple[Path, Path], page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(reports[0].as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
