@@ -11,8 +11,8 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 types: .venv/ready
 	$(BIN)/mypy

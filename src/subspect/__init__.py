@@ -8,17 +8,23 @@
     decomposition = subspect.decompose(study, k=5)
     fidelity = subspect.evaluate(study, decomposition)
     subspect.write_report(study, decomposition, fidelity)
+    subspect.explain(study, decomposition, network, "cat.jpg").plot()
     small = decomposition.apply(model)
 """
 
 from subspect.budget import Auto, Mean
+from subspect.compare import Comparison, compare
 from subspect.decompose import decompose, decompose_by_file, decompose_each
 from subspect.decomposition import Decomposition, load_decomposition
+from subspect.diff import Difference, diff
+from subspect.edit import Edited, edit
 from subspect.errors import MissingExtra, SubspectError
+from subspect.explain import Explanation, explain
 from subspect.fidelity import Fidelity, evaluate
 from subspect.head import DecomposedHead
 from subspect.images import Arrays, DatasetImages, Images, open_images
 from subspect.job import Job, run
+from subspect.maps import read_maps
 from subspect.network import Network
 from subspect.observe import observe
 from subspect.preprocessing import Preprocessing
@@ -32,9 +38,13 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Arrays",
     "Auto",
+    "Comparison",
     "DatasetImages",
     "DecomposedHead",
     "Decomposition",
+    "Difference",
+    "Edited",
+    "Explanation",
     "Fidelity",
     "Images",
     "Job",
@@ -45,14 +55,19 @@ __all__ = [
     "Study",
     "SubspectError",
     "Supports",
+    "compare",
     "decompose",
     "decompose_by_file",
     "decompose_each",
+    "diff",
+    "edit",
     "evaluate",
+    "explain",
     "load_decomposition",
     "load_network",
     "observe",
     "open_images",
+    "read_maps",
     "run",
     "write_report",
 ]

@@ -23,10 +23,14 @@ from rich.table import Table
 import subspect
 from subspect.boundary import TARGETS, Target
 from subspect.budget import MEASURES, Auto, Mean, Measure, Size
+from subspect.compare import compare as compare_classes
 from subspect.decompose import METHODS, decompose_by_file, decompose_each
 from subspect.decomposition import decomposition_names, load_decomposition
 from subspect.demo import NETWORK, run_demo
+from subspect.diff import diff as compare_studies
+from subspect.edit import edit as edit_features
 from subspect.errors import SubspectError, near, some
+from subspect.explain import explain as why
 from subspect.fidelity import evaluate as cost_of
 from subspect.job import Job
 from subspect.job import run as main_job
@@ -89,6 +93,9 @@ Most = Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more
 Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
 On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+NetworkOption = Annotated[
+    str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
+]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
 
 
@@ -316,16 +323,23 @@ def report(
     on: On = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file; STUDY/report.html.")] = None,
     images: Annotated[Path | None, typer.Option(help="Where the observed images are now, if they were moved.")] = None,
+    network: NetworkOption = None,
+    weights: Weights = None,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a decomposition: one HTML file that holds all that it shows.
+    """Write the report of a decomposition: one HTML file, with more than 60 classes also a folder of pages beside it.
 
-    Example: subspect report study --no-images -o shared.html
+    With --network it shows where in an image each feature is active.
+
+    Examples: subspect report study --network python:model.py:make --weights model.safetensors
+    | subspect report study --no-images -o shared.html
     """
     opened = Study.open(study)
     loaded = load_decomposition(opened, decomposition)
-    path = write_report(opened, loaded, cost_of(opened, loaded, on), output, images=not no_images, source=images)
+    model = load_network(network, weights) if network is not None else None
+    cost = cost_of(opened, loaded, on)
+    path = write_report(opened, loaded, cost, output, images=not no_images, source=images, network=model)
     _show({"report": str(path)}, as_json, f"report: {path}")
 
 
@@ -356,6 +370,101 @@ def show(
     labels = [_label(name, loaded.class_names) for name in classes]
     value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
     _show(value, as_json, *(features(loaded, label) for label in labels))
+
+
+@_command
+def explain(
+    study: StudyPath,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    weights: Weights = None,
+    decomposition: Which = None,
+    against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for a picture (PNG) of each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain what the decomposed network says of single images: which features speak for its class, and which against.
+
+    Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
+    """
+    opened = Study.open(study)
+    loaded = load_decomposition(opened, decomposition)
+    label = None if against is None else _label(against, loaded.class_names)
+    model = load_network(network, weights)
+    made = [why(opened, loaded, model, image, against=label) for image in images]
+    drawn = [one.save(output) for one in made] if output is not None else []
+    _show(
+        [one.to_json() for one in made],
+        as_json,
+        *(one.table() for one in made),
+        *(f"picture: {path}" for path in drawn),
+    )
+
+
+@_command
+def compare(
+    study: StudyPath,
+    first: Annotated[str, typer.Argument(help="A class name or index.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two classes: features that they share, features that tell them apart, images confused between them.
+
+    Example: subspect compare study cat dog
+    """
+    opened = Study.open(study)
+    loaded = load_decomposition(opened, decomposition)
+    labels = [_label(name, loaded.class_names) for name in (first, second)]
+    made = compare_classes(opened, loaded, labels[0], labels[1], on)
+    _show(made.to_json(), as_json, *made.tables())
+
+
+@_command
+def diff(
+    first: StudyPath,
+    second: Annotated[Path, typer.Argument(help="Another study, of the same images.")],
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two studies: another network, or the same one after retraining, on the same images.
+
+    Example: subspect diff study retrained
+    """
+    studies = Study.open(first), Study.open(second)
+    loaded = load_decomposition(studies[0], decomposition), load_decomposition(studies[1], decomposition)
+    made = compare_studies(*studies, loaded, on)
+    _show(made.to_json(), as_json, made.table())
+
+
+@_command
+def edit(
+    study: StudyPath,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(help="CLASS:FEATURE, a feature that the class is to do without; may be repeated."),
+    ] = None,
+    refit_on: Annotated[str | None, typer.Option(help="The image set to re-learn the other weights on.")] = None,
+    target: Annotated[
+        Target | None, typer.Option(help="What to re-learn towards; the labels unless given, where there are any.")
+    ] = None,
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop features that shouldn't matter, re-learn the rest if asked, and show what that changes.
+
+    The edited decomposition is stored beside the other, as NAME-edited.
+
+    Example: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked
+    """
+    opened = Study.open(study)
+    loaded = load_decomposition(opened, decomposition)
+    pairs = [_entry(text, loaded.class_names) for text in drop or ()]
+    made = edit_features(opened, loaded, pairs, refit_on=refit_on, target=target, on=on)
+    _show(made.to_json(), as_json, made.table())
 
 
 @_command
@@ -448,6 +557,14 @@ def _label(name: str, names: tuple[str, ...]) -> int:
     if name.isdecimal() and int(name) < len(names):
         return int(name)
     raise SubspectError(f"no class {name!r}{near(name, names)}; the network has {len(names)}: {some(names)}")
+
+
+def _entry(text: str, names: tuple[str, ...]) -> tuple[int, int]:
+    """Read CLASS:FEATURE."""
+    name, colon, feature = text.rpartition(":")
+    if not colon or not feature.isdecimal():
+        raise SubspectError(f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text!r}")
+    return _label(name, names), int(feature)
 
 
 def _device(name: str | None) -> str:

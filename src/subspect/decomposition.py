@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,6 +147,11 @@ class Decomposition:
         )
 
     @property
+    def refitted_on(self) -> tuple[str, ...]:
+        """The image sets that edits were refitted on."""
+        return tuple(step["refit_on"] for step in self.history if "refit_on" in step)
+
+    @property
     def chosen_on(self) -> tuple[str, Part]:
         """The image set, and the part of it, on which the features were chosen."""
         return self.history[0]["set"], self.history[0]["part"]
@@ -184,6 +189,40 @@ class Decomposition:
         sizes = self.supports.sizes
         each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
         return f"Decomposition({self.name!r}: {each} of {self.supports.n_features} features for {len(sizes)} classes)"
+
+    def without(self, label: int, feature: int) -> Decomposition:
+        """Return a copy in which a class does without a feature; all other weights stay, and the history says so.
+
+        Args:
+            label: class index.
+            feature: its index.
+
+        Raises:
+            SubspectError: the class doesn't use it.
+        """
+        own = self.supports[label].tolist()
+        if feature not in own:
+            raise SubspectError(
+                f"class {self.class_names[label]!r} doesn't use feature {feature}; it uses {some(own, 20)}"
+            )
+        place = int(self.supports.offsets[label]) + own.index(feature)
+        kept = torch.arange(len(self.weights)) != place
+        rows = [row[row != feature] if one == label else row for one, row in enumerate(self.supports)]
+        trust = self.trust
+        if trust is not None:
+            entries = {name: getattr(trust, name)[kept] for name in ("stability", "substitutes", "recovered")}
+            trust = replace(trust, **entries)
+        return replace(
+            self,
+            name=self.name if self.name.endswith("-edited") else f"{self.name}-edited",
+            supports=Supports(rows, self.supports.n_features),
+            weights=self.weights[kept],
+            frequency=self.frequency[kept],
+            mean=self.mean[kept],
+            trust=trust,
+            curve=(),
+            history=(*self.history, {"dropped": [label, feature]}),
+        )
 
     def layer(self, *, convolution: bool = False) -> DecomposedHead:
         """Return the decomposed head as a module on the CPU."""

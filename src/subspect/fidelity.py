@@ -189,14 +189,15 @@ def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) 
 
 def _images(decomposition: Decomposition, study: Study, on: str | None) -> tuple[str, Part, bool]:
     chosen, part = decomposition.chosen_on
-    others = [name for name in study.set_names if name != chosen]
+    others = [name for name in study.set_names if name not in (chosen, *decomposition.refitted_on)]
     if on is None:
         labelled = [name for name in others if study[name].labelled] or others
         known = {study[name].manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names}
         fresh = [name for name in labelled if study[name].manifest.fingerprint not in known] or labelled
         on = "test" if "test" in fresh else fresh[0] if fresh else chosen
     if on != chosen:
-        return on, "all", study[on].manifest.fingerprint != study[chosen].manifest.fingerprint
+        learned = (chosen, *(name for name in decomposition.refitted_on if name in study.set_names))
+        return on, "all", study[on].manifest.fingerprint not in {study[name].manifest.fingerprint for name in learned}
     return (on, "20 %", True) if part == "80 %" else (on, "all", False)
 
 

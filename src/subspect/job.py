@@ -117,6 +117,12 @@ def run(
     decomposition = decompose(opened, k, method, target=target, refit=refit, pool=pool, show_progress=show_progress)
     fidelity = evaluate(opened, decomposition)
     report = write_report(
-        opened, decomposition, fidelity, images=show_images, source=sets["train"], show_progress=show_progress
+        opened,
+        decomposition,
+        fidelity,
+        images=show_images,
+        source=sets["train"],
+        network=network,
+        show_progress=show_progress,
     )
     return Job(opened, decomposition, fidelity, report)

@@ -1,0 +1,156 @@
+"""Take features away that shouldn't matter, re-learn the rest if asked, and see what that changes.
+
+A feature that looks at a watermark or a background can be dropped from a class: its weight becomes zero and nothing else
+changes. On a named image set, such as one without the mark, the other weights and biases can then be re-learned: towards the
+labels, since the network itself has learned the shortcut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from subspect.boundary import Target
+from subspect.decomposition import Decomposition, decomposition_path
+from subspect.errors import SubspectError
+from subspect.fidelity import Fidelity, evaluate, percent
+from subspect.refit import refit
+from subspect.rows import Rows
+from subspect.statistics import Confusion
+from subspect.study import Study, lock
+
+_CONFUSIONS = 5  # shown for a class
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An edited decomposition, and what changed.
+
+    Attributes:
+        decomposition: the edited one, saved in the study.
+        before: what the decomposition cost before the edit.
+        after: what it costs now, on the same images.
+        dropped: class name and feature of each entry that was dropped.
+        confusions: class name → name of another class → its images taken for the other, before and after.
+    """
+
+    decomposition: Decomposition
+    before: Fidelity
+    after: Fidelity
+    dropped: tuple[tuple[str, int], ...]
+    confusions: dict[str, dict[str, tuple[int, int]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "decomposition": self.decomposition.to_json(),
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "dropped": [list(pair) for pair in self.dropped],
+            "confusions": self.confusions,
+        }
+
+    def table(self) -> Table:
+        """Return a table for the terminal: overall, then the classes that were edited with their confusions."""
+        what = ", ".join(f"{name} without {feature}" for name, feature in self.dropped)
+        table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="right" if column else "left")
+        table.add_row("accuracy", percent(self.before.overall.accuracy), percent(self.after.overall.accuracy))
+        table.add_row("fidelity", percent(self.before.overall.fidelity), percent(self.after.overall.fidelity))
+        for name, confusions in self.confusions.items():
+            before, after = self.before.classes[name], self.after.classes[name]
+            table.add_section()
+            if before and after:
+                table.add_row(f"{name}: accuracy", percent(before.accuracy), percent(after.accuracy))
+            for other, (then, now) in confusions.items():
+                table.add_row(f"{name} taken for {other}", str(then), str(now))
+        return table
+
+
+def edit(
+    study: Study,
+    decomposition: Decomposition,
+    drop: Sequence[tuple[int, int]],
+    *,
+    refit_on: str | None = None,
+    target: Target | None = None,
+    on: str | None = None,
+) -> Edited:
+    """Drop features from classes, re-learn the rest if asked, and measure what changes.
+
+    The edited decomposition is saved in the study, under the name of the other with ``-edited``.
+
+    Args:
+        study: where the features are stored.
+        decomposition: of this study.
+        drop: class index and feature of each entry to drop; may be empty where ``refit_on`` is given.
+        refit_on: the image set to re-learn weights and biases on; unless given, the rest stays as it is.
+        target: what to come close to, "labels" or the "dense" network; the labels unless given, where there are any.
+        on: the image set to measure on; one that took no part in choice or refit unless given.
+
+    Raises:
+        SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
+    """
+    if not drop and refit_on is None:
+        raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
+    edited = decomposition
+    for label, feature in drop:
+        edited = edited.without(label, feature)
+    if refit_on is not None:
+        edited = _relearned(study, edited, refit_on, target)
+    after = evaluate(study, edited, on)
+    before = evaluate(study, decomposition, after.image_set)
+    with lock(study.path):
+        edited.save(decomposition_path(study, edited.name))
+    labels = list(dict.fromkeys(label for label, _ in drop))
+    names = edited.class_names
+    counts = [_confusion(study, one, after) for one in (decomposition, edited)]
+    shown = list(after.classes)
+    confusions = {}
+    for label in labels:
+        both = sum(count.counts[label] for count in counts)
+        both[label] = 0
+        others = [other for other in np.argsort(-both, kind="stable")[:_CONFUSIONS].tolist() if both[other]]
+        pairs = {shown[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
+        confusions[shown[label]] = pairs
+    dropped = tuple((names[label], feature) for label, feature in drop)
+    return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
+
+
+def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Target | None) -> Decomposition:
+    """Re-learn weights and biases on the supports that are left."""
+    image_set = study[refit_on]
+    target = target or ("labels" if image_set.labelled else "dense")
+    if target == "labels" and not image_set.labelled:
+        raise SubspectError(f"target 'labels' needs labels, and {refit_on!r} has none; take target 'dense'")
+    dense = tuple(tensor.double().numpy() for tensor in study.head())
+    start = edited.layer().double().dense_weight().detach().numpy(), edited.bias.double().numpy()
+    chosen, part = edited.chosen_on  # what was set apart to evaluate on stays apart
+    rows, supports = Rows(image_set, part if refit_on == chosen else "all"), edited.supports
+    seen = {label for block in rows for label in np.unique(block.labels).tolist()}
+    fixed = sorted(
+        {*edited.unseen, *(set(range(len(supports))) - seen)}
+    )  # nothing is learned of a class without images
+    learned = refit(rows, (dense[0], dense[1]), list(supports), start, target, fixed=fixed)
+    step = {"refit": target, "refit_on": refit_on, "loss": learned.loss, "steps": learned.steps}
+    return replace(
+        edited,
+        name=edited.name if edited.name.endswith("-edited") else f"{edited.name}-edited",
+        weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
+        bias=torch.from_numpy(learned.bias.astype(np.float32)),
+        history=(*edited.history, {**step, "converged": learned.converged}),
+        curve=(),
+    )
+
+
+def _confusion(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Confusion:
+    confusion, layer = Confusion(study.identity.n_classes), decomposition.layer().requires_grad_(False)
+    for chunk in study[fidelity.image_set].chunks(fidelity.part):
+        confusion.update(chunk.labels, layer(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy())
+    return confusion
