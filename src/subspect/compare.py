@@ -169,7 +169,7 @@ def compare(study: Study, decomposition: Decomposition, label: int, other: int, 
             f"there is no image of {without!r} in {fidelity.image_set!r} to compare; take another set (--on)"
         )
     dense = [tensor.double().numpy() for tensor in study.head()]
-    weight, bias = decomposition.layer().double().dense_weight().detach().numpy(), decomposition.bias.double().numpy()
+    weight, bias = (array.astype(np.float64) for array in decomposition.matrix())
     heads = {"dense": pair.x @ dense[0].T + dense[1], "decomposed": pair.x @ weight.T + bias}
     said = {name: logits.argmax(axis=1) for name, logits in heads.items()}
     side = {name: logits[:, label] > logits[:, other] for name, logits in heads.items()}

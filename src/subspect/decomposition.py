@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -227,6 +228,10 @@ class Decomposition:
     def layer(self, *, convolution: bool = False) -> DecomposedHead:
         """Return the decomposed head as a module on the CPU."""
         return DecomposedHead(self.supports, self.weights, self.bias, convolution=convolution)
+
+    def matrix(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return weight (C, d), zero outside the supports, and bias (C,) as arrays."""
+        return self.layer().dense_weight().detach().numpy(), self.bias.numpy()
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of the network with its head replaced by the decomposed one.

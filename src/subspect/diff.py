@@ -209,7 +209,7 @@ class _Side:
 def _read(study: Study, decomposition: Decomposition, image_set: str, part: Part) -> _Side:
     kept = [s for label, s in enumerate(decomposition.supports) if label not in decomposition.unseen]
     columns = np.unique(np.concatenate([np.empty(0, np.int64), *kept]))
-    weight, bias = decomposition.layer().dense_weight().detach().numpy(), decomposition.bias.numpy()
+    weight, bias = decomposition.matrix()
     chunks = list(study[image_set].chunks(part))
     return _Side(
         decomposition,

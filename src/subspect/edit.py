@@ -130,14 +130,14 @@ def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Targe
     if target == "labels" and not image_set.labelled:
         raise SubspectError(f"target 'labels' needs labels, and {refit_on!r} has none; take target 'dense'")
     dense = tuple(tensor.double().numpy() for tensor in study.head())
-    start = edited.layer().double().dense_weight().detach().numpy(), edited.bias.double().numpy()
+    weight, bias = (array.astype(np.float64) for array in edited.matrix())
     chosen, part = edited.chosen_on  # what was set apart to evaluate on stays apart
     rows, supports = Rows(image_set, part if refit_on == chosen else "all"), edited.supports
     seen = {label for block in rows for label in np.unique(block.labels).tolist()}
     fixed = sorted(
         {*edited.unseen, *(set(range(len(supports))) - seen)}
     )  # nothing is learned of a class without images
-    learned = refit(rows, (dense[0], dense[1]), list(supports), start, target, fixed=fixed)
+    learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed)
     step = {"refit": target, "refit_on": refit_on, "loss": learned.loss, "steps": learned.steps}
     return replace(
         edited,

@@ -88,7 +88,7 @@ def _logits(
     study: Study, decomposition: Decomposition, fidelity: Fidelity
 ) -> Iterator[tuple[Chunk, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
     """Go over the images that the cost was measured on, with their dense and their decomposed logits."""
-    dense = [tensor.numpy() for tensor in study.head()]
-    decomposed = [decomposition.layer().dense_weight().detach().numpy(), decomposition.bias.numpy()]
+    dense, dense_bias = (tensor.numpy() for tensor in study.head())
+    weight, bias = decomposition.matrix()
     for chunk in study[fidelity.image_set].chunks(fidelity.part):
-        yield chunk, tuple(chunk.features @ weight.T + bias for weight, bias in (dense, decomposed))
+        yield chunk, (chunk.features @ dense.T + dense_bias, chunk.features @ weight.T + bias)
