@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 import subspect
+from subspect.rows import Block
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core
 
 PIXELS = subspect.Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def cut(x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], at: Sequence[int] = ()) -> list[Block]:
+    """Cut images into blocks, at some places."""
+    pieces = zip(np.split(x, at), np.split(labels, at), strict=True)
+    return [Block(features, own, np.zeros_like(own)) for features, own in pieces]
 
 
 class Tiny(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import rankdata
 
+from conftest import cut
 from subspect import SubspectError
 from subspect.boundary import (
     _FEWER,
@@ -48,12 +49,6 @@ def make(seed: int, images: int = 90, features: int = 7, classes: int = 4) -> tu
     x = coarse(x / 2 + generator.uniform(-1, 1, features))
     head = coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
     return x.astype(np.float32), np.arange(images) % classes, head
-
-
-def cut(x: Features, labels: Ints, at: Sequence[int] = ()) -> list[Block]:
-    """Cut images into blocks."""
-    pieces = zip(np.split(x, at), np.split(labels, at), strict=True)
-    return [Block(features, own, np.zeros_like(own)) for features, own in pieces]
 
 
 class Passes:

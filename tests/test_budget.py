@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import beta, binom, binomtest, multinomial
 
+from conftest import cut
 from subspect import Auto, Mean, SubspectError
 from subspect.boundary import _NEAR, FLOOR, Boundary, Choice, Head
 from subspect.budget import (
@@ -60,11 +61,6 @@ def make(seed: int, images: int = 120, features: int = 8, classes: int = 3) -> t
     x = coarse(generator.standard_normal((images, features)) + generator.uniform(-1, 1, features))
     head = coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
     return x.astype(np.float32), np.arange(images) % classes, head
-
-
-def cut(x: Features, labels: Ints, at: Sequence[int] = ()) -> list[Block]:
-    pieces = zip(np.split(x, at), np.split(labels, at), strict=True)
-    return [Block(features, own, np.zeros_like(own)) for features, own in pieces]
 
 
 # What may be asked for ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from scipy.special import log_softmax, softmax, xlogy
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from conftest import cut
 from subspect import SubspectError
 from subspect.boundary import TARGETS, Boundary, Choice, Head, Target
 from subspect.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
@@ -72,12 +73,6 @@ def nothing(classes: int = 4, features: int = 8) -> Head:
 def noise(seed: int, classes: int = 4, features: int = 8) -> Head:
     generator = np.random.default_rng(seed)
     return generator.standard_normal((classes, features)), generator.standard_normal(classes)
-
-
-def cut(x: Features, labels: Ints, at: Sequence[int] = ()) -> list[Block]:
-    """Cut images into blocks."""
-    pieces = zip(np.split(x, at), np.split(labels, at), strict=True)
-    return [Block(features, own, np.zeros_like(own)) for features, own in pieces]
 
 
 class Passes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from conftest import cut
 from subspect.boundary import _NEAR, FLOOR, SHARPNESS, TARGETS, Boundary, Head, Target
 from subspect.pursuit import Quadratic
 from subspect.rows import Block
@@ -42,11 +43,6 @@ def make(seed: int, images: int = 90, features: int = 6, classes: int = 3) -> tu
 def some_head(seed: int, classes: int = 3, features: int = 6) -> Head:
     generator = np.random.default_rng(seed)
     return coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
-
-
-def cut(x: Features, labels: Ints, at: Sequence[int] = ()) -> list[Block]:
-    pieces = zip(np.split(x, at), np.split(labels, at), strict=True)
-    return [Block(features, own, np.zeros_like(own)) for features, own in pieces]
 
 
 class Passes:
