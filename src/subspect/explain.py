@@ -163,13 +163,15 @@ class Explanation:
         shown = self.terms[:_BARS]
         looked = [term for term in shown[:_DRAWN] if self.maps is not None]
         figure = Figure(figsize=(10, 4.2 + 1.9 * bool(looked)), layout="constrained")
-        grid = figure.add_gridspec(1 + bool(looked), max(len(looked), 3), height_ratios=[2.2, 1][: 1 + bool(looked)])
-        picture = figure.add_subplot(grid[0, 0])
+        ratios = [2.2, 1][: 1 + bool(looked)]
+        parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[
+            :, 0
+        ]  # each with columns of its own
+        picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
         picture.imshow(enlarged(self.picture))
         agrees = "the dense network agrees" if self.agrees else "the dense network says otherwise"
-        picture.set_title(f"{self.predicted}\n({agrees})", fontsize=11)
+        picture.set_title(f"{self.predicted}\n({agrees})", fontsize=10)
         picture.set_axis_off()
-        bars = figure.add_subplot(grid[0, 1:])
         rest = sum(term.contribution for term in self.terms[_BARS:])
         rows = [(f"feature {term.feature}", term.contribution) for term in shown]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
@@ -184,7 +186,7 @@ class Explanation:
         bars.spines[["top", "right"]].set_visible(False)
         for place, term in enumerate(looked):
             assert self.maps is not None
-            axes = figure.add_subplot(grid[1, place])
+            axes = parts[1].add_subplot(1, len(looked), place + 1)
             axes.imshow(lay_over(enlarged(self.picture), self.maps[term.feature]))
             axes.set_title(f"feature {term.feature}: {term.contribution:+.2f}", fontsize=9)
             axes.set_axis_off()
