@@ -35,6 +35,12 @@ def make():
 def declared():
     return make(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
 
+def other():
+    net, *declared = globals()["declared"]()
+    with torch.no_grad():
+        net.fc.weight.add_(1)
+    return net, *declared
+
 def pair():
     torch.manual_seed(0)
     net = Net()
@@ -184,6 +190,48 @@ def test_bad_input(run: Callable[..., Result], tmp_path: Path, line: str, messag
 def test_a_class_that_does_not_exist(run: Callable[..., Result]) -> None:
     run("run python:model.py:declared train -o study -k 2 --no-images")
     assert "no class 'aa' (did you mean 'a'?); the network has 3: a, b, c" in run("show study --class aa", 1).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("explain study model.py --network NET", "error: cannot use model.py: not an image"),
+        ("explain study train/a/000.png none.png --network NET", "error: cannot use none.png: no such file"),
+        ("explain study train/a/000.png --network python:model.py:other", "this is another network"),
+        ("explain study train/a/000.png --network NET --against aa", "no class 'aa' (did you mean 'a'?)"),
+        ("explain study train/a/000.png --network NET --decomposition best", "no decomposition 'best'"),
+        ("explain train train/a/000.png --network NET", "error: no study in train"),
+        ("compare study a bb", "no class 'bb' (did you mean 'b'?)"),
+        ("compare study a a", "two classes are compared, and both are 'a'"),
+        ("compare study a b --on valid", "no image set 'valid'"),
+        ("diff study nowhere", "error: no study in nowhere"),
+        ("edit study --drop aa:1", "no class 'aa' (did you mean 'a'?)"),
+        ("edit study --drop a:99", "'a' doesn't use feature 99; it uses"),
+        ("edit study --drop a:one", "--drop takes CLASS:FEATURE"),
+        ("edit study --drop a:1 --refit-on valid", "no image set 'valid'"),
+        ("report study --network python:model.py:other", "this is another network"),
+    ],
+)
+def test_bad_input_to_a_study(run: Callable[..., Result], line: str, message: str) -> None:
+    run("run python:model.py:declared train -o study -k 6 --method contribution --no-images")
+    result = run(line.replace("NET", "python:model.py:declared"), 1)
+    assert message in " ".join(result.stderr.split()) and not result.stdout
+
+
+def test_a_study_without_an_evaluation_set(run: Callable[..., Result]) -> None:
+    """What was set apart when the features were chosen stands in for it."""
+    run("run python:model.py:declared train -o study -k 2")
+    [feature, *_] = parsed(run("show study --class a --json"))["classes"][0]["features"]
+    drop = f"a:{feature['feature']}"
+    for line in (
+        "evaluate study",
+        "compare study a b",
+        f"edit study --drop {drop}",
+        "report study",
+        "diff study study",
+    ):
+        result = run(line)
+        assert line.startswith("report") or "20 %" in " ".join((result.stdout + result.stderr).split())
 
 
 def test_wrong_usage_and_version(run: Callable[..., Result]) -> None:

@@ -179,5 +179,5 @@ def test_on_the_command_line(study: Study, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads(json.dumps(diff(study, other, pair).to_json()))
     result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
-    assert "200 images of 'test' that both have" in " ".join(result.stdout.split())
+    assert "200 images of 'test'; 200 that both have" in " ".join(result.stdout.split())
     assert CliRunner().invoke(app, shlex.split(f"{line} --on nobody")).exit_code == 1

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
-from subspect.boundary import Target
+from subspect.boundary import FLOOR, Target
 from subspect.cli import app
 from subspect.study import Part
 from test_sizes import Array, Wide, observed, pictures, planted
@@ -42,11 +42,18 @@ def said(made: Decomposition, x: Array) -> Array:
         return np.asarray(made.layer().double()(torch.from_numpy(x)).numpy())
 
 
-def slope(made: Decomposition, x: Array, wanted: Array) -> float:
-    """The largest coordinate of the cross-entropy's gradient, in weights and biases."""
-    error = (softmax(said(made, x), axis=1) - wanted) / len(x)
-    entries = [np.abs(error[:, label] @ x[:, support]).max() for label, support in enumerate(made.supports)]
-    return float(max(*entries, np.abs(error.sum(axis=0)).max()))
+def slope(made: Decomposition, start: Decomposition, x: Array, wanted: Array) -> float:
+    """The largest coordinate of the gradient of the cross-entropy and the pull towards the start, as of ten images."""
+    wide = np.column_stack([x, np.ones(len(x))])
+    error, q = (softmax(said(made, x), axis=1) - wanted) / len(x), softmax(said(start, x), axis=1)
+    largest = []
+    for label, support in enumerate(made.supports):
+        own = wide[:, [*support.tolist(), -1]]
+        weights = [np.append(one.matrix()[0][label, support], one.matrix()[1][label]) for one in (made, start)]
+        curvature = (own * (q * (1 - q) + FLOOR)[:, [label]]).T @ own / len(x)
+        pull = 10 / len(x) * curvature @ (weights[0] - weights[1])
+        largest.append(np.abs(error[:, label] @ own + pull).max())
+    return float(max(largest))
 
 
 # Without a feature ----------------------------------------------------------------------------------------------------
@@ -136,6 +143,18 @@ def test_saved_and_loaded_again_is_the_same(study: Study) -> None:
     assert json.dumps(load(study, made.name).to_json()) == json.dumps(made.to_json())  # the other is still there
 
 
+def test_no_edit_takes_the_place_of_another(study: Study) -> None:
+    made = decompose(study, 3, "contribution")
+    first, second = ((1, int(feature)) for feature in made.supports[1][:2])
+    one = edit(study, made, [first]).decomposition
+    two = edit(study, made, [second]).decomposition
+    both = edit(study, one, [second]).decomposition
+    names = [one.name, two.name, both.name]
+    assert names == ["contribution-k3-edited", "contribution-k3-edited-2", "contribution-k3-edited-3"]
+    assert [load(study, name).supports for name in names] == [one.supports, two.supports, both.supports]
+    assert edit(study, made, [second]).decomposition.name == two.name  # the same again
+
+
 def test_nothing_to_do(study: Study) -> None:
     with pytest.raises(SubspectError, match="nothing to do: name features to drop"):
         edit(study, decompose(study, 2), [])
@@ -153,11 +172,11 @@ def leaking() -> Array:
 
 
 def marked(seed: int, images: int, where: npt.NDArray[np.bool_] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images whose class is the largest of three pixels; the mark is on those of class 0, or anywhere."""
+    """Images whose class is the largest of three pixels; the mark, 1 and not −1, is on those of class 0, or as said."""
     x = pictures(seed, images)
     flat = x.view(images, -1)
     labels = flat[:, :3].argmax(dim=1)
-    flat[:, MARK] = (labels == 0).float() if where is None else torch.from_numpy(where).float()
+    flat[:, MARK] = ((labels == 0) if where is None else torch.from_numpy(where)).float() * 2 - 1
     return x, labels
 
 
@@ -200,6 +219,19 @@ def test_without_the_feature_of_a_mark_the_network_is_right_again(
     assert changed.to_json()["dropped"] == [["class 0", MARK]]
 
 
+def test_the_feature_of_the_mark_is_named_first_and_dropping_it_is_enough(
+    leak: tuple[Study, Decomposition],
+) -> None:
+    study, _ = leak
+    made = decompose(study, 2)
+    assert made.supports[0][0] == MARK and made.rows(0)[0].feature == MARK
+    before = evaluate(study, made, "clean").classes["class 0"]
+    assert before is not None and before.accuracy.value < 0.1  # without its mark the class isn't known
+    changed = edit(study, made, [(0, MARK)], on="clean")
+    # A clean network says the largest of three pixels, which is the label.
+    assert changed.before.overall.accuracy.value < 0.75 and changed.after.overall.accuracy.value >= 0.995
+
+
 def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
     study, made = leak
     changed = edit(study, made, [(0, MARK)], refit_on="clean")
@@ -212,10 +244,11 @@ def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
 
 def test_refit_towards_the_labels(study: Study) -> None:
     made = decompose(study, 3)
-    edited = edit(study, made, [(2, int(made.supports[2][0]))], refit_on="other").decomposition
+    feature = int(made.supports[2][0])
+    edited, start = edit(study, made, [(2, feature)], refit_on="other").decomposition, made.without(2, feature)
     x, labels = stored(study, "other")
     wanted = np.eye(4)[labels]
-    assert slope(edited, x, wanted) < 2e-5 < 1e-3 < slope(made, x, wanted)
+    assert slope(edited, start, x, wanted) < 2e-5 < 1e-3 < slope(start, start, x, wanted)
     step = edited.history[-1]
     assert (step["refit"], step["refit_on"], step["converged"]) == ("labels", "other", True)
     loss = -np.log(softmax(said(edited, x), axis=1))[np.arange(len(x)), labels].mean()
@@ -224,10 +257,11 @@ def test_refit_towards_the_labels(study: Study) -> None:
 
 @pytest.mark.parametrize(("refit_on", "target"), [("other", "dense"), ("plain", None)])
 def test_refit_towards_the_network(study: Study, refit_on: str, target: Target | None) -> None:
-    edited = edit(study, decompose(study, 3), [], refit_on=refit_on, target=target).decomposition
+    made = decompose(study, 3)
+    edited = edit(study, made, [], refit_on=refit_on, target=target).decomposition
     x, _ = stored(study, refit_on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
-    assert slope(edited, x, softmax(x @ weight.T + bias, axis=1)) < 2e-5
+    assert slope(edited, made, x, softmax(x @ weight.T + bias, axis=1)) < 2e-5
     assert edited.history[-1]["refit"] == "dense" and edited.refitted_on == (refit_on,)
 
 
@@ -256,7 +290,7 @@ def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
     changed = edit(study, made, [], refit_on="train")
     assert (changed.after.part, changed.before.part, changed.after.held_out) == ("20 %", "20 %", True)
     x, labels = stored(study, "train", "80 %")
-    assert slope(changed.decomposition, x, np.eye(4)[labels]) < 2e-5
+    assert slope(changed.decomposition, made, x, np.eye(4)[labels]) < 2e-5
 
 
 def test_a_class_without_images_keeps_its_weights(tmp_path: Path) -> None:

@@ -175,6 +175,18 @@ def test_neighbours_are_the_nearest_of_all(
     said = {id: int(c) for chunk in chunks for id, c in zip(chunk.ids, chunk.predictions, strict=True)}
     for near in one.neighbours:
         assert near.label == near.id[0] and near.prediction == CLASSES[said[near.id]]
+        with Image.open(tmp_path / "train" / near.id) as picture:
+            assert near.picture is not None and near.picture.tobytes() == picture.tobytes()
+
+
+def test_neighbours_whose_files_are_gone(
+    study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path
+) -> None:
+    image = path.rename(tmp_path / "kept.png")
+    (tmp_path / "train").rename(tmp_path / "elsewhere")
+    one = explain(study, made, network, image)
+    assert len(one.neighbours) == 6 and all(near.picture is None for near in one.neighbours)
+    assert len(one.plot().axes) == 2 + len(one.terms)
 
 
 def test_an_image_of_another_set_is_no_neighbour_of_itself_only_by_name(
@@ -240,7 +252,14 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
     assert value["dense"] == one.dense and value["predicted"] == one.predicted
     assert [term["feature"] for term in value["terms"]] == [term.feature for term in one.terms]
     assert value["terms"][0]["weights"] == list(one.terms[0].weights)
-    assert value["neighbours"][0] == vars(one.neighbours[0]) and len(value["neighbours"]) == 6
+    nearest = one.neighbours[0]
+    expected = {
+        "id": nearest.id,
+        "label": nearest.label,
+        "prediction": nearest.prediction,
+        "distance": nearest.distance,
+    }
+    assert value["neighbours"][0] == expected and len(value["neighbours"]) == 6
 
 
 def test_the_table(study: Study, made: Decomposition, network: Network, path: Path) -> None:
@@ -260,7 +279,7 @@ def test_the_table(study: Study, made: Decomposition, network: Network, path: Pa
 def test_plot_and_save(study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path) -> None:
     one = explain(study, made, network, path)
     figure = one.plot()
-    assert isinstance(figure, Figure) and len(figure.axes) == 2 + len(one.terms)
+    assert isinstance(figure, Figure) and len(figure.axes) == 2 + len(one.terms) + 6
     bars = figure.axes[1]
     names = [label.get_text() for label in bars.get_yticklabels()]
     assert names == [*(f"feature {term.feature}" for term in one.terms), "difference of the biases", "sum"]
@@ -282,7 +301,7 @@ def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], t
     assert one.maps is None and len(one.terms) > 12
     figure = one.plot()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
-    assert len(figure.axes) == 2 and names[12] == f"{len(one.terms) - 12} more" and len(names) == 15
+    assert len(figure.axes) == 2 + 6 and names[12] == f"{len(one.terms) - 12} more" and len(names) == 15
     assert one.save(tmp_path / "out").is_file()
 
 

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.boundary import TARGETS, Boundary, Choice, Head, Target
+from subspect.boundary import FLOOR, TARGETS, Boundary, Choice, Head, Target
 from subspect.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
 from subspect.rows import MEMORY, Block
 
@@ -197,6 +197,30 @@ def test_no_scale_of_a_feature_matters(target: Target, seed: int) -> None:
         )
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_prior_pulls_towards_the_start_as_so_many_images(target: Target) -> None:
+    x, labels, dense = make(1)
+    supports, start, prior = some(1), noise(1), 30
+    found = refit(cut(x, labels, [50]), dense, supports, start, target, prior=prior)
+    assert found.converged and found.loss == pytest.approx(loss(x, labels, dense, target, found.head), abs=1e-9)
+    wide = np.column_stack([x.astype(np.float64), np.ones(len(x))])
+    error = np.exp(said(x, found.head)) - wanted(x, labels, dense, target)
+    masked = np.zeros_like(start[0])
+    for label, support in enumerate(supports):
+        masked[label, support] = start[0][label, support]
+    q = np.exp(said(x, (masked, start[1])))
+    for label, support in enumerate(supports):
+        entries = [*support, -1]
+        own = wide[:, entries]
+        curvature = (own * (q * (1 - q) + FLOOR)[:, [label]]).T @ own / len(x)
+        moved = np.append(found.weight[label] - masked[label], found.bias[label] - start[1][label])[entries]
+        pull = (prior / len(x) + _RIDGE) * curvature @ moved
+        assert np.allclose(error[:, label] @ own / len(x), -pull, atol=1e-5) and np.abs(pull).max() > 1e-3
+    free = refit(cut(x, labels), dense, supports, start, target)
+    held = refit(cut(x, labels), dense, supports, start, target, prior=1e6)
+    assert free.loss < found.loss < held.loss and np.allclose(held.weight, masked, atol=1e-2)
+
+
 # How it gets there ----------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +233,7 @@ def test_loss_and_gradient_at_any_point(
     monkeypatch.setattr("subspect.refit._FILL", fill)
     x, labels, dense = make(2)
     supports = some(2)
-    problem = _Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, MEMORY)
+    problem = _Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, MEMORY)
     generator = np.random.default_rng(2)
     free = [label for label in range(4) if label not in fixed]
     for size in (0.0, 0.1, 1.0):
@@ -224,7 +248,7 @@ def test_loss_and_gradient_at_any_point(
 def test_the_start_is_where_it_begins_and_there_each_class_has_unit_curvature() -> None:
     x, labels, dense = make(3)
     supports, start = some(3), noise(3)
-    problem = _Problem(cut(x, labels), dense, supports, start, "dense", (), MEMORY)
+    problem = _Problem(cut(x, labels), dense, supports, start, "dense", (), 0, MEMORY)
     zero = np.zeros(len(problem.begin))
     weight, bias = problem.head(zero)
     assert np.array_equal(bias, start[1])

@@ -31,6 +31,7 @@ from subspect.diff import diff as compare_studies
 from subspect.edit import edit as edit_features
 from subspect.errors import SubspectError, near, some
 from subspect.explain import explain as why
+from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
 from subspect.job import Job
 from subspect.job import run as main_job
@@ -390,8 +391,9 @@ def explain(
     opened = Study.open(study)
     loaded = load_decomposition(opened, decomposition)
     label = None if against is None else _label(against, loaded.class_names)
+    pictures = [open_picture(image) for image in images]  # each is one, before the network runs on any
     model = load_network(network, weights)
-    made = [why(opened, loaded, model, image, against=label) for image in images]
+    made = [why(opened, loaded, model, picture, against=label, name=name) for picture, name in pictures]
     drawn = [one.save(output) for one in made] if output is not None else []
     _show(
         [one.to_json() for one in made],

@@ -119,11 +119,12 @@ class Comparison:
     def tables(self) -> list[Table]:
         """Return tables for the terminal: features, then confused images."""
         first, second = self.names
-        needed = f"the pair needs {self.needed or f'more than {_MOST}'} feature{'' if self.needed == 1 else 's'}"
+        needed = f"{self.needed or f'more than {_MOST}'} feature{' is' if self.needed == 1 else 's are'} needed"
         caption = (
             f"{self.note}; {first} taken for {second}: {self.counts[0][1]} of {self.images[0]} (dense {self.counts[0][0]}), "
-            f"{second} for {first}: {self.counts[1][1]} of {self.images[1]} (dense {self.counts[1][0]}); {needed} to side "
-            f"with the dense network on {100 * self.agreement:.1f} %, as the decomposed head does, less a point"
+            f"{second} for {first}: {self.counts[1][1]} of {self.images[1]} (dense {self.counts[1][0]}); between "
+            f"the two, the decomposed head sides with the dense one on {100 * self.agreement:.1f} %; {needed} to come within a "
+            "point of that"
         )
         table = Table(title=f"{first} and {second}", caption=caption, title_justify="left")
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):

@@ -215,7 +215,7 @@ class Decomposition:
             trust = replace(trust, **entries)
         return replace(
             self,
-            name=self.name if self.name.endswith("-edited") else f"{self.name}-edited",
+            name=self.name if "-edited" in self.name else f"{self.name}-edited",
             supports=Supports(rows, self.supports.n_features),
             weights=self.weights[kept],
             frequency=self.frequency[kept],

@@ -80,6 +80,7 @@ class Difference:
         studies: their folders.
         decompositions: their names.
         image_set: where the images come from.
+        note: on which images this was measured; on which by each study, where they differ.
         images: how many both have.
         dense: accuracy of the two dense networks.
         decomposed: accuracy of the two decomposed networks.
@@ -90,6 +91,7 @@ class Difference:
     studies: tuple[str, str]
     decompositions: tuple[str, str]
     image_set: str
+    note: str
     images: int
     dense: tuple[float, float]
     decomposed: tuple[float, float]
@@ -101,11 +103,11 @@ class Difference:
         return asdict(self)
 
     def table(self) -> Table:
-        """Return a table for the terminal: a row for each class, those that changed most first."""
+        """Return a table for the terminal: a row for each class, those that lost most first."""
         caption = (
-            f"{self.images:,} images of {self.image_set!r} that both have; accuracy dense {_both(self.dense)}, decomposed "
-            f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; features: kept "
-            "ones correlate by half or more"
+            f"{self.note}; {self.images:,} that both have; accuracy dense {_both(self.dense)}, decomposed "
+            f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; features "
+            "kept → their counterparts, which correlate by half or more"
         )
         table = Table(title=" → ".join(self.studies), caption=caption, title_justify="left")
         columns = ("class", "accuracy dense", "decomposed", "images gained", "lost", "features kept", "gone", "new")
@@ -145,7 +147,7 @@ def diff(
         )
     fidelity = evaluate(first, decompositions[0], on)
     image_set, part = fidelity.image_set, fidelity.part
-    evaluate(second, decompositions[1], image_set)
+    notes = dict.fromkeys([fidelity.note, evaluate(second, decompositions[1], image_set).note])
     sides = [_read(study, one, image_set, part) for study, one in zip((first, second), decompositions, strict=True)]
     order = {id: row for row, id in enumerate(sides[1].ids)}
     rows = [(row, order[id]) for row, id in enumerate(sides[0].ids) if id in order]
@@ -166,6 +168,7 @@ def diff(
         studies=(str(first.path), str(second.path)),
         decompositions=(decompositions[0].name, decompositions[1].name),
         image_set=image_set,
+        note=" / ".join(notes),
         images=len(rows),
         dense=(float(right[0][0].mean()), float(right[1][0].mean())),
         decomposed=(float(right[0][1].mean()), float(right[1][1].mean())),

@@ -7,8 +7,10 @@ labels, since the network itself has learned the shortcut.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from subspect.statistics import Confusion
 from subspect.study import Study, lock
 
 _CONFUSIONS = 5  # shown for a class
+_PRIOR = 10  # as so many images the head before counts: few labels can be separated, and weights would run off
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def edit(
 ) -> Edited:
     """Drop features from classes, re-learn the rest if asked, and measure what changes.
 
-    The edited decomposition is saved in the study, under the name of the other with ``-edited``.
+    The edited decomposition is saved in the study, under the name of the other with ``-edited``, and with a number where
+    another edit has that name.
 
     Args:
         study: where the features are stored.
@@ -107,6 +111,7 @@ def edit(
     after = evaluate(study, edited, on)
     before = evaluate(study, decomposition, after.image_set)
     with lock(study.path):
+        edited = _named(study, edited)
         edited.save(decomposition_path(study, edited.name))
     labels = list(dict.fromkeys(label for label, _ in drop))
     names = edited.class_names
@@ -123,6 +128,18 @@ def edit(
     return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
 
 
+def _named(study: Study, edited: Decomposition) -> Decomposition:
+    """Give an edit a name that no other edit has."""
+    plain = edited.name.rpartition("-edited")[0] + "-edited"
+    names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+    paths = ((name, decomposition_path(study, name)) for name in names)
+    history = json.dumps(edited.history)
+    free = (
+        name for name, path in paths if not path.exists() or json.dumps(Decomposition.load(path).history) == history
+    )
+    return replace(edited, name=next(free))
+
+
 def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Target | None) -> Decomposition:
     """Re-learn weights and biases on the supports that are left."""
     image_set = study[refit_on]
@@ -137,11 +154,11 @@ def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Targe
     fixed = sorted(
         {*edited.unseen, *(set(range(len(supports))) - seen)}
     )  # nothing is learned of a class without images
-    learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed)
+    learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed, prior=_PRIOR)
     step = {"refit": target, "refit_on": refit_on, "loss": learned.loss, "steps": learned.steps}
     return replace(
         edited,
-        name=edited.name if edited.name.endswith("-edited") else f"{edited.name}-edited",
+        name=edited.name if "-edited" in edited.name else f"{edited.name}-edited",
         weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
         bias=torch.from_numpy(learned.bias.astype(np.float32)),
         history=(*edited.history, {**step, "converged": learned.converged}),

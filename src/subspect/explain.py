@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,14 @@ from subspect.errors import SubspectError, Unusable
 from subspect.figures import COLOURS
 from subspect.files import atomic
 from subspect.images import decode, to_rgb
-from subspect.maps import read_maps
+from subspect.maps import observed, read_maps
 from subspect.network import Network
 from subspect.pictures import enlarged, lay_over
 from subspect.preprocessing import AnyPreprocessing, from_description, view
 from subspect.study import Study
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NEAREST = 6  # images of the study that are shown beside an image
@@ -68,12 +69,18 @@ class Neighbour:
         label: class name.
         prediction: class name, of the dense network.
         distance: root of the summed squared differences of contributions, in logits.
+        picture: what the network sees of it; None where its file isn't there any more, or it was in memory.
     """
 
     id: str
     label: str
     prediction: str
     distance: float
+    picture: Image.Image | None = field(compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the picture as JSON values."""
+        return {key: value for key, value in vars(self).items() if key != "picture"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +130,20 @@ class Explanation:
         return max(self.dense, key=lambda name: self.dense[name]) == self.predicted
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but picture and maps as JSON values."""
+        """Return all but pictures and maps as JSON values."""
         terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
         left_out = ("picture", "maps", "terms", "neighbours")
         value = {key: one for key, one in vars(self).items() if key not in left_out}
-        neighbours = [vars(one) for one in self.neighbours]
+        neighbours = [one.to_json() for one in self.neighbours]
         return {**value, "difference": self.difference, "terms": terms, "neighbours": neighbours}
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each term, then their sum."""
         title = f"{self.name}: {self.predicted} and not {self.against}"
         says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
-        table = Table(title=title, caption=f"the dense network: {says}", title_justify="left")
+        near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
+        caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
+        table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "says"):
             table.add_column(column, justify="right")
         for term in self.terms:
@@ -157,23 +166,21 @@ class Explanation:
         return path
 
     def plot(self) -> Figure:
-        """Draw the image, what each feature says, and where it looks."""
+        """Draw the image, what each feature says, where it looks, and the nearest images."""
         from matplotlib.figure import Figure
 
-        shown = self.terms[:_BARS]
-        looked = [term for term in shown[:_DRAWN] if self.maps is not None]
-        figure = Figure(figsize=(10, 4.2 + 1.9 * bool(looked)), layout="constrained")
-        ratios = [2.2, 1][: 1 + bool(looked)]
-        parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[
+        looked = self.terms[:_DRAWN] if self.maps is not None else ()
+        near = [one for one in self.neighbours if one.picture is not None]
+        heights = [4.2] + [1.9] * (bool(looked) + bool(near))
+        figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[
             :, 0
-        ]  # each with columns of its own
+        ].tolist()  # own columns each
         picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
-        picture.imshow(enlarged(self.picture))
         agrees = "the dense network agrees" if self.agrees else "the dense network says otherwise"
-        picture.set_title(f"{self.predicted}\n({agrees})", fontsize=10)
-        picture.set_axis_off()
+        _show(picture, enlarged(self.picture), f"{self.predicted}\n({agrees})", 10)
         rest = sum(term.contribution for term in self.terms[_BARS:])
-        rows = [(f"feature {term.feature}", term.contribution) for term in shown]
+        rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
         rows += [("difference of the biases", self.bias), ("sum", self.difference)]
         colours = [COLOURS["blue" if value >= 0 else "orange"][0] for _, value in rows]
@@ -184,13 +191,25 @@ class Explanation:
         bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
         bars.set_xlabel(f"logits: for {self.predicted} (right), for {self.against} (left)")
         bars.spines[["top", "right"]].set_visible(False)
-        for place, term in enumerate(looked):
-            assert self.maps is not None
-            axes = parts[1].add_subplot(1, len(looked), place + 1)
-            axes.imshow(lay_over(enlarged(self.picture), self.maps[term.feature]))
-            axes.set_title(f"feature {term.feature}: {term.contribution:+.2f}", fontsize=9)
-            axes.set_axis_off()
+        if looked and self.maps is not None:
+            laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
+            names = [f"feature {term.feature}: {term.contribution:+.2f}" for term in looked]
+            for place, (one, name) in enumerate(zip(laid, names, strict=True)):
+                _show(parts[1].add_subplot(1, _DRAWN, place + 1), one, name)
+        if near:
+            parts[-1].suptitle(f"nearest images of {self.image_set!r} by these features", fontsize=9)
+            for place, neighbour in enumerate(near):
+                assert neighbour.picture is not None
+                said = "" if neighbour.prediction == neighbour.label else f"\nsaid: {neighbour.prediction}"
+                axes = parts[-1].add_subplot(1, _NEAREST, place + 1)
+                _show(axes, enlarged(neighbour.picture), f"{neighbour.label}{said}")
         return figure
+
+
+def _show(axes: Axes, picture: Image.Image, title: str, size: int = 9) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=size)
+    axes.set_axis_off()
 
 
 def terms(
@@ -239,12 +258,12 @@ def explain(
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
     """
-    picture, name = _open(image, name)
+    picture, name = open_picture(image, name)
     if against is not None and not 0 <= against < len(decomposition.class_names):
         raise SubspectError(
             f"there is no class {against} to explain against; indices go from 0 to {len(decomposition.class_names) - 1}"
         )
-    preprocessing = _ready(study, network)
+    preprocessing = observed(study, network) or from_description(study.identity.preprocessing)
     pixels = _pixels(preprocessing, picture, name)
     if not network.head_known:
         network.find_head(torch.stack([pixels, pixels.flip(-1)]), study.identity.head)
@@ -277,7 +296,7 @@ def explain(
         dense={names[one]: float(said[one]) for one in likely},
         dense_difference=float(dense[label] - dense[other]),
         image_set=decomposition.chosen_on[0],
-        neighbours=_nearest(study, decomposition, found, name),
+        neighbours=_nearest(study, decomposition, found, name, preprocessing),
         maps=None if read.maps is None else {one: read.maps[0, one].cpu().numpy() for one in used},
     )
 
@@ -287,7 +306,9 @@ def _row(decomposition: Decomposition, label: int) -> tuple[list[int], list[floa
     return decomposition.supports[label].tolist(), decomposition.weights[part].double().tolist()
 
 
-def _nearest(study: Study, decomposition: Decomposition, found: list[Term], name: str) -> tuple[Neighbour, ...]:
+def _nearest(
+    study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing
+) -> tuple[Neighbour, ...]:
     """Find the images whose terms are nearest, in one pass over the stored features."""
     columns = [term.feature for term in found]
     scale = np.array([term.weights[0] - term.weights[1] for term in found])
@@ -299,14 +320,29 @@ def _nearest(study: Study, decomposition: Decomposition, found: list[Term], name
         for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
             best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
         best = sorted(best)[: _NEAREST + 1]
-    root, close = Path(study[decomposition.chosen_on[0]].manifest.root or ""), _ITSELF * float(np.linalg.norm(here))
+    stored, close = study[decomposition.chosen_on[0]].manifest.root, _ITSELF * float(np.linalg.norm(here))
+    root = Path(stored or "")
     same = [one for one in best if (root / one[1]).resolve() == Path(name).resolve()]
     itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
     others = [one for one in best if one not in itself][:_NEAREST]
-    return tuple(Neighbour(id, names[label], names[said], distance) for distance, id, label, said in others)
+
+    def picture(id: str) -> Image.Image | None:
+        try:
+            return view(preprocessing, decode(root / id)) if stored else None
+        except Unusable:
+            return None
+
+    return tuple(
+        Neighbour(id, names[label], names[said], distance, picture(id)) for distance, id, label, said in others
+    )
 
 
-def _open(image: object, name: str | None) -> tuple[Image.Image, str]:
+def open_picture(image: object, name: str | None = None) -> tuple[Image.Image, str]:
+    """Return an image to explain as RGB, and what it is called.
+
+    Raises:
+        SubspectError: not an image.
+    """
     try:
         if isinstance(image, str | Path):
             return decode(Path(image)), name or str(image)
@@ -324,22 +360,6 @@ def _open(image: object, name: str | None) -> tuple[Image.Image, str]:
     raise SubspectError(
         f"an image to explain is a file, a Pillow image or a uint8 array (height, width, 3); got {type(image).__name__}"
     )
-
-
-def _ready(study: Study, network: Network) -> AnyPreprocessing:
-    """Check that it is the network of the study, and return the preprocessing of the study."""
-    given = network.fingerprint()
-    if given != study.identity.weights:
-        raise SubspectError(
-            f"this is another network: {study.path} is of {study.identity.network!r} with weights "
-            f"{study.identity.weights[:12]}…, the one given has {given[:12]}…; pass the network that was observed"
-        )
-    declared = network.preprocessing
-    if declared is not None and dict(declared.describe()) != dict(study.identity.preprocessing):
-        raise SubspectError(
-            f"the preprocessing given ({declared}) is not that of the study: {dict(study.identity.preprocessing)}"
-        )
-    return declared or from_description(study.identity.preprocessing)
 
 
 def _pixels(preprocessing: AnyPreprocessing, picture: Image.Image, name: str) -> torch.Tensor:

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from subspect.errors import SubspectError
 from subspect.network import Network
+from subspect.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, from_description
+from subspect.study import Study
 
 _KEPT = 8  # maps of the right shape; the one that is pooled comes last or nearly so
 _CLOSE = 1e-2  # of the largest feature: pooled maps and features differ by rounding only
@@ -54,6 +57,26 @@ def read_maps(network: Network, pixels: Tensor) -> Read:
         if len(maps) == len(features) and any(_same(pooled, features) for pooled in _pooled(maps)):
             return Read(features, logits, maps.float())
     return Read(features, logits, None)
+
+
+def observed(study: Study, network: Network) -> AnyPreprocessing | None:
+    """Check that a network is the one of a study, and return how it prepares images; None where they were given ready.
+
+    Raises:
+        SubspectError: other weights, another preprocessing, or one that can't be rebuilt from the study.
+    """
+    given = network.fingerprint()
+    if given != study.identity.weights:
+        raise SubspectError(
+            f"this is another network: {study.path} is of {study.identity.network!r} with weights "
+            f"{study.identity.weights[:12]}…, the one given has {given[:12]}…; pass the network that was observed"
+        )
+    stored, declared = dict(study.identity.preprocessing), network.preprocessing
+    if stored == GIVEN_AS_TENSORS:
+        return None
+    if declared is not None and dict(declared.describe()) != stored:
+        raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {stored}")
+    return declared or from_description(stored)
 
 
 class _Watch(TorchFunctionMode):

@@ -71,6 +71,7 @@ def refit(
     target: Target = "dense",
     *,
     fixed: Iterable[int] = (),
+    prior: float = 0,
     tolerance: float = TOLERANCE,
     memory: int = MEMORY,
 ) -> Refit:
@@ -83,13 +84,14 @@ def refit(
         start: weight (C, d) and bias (C,) to begin with; what lies outside the supports is left out.
         target: what to come close to: the "dense" network's probabilities, or the "labels".
         fixed: classes that keep all of their row of ``start``, whatever their support.
+        prior: as how many images more the start counts: a pull towards it, in units of its curvature.
         tolerance: the largest coordinate of the gradient at which to stop.
         memory: bytes that features may take.
 
     Raises:
         SubspectError: no images.
     """
-    problem = _Problem(blocks, dense, supports, start, target, fixed, memory)
+    problem = _Problem(blocks, dense, supports, start, target, fixed, prior, memory)
     found = minimize(
         problem,
         np.zeros(len(problem.begin)),
@@ -101,8 +103,8 @@ def refit(
     if slope > tolerance and found.nit >= _STEPS:
         log.warning("refit: after %d steps the gradient is %.1e, not yet %.0e", found.nit, slope, tolerance)
     weight, bias = problem.head(found.x)
-    ridge = _RIDGE / 2 * float(found.x @ found.x)
-    return Refit(weight, bias, float(found.fun) - ridge, int(found.nit), slope <= tolerance)
+    pull = problem.ridge / 2 * float(found.x @ found.x)
+    return Refit(weight, bias, float(found.fun) - pull, int(found.nit), slope <= tolerance)
 
 
 def reselect(
@@ -159,6 +161,7 @@ class _Problem:
         start: Head,
         target: Target,
         fixed: Iterable[int],
+        prior: float,
         memory: int,
     ) -> None:
         self.start, self.supports, self.fixed = start, supports, sorted(set(fixed))
@@ -177,6 +180,7 @@ class _Problem:
         self.kept: list[_Piece] | None = None
         self.images, self.constant, self.wanted = 0, 0.0, np.zeros(len(self.begin))
         self.roots = self._prepare(dense, target)
+        self.ridge = _RIDGE + prior / self.images
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Return the loss and its gradient."""
@@ -188,8 +192,8 @@ class _Problem:
         white = np.empty_like(gradient)
         for root, part in zip(self.roots, self.parts, strict=True):
             white[part] = solve_triangular(root, gradient[part] / self.images, lower=True)
-        ridge = _RIDGE / 2 * float(vector @ vector)
-        return loss / self.images + self.constant + ridge, white + _RIDGE * vector
+        pull = self.ridge / 2 * float(vector @ vector)
+        return loss / self.images + self.constant + pull, white + self.ridge * vector
 
     def head(self, vector: Array) -> Head:
         """Return weight (C, d) and bias (C,) at a point."""

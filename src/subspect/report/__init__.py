@@ -155,7 +155,7 @@ def write_report(
         The path of the first page.
 
     Raises:
-        SubspectError: the file cannot be written, or ``source`` is no source of images.
+        SubspectError: the file cannot be written, ``source`` is no source of images, or ``network`` another one.
     """
     path = study.path / "report.html" if path is None else Path(path)
     left_out = Gallery({}, {}, {}, "Images were left out.")

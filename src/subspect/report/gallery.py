@@ -19,7 +19,7 @@ from PIL import Image
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable, some
 from subspect.images import Images, decode, open_images
-from subspect.maps import read_maps
+from subspect.maps import observed, read_maps
 from subspect.network import Network
 from subspect.pictures import data_uri, fit, lay_over
 from subspect.preprocessing import AnyPreprocessing, view, visible
@@ -169,7 +169,7 @@ def _pictures(
 ) -> Iterator[tuple[str, Image.Image, npt.NDArray[np.float32] | None]]:
     """Open images; with a network also return what it sees of each, and the maps (d, height, width) of its features."""
     root = Path(image_set.manifest.root or "")
-    preprocessing = network.preprocessing if network is not None else None
+    preprocessing = observed(study, network) if network is not None else None
     for start in range(0, len(ids), _BATCH):
         shown: list[tuple[str, Image.Image]] = []
         pixels: list[torch.Tensor] = []
