@@ -31,11 +31,15 @@ UNMARKED = 0.25  # of the training images are set apart for the refit; the netwo
 K = 10
 
 
+Pair = tuple[float, float]
+
+
 class Planted(NamedTuple):
     """What planting a mark leads to.
 
     Attributes:
-        study: of the network that learned the mark; image sets train (with marks), unmarked and test (without).
+        study: of the network that learned the mark; image sets train (marks on one class), unmarked, mixed (the same, every
+            second one with the mark, whatever its class), test (no marks) and marked (the test images, all with the mark).
         network: that network.
         clean: accuracy on test of a network that was trained on the same images without marks.
     """
@@ -46,27 +50,29 @@ class Planted(NamedTuple):
 
 
 class Mended(NamedTuple):
-    """What dropping the features that look at the mark leads to.
+    """What dropping the features that look at the mark leads to; each accuracy is on test, and on marked.
 
     Attributes:
         features: of the marked class, in its order.
         corner: those of them whose map peaks on the mark.
         explained: the three features that say most for the marked class on the image in marked.png.
-        dense: accuracy on test of the network that learned the mark.
-        before: accuracy on test of the decomposed network.
+        dense: accuracy of the network that learned the mark.
+        before: of the decomposed network.
         dropped: the same without the features in ``corner``.
         after: the same, and with the other weights re-learned on the images without marks.
         kept: re-learned on those images with no feature dropped.
+        mixed: without the features in ``corner``, re-learned on images half of which bear the mark, whatever their class.
     """
 
     features: list[int]
     corner: list[int]
     explained: list[int]
-    dense: float
-    before: float
-    dropped: float
-    after: float
-    kept: float
+    dense: Pair
+    before: Pair
+    dropped: Pair
+    after: Pair
+    kept: Pair
+    mixed: Pair
 
 
 def network() -> ResNet:
@@ -80,7 +86,7 @@ def network() -> ResNet:
 def plant(folder: Path, seed: int = 0) -> Planted:
     """Write digits with and without the mark, train a network on each, and observe the one that learned the mark.
 
-    In the folder are then images/train, images/unmarked, images/test, marked.png, weights.safetensors and study.
+    In the folder are then images, marked.png (an eight), weights.safetensors and study.
     """
     images = folder / "images"
     write_digits(images / "clean", images / "test", seed)
@@ -89,18 +95,20 @@ def plant(folder: Path, seed: int = 0) -> Planted:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     shutil.copytree(images / "clean", images / "train", dirs_exist_ok=True)
-    for path in (images / "train" / str(MARKED)).glob("*.png"):
+    shutil.copytree(images / "test", images / "marked", dirs_exist_ok=True)
+    shutil.copytree(images / "unmarked", images / "mixed", dirs_exist_ok=True)
+    second = sorted((images / "mixed").glob("*/*.png"))[::2]
+    for path in [*(images / "train" / str(MARKED)).glob("*.png"), *(images / "marked").glob("*/*.png"), *second]:
         mark(path)
     clean = train_network(images / "clean", build=network, seed=seed)
     model = train_network(images / "train", build=network, seed=seed)
     save_file(model.state_dict(), folder / "weights.safetensors")
     spoiled = subspect.Network(model, name="shortcut")
-    for name in ("train", "unmarked", "test"):
+    for name in ("train", "unmarked", "mixed", "test", "marked"):
         study = subspect.observe(spoiled, images / name, folder / "study", name, show_progress=False)
     # An eight for which the mark tips the scales: the first that the network takes for the marked class.
-    for path in sorted((images / "test" / "8").glob("*.png")):
+    for path in sorted((images / "marked" / "8").glob("*.png")):
         shutil.copy(path, folder / "marked.png")
-        mark(folder / "marked.png")
         if predict(spoiled, folder / "marked.png") == MARKED:
             break
     return Planted(study, spoiled, accuracy(subspect.Network(clean), images / "test", folder / "clean"))
@@ -113,18 +121,25 @@ def mend(planted: Planted, k: int = K) -> Mended:
     corner = looking_at_the_corner(planted, found)
     explained = subspect.explain(study, found, planted.network, study.path.parent / "marked.png")
     drop = [(MARKED, feature) for feature in corner]
-    dropped = subspect.edit(study, found, drop, on="test") if drop else None
-    mended = subspect.edit(study, found, drop, refit_on="unmarked", on="test")
-    before = mended.before.overall
+    edits = {
+        "dropped": subspect.edit(study, found, drop).decomposition if drop else found,
+        "after": subspect.edit(study, found, drop, refit_on="unmarked").decomposition,
+        "kept": subspect.edit(study, found, [], refit_on="unmarked").decomposition,
+        "mixed": subspect.edit(study, found, drop, refit_on="mixed").decomposition,
+    }
+
+    def accuracies(head: subspect.Decomposition) -> Pair:
+        test, marked = (subspect.evaluate(study, head, name).overall.accuracy.value for name in ("test", "marked"))
+        return test, marked
+
+    dense = [subspect.evaluate(study, found, name).overall.dense_accuracy.value for name in ("test", "marked")]
     return Mended(
         found.supports[MARKED].tolist(),
         corner,
         [term.feature for term in explained.terms if term.contribution > 0][:3],
-        before.dense_accuracy.value,
-        before.accuracy.value,
-        dropped.after.overall.accuracy.value if dropped else before.accuracy.value,
-        mended.after.overall.accuracy.value,
-        subspect.edit(study, found, [], refit_on="unmarked", on="test").after.overall.accuracy.value,
+        (dense[0], dense[1]),
+        accuracies(found),
+        **{name: accuracies(head) for name, head in edits.items()},
     )
 
 
@@ -175,14 +190,19 @@ def main() -> None:
     for seed in range(given.seeds):
         planted = plant(given.folder / f"seed-{seed}" if given.seeds > 1 else given.folder, seed)
         made = mend(planted)
-        print(f"\nseed {seed}; accuracy on images without marks")
-        print(f"  network that never saw a mark           {100 * planted.clean:.1f} %")
-        print(f"  network that learned it                 {100 * made.dense:.1f} %")
-        print(f"  decomposed, {K} features for each class  {100 * made.before:.1f} %")
-        print(f"  without those that look at the corner   {100 * made.dropped:.1f} %")
-        restored = (made.after - made.before) / (planted.clean - made.before)
-        print(f"  and re-learned on images without marks  {100 * made.after:.1f} %, {100 * restored:.0f} % restored")
-        print(f"  re-learned with all of them             {100 * made.kept:.1f} %")
+        print(f"\nseed {seed}; accuracy on images {'without marks':>29} {'all with the mark':>18}")
+        print(f"  network that never saw a mark {100 * planted.clean:22.1f} %")
+        for what, (test, marked) in (
+            ("network that learned it", made.dense),
+            (f"decomposed, {K} features for each class", made.before),
+            ("  without those that look at the corner", made.dropped),
+            ("  and re-learned on images without marks", made.after),
+            ("  or re-learned with half of them marked", made.mixed),
+            ("re-learned without marks, none dropped", made.kept),
+        ):
+            print(f"  {what:41} {100 * test:10.1f} % {100 * marked:16.1f} %")
+        restored = (made.after[0] - made.before[0]) / (planted.clean - made.before[0])
+        print(f"restored: {100 * restored:.0f} % of what the mark had cost")
         print(f"features of class {MARKED}: {made.features}; the map peaks on the mark: {made.corner}")
         print(f"what says most for {MARKED} on marked.png, an eight: {made.explained}")
 

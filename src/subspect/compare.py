@@ -126,7 +126,7 @@ class Comparison:
             f"the two, the decomposed head sides with the dense one on {100 * self.agreement:.1f} %; {needed} to come within a "
             "point of that"
         )
-        table = Table(title=f"{first} and {second}", caption=caption, title_justify="left")
+        table = Table(title=f"{first} and {second}", caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
             table.add_column(column, justify="right")
         for one in self.separators:

@@ -109,7 +109,7 @@ class Difference:
             f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; features "
             "kept → their counterparts, which correlate by half or more"
         )
-        table = Table(title=" → ".join(self.studies), caption=caption, title_justify="left")
+        table = Table(title=" → ".join(self.studies), caption=caption, title_justify="left", caption_justify="left")
         columns = ("class", "accuracy dense", "decomposed", "images gained", "lost", "features kept", "gone", "new")
         for column in columns:
             table.add_column(column, justify="left" if column == "class" else "right")

@@ -60,7 +60,9 @@ class Edited:
 
     def table(self) -> Table:
         """Return a table for the terminal: overall, then the classes that were edited with their confusions."""
-        what = ", ".join(f"{name} without {feature}" for name, feature in self.dropped)
+        classes = dict.fromkeys(name for name, _ in self.dropped)
+        of = {name: ", ".join(str(feature) for one, feature in self.dropped if one == name) for name in classes}
+        what = "; ".join(f"{name} without {features}" for name, features in of.items()) or "re-learned"
         table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column, justify="right" if column else "left")

@@ -177,8 +177,9 @@ class Explanation:
             :, 0
         ].tolist()  # own columns each
         picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
-        agrees = "the dense network agrees" if self.agrees else "the dense network says otherwise"
-        _show(picture, enlarged(self.picture), f"{self.predicted}\n({agrees})", 10)
+        agrees = "as" if self.agrees else "unlike"
+        title = f"{self.predicted}, not {self.against}\n({agrees} the dense network)"
+        _show(picture, enlarged(self.picture), title, 10)
         rest = sum(term.contribution for term in self.terms[_BARS:])
         rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
@@ -193,7 +194,7 @@ class Explanation:
         bars.spines[["top", "right"]].set_visible(False)
         if looked and self.maps is not None:
             laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
-            names = [f"feature {term.feature}: {term.contribution:+.2f}" for term in looked]
+            names = [f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−") for term in looked]
             for place, (one, name) in enumerate(zip(laid, names, strict=True)):
                 _show(parts[1].add_subplot(1, _DRAWN, place + 1), one, name)
         if near:
