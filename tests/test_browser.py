@@ -131,3 +131,24 @@ def test_it_fits_a_narrow_window(reports: tuple[Path, Path], page: Page) -> None
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto(reports[0].as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_it_prints_dark_on_light_and_fits_the_paper(reports: tuple[Path, Path], page: Page) -> None:
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less the usual margins
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(reports[0].as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(22, 32, 44)"
+    assert not page.is_visible("nav") and not page.is_visible(".tools >> nth=0")
+
+
+def test_by_keyboard_alone(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.focus("#table-classes th button >> nth=0")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#table-classes th >> nth=0", "aria-sort") in ("ascending", "descending")
+    page.focus(".use input >> nth=0")
+    page.keyboard.press("Space")
+    assert page.is_visible(".whatif >> nth=0")

@@ -158,10 +158,13 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
     shared = shared[np.ix_(order, order)]
     np.fill_diagonal(shared, np.nan)
     with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
         side = 5.0 if len(kept) > _NAMED else 1.6 + 0.28 * len(kept)
         figure, axes = _axes(side, side)
         drawn = axes.imshow(shared, cmap="cividis", interpolation="nearest", vmin=0)
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.7, label="features that both classes use")
+        whole = MaxNLocator(integer=True)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.7, label="features that both classes use", ticks=whole)
         bar.outline.set_visible(False)
         axes.spines[:].set_visible(False)
         if len(kept) <= _NAMED:
@@ -193,7 +196,8 @@ def order_of(shared: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
     """Draw the share of right answers against confidence, for the dense and the decomposed network."""
     with _drawing():
-        figure, axes = _axes(4.2, 3.4)
+        figure, axes = _axes(6.4, 3.4)
+        axes.set_box_aspect(1)
         axes.plot([0, 100], [0, 100], "--", color=_MARKS["dim"], linewidth=1)
         for one, name, colour, shape in ((dense, "dense", "orange", "s"), (decomposed, "decomposed", "blue", "o")):
             said, right = one.means()
@@ -204,7 +208,7 @@ def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
         axes.set_xlabel("probability of the class that it says, %")
         axes.set_ylabel("how often it is right, %")
         axes.grid()
-        axes.legend(frameon=False, loc="upper left", fontsize=9)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
         return _svg(figure, "Calibration of the dense and the decomposed network")
 
 
