@@ -80,7 +80,7 @@ def test_a_link_unfolds_a_feature(reports: tuple[Path, Path], page: Page) -> Non
     link = page.locator("section.class td a").first
     feature = link.inner_text()
     link.click()
-    assert page.locator(f"#f{feature}").get_attribute("open") is not None
+    page.wait_for_selector(f"#f{feature}[open]")
     assert page.locator(f"#f{feature} img").first.is_visible()
 
 

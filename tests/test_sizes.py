@@ -174,8 +174,8 @@ def test_where_nothing_can_be_left_out(tmp_path: Path, caplog: pytest.LogCapture
     made = decompose(study, Auto(0.01, promise="unseen"), refit=False)
     assert set(made.supports.sizes.tolist()) == {made.supports.n_features} and made.settled is not None
     assert "every class keeps all of its features" in caplog.text
-    assert "a class a loss of at most 1 points of fidelity can be promised; of " in caplog.text
-    assert made.settled.startswith("there is no number of features for which a loss of at most 1 points")
+    assert "a class a loss of at most 1 point of fidelity can be promised; of " in caplog.text
+    assert made.settled.startswith("there is no number of features for which a loss of at most 1 point")
 
 
 def test_no_class_gets_more_than_most(wide: Study) -> None:
@@ -614,6 +614,8 @@ def test_wrong_usage(wide: Study, options: str) -> None:
     ("options", "message"),
     [
         ("-k 5 --promise unseen", "error: --promise goes with -k auto"),
+        ("-k 5 --most 9 --tolerance 0.1", "error: --tolerance, --most go with -k auto"),
+        ("-k 5 --supports indices.json", "error: -k goes with a method, not with --supports"),
         ("-k auto --promise nobody", "error: no image set 'nobody' in"),
         ("-k auto --tolerance 1", "error: the tolerance is a share between 0 and 1, such as 0.01; got 1"),
         (
@@ -668,7 +670,7 @@ def test_the_main_job_on_the_command_line(
     for seed, name in enumerate(("train", "test", "unseen")):
         make_folder(name, each=20 + seed, seed=seed)
     line = "run python:model.py:make train -o study --test test --no-images"
-    assert "images to promise something on go with k = 'auto'" in said(f"{line} --promise unseen -k 3", 1)
+    assert "--promise goes with -k auto" in said(f"{line} --promise unseen -k 3", 1)
     assert not Path("study").exists()
     value = parsed(f"{line} --promise unseen -k auto --tolerance 0.4 --most 4 --no-refit")
     auto = value["decomposition"]["history"][1]

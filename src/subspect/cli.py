@@ -156,6 +156,7 @@ class _Formatter(logging.Formatter):
 
 @_command
 def run(
+    context: typer.Context,
     network: NetworkName,
     images: ImagesPath,
     output: Output,
@@ -198,6 +199,8 @@ def run(
         raise SubspectError(
             f"run takes one k, got {', '.join(k)}; for more: subspect decompose {output} -k {' -k '.join(k)}"
         )
+    if "auto" not in k:
+        _only_with(context, "-k auto", "tolerance", "measure", "most", "promise")
     loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
     made = main_job(
         loaded,
@@ -261,6 +264,7 @@ def observe(
 
 @_command
 def decompose(
+    context: typer.Context,
     study: StudyPath,
     k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
@@ -283,13 +287,16 @@ def decompose(
     Examples: subspect decompose study -k 5 -k 10 -k 20 | subspect decompose study -k auto --tolerance 0.05 --promise unseen
     | subspect decompose study --method frequency -k 0.5
     """
+    if "auto" not in k:
+        _only_with(context, "-k auto", "tolerance", "measure", "most", "promise")
     opened, auto = Study.open(study), Auto(tolerance, measure, promise, most)
     if supports is not None:
+        _only_with(
+            context, "a method, not with --supports", "k", "method", "pool", "tolerance", "measure", "most", "promise"
+        )
         made = [decompose_by_file(opened, supports, on=on, target=target, refit=bool(refit))]
     else:
         sizes = [_size(one, auto) for one in k]
-        if promise is not None and auto not in sizes:
-            raise SubspectError("--promise goes with -k auto")
         made = decompose_each(opened, sizes, method, on=on, target=target, refit=refit, pool=pool)
     measured = [cost_of(opened, decomposition) for decomposition in made]
     tables = [summary(*pair) for pair in zip(made, measured, strict=True)]
@@ -527,6 +534,15 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise SubspectError(f"--{name} must be numbers with commas, such as 0.485,0.456,0.406; got {text!r}") from error
+
+
+def _only_with(context: typer.Context, what: str, *options: str) -> None:
+    """Refuse options that were given on the command line and would have no effect."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        shown = ", ".join("-k" if name == "k" else f"--{name}" for name in given)
+        raise SubspectError(f"{shown} {'goes' if len(given) == 1 else 'go'} with {what}")
 
 
 def _size(text: str, auto: Auto) -> Size:

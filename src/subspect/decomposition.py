@@ -130,7 +130,8 @@ class Decomposition:
         """Say how a number of features was settled, and what is promised; None where it was asked for."""
         if self.auto is None:
             return None
-        limit, promise = f"{100 * self.auto['tolerance']:g} points of {self.auto['measure']}", self.auto["promise"]
+        share, promise = f"{100 * self.auto['tolerance']:g}", self.auto["promise"]
+        limit = f"{share} point{'s' * (share != '1')} of {self.auto['measure']}"
         size = "the fewest" if self.auto["met"] else "there is no number of"
         if promise:
             said = f"{size} features for which a loss of at most {limit} can be promised"

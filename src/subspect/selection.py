@@ -254,7 +254,8 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Settled) -> Non
     chosen = settled.chosen
     mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
     loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
-    limit = f"{100 * wanted.tolerance:g} points of {wanted.measure}"
+    share = f"{100 * wanted.tolerance:g}"
+    limit = f"{share} point{'s' * (share != '1')} of {wanted.measure}"
     if settled.met:
         log.info("%s features a class lose %s", mean, loss)
     elif settled.promise is not None:
