@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_what_if(reports: tuple[Path, Path], page: Page) -> None:
     for one in ("accuracy", "fidelity"):
         change = [f"{100 * getattr(cost.overall, one).value:.1f} %" for cost in (before, after)]
         assert " → ".join(change) in said
-    assert f"subspect edit STUDY --drop 1:{feature}" in said
+    command = shlex.split(said.partition("To keep it: ")[2])  # the class's name has quotes of both kinds
+    expected = f"subspect edit STUDY --decomposition {made.name} --on test --drop".split()
+    assert command == [*expected, f"{NAMES[1]}:{feature}"]
     page.click('.whatif[data-label="1"] button')
     assert page.is_checked(f'input[data-label="1"][data-feature="{feature}"]')
     assert not page.is_visible('.whatif[data-label="1"]')

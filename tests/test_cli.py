@@ -206,7 +206,7 @@ def test_a_class_that_does_not_exist(run: Callable[..., Result]) -> None:
         ("compare study a b --on valid", "no image set 'valid'"),
         ("diff study nowhere", "error: no study in nowhere"),
         ("edit study --drop aa:1", "no class 'aa' (did you mean 'a'?)"),
-        ("edit study --drop a:99", "'a' doesn't use feature 99; it uses"),
+        ("edit study --drop a:99", "'a' doesn't use feature 99 in 'contribution-k6'; it uses"),
         ("edit study --drop a:one", "--drop takes CLASS:FEATURE"),
         ("edit study --drop a:1 --refit-on valid", "no image set 'valid'"),
         ("report study --network python:model.py:other", "this is another network"),

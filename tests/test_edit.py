@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +91,22 @@ def test_a_feature_that_the_class_does_not_use(study: Study) -> None:
     made = decompose(study, 2)
     [feature, *_] = set(range(12)) - set(made.supports[1].tolist())
     one, other = made.supports[1].tolist()
-    with pytest.raises(SubspectError, match=f"'class 1' doesn't use feature {feature}; it uses {one}, {other}"):
+    with pytest.raises(
+        SubspectError, match=f"'class 1' doesn't use feature {feature} in 'pursuit-k2'; it uses {one}, {other}"
+    ):
         made.without(1, feature)
     first = int(made.supports[1][0])
-    with pytest.raises(SubspectError, match=f"'class 1' doesn't use feature {first}; it uses"):
+    with pytest.raises(SubspectError, match=f"feature {first} of class 'class 1' is to be dropped twice"):
         edit(study, made, [(1, first), (1, first)])
 
 
-def test_a_class_without_any_feature_has_its_bias(study: Study) -> None:
+def test_a_class_without_any_feature_has_its_bias(study: Study, caplog: pytest.LogCaptureFixture) -> None:
     made = decompose(study, 1)
     edited = edit(study, made, [(3, int(made.supports[3][0]))]).decomposition
     x, _ = stored(study, "test")
     assert np.all(said(edited, x)[:, 3] == made.bias[3].item()) and edited.rows(3) == []
     assert load(study, edited.name).supports == edited.supports
+    assert "class 'class 3' has no features left" in caplog.text
 
 
 # Editing --------------------------------------------------------------------------------------------------------------
@@ -141,6 +145,36 @@ def test_saved_and_loaded_again_is_the_same(study: Study) -> None:
         for name in ("weights", "bias", "frequency", "mean"):
             assert torch.equal(getattr(again, name), getattr(edited, name))
     assert json.dumps(load(study, made.name).to_json()) == json.dumps(made.to_json())  # the other is still there
+
+
+def test_a_class_by_its_name_and_what_was_done_in_words(study: Study) -> None:
+    made = decompose(study, 3)
+    feature = int(made.supports[1][0])
+    by_name = edit(study, made, [("class 1", feature)], refit_on="other").decomposition
+    assert by_name.edits == (f"class 1 without feature {feature}", "weights re-learned on other towards the labels")
+    assert by_name.history == edit(study, made, [(1, feature)], refit_on="other").decomposition.history
+    assert made.edits == () and edit(study, made, [], refit_on="plain").decomposition.edits == (
+        "weights re-learned on plain towards the dense network",
+    )
+    for wrong in ("class 11", -1, 4, "4"):
+        with pytest.raises(SubspectError, match=r"no class .*; the network has 4: class 0, .*, or 0 to 3"):
+            edit(study, made, [(wrong, feature)])
+    with pytest.raises(SubspectError, match=r"did you mean 'class 1'"):
+        made.label("CLASS 1")
+    with pytest.raises(SubspectError, match="target must be one of dense, labels, got 'truth'"):
+        edit(study, made, [], refit_on="other", target="truth")  # type: ignore[arg-type]
+
+
+def test_confusions_beyond_the_first_are_summed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["subspect.edit"], "_CONFUSIONS", 1)
+    made = decompose(study, 3)
+    changed = edit(study, made, [(1, int(made.supports[1][0]))])
+    after = sum(now for _, now in changed.confusions["class 1"].values())
+    own = changed.after.classes["class 1"]
+    assert own is not None and after == round(own.images * (1 - own.accuracy.value))
+    columns = [list(column.cells) for column in changed.table().columns]
+    shown = [int(str(now)) for what, now in zip(columns[0], columns[2], strict=True) if "taken for" in str(what)]
+    assert len(shown) == 2 and sum(shown) == after and columns[0][-1] == "class 1 taken for others"
 
 
 def test_no_edit_takes_the_place_of_another(study: Study) -> None:

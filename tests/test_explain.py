@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -353,8 +354,24 @@ def test_against_the_class_that_is_predicted_or_none_at_all(
     with pytest.raises(SubspectError, match=message):
         explain(study, made, network, path, against=CLASSES.index(predicted))
     for against in (3, -1):
-        with pytest.raises(SubspectError, match=f"no class {against} to explain against; indices go from 0 to 2"):
+        with pytest.raises(SubspectError, match=f"no class {against}; the network has 3: a, b, c, or 0 to 2"):
             explain(study, made, network, path, against=against)
+    other = next(name for name in CLASSES if name != predicted)
+    assert explain(study, made, network, path, against=other).against == other
+
+
+def test_what_does_not_belong_together(
+    study: Study, made: Decomposition, network: Network, tiny: Tiny, path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SubspectError, match="decomposition 'contribution-k2' is of another network"):
+        explain(study, replace(made, fingerprint="0" * 64), network, path)
+    with pytest.raises(
+        SubspectError, match=r"a network must be a subspect.Network, got Tiny; subspect.Network\(model\)"
+    ):
+        explain(study, made, tiny, path)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SubspectError, match="cannot write .*file: it, or what it lies in, is a file, not a folder"):
+        explain(study, made, network, path).save(tmp_path / "file")
 
 
 def test_an_image_smaller_than_the_crop(make_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -7,17 +7,18 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 import subspect
 from conftest import PIXELS, Tiny
-from subspect import Network, Study, decompose, evaluate, write_report
+from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
 from subspect.explain import terms
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
@@ -85,6 +86,48 @@ def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.Log
     caplog.clear()
     page = report(study, source=tmp_path / "moved")
     assert "1 images could not be read again" in caplog.text or "could not be read" not in page
+
+
+def test_other_images_under_the_same_names_are_told(
+    study: Study, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (tmp_path / "train" / "a").glob("*.png"):
+        with Image.open(path) as picture:
+            inverted = ImageChops.invert(picture.convert("RGB"))
+        inverted.save(path)
+    page = report(study, network=Network(tiny))
+    number = int(re.search(r"(\d+) images are not those that were observed as 'train'", caplog.text).group(1))  # type: ignore[union-attr]
+    shown = set(re.findall(r"a/\d+\.png", page))
+    assert (
+        0 < number <= len(shown) and f"{number} images are not those that were observed: their features differ" in page
+    )
+
+
+def test_what_does_not_belong_to_the_study(study: Study) -> None:
+    one, other = decompose(study, 1), decompose(study, 2)
+    with pytest.raises(SubspectError, match="the fidelity given is that of 'pursuit-k1', not of 'pursuit-k2'"):
+        write_report(study, other, evaluate(study, one))
+    with pytest.raises(SubspectError, match="decomposition 'pursuit-k2' is of another network"):
+        write_report(study, replace(other, fingerprint="0" * 64), evaluate(study, other))
+
+
+def test_what_was_edited_is_told(study: Study) -> None:
+    made = decompose(study, 2)
+    feature = int(made.supports[1][0])
+    edited = edit(study, made, [(1, feature)], refit_on="test")
+    page = write_report(study, edited.decomposition, edited.after).read_text()
+    assert f"b without feature {feature}; weights re-learned on test towards the labels" in page
+
+
+def test_what_the_right_class_lacks(study: Study) -> None:
+    made = decompose(study, 2)
+    over = look_over(study, made, evaluate(study, made))
+    (chunk,) = study["test"].chunks()
+    said = made.layer()(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy()
+    for one in over.confused:
+        mean = chunk.features[(chunk.labels == one.label) & (said == one.said)].mean(axis=0)
+        less = {row.feature: row.weight * (row.mean - mean[row.feature]) for row in made.rows(one.label)}
+        assert dict(one.lacking) == pytest.approx({f: v for f, v in less.items() if v > 0}, abs=1e-4)
 
 
 def test_images_in_memory(tiny: Tiny, tmp_path: Path) -> None:

@@ -25,14 +25,15 @@ from subspect.boundary import TARGETS, Target
 from subspect.budget import MEASURES, Auto, Mean, Measure, Size
 from subspect.compare import compare as compare_classes
 from subspect.decompose import METHODS, decompose_by_file, decompose_each
-from subspect.decomposition import decomposition_names, load_decomposition
+from subspect.decomposition import Decomposition, decomposition_names, load_decomposition
 from subspect.demo import NETWORK, run_demo
 from subspect.diff import diff as compare_studies
 from subspect.edit import edit as edit_features
-from subspect.errors import SubspectError, near, some
+from subspect.errors import SubspectError
 from subspect.explain import explain as why
 from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
+from subspect.files import make_folder
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network
@@ -53,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-out, err = Console(), Console(stderr=True)
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 
 NetworkName = Annotated[
     str, typer.Argument(help="python:package.module:callable or python:path/file.py:callable. Its code is run.")
@@ -98,6 +99,9 @@ NetworkOption = Annotated[
     str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
 ]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
+
+
+log = logging.getLogger("subspect")
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
@@ -320,17 +324,18 @@ def evaluate(
     Example: subspect evaluate study --on test --classes
     """
     opened = Study.open(study)
-    fidelity = cost_of(opened, load_decomposition(opened, decomposition), on)
+    fidelity = cost_of(opened, _loaded(opened, decomposition), on)
     _show(fidelity.to_json(), as_json, fidelity.table(), *([fidelity.class_table()] if classes else []))
 
 
 @_command
 def report(
+    context: typer.Context,
     study: StudyPath,
     decomposition: Which = None,
     on: On = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file; STUDY/report.html.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Where the observed images are now, if they were moved.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where the images that features were chosen on are now.")] = None,
     network: NetworkOption = None,
     weights: Weights = None,
     no_images: NoImages = False,
@@ -343,8 +348,12 @@ def report(
     Examples: subspect report study --network python:model.py:make --weights model.safetensors
     | subspect report study --no-images -o shared.html
     """
+    if network is None:
+        _only_with(context, "--network", "weights")
+    if no_images:
+        _only_with(context, "images, not with --no-images", "network", "weights", "images")
     opened = Study.open(study)
-    loaded = load_decomposition(opened, decomposition)
+    loaded = _loaded(opened, decomposition)
     model = load_network(network, weights) if network is not None else None
     cost = cost_of(opened, loaded, on)
     path = write_report(opened, loaded, cost, output, images=not no_images, source=images, network=model)
@@ -367,7 +376,7 @@ def show(
     """
     opened = Study.open(study)
     known = decomposition_names(opened)
-    loaded = load_decomposition(opened, decomposition) if known or decomposition or classes or figure else None
+    loaded = _loaded(opened, decomposition) if known or decomposition or classes or figure else None
     if figure is not None and loaded is not None:
         write_curve(loaded, figure)
     if not classes or loaded is None:
@@ -375,7 +384,7 @@ def show(
         value = {**opened.to_json(), "decompositions": known, "curve": list(loaded.curve) if loaded is not None else []}
         _show(value, as_json, overview(opened, known), *curve)
         return
-    labels = [_label(name, loaded.class_names) for name in classes]
+    labels = [loaded.label(name) for name in classes]
     value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
     _show(value, as_json, *(features(loaded, label) for label in labels))
 
@@ -396,17 +405,20 @@ def explain(
     Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
     """
     opened = Study.open(study)
-    loaded = load_decomposition(opened, decomposition)
-    label = None if against is None else _label(against, loaded.class_names)
+    loaded = _loaded(opened, decomposition)
+    if against is not None:
+        loaded.label(against)  # before the network is loaded
+    if output is not None:
+        make_folder(output)
     pictures = [open_picture(image) for image in images]  # each is one, before the network runs on any
     model = load_network(network, weights)
-    made = [why(opened, loaded, model, picture, against=label, name=name) for picture, name in pictures]
-    drawn = [one.save(output) for one in made] if output is not None else []
+    made = [why(opened, loaded, model, picture, against=against, name=name) for picture, name in pictures]
+    drawn = [f"{one.name} → {one.save(output)}" for one in made] if output is not None else []
     _show(
         [one.to_json() for one in made],
         as_json,
         *(one.table() for one in made),
-        *(f"picture: {path}" for path in drawn),
+        *drawn,
     )
 
 
@@ -424,9 +436,8 @@ def compare(
     Example: subspect compare study cat dog
     """
     opened = Study.open(study)
-    loaded = load_decomposition(opened, decomposition)
-    labels = [_label(name, loaded.class_names) for name in (first, second)]
-    made = compare_classes(opened, loaded, labels[0], labels[1], on)
+    loaded = _loaded(opened, decomposition)
+    made = compare_classes(opened, loaded, first, second, on)
     _show(made.to_json(), as_json, *made.tables())
 
 
@@ -443,7 +454,7 @@ def diff(
     Example: subspect diff study retrained
     """
     studies = Study.open(first), Study.open(second)
-    loaded = load_decomposition(studies[0], decomposition), load_decomposition(studies[1], decomposition)
+    loaded = _loaded(studies[0], decomposition), _loaded(studies[1], decomposition)
     made = compare_studies(*studies, loaded, on)
     _show(made.to_json(), as_json, made.table())
 
@@ -470,8 +481,8 @@ def edit(
     Example: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked
     """
     opened = Study.open(study)
-    loaded = load_decomposition(opened, decomposition)
-    pairs = [_entry(text, loaded.class_names) for text in drop or ()]
+    loaded = _loaded(opened, decomposition)
+    pairs = [_entry(text) for text in drop or ()]
     made = edit_features(opened, loaded, pairs, refit_on=refit_on, target=target, on=on)
     _show(made.to_json(), as_json, made.table())
 
@@ -569,20 +580,20 @@ def _lines(path: Path | None) -> list[str] | None:
         raise SubspectError(f"cannot read class names from {path}: {error}") from error
 
 
-def _label(name: str, names: tuple[str, ...]) -> int:
-    if name in names:
-        return names.index(name)
-    if name.isdecimal() and int(name) < len(names):
-        return int(name)
-    raise SubspectError(f"no class {name!r}{near(name, names)}; the network has {len(names)}: {some(names)}")
-
-
-def _entry(text: str, names: tuple[str, ...]) -> tuple[int, int]:
+def _entry(text: str) -> tuple[str, int]:
     """Read CLASS:FEATURE."""
     name, colon, feature = text.rpartition(":")
     if not colon or not feature.isdecimal():
         raise SubspectError(f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text!r}")
-    return _label(name, names), int(feature)
+    return name, int(feature)
+
+
+def _loaded(study: Study, name: str | None) -> Decomposition:
+    """Load a decomposition, and say which where the newest of several was taken."""
+    loaded = load_decomposition(study, name)
+    if name is None and len(decomposition_names(study)) > 1:
+        log.info("%s: %s, the newest decomposition (--decomposition names another)", study.path, loaded.name)
+    return loaded
 
 
 def _device(name: str | None) -> str:

@@ -124,9 +124,14 @@ class Comparison:
             f"{self.note}; {first} taken for {second}: {self.counts[0][1]} of {self.images[0]} (dense {self.counts[0][0]}), "
             f"{second} for {first}: {self.counts[1][1]} of {self.images[1]} (dense {self.counts[1][0]}); between "
             f"the two, the decomposed head sides with the dense one on {100 * self.agreement:.1f} %; {needed} to come within a "
-            "point of that"
+            f"point of that; difference of the biases {self.bias:+.2f}"
         )
-        table = Table(title=f"{first} and {second}", caption=caption, title_justify="left", caption_justify="left")
+        table = Table(
+            title=f"{first} and {second}: {self.decomposition}",
+            caption=caption,
+            title_justify="left",
+            caption_justify="left",
+        )
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
             table.add_column(column, justify="right")
         for one in self.separators:
@@ -135,7 +140,6 @@ class Comparison:
                 f"{mean:.3g}" for mean in one.means
             ]
             table.add_row(str(one.feature), *numbers, f"{one.separation:+.2f}", used)
-        table.add_row("bias", "", "", "", "", f"{self.bias:+.2f}", "")
         images = Table(title="confused images", title_justify="left")
         for column in ("image", "is", "taken for", "dense says", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left")
@@ -145,20 +149,22 @@ class Comparison:
         return [table, images] if self.confused else [table]
 
 
-def compare(study: Study, decomposition: Decomposition, label: int, other: int, on: str | None = None) -> Comparison:
+def compare(
+    study: Study, decomposition: Decomposition, first: int | str, second: int | str, on: str | None = None
+) -> Comparison:
     """Compare two classes.
 
     Args:
         study: where the features are stored.
         decomposition: of this study.
-        label: index of the first class.
-        other: index of the second.
+        first: index or name of a class.
+        second: of another one.
         on: the image set to measure on; one that took no part in the choice unless given.
 
     Raises:
         SubspectError: the same class twice, or one without images.
     """
-    names = decomposition.class_names
+    names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)
     if label == other:
         raise SubspectError(f"two classes are compared, and both are {names[label]!r}; name another one")
     fidelity = evaluate(study, decomposition, on)

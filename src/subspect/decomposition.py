@@ -71,6 +71,9 @@ class Trusted:
     recovered: Tensor
 
 
+_TOWARDS = {"labels": "labels", "dense": "dense network"}
+
+
 @dataclass(frozen=True, eq=False)
 class Decomposition:
     """What remains of a head when each class keeps only its influential features.
@@ -180,6 +183,47 @@ class Decomposition:
             "classes": [self.class_json(label) for label in range(len(self.class_names))],
         }
 
+    def label(self, given: int | str) -> int:
+        """Return the index of a class that was named by its name or index; a name goes first.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        names = self.class_names
+        if isinstance(given, str) and given in names:
+            return names.index(given)
+        index = int(given) if isinstance(given, int) or given.isdecimal() else -1
+        if not 0 <= index < len(names):
+            raise SubspectError(
+                f"no class {given!r}{near(str(given), names)}; the network has {len(names)}: {some(names)}, "
+                f"or 0 to {len(names) - 1}"
+            )
+        return index
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """What was dropped and re-learned after the choice, in order, as sentences."""
+        said: list[str] = []
+        for step in self.history:
+            if "dropped" in step:
+                label, feature = step["dropped"]
+                said.append(f"{self.class_names[label]} without feature {feature}")
+            elif "refit_on" in step:
+                said.append(f"weights re-learned on {step['refit_on']} towards the {_TOWARDS[step['refit']]}")
+        return tuple(said)
+
+    def check(self, study: Study) -> None:
+        """Check that a study is of the network that was decomposed.
+
+        Raises:
+            SubspectError: it is of another.
+        """
+        if self.fingerprint != study.identity.weights:
+            raise SubspectError(
+                f"decomposition {self.name!r} is of another network ({self.network!r}) than the study "
+                f"{study.path} ({study.identity.network!r})"
+            )
+
     def class_json(self, label: int) -> dict[str, Any]:
         """Return a class's name, index, bias and features as JSON values."""
         rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
@@ -192,20 +236,21 @@ class Decomposition:
         each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
         return f"Decomposition({self.name!r}: {each} of {self.supports.n_features} features for {len(sizes)} classes)"
 
-    def without(self, label: int, feature: int) -> Decomposition:
+    def without(self, label: int | str, feature: int) -> Decomposition:
         """Return a copy in which a class does without a feature; all other weights stay, and the history says so.
 
         Args:
-            label: class index.
+            label: class index or name.
             feature: its index.
 
         Raises:
-            SubspectError: the class doesn't use it.
+            SubspectError: there is no such class, or it doesn't use the feature.
         """
+        label = self.label(label)
         own = self.supports[label].tolist()
         if feature not in own:
             raise SubspectError(
-                f"class {self.class_names[label]!r} doesn't use feature {feature}; it uses {some(own, 20)}"
+                f"class {self.class_names[label]!r} doesn't use feature {feature} in {self.name!r}; it uses {some(own, 20)}"
             )
         place = int(self.supports.offsets[label]) + own.index(feature)
         kept = torch.arange(len(self.weights)) != place

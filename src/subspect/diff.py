@@ -106,18 +106,21 @@ class Difference:
         """Return a table for the terminal: a row for each class, those that lost most first."""
         caption = (
             f"{self.note}; {self.images:,} that both have; accuracy dense {_both(self.dense)}, decomposed "
-            f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; features "
-            "kept → their counterparts, which correlate by half or more"
+            f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; classes: "
+            "accuracy, images gained and lost, features kept → their counterparts (which correlate by half or more), gone, new"
         )
-        table = Table(title=" → ".join(self.studies), caption=caption, title_justify="left", caption_justify="left")
-        columns = ("class", "accuracy dense", "decomposed", "images gained", "lost", "features kept", "gone", "new")
+        sides = zip(self.studies, self.decompositions, strict=True)
+        title = " → ".join(f"{study}, {name}" for study, name in sides)
+        table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+        columns = ("class", "dense, %", "decomposed, %", "gained", "lost", "kept", "gone", "new")
         for column in columns:
-            table.add_column(column, justify="left" if column == "class" else "right")
+            table.add_column(column, justify="left" if column == "class" else "right", no_wrap=column == "class")
         for one in sorted(self.classes, key=lambda one: one.lost - one.gained, reverse=True):
             kept = " ".join(f"{pair.first}→{pair.second}" for pair in one.kept)
             gone, new = (" ".join(map(str, features)) for features in (one.gone, one.new))
             counts = str(one.gained), str(one.lost)
-            table.add_row(one.name, _both(one.dense), _both(one.decomposed), *counts, kept, gone, new)
+            shares = _both(one.dense).rstrip(" %"), _both(one.decomposed).rstrip(" %")
+            table.add_row(one.name, *shares, *counts, kept, gone, new)
         return table
 
 

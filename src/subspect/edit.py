@@ -8,6 +8,7 @@ labels, since the network itself has learned the shortcut.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from subspect.boundary import Target
+from subspect.boundary import TARGETS, Target
 from subspect.decomposition import Decomposition, decomposition_path
 from subspect.errors import SubspectError
 from subspect.fidelity import Fidelity, evaluate, percent
@@ -25,6 +26,8 @@ from subspect.refit import refit
 from subspect.rows import Rows
 from subspect.statistics import Confusion
 from subspect.study import Study, lock
+
+log = logging.getLogger("subspect")
 
 _CONFUSIONS = 5  # shown for a class
 _PRIOR = 10  # as so many images the head before counts: few labels can be separated, and weights would run off
@@ -73,15 +76,18 @@ class Edited:
             table.add_section()
             if before and after:
                 table.add_row(f"{name}: accuracy", percent(before.accuracy), percent(after.accuracy))
-            for other, (then, now) in confusions.items():
+            for other, (then, now) in list(confusions.items())[:_CONFUSIONS]:
                 table.add_row(f"{name} taken for {other}", str(then), str(now))
+            rest = np.array(list(confusions.values())[_CONFUSIONS:], dtype=int).reshape(-1, 2).sum(axis=0)
+            if rest.any():
+                table.add_row(f"{name} taken for others", str(rest[0]), str(rest[1]))
         return table
 
 
 def edit(
     study: Study,
     decomposition: Decomposition,
-    drop: Sequence[tuple[int, int]],
+    drop: Sequence[tuple[int | str, int]],
     *,
     refit_on: str | None = None,
     target: Target | None = None,
@@ -95,7 +101,7 @@ def edit(
     Args:
         study: where the features are stored.
         decomposition: of this study.
-        drop: class index and feature of each entry to drop; may be empty where ``refit_on`` is given.
+        drop: class (index or name) and feature of each entry to drop; may be empty where ``refit_on`` is given.
         refit_on: the image set to re-learn weights and biases on; unless given, the rest stays as it is.
         target: what to come close to, "labels" or the "dense" network; the labels unless given, where there are any.
         on: the image set to measure on; one that took no part in choice or refit unless given.
@@ -105,9 +111,16 @@ def edit(
     """
     if not drop and refit_on is None:
         raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
-    edited = decomposition
-    for label, feature in drop:
+    if target is not None and target not in TARGETS:
+        raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    edited, entries = decomposition, [(decomposition.label(label), feature) for label, feature in drop]
+    for place, (label, feature) in enumerate(entries):
+        if (label, feature) in entries[:place]:
+            raise SubspectError(f"feature {feature} of class {edited.class_names[label]!r} is to be dropped twice")
         edited = edited.without(label, feature)
+    for label in dict.fromkeys(label for label, _ in entries):
+        if not len(edited.supports[label]):
+            log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
     if refit_on is not None:
         edited = _relearned(study, edited, refit_on, target)
     after = evaluate(study, edited, on)
@@ -115,7 +128,7 @@ def edit(
     with lock(study.path):
         edited = _named(study, edited)
         edited.save(decomposition_path(study, edited.name))
-    labels = list(dict.fromkeys(label for label, _ in drop))
+    labels = list(dict.fromkeys(label for label, _ in entries))
     names = edited.class_names
     counts = [_confusion(study, one, after) for one in (decomposition, edited)]
     shown = list(after.classes)
@@ -123,10 +136,10 @@ def edit(
     for label in labels:
         both = sum(count.counts[label] for count in counts)
         both[label] = 0
-        others = [other for other in np.argsort(-both, kind="stable")[:_CONFUSIONS].tolist() if both[other]]
+        others = [other for other in np.argsort(-both, kind="stable").tolist() if both[other]]
         pairs = {shown[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
         confusions[shown[label]] = pairs
-    dropped = tuple((names[label], feature) for label, feature in drop)
+    dropped = tuple((names[label], feature) for label, feature in entries)
     return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
 
 

@@ -34,4 +34,5 @@ def some(items: Iterable[object], most: int = 5) -> str:
 def near(word: str, known: Sequence[str]) -> str:
     """Return ``" (did you mean …?)"`` for the known words closest to a mistyped one, or nothing."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    close = close or [one for one in known if one.casefold() == word.casefold()][:3]
     return f" (did you mean {' or '.join(repr(match) for match in close)}?)" if close else ""

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable
-from subspect.figures import COLOURS
-from subspect.files import atomic
+from subspect.figures import COLOURS, short
+from subspect.files import atomic, make_folder
 from subspect.images import decode, to_rgb
 from subspect.maps import observed, read_maps
 from subspect.network import Network
@@ -154,11 +154,15 @@ class Explanation:
         return table
 
     def save(self, folder: str | Path) -> Path:
-        """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path."""
+        """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path.
+
+        Raises:
+            SubspectError: the folder cannot be written to.
+        """
+        make_folder(Path(folder))
         name = Path(self.name).stem
         taken = (Path(folder) / f"{name}{'' if number == 1 else f'-{number}'}.png" for number in count(1))
         path = next(path for path in taken if not path.exists())
-        path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         self.plot().savefig(buffer, format="png", dpi=120)
         with atomic(path) as file:
@@ -177,9 +181,11 @@ class Explanation:
             :, 0
         ].tolist()  # own columns each
         picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
-        agrees = "as" if self.agrees else "unlike"
-        title = f"{self.predicted}, not {self.against}\n({agrees} the dense network)"
-        _show(picture, enlarged(self.picture), title, 10)
+        said, against = short(self.predicted), short(self.against)
+        likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
+        dense = ", ".join(f"{short(name)} {100 * share:.0f} %" for name, share in likely)
+        _show(picture, enlarged(self.picture), f"{said}, not {against}\n(dense: {dense})", 10)
+        figure.suptitle(f"{Path(self.name).name}, {self.decomposition}", fontsize=8, x=0.01, ha="left")
         rest = sum(term.contribution for term in self.terms[_BARS:])
         rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
@@ -190,7 +196,7 @@ class Explanation:
         bars.set_yticks(range(len(rows)), [name for name, _ in rows])
         bars.invert_yaxis()
         bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
-        bars.set_xlabel(f"logits: for {self.predicted} (right), for {self.against} (left)")
+        bars.set_xlabel(f"logits: for {said} (right), for {against} (left)")
         bars.spines[["top", "right"]].set_visible(False)
         if looked and self.maps is not None:
             laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
@@ -201,9 +207,9 @@ class Explanation:
             parts[-1].suptitle(f"nearest images of {self.image_set!r} by these features", fontsize=9)
             for place, neighbour in enumerate(near):
                 assert neighbour.picture is not None
-                said = "" if neighbour.prediction == neighbour.label else f"\nsaid: {neighbour.prediction}"
-                axes = parts[-1].add_subplot(1, _NEAREST, place + 1)
-                _show(axes, enlarged(neighbour.picture), f"{neighbour.label}{said}")
+                wrong = neighbour.prediction != neighbour.label
+                title = short(neighbour.label) + (f"\nsaid: {short(neighbour.prediction)}" if wrong else "")
+                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), enlarged(neighbour.picture), title)
         return figure
 
 
@@ -243,7 +249,7 @@ def explain(
     network: Network,
     image: str | Path | Image.Image | npt.NDArray[np.uint8],
     *,
-    against: int | None = None,
+    against: int | str | None = None,
     name: str | None = None,
 ) -> Explanation:
     """Explain what the decomposed network says of one image.
@@ -253,17 +259,15 @@ def explain(
         decomposition: of this study.
         network: the network that was observed; its preprocessing is the study's, unless it brings the same.
         image: a file, a Pillow image or a uint8 array (height, width, 3).
-        against: index of the class to explain against; the runner-up unless given.
+        against: index or name of the class to explain against; the runner-up unless given.
         name: what the image is called; its path unless given.
 
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
     """
     picture, name = open_picture(image, name)
-    if against is not None and not 0 <= against < len(decomposition.class_names):
-        raise SubspectError(
-            f"there is no class {against} to explain against; indices go from 0 to {len(decomposition.class_names) - 1}"
-        )
+    decomposition.check(study)
+    rival = None if against is None else decomposition.label(against)
     preprocessing = observed(study, network) or from_description(study.identity.preprocessing)
     pixels = _pixels(preprocessing, picture, name)
     if not network.head_known:
@@ -274,7 +278,7 @@ def explain(
     dense = read.logits[0].double().cpu()
     logits = decomposition.layer().double()(torch.from_numpy(x))[None].detach()[0]
     order = logits.argsort(descending=True, stable=True).tolist()
-    label, other = order[0], order[1] if against is None else against
+    label, other = order[0], order[1] if rival is None else rival
     if other == label:
         raise SubspectError(
             f"{name}: the network says {decomposition.class_names[label]!r} itself; name another class to explain against"

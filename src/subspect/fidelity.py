@@ -90,7 +90,7 @@ class Fidelity:
         part = "" if self.part == "all" else f", {self.part} of it set apart by a hash of the image id"
         note = f"{self.overall.images:,} images of {self.image_set!r}{part}"
         if not self.held_out:
-            note += "; these images took part in choosing the features, so the figures flatter"
+            note += "; these images took part in choosing features or weights, so the figures flatter"
         if self.sized:
             note += "; the number of features was chosen on them, so the figures flatter a little"
         if self.unseen:
@@ -156,11 +156,7 @@ def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) 
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
     """
-    if decomposition.fingerprint != study.identity.weights:
-        raise SubspectError(
-            f"decomposition {decomposition.name!r} is of another network ({decomposition.network!r}) than the study "
-            f"{study.path} ({study.identity.network!r})"
-        )
+    decomposition.check(study)
     image_set, part, held_out = _images(decomposition, study, on)
     tally = _Tally(study.identity.n_classes)
     weight, bias = study.head()

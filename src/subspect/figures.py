@@ -168,7 +168,7 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
         bar.outline.set_visible(False)
         axes.spines[:].set_visible(False)
         if len(kept) <= _NAMED:
-            labels = [_short(names[kept[place]]) for place in order]
+            labels = [short(names[kept[place]]) for place in order]
             axes.set_xticks(range(len(kept)), labels, rotation=90)
             axes.set_yticks(range(len(kept)), labels)
             if len(kept) <= 20:
@@ -212,5 +212,6 @@ def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
         return _svg(figure, "Calibration of the dense and the decomposed network")
 
 
-def _short(name: str, most: int = 18) -> str:
+def short(name: str, most: int = 18) -> str:
+    """Cut a long name."""
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -42,6 +42,20 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         _discard(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, with those that it lies in.
+
+    Raises:
+        SubspectError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SubspectError(explain(error, path)) from error
+    if not os.access(path, os.W_OK):
+        raise SubspectError(f"cannot write to {path}; choose a folder that you may write to")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with atomic(path) as file:

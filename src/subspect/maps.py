@@ -65,11 +65,15 @@ def observed(study: Study, network: Network) -> AnyPreprocessing | None:
     Raises:
         SubspectError: other weights, another preprocessing, or one that can't be rebuilt from the study.
     """
+    if not isinstance(network, Network):
+        raise SubspectError(
+            f"a network must be a subspect.Network, got {type(network).__name__}; subspect.Network(model) makes one"
+        )
     given = network.fingerprint()
     if given != study.identity.weights:
         raise SubspectError(
             f"this is another network: {study.path} is of {study.identity.network!r} with weights "
-            f"{study.identity.weights[:12]}…, the one given has {given[:12]}…; pass the network that was observed"
+            f"{study.identity.weights[:12]}…, the one given has {given[:12]}…; pass the one that was observed, with its weights"
         )
     stored, declared = dict(study.identity.preprocessing), network.preprocessing
     if stored == GIVEN_AS_TENSORS:

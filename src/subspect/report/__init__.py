@@ -12,6 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from subspect.decomposition import Decomposition, FeatureRow
+from subspect.errors import SubspectError
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
@@ -109,6 +111,11 @@ class Site:
 
         return [one for one in sorted(self.classes, key=loss, reverse=True)[:_LOST] if loss(one) > 0]
 
+    @property
+    def version(self) -> str:
+        """Of subspect."""
+        return version("subspect")
+
     def class_href(self, label: int) -> str:
         """Return the address of a class, seen from the page that is being written."""
         return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
@@ -155,8 +162,14 @@ def write_report(
         The path of the first page.
 
     Raises:
-        SubspectError: the file cannot be written, ``source`` is no source of images, or ``network`` another one.
+        SubspectError: decomposition or fidelity are of something else, the file cannot be written, ``source`` is no source
+            of images, or ``network`` another one.
     """
+    decomposition.check(study)
+    if fidelity.decomposition != decomposition.name:
+        raise SubspectError(
+            f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
+        )
     path = study.path / "report.html" if path is None else Path(path)
     left_out = Gallery({}, {}, {}, "Images were left out.")
     gallery = hang(study, decomposition, network, source, show_progress) if images else left_out
@@ -251,6 +264,8 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
         for label in range(len(decomposition.class_names))
     ]
     return {
+        "command": f"--decomposition {decomposition.name} --on {fidelity.image_set}",
+        "names": list(decomposition.class_names),
         "columns": columns.tolist(),
         "features": base64.b64encode(np.ascontiguousarray(features.T, "<f4").tobytes()).decode(),
         "labels": np.concatenate([chunk.labels for chunk in chunks]).tolist(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ log = logging.getLogger("subspect")
 
 SHOWN = 6  #: images in a strip
 SIDE = 64  #: pixels of a picture's long side
+_SAME = {"rel_tol": 0.01, "abs_tol": 0.01}  # of a feature: on another device it differs by rounding
 _BATCH = 16  # images that run through the network at a time
 
 
@@ -98,14 +100,16 @@ def hang(
         )
         return Gallery({}, {}, {}, remark)
     strips = _strips(image_set, decomposition)
-    wanted: dict[str, set[int]] = {}
+    wanted: dict[str, dict[int, float]] = {}
     for (_, feature, _), rows in strips.items():
-        for id, _, _ in rows:
-            wanted.setdefault(id, set()).add(feature)
+        for id, _, value in rows:
+            wanted.setdefault(id, {})[feature] = value
     drawn: dict[tuple[str, int], str] = {}
-    missing, mapped = list[str](), network is not None
+    missing, other, mapped = list[str](), list[str](), network is not None
     with progress("report", len(wanted), "images", show=show_progress) as advance:
-        for id, picture, maps in _pictures(sorted(wanted), opened, image_set, study, network, missing):
+        for id, picture, maps, read in _pictures(sorted(wanted), opened, image_set, study, network, missing):
+            if read is not None and not all(isclose(read[one], value, **_SAME) for one, value in wanted[id].items()):
+                other.append(id)
             small = fit(picture, SIDE)
             mapped = mapped and maps is not None
             plain = data_uri(small) if maps is None else ""
@@ -123,10 +127,22 @@ def hang(
 
     features = {feature: strip for (_, feature), strip in shots("all").items()}
     remark = _remark(image_set, network, mapped, missing, opened)
+    if other:
+        log.warning(
+            "report: %d images are not those that were observed as %r, since their features differ: %s; give the images that "
+            "were: --images FOLDER",
+            len(other),
+            image_set.name,
+            some(sorted(other), 3),
+        )
+        remark += (
+            f" {len(other)} images are not those that were observed: their features differ: {some(sorted(other), 3)}."
+        )
     return Gallery(features, shots("inside"), shots("outside"), remark)
 
 
 _Rows = list[tuple[str, int, float]]
+_Shown = tuple[str, Image.Image, npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]
 
 
 def _strips(image_set: ImageSet, decomposition: Decomposition) -> dict[tuple[int, int, str], _Rows]:
@@ -166,8 +182,8 @@ def _pictures(
     study: Study,
     network: Network | None,
     missing: list[str],
-) -> Iterator[tuple[str, Image.Image, npt.NDArray[np.float32] | None]]:
-    """Open images; with a network also return what it sees of each, and the maps (d, height, width) of its features."""
+) -> Iterator[_Shown]:
+    """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,)."""
     root = Path(image_set.manifest.root or "")
     preprocessing = observed(study, network) if network is not None else None
     for start in range(0, len(ids), _BATCH):
@@ -183,7 +199,7 @@ def _pictures(
             shown.append((id, picture))
             pixels += [] if tensor is None else [tensor]
         if network is None or len(pixels) < len(shown):
-            yield from ((id, picture, None) for id, picture in shown)
+            yield from ((id, picture, None, None) for id, picture in shown)
         else:
             yield from _with_maps(network, shown, pixels, study)
 
@@ -201,7 +217,7 @@ def _seen(
 
 def _with_maps(
     network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor], study: Study
-) -> Iterator[tuple[str, Image.Image, npt.NDArray[np.float32] | None]]:
+) -> Iterator[_Shown]:
     """Run images through the network, those of one size together."""
     by_size: dict[torch.Size, list[int]] = {}
     for place, tensor in enumerate(pixels):
@@ -210,9 +226,10 @@ def _with_maps(
         batch = torch.stack([pixels[place] for place in places])
         if not network.head_known:
             network.find_head(torch.cat([batch, batch.flip(-1)]), study.identity.head)
-        maps = read_maps(network, batch).maps
+        read = read_maps(network, batch)
         for row, place in enumerate(places):
-            yield *shown[place], None if maps is None else maps[row].cpu().numpy()
+            maps = None if read.maps is None else read.maps[row].cpu().numpy()
+            yield *shown[place], maps, read.features[row].cpu().numpy()
 
 
 def _remark(

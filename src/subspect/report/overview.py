@@ -35,6 +35,8 @@ class Confused:
         of: number of images of the class.
         terms: the features that speak most for the wrong class, on average over these images.
         bias: what the difference of the biases says for it, in logits.
+        lacking: features of the right class and how much less than on its images on average they say for it, in logits;
+            those that lack most.
     """
 
     label: int
@@ -44,6 +46,7 @@ class Confused:
     of: int
     terms: tuple[Term, ...]
     bias: float
+    lacking: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +83,18 @@ def look_over(study: Study, decomposition: Decomposition, fidelity: Fidelity) ->
         behind = sorted(found, key=lambda term: -term.contribution)[:_BEHIND]
         behind = [term for term in behind if term.contribution > 0]
         images, of = int(wrong[pair]), int(decomposed[pair[0]].sum())
-        confused.append(Confused(*pair, images, int(dense[pair]), of, tuple(behind), bias))
+        lacking = _lacking(decomposition, pair[0], total / wrong[pair])
+        confused.append(Confused(*pair, images, int(dense[pair]), of, tuple(behind), bias, lacking))
     return Overview(tuple(confused), *calibrations)
+
+
+def _lacking(
+    decomposition: Decomposition, label: int, features: npt.NDArray[np.float64]
+) -> tuple[tuple[int, float], ...]:
+    """Return the features of a class that say less for it on some images than on its images on average; the most first."""
+    rows = decomposition.rows(label) if label not in decomposition.unseen else []
+    short = [(row.feature, row.weight * (row.mean - float(features[row.feature]))) for row in rows]
+    return tuple(sorted((one for one in short if one[1] > 0), key=lambda one: -one[1])[:_BEHIND])
 
 
 def _logits(
