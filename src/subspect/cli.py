@@ -42,6 +42,8 @@ from subspect.preprocessing import as_preprocessing
 from subspect.report import write_report
 from subspect.report.curve import write_curve
 from subspect.report.terminal import curve_table, features, overview, summary
+from subspect.selectivity import SHARE
+from subspect.selectivity import selectivity as measure_selectivity
 from subspect.study import Study
 from subspect.zoo import load_network
 
@@ -246,6 +248,12 @@ def observe(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers", help="A layer to keep besides the features, averaged over space; may be repeated; or all."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the network once over an image set and store its features in a study.
@@ -262,6 +270,7 @@ def observe(
         device=_device(device),
         class_map=class_map,
         max_failed=max_failed,
+        layers=tuple(layer or ()),
     )
     _show(study.to_json(), as_json, overview(study, decomposition_names(study)))
 
@@ -420,6 +429,28 @@ def explain(
         *(one.table() for one in made),
         *drawn,
     )
+
+
+@_command
+def selectivity(
+    study: StudyPath,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layers", help="A layer's name, or features; may be repeated; all unless given."),
+    ] = None,
+    on: Annotated[str, typer.Option(help="The image set.")] = "train",
+    k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
+    share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ.")] = SHARE,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
+
+    Layers are kept when they are observed: subspect observe … --layers all.
+
+    Example: subspect selectivity study -k 5
+    """
+    made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
+    _show(made.to_json(), as_json, made.table())
 
 
 @_command

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import sqrt
@@ -21,6 +21,7 @@ import torch
 
 from subspect.errors import SubspectError, some
 from subspect.images import Batch, ClassMatch, Images, batches, match_classes, numbered, open_images
+from subspect.layers import layer_names, watching
 from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
 from subspect.progress import progress
@@ -55,6 +56,7 @@ def observe(
     device: str | torch.device | None = None,
     class_map: Mapping[str, int] | str | Path | None = None,
     max_failed: float = 0.01,
+    layers: Sequence[str] = (),
     show_progress: bool = True,
 ) -> Study:
     """Run a network once over images and store features, labels, predictions and ids in a study.
@@ -72,6 +74,8 @@ def observe(
         device: where the network runs, such as "cuda"; where it lies already unless given.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
         max_failed: the share of images that may be unusable before the run ends in an error.
+        layers: names of layers to watch besides the features, averaged over space; "all" for every convolution and linear
+            layer (see `subspect.layers`).
         show_progress: whether to draw a progress bar.
 
     Returns:
@@ -88,12 +92,13 @@ def observe(
     folder, source = Path(study), open_images(images, name)
     with network.running(device), ExitStack() as held:
         head = find_head(network, source)
+        widths = _widths(network, source, layer_names(network.model, layers, head.name))
         match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
         held.enter_context(lock(folder))  # once it is clear that there is something to write
         if (folder / "study.json").exists() and network.class_names is None:
             match = replace(match, names=Study.open(folder).identity.class_names)
         identity = _identity(network, source, match)
-        manifest = _manifest(source, match, identity, batch_size)
+        manifest = _manifest(source, match, identity, batch_size, widths)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
         manifest = opened.begin(name, manifest)
         place = folder / "sets" / name
@@ -126,7 +131,13 @@ def find_head(network: Network, images: object) -> Head:
     Raises:
         SubspectError: no head, no preprocessing, or no image that can be used.
     """
-    source = open_images(images)
+    usable = _usable(network, open_images(images))
+    with network.running():
+        return network.find_head(usable)
+
+
+def _usable(network: Network, source: Images) -> torch.Tensor:
+    """Return the first two usable images of up to 64 spread over a source, (2, channels, height, width)."""
     usable: list[torch.Tensor] = []
     failed: list[tuple[str, str]] = []
     for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
@@ -144,8 +155,19 @@ def find_head(network: Network, images: object) -> Head:
             f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
             "all are of one size"
         )
-    with network.running():
-        return network.find_head(torch.cat(usable))
+    return torch.cat(usable)
+
+
+def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str, int]:
+    """Return how many channels each layer has."""
+    if not layers:
+        return {}
+    with network.running(), watching(network.model, layers) as said:
+        network.read(_usable(network, source))
+    idle = [name for name in layers if name not in said]
+    if idle:
+        raise SubspectError(f"these layers took no part when the network ran: {some(idle)}; name others")
+    return {name: said[name].shape[1] for name in layers}
 
 
 def _spread(source: Images) -> list[int]:
@@ -160,8 +182,11 @@ def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
     return Identity(network.name, network.fingerprint(), head.name, head.n_classes, head.n_features, match.names, own)
 
 
-def _manifest(source: Images, match: ClassMatch, identity: Identity, batch_size: int) -> SetManifest:
-    rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * identity.n_features)) // batch_size) * batch_size
+def _manifest(
+    source: Images, match: ClassMatch, identity: Identity, batch_size: int, layers: Mapping[str, int]
+) -> SetManifest:
+    width = identity.n_features + sum(layers.values())
+    rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
     return SetManifest(
         weights=identity.weights,
         preprocessing=identity.preprocessing,
@@ -173,6 +198,7 @@ def _manifest(source: Images, match: ClassMatch, identity: Identity, batch_size:
         matching=match.how,
         batch_size=batch_size,
         shard_size=rows,
+        layers=layers,
     )
 
 
@@ -182,9 +208,9 @@ def _try(network: Network, source: Images, match: ClassMatch, manifest: SetManif
     left = manifest.images - _positions(manifest, _done(folder, manifest))
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
-    chunk = _chunk(network, batch, manifest.batch_size)
+    chunk = _chunk(network, batch, manifest)
     seconds = (time.perf_counter() - start) / len(positions) * left
-    needed = shard_bytes(network.head.n_features, left)
+    needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
     log.info("labels: %s", match.how if source.labelled else "none; the network's predictions stand in for them")
@@ -219,7 +245,7 @@ def _run(
         for index, shard in cuts.items():
             chunks, fresh = [], []
             for cut, batch in zip(shard, read, strict=False):
-                chunks.append(_chunk(network, batch, manifest.batch_size))
+                chunks.append(_chunk(network, batch, manifest))
                 fresh += batch.failed
                 advance(len(cut))
             _check_failed(failed := failed + fresh, manifest, max_failed, folder)
@@ -243,7 +269,7 @@ def _finish(study: Study, name: str, manifest: SetManifest) -> None:
         _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
 
 
-def _chunk(network: Network, batch: Batch, batch_size: int) -> Chunk:
+def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
     """Run a batch through the network.
 
     Raises:
@@ -251,12 +277,24 @@ def _chunk(network: Network, batch: Batch, batch_size: int) -> Chunk:
     """
     features = [torch.empty(0, network.head.n_features)]
     predictions = [torch.empty(0, dtype=torch.int64)]
-    for pixels in () if batch.pixels is None else torch.split(batch.pixels, batch_size):
-        x, logits = network.read(pixels)
-        features.append(x.cpu())
-        predictions.append(logits.argmax(dim=1).cpu())
-    chunk = Chunk(torch.cat(features).numpy(), batch.labels, torch.cat(predictions).numpy(), batch.ids)
-    bad = np.flatnonzero(~np.isfinite(chunk.features).all(axis=1))
+    layers = {name: [torch.empty(0, width)] for name, width in manifest.layers.items()}
+    with watching(network.model, tuple(layers)) as said:
+        for pixels in () if batch.pixels is None else torch.split(batch.pixels, manifest.batch_size):
+            x, logits = network.read(pixels)
+            features.append(x.cpu())
+            predictions.append(logits.argmax(dim=1).cpu())
+            for name, parts in layers.items():
+                parts.append(said[name].cpu())
+    chunk = Chunk(
+        torch.cat(features).numpy(),
+        batch.labels,
+        torch.cat(predictions).numpy(),
+        batch.ids,
+        {name: torch.cat(parts).numpy() for name, parts in layers.items()},
+    )
+    bad = np.flatnonzero(
+        ~np.all([np.isfinite(x).all(axis=1) for x in (chunk.features, *chunk.layers.values())], axis=0)
+    )
     if len(bad):
         ids = [batch.ids[row] for row in bad]
         raise SubspectError(
@@ -272,6 +310,7 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         np.concatenate([chunk.labels for chunk in chunks]),
         np.concatenate([chunk.predictions for chunk in chunks]),
         [id for chunk in chunks for id in chunk.ids],
+        {name: np.concatenate([chunk.layers[name] for chunk in chunks]) for name in chunks[0].layers},
     )
 
 

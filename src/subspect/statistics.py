@@ -126,6 +126,56 @@ class TopFeatures:
             self._mass[share] += np.bincount(labels, (held * inside).max(axis=1), self.n_classes)
 
 
+class Needed:
+    """How many features an image needs to hold a share of its mass: the least number, largest first by ``|x|``.
+
+    Args:
+        n_classes: number of classes C.
+        n_features: number of features d.
+        share: of the row's L1 norm, between 0 and 1.
+
+    Attributes:
+        counts: (C, d + 1) int64, images of each class that need 0, 1, … features; one without any activity needs none.
+    """
+
+    def __init__(self, n_classes: int, n_features: int, share: float) -> None:
+        self.share = share
+        self.counts = np.zeros((n_classes, n_features + 1), np.int64)
+
+    def update(self, features: Features, labels: Counts, ids: Sequence[str] = ()) -> None:
+        """Take in features (m, d) float32 and class indices (m,)."""
+        np.add.at(self.counts, (labels, needed(features, self.share)), 1)
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        joined = type(self)(len(self.counts), self.counts.shape[1] - 1, self.share)
+        joined.counts = self.counts + other.counts
+        return joined
+
+    def mean(self) -> Wide:
+        """Return (C,): the mean over a class's images; NaN for a class without images."""
+        images = self.counts.sum(axis=1)
+        total = self.counts @ np.arange(self.counts.shape[1])
+        return np.where(images > 0, total / np.maximum(images, 1), np.nan)
+
+    def median(self) -> Wide:
+        """Return (C,): the median; that of two middle images is the mean of the two."""
+        images = self.counts.sum(axis=1)
+        until = self.counts.cumsum(axis=1)
+        low = (until <= ((images - 1) // 2)[:, None]).sum(axis=1)
+        high = (until <= (images // 2)[:, None]).sum(axis=1)
+        return np.where(images > 0, (low + high) / 2, np.nan)
+
+
+def needed(features: Features, share: float) -> Counts:
+    """Return (m,): the least number of features that hold a share of each row's L1 norm; 0 for a row of zeros."""
+    largest = -np.sort(-np.abs(np.asarray(features, np.float32)), axis=1)
+    held = np.cumsum(largest, axis=1, dtype=np.float64)
+    norms = held[:, -1]
+    least = np.minimum((held < share * norms[:, None]).sum(axis=1) + 1, features.shape[1])
+    return np.where(norms > 0, least, 0)
+
+
 class ClassSums:
     """Images and sum of the features of each class, for the mean feature of a class.
 

@@ -20,9 +20,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -39,7 +39,8 @@ from subspect.files import PART, atomic, explain, read_json, write_json
 SCHEMA = 1  #: version of the folder's layout; a newer one is refused
 Part = Literal["all", "80 %", "20 %"]  #: which images of a set: all, or a split by a hash of the image id
 _SPLIT = 0.8
-_SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "shard_size")
+_SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "layers", "shard_size")
+_LAYER = "layer:"  # before the name of a layer's column
 T = TypeVar("T")
 
 
@@ -81,6 +82,7 @@ class SetManifest:
         matching: how labels became class indices.
         batch_size: images in a batch of the network.
         shard_size: images in a shard, a multiple of ``batch_size``.
+        layers: name → channels of the layers that were watched besides the features.
         complete: whether every shard is there.
         rows: images with features, once complete.
         failed: id and reason of each image that could not be used, once complete.
@@ -96,6 +98,7 @@ class SetManifest:
     matching: str
     batch_size: int
     shard_size: int
+    layers: Mapping[str, int] = field(default_factory=dict)
     complete: bool = False
     rows: int = 0
     failed: tuple[tuple[str, str], ...] = ()
@@ -115,12 +118,20 @@ class Chunk:
         labels: (m,) class indices; the network's own predictions where the set has no labels.
         predictions: (m,) the dense network's top-1 classes.
         ids: the m image ids.
+        layers: name → (m, channels) float32 of the layers that were asked for.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     ids: list[str]
+    layers: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def at(self, keep: npt.NDArray[np.bool_]) -> Chunk:
+        """Take some of the images."""
+        ids = [id for id, kept in zip(self.ids, keep, strict=True) if kept]
+        layers = {name: values[keep] for name, values in self.layers.items()}
+        return Chunk(self.features[keep], self.labels[keep], self.predictions[keep], ids, layers)
 
 
 class ImageSet:
@@ -137,19 +148,19 @@ class ImageSet:
         """Whether the images have labels; else the network's own predictions stand in for them."""
         return self.manifest.labelled
 
-    def chunks(self, part: Part = "all") -> Iterator[Chunk]:
+    def chunks(self, part: Part = "all", layers: Sequence[str] = ()) -> Iterator[Chunk]:
         """Go through the stored images once, a shard at a time, memory-mapped.
+
+        Args:
+            part: which images.
+            layers: which of the layers that were watched to read besides the features.
 
         Raises:
             SubspectError: a shard is missing or damaged.
         """
         for index in range(self.manifest.n_shards):
-            chunk = read_shard(self.folder / shard_name(index))
-            if part != "all":
-                keep = in_part(chunk.ids, part)
-                ids = [id for id, kept in zip(chunk.ids, keep, strict=True) if kept]
-                chunk = Chunk(chunk.features[keep], chunk.labels[keep], chunk.predictions[keep], ids)
-            yield chunk
+            chunk = read_shard(self.folder / shard_name(index), layers)
+            yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
 
 
 class Study:
@@ -329,32 +340,41 @@ def write_shard(path: Path, chunk: Chunk, failed: list[tuple[str, str]]) -> None
         pa.array(chunk.ids, pa.string()),
         pa.array(chunk.labels, pa.int32(), mask=chunk.labels < 0),
         pa.array(chunk.predictions, pa.int32()),
-        pa.FixedSizeListArray.from_arrays(pa.array(chunk.features.reshape(-1)), chunk.features.shape[1]),
+        *(
+            pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            for values in (chunk.features, *chunk.layers.values())
+        ),
     ]
+    names = ("id", "label", "prediction", "features", *(f"{_LAYER}{name}" for name in chunk.layers))
     schema = pa.schema(
-        list(zip(("id", "label", "prediction", "features"), (column.type for column in columns), strict=True)),
+        list(zip(names, (column.type for column in columns), strict=True)),
         metadata={"subspect": json.dumps({"schema": SCHEMA, "failed": failed}, ensure_ascii=False)},
     )
     with atomic(path) as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def read_shard(path: Path) -> Chunk:
-    """Read a shard; the features stay on disk until they are used (memory map).
+def read_shard(path: Path, layers: Sequence[str] = ()) -> Chunk:
+    """Read a shard; features and layers stay on disk until they are used (memory map).
 
     Raises:
         SubspectError: it is missing or damaged.
     """
     batch, _ = _open_shard(path)
-    features = batch.column("features")
     predictions = batch.column("prediction").to_numpy().astype(np.int64)
     labels = batch.column("label")
     return Chunk(
-        features.flatten().to_numpy().reshape(len(features), features.type.list_size),
+        _rows(batch.column("features")),
         predictions if labels.null_count else labels.to_numpy().astype(np.int64),
         predictions,
         batch.column("id").to_pylist(),
+        {name: _rows(batch.column(f"{_LAYER}{name}")) for name in layers},
     )
+
+
+def _rows(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = column.flatten().to_numpy()
+    return values.reshape(len(column), column.type.list_size)
 
 
 def read_failed(path: Path) -> list[tuple[str, str]]:
@@ -425,6 +445,11 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
         return (
             f"image set {name!r} in {study} was begun with batch size {stored.batch_size}, given is {given.batch_size}; "
             f"go on with {stored.batch_size}, or delete {study / 'sets' / name} to start again"
+        )
+    if dict(stored.layers) != dict(given.layers) and stored.fingerprint == given.fingerprint:
+        return (
+            f"image set {name!r} in {study} was begun with the layers {some(stored.layers) or 'none'}, given are "
+            f"{some(given.layers) or 'none'}; choose another name or study, or delete {study / 'sets' / name} to start again"
         )
     return (
         f"image set {name!r} in {study} holds other images or labels: {stored.images:,} ({stored.kind}, "
