@@ -30,6 +30,8 @@ from subspect.demo import NETWORK, run_demo
 from subspect.diff import diff as compare_studies
 from subspect.edit import edit as edit_features
 from subspect.errors import SubspectError
+from subspect.essentiality import REPEATS
+from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
@@ -451,6 +453,26 @@ def selectivity(
     """
     made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
     _show(made.to_json(), as_json, made.table())
+
+
+@_command
+def essentiality(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: On = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of noise and of random sets.")] = REPEATS,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
+
+    The paper's influential features are those of: subspect decompose study --method frequency.
+
+    Example: subspect essentiality study --decomposition frequency-k5
+    """
+    opened = Study.open(study)
+    made = measure_essentiality(opened, _loaded(opened, decomposition), on, repeats=repeats, seed=seed)
+    _show(made.to_json(), as_json, *made.tables())
 
 
 @_command

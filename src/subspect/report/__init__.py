@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader
 
 from subspect.decomposition import Decomposition, FeatureRow
 from subspect.errors import SubspectError
+from subspect.essentiality import without_each
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
@@ -37,7 +38,11 @@ _LOST = 8  # classes listed that lose most
 
 @dataclass(frozen=True)
 class ClassPage:
-    """What is shown of one class; ``cost`` is None where no image of it was measured."""
+    """What is shown of one class.
+
+    ``cost`` is None where no image of it was measured; ``lost`` is what the dense network's class accuracy loses where each
+    feature is at its mean, NaN without images.
+    """
 
     label: int
     name: str
@@ -46,6 +51,7 @@ class ClassPage:
     unseen: bool
     jaccard: float
     cost: Cost | None
+    lost: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ def write_report(
         fidelity=fidelity,
         gallery=gallery,
         overview=look_over(study, decomposition, fidelity),
-        classes=_classes(decomposition, fidelity),
+        classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
@@ -224,8 +230,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _classes(decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
+def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
     trust = decomposition.trust
+    lost = without_each(study, decomposition, fidelity.image_set, fidelity.part).tolist()
     return [
         ClassPage(
             label,
@@ -235,6 +242,7 @@ def _classes(decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage
             label in decomposition.unseen,
             float(trust.jaccard[label]) if trust else 0.0,
             cost,
+            lost[slice(*decomposition.supports.offsets[label : label + 2])],
         )
         for label, (name, cost) in enumerate(fidelity.classes.items())
     ]
