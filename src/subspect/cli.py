@@ -35,7 +35,10 @@ from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
+from subspect.figures import save_figure
 from subspect.files import make_folder
+from subspect.geometry import POINTS
+from subspect.geometry import geometry as measure_geometry
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network
@@ -472,6 +475,29 @@ def essentiality(
     """
     opened = Study.open(study)
     made = measure_essentiality(opened, _loaded(opened, decomposition), on, repeats=repeats, seed=seed)
+    _show(made.to_json(), as_json, *made.tables())
+
+
+@_command
+def geometry(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
+    points: Annotated[int, typer.Option(min=10, help="Images whose intrinsic dimension is taken.")] = POINTS,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure in how many dimensions features and decision lie.
+
+    Example: subspect geometry study --figure dimensions.png
+    """
+    opened = Study.open(study)
+    loaded = _loaded(opened, decomposition) if decomposition or decomposition_names(opened) else None
+    made = measure_geometry(opened, loaded, on=on, points=points)
+    if figure is not None:
+        save_figure(made.plot(), figure)
     _show(made.to_json(), as_json, *made.tables())
 
 

@@ -20,7 +20,7 @@ they add to its logit on its images more than on all, ``|W[c, i] · (mean of x[i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,8 @@ def essentiality(
     fidelity = evaluate(study, decomposition, on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)
-    x, labels = _features(study, fidelity.image_set, fidelity.part)
+    whole = study[fidelity.image_set].whole(fidelity.part)
+    x, labels = whole.features, whole.labels
     supports, d = decomposition.supports, weight.shape[1]
     n_classes = len(weight)
     sizes = np.array([0, *(size for size in _GRID if size < d), d])
@@ -288,15 +289,6 @@ def _spread(study: Study, image_set: str, part: Part) -> tuple[Array, Array]:
         images, sums, squares = images + len(wide), sums + wide.sum(axis=0), squares + (wide**2).sum(axis=0)
     means = sums / max(images, 1)
     return means, np.sqrt(np.maximum(squares / max(images, 1) - means**2, 0))
-
-
-def _features(study: Study, image_set: str, part: Part) -> tuple[npt.NDArray[np.float32], Indices]:
-    def both() -> Iterator[tuple[npt.NDArray[np.float32], Indices]]:
-        for chunk in study[image_set].chunks(part):
-            yield chunk.features, chunk.labels
-
-    features, labels = zip(*both(), strict=True)
-    return np.concatenate(features), np.concatenate(labels)
 
 
 def _interval(values: Array) -> tuple[float, float, float]:

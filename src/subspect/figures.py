@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from subspect.errors import SubspectError, some
+from subspect.files import atomic
 from subspect.supports import Supports
 
 if TYPE_CHECKING:
@@ -122,11 +125,7 @@ def draw_curve(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     dense = 100 * float(points[0]["dense_accuracy"])
     axes.axhline(dense, color=_MARKS["dim"], linestyle="--", linewidth=1)
     ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
-    axes.set_xscale("log")
-    first, last = float(points[0]["k"]), float(points[-1]["k"])
-    ticks: list[float] = [tick for tick in _TICKS if first <= tick <= 1.02 * last] or [round(first, 1)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-    axes.set_xticks([], minor=True)
+    count_axis(axes, float(points[0]["k"]), float(points[-1]["k"]))
     axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
     axes.set_ylabel("share of images, %")
     axes.grid(axis="y")
@@ -210,6 +209,32 @@ def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
         axes.grid()
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
         return _svg(figure, "Calibration of the dense and the decomposed network")
+
+
+def count_axis(axes: Axes, first: float, last: float) -> None:
+    """Make the horizontal axis one of counts from a first to a last: logarithmic, with whole numbers at its ticks."""
+    axes.set_xscale("log")
+    ticks: list[float] = [tick for tick in _TICKS if first <= tick <= 1.02 * last] or [round(first, 1)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, in the format that its suffix names.
+
+    Raises:
+        SubspectError: a suffix that is no format, or a place that cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in known:
+        raise SubspectError(
+            f"cannot draw into {path}: its suffix must be a format, such as .png or .svg ({some(known, 20)})"
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150)
+    with atomic(path) as file:
+        file.write(buffer.getvalue())
 
 
 def short(name: str, most: int = 18) -> str:

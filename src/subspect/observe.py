@@ -31,6 +31,7 @@ from subspect.study import (
     SetManifest,
     Study,
     check_disk,
+    joined,
     lock,
     read_failed,
     read_shard,
@@ -249,7 +250,7 @@ def _run(
                 fresh += batch.failed
                 advance(len(cut))
             _check_failed(failed := failed + fresh, manifest, max_failed, folder)
-            write_shard(folder / shard_name(index), _joined(chunks), fresh)
+            write_shard(folder / shard_name(index), joined(chunks), fresh)
 
 
 def _finish(study: Study, name: str, manifest: SetManifest) -> None:
@@ -302,16 +303,6 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
             "precision, and those images; what was stored before stays"
         )
     return chunk
-
-
-def _joined(chunks: list[Chunk]) -> Chunk:
-    return Chunk(
-        np.concatenate([chunk.features for chunk in chunks]),
-        np.concatenate([chunk.labels for chunk in chunks]),
-        np.concatenate([chunk.predictions for chunk in chunks]),
-        [id for chunk in chunks for id in chunk.ids],
-        {name: np.concatenate([chunk.layers[name] for chunk in chunks]) for name in chunks[0].layers},
-    )
 
 
 def _cuts(manifest: SetManifest, shard: int) -> list[range]:

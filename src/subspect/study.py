@@ -134,6 +134,17 @@ class Chunk:
         return Chunk(self.features[keep], self.labels[keep], self.predictions[keep], ids, layers)
 
 
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Put some chunks, of the same layers, together in memory."""
+    return Chunk(
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate([chunk.labels for chunk in chunks]),
+        np.concatenate([chunk.predictions for chunk in chunks]),
+        [id for chunk in chunks for id in chunk.ids],
+        {name: np.concatenate([chunk.layers[name] for chunk in chunks]) for name in chunks[0].layers},
+    )
+
+
 class ImageSet:
     """One named image set of a study, observed to its end."""
 
@@ -161,6 +172,14 @@ class ImageSet:
         for index in range(self.manifest.n_shards):
             chunk = read_shard(self.folder / shard_name(index), layers)
             yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
+
+    def whole(self, part: Part = "all") -> Chunk:
+        """Return the stored images, or a part of them, in memory at once.
+
+        Raises:
+            SubspectError: a shard is missing or damaged.
+        """
+        return joined(list(self.chunks(part)))
 
 
 class Study:

@@ -1,0 +1,214 @@
+"""Dimensions of features and decision: against plain formulas, and where the answer is known."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+from torch import nn
+from typer.testing import CliRunner
+
+import subspect
+from subspect import Network, Study, SubspectError, decompose
+from subspect.cli import app
+from subspect.geometry import (
+    boundary_points,
+    components,
+    effective_rank,
+    geometry,
+    likelihood,
+    neighbours,
+    participation,
+    spread,
+    two_nn,
+    variances,
+)
+from test_sizes import Wide, observed, pictures, planted
+
+Array = npt.NDArray[np.float64]
+fast = settings(deadline=None, derandomize=True, max_examples=20)
+seeds = st.integers(0, 2**32 - 1)
+
+
+# Formulas -------------------------------------------------------------------------------------------------------------
+
+
+@fast
+@given(seeds)
+def test_variances_are_those_of_principal_components(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    for n, d in ((40, 6), (5, 9)):
+        x = (generator.standard_normal((n, d)) * generator.uniform(0.1, 3, d) + 5).astype(np.float32)
+        values, pca = variances(x), PCA().fit(x.astype(np.float64))
+        size = min(n, d)
+        assert values[:size] == pytest.approx(pca.explained_variance_, abs=1e-9)
+        assert participation(values) == pytest.approx(sum(values) ** 2 / sum(value**2 for value in values))
+        for share in (0.5, 0.9, 0.99):
+            expected = next(k for k in range(1, size + 1) if pca.explained_variance_ratio_[:k].sum() >= share - 1e-12)
+            assert components(values, share) == expected
+
+
+def test_dimensions_that_are_known() -> None:
+    even = np.zeros(10)
+    even[:4] = 2.0
+    assert participation(even) == 4 and components(even, 0.9) == 4 and components(even, 0.5) == 2
+    assert effective_rank(np.eye(7)[:5]) == pytest.approx(5) and effective_rank(np.zeros((3, 3))) == 0
+    assert effective_rank(np.diag([3.0, 1.0])) == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
+    assert np.isnan(participation(np.zeros(3))) and np.isnan(components(np.zeros(3), 0.9))
+
+
+@fast
+@given(seeds)
+def test_neighbours_and_intrinsic_dimensions_against_loops(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((60, 4)) + 1000  # far from the origin
+    x[7] = x[3]  # twice the same
+    distances = neighbours(x.astype(np.float64), 6)
+    plain = np.sort(cdist(np.unique(x, axis=0), np.unique(x, axis=0)), axis=1)[:, 1:7]
+    assert distances == pytest.approx(plain, rel=1e-9)
+    ratios = sorted(row[1] / row[0] for row in plain)
+    pairs = [(np.log(ratio), -np.log(1 - place / 59)) for place, ratio in enumerate(ratios[: int(0.9 * 59)], 1)]
+    slope = sum(one * other for one, other in pairs) / sum(one * one for one, _ in pairs)
+    assert two_nn(distances) == pytest.approx(slope)
+    inverses = [np.mean([np.log(row[-1] / near) for near in row[:-1]]) for row in plain]
+    assert likelihood(distances) == pytest.approx(1 / np.mean(inverses))
+
+
+def test_points_that_are_too_few_or_all_the_same() -> None:
+    generator = np.random.default_rng(0)
+    for x in (np.ones((1, 3)), np.ones((30, 3)), generator.standard_normal((5, 3))):
+        one = spread(x.astype(np.float32), 100, generator)
+        assert np.isnan(one.two_nn) and np.isnan(one.likelihood) and one.points == len(x)
+    assert np.isnan(spread(np.ones((1, 3)), 100, generator).participation)
+
+
+@fast
+@given(seeds)
+def test_boundary_points_tie_and_no_third_class_is_larger(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x, weight, bias = (
+        generator.standard_normal((80, 5)),
+        generator.standard_normal((4, 5)),
+        generator.standard_normal(4),
+    )
+    points = boundary_points(x, weight, bias, 50, generator)
+    if len(set((x @ weight.T + bias).argmax(axis=1))) > 1:
+        logits = np.sort(points @ weight.T + bias, axis=1)
+        assert len(points) and logits[:, -1] == pytest.approx(logits[:, -2], abs=1e-8)
+    assert len(boundary_points(x[:1], weight, bias, 50, generator)) == 0
+
+
+# A decision of known dimension ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("r", [2, 5, 10])
+def test_a_decision_of_known_dimension(r: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(r)
+    basis = np.linalg.qr(generator.standard_normal((40, 40)))[0]
+    inside, weight = basis[:, :r], generator.standard_normal((r + 4, r)) @ basis[:, :r].T
+    latent = generator.uniform(-1, 1, (3000, r))
+    aside = generator.standard_normal((3000, 40 - r)) * 3  # large, and nothing to do with the decision
+    for name, nuisance in (("plain", 0.0), ("aside", 1.0)):
+        x = (latent @ inside.T + nuisance * aside @ basis[:, r:].T).astype(np.float32)
+        study = subspect.observe(
+            Network(Wide(weight)),
+            (torch.nn.functional.pad(torch.from_numpy(x), (0, 152)).view(3000, 3, 8, 8), np.arange(3000) % (r + 4)),
+            tmp_path / name,
+            "train",
+            show_progress=False,
+        )
+        made = geometry(study)
+        assert made.decision == r and made.ceiling == r + 3
+        assert made.fidelity[r - 1] == 1 and made.fidelity[r - 2] < 0.99
+        if not nuisance:
+            assert made.network.two_nn == pytest.approx(r, rel=0.15)
+            assert made.boundary.two_nn + 1 == pytest.approx(r, rel=0.15)
+            assert made.network.participation == pytest.approx(r, rel=0.05)
+            assert made.network.likelihood == pytest.approx(r, rel=0.25)
+
+
+def test_fidelity_by_rank_is_that_of_projected_features(tmp_path: Path) -> None:
+    """The same by the singular vectors of the class differences in the metric of the feature covariance, d × d."""
+    weight = planted(4, 12)[0]
+    study = observed(tmp_path / "study", weight, train=pictures(0, 300), test=pictures(1, 200))
+    made = geometry(study)
+    x = np.concatenate([chunk.features for chunk in study["train"].chunks()]).astype(np.float64)
+    test = np.concatenate([chunk.features for chunk in study["test"].chunks()]).astype(np.float64)
+    w, b = (tensor.double().numpy() for tensor in study.head())
+    differences, mean = w - w.mean(axis=0), x.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    root, inverse = vectors * np.sqrt(values) @ vectors.T, vectors / np.sqrt(values) @ vectors.T
+    right = np.linalg.svd(differences @ root)[2]
+    for rank, fidelity in zip(made.ranks, made.fidelity, strict=True):
+        project = root @ right[:rank].T @ right[:rank] @ inverse
+        moved = (test - mean) @ project.T + mean
+        same = (moved @ w.T + b).argmax(axis=1) == (test @ w.T + b).argmax(axis=1)
+        assert fidelity == pytest.approx(same.mean(), abs=0.011)
+    assert made.fidelity[-1] == 1 and made.ranks.tolist() == [1, 2, 3]
+
+
+# A study --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    sets = {"train": pictures(0, 300), "test": pictures(1, 200)}
+    return observed(tmp_path_factory.mktemp("geometry") / "study", planted(4, 12)[0], **sets)
+
+
+def test_of_a_study(study: Study) -> None:
+    made = decompose(study, 3)
+    found = geometry(study, made)
+    assert found.union == len(set(made.supports.flat.tolist())) and found.note == "200 images of 'test'"
+    assert found.head_rank == pytest.approx(effective_rank(study.head()[0].numpy()))
+    assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0]))
+    assert sum(one.points for one in found.classes.values()) == found.network.points == 200
+    assert found.coordinates == {point["k"]: point["fidelity"] for point in made.curve if not point["refit"]}
+    assert isinstance(found.plot(), Figure) and len(found.plot().axes[0].lines) == 3
+    without = geometry(study, on="train")
+    assert without.union is None and without.decomposed_rank is None and len(without.plot().axes[0].lines) == 2
+    assert json.dumps(geometry(study, made).to_json()) == json.dumps(found.to_json())
+
+
+def test_a_class_with_one_image_and_one_with_none(tmp_path: Path) -> None:
+    labels = np.array([0] * 30 + [1] * 29 + [2])
+    network = Network(Wide(planted(4, 8)[0]))
+    study = subspect.observe(network, (pictures(0, 60), labels), tmp_path / "study", "train", show_progress=False)
+    found = geometry(study)
+    assert list(found.classes) == ["class 0", "class 1", "class 2"] and found.classes["class 2"].points == 1
+    value = found.to_json()["classes"]["class 2"]
+    assert value["participation"] is value["two_nn"] is value["components"]["0.9"] is None
+    assert "–" in str(list(found.tables()[1].columns[2].cells))
+
+
+def test_bad_input(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match="an intrinsic dimension needs 10 points or more, got points=3"):
+        geometry(study, points=3)
+    with pytest.raises(SubspectError, match="no image set 'tset'"):
+        geometry(study, on="tset")
+    network = Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+    one = subspect.observe(network, pictures(0, 1), tmp_path / "one", "train", show_progress=False)
+    with pytest.raises(SubspectError, match="'train' has 1 images; its dimensions need 2 or more"):
+        geometry(one)
+
+
+def test_on_the_command_line(study: Study, tmp_path: Path) -> None:
+    made = decompose(study, 3)
+    line = f"geometry {study.path} --decomposition {made.name} --points 100"
+    result = CliRunner().invoke(app, shlex.split(f"{line} --figure {tmp_path}/d.png --json"), catch_exceptions=False)
+    assert json.loads(result.stdout) == json.loads(json.dumps(geometry(study, made, points=100).to_json()))
+    assert (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
+    shown = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False).stdout
+    assert "decision dimension" in shown and "boundary" in shown and "200 images of 'test'" in shown
+    result = CliRunner().invoke(app, shlex.split(f"{line} --figure {tmp_path}/d.txt"))
+    assert result.exit_code == 1 and "its suffix must be a format, such as .png or .svg" in result.stderr
