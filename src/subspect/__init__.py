@@ -19,8 +19,10 @@ from subspect.decomposition import Decomposition, load_decomposition
 from subspect.diff import Difference, diff
 from subspect.edit import Edited, edit
 from subspect.errors import MissingExtra, SubspectError
+from subspect.essentiality import Essentiality, essentiality
 from subspect.explain import Explanation, explain
 from subspect.fidelity import Fidelity, evaluate
+from subspect.geometry import Geometry, geometry
 from subspect.head import DecomposedHead
 from subspect.images import Arrays, DatasetImages, Images, open_images
 from subspect.job import Job, run
@@ -29,6 +31,8 @@ from subspect.network import Network
 from subspect.observe import observe
 from subspect.preprocessing import Preprocessing
 from subspect.report import write_report
+from subspect.retrain import Retrained, Settings, retrain, retrain_both
+from subspect.selectivity import Selectivity, selectivity
 from subspect.study import Study
 from subspect.supports import Supports
 from subspect.zoo import load_network
@@ -44,14 +48,19 @@ __all__ = [
     "Decomposition",
     "Difference",
     "Edited",
+    "Essentiality",
     "Explanation",
     "Fidelity",
+    "Geometry",
     "Images",
     "Job",
     "Mean",
     "MissingExtra",
     "Network",
     "Preprocessing",
+    "Retrained",
+    "Selectivity",
+    "Settings",
     "Study",
     "SubspectError",
     "Supports",
@@ -61,13 +70,18 @@ __all__ = [
     "decompose_each",
     "diff",
     "edit",
+    "essentiality",
     "evaluate",
     "explain",
+    "geometry",
     "load_decomposition",
     "load_network",
     "observe",
     "open_images",
     "read_maps",
+    "retrain",
+    "retrain_both",
     "run",
+    "selectivity",
     "write_report",
 ]

@@ -47,6 +47,7 @@ from subspect.preprocessing import as_preprocessing
 from subspect.report import write_report
 from subspect.report.curve import write_curve
 from subspect.report.terminal import curve_table, features, overview, summary
+from subspect.retrain import Optimiser, Settings, retrain_both
 from subspect.selectivity import SHARE
 from subspect.selectivity import selectivity as measure_selectivity
 from subspect.study import Study
@@ -499,6 +500,67 @@ def geometry(
     if figure is not None:
         save_figure(made.plot(), figure)
     _show(made.to_json(), as_json, *made.tables())
+
+
+@_command
+def retrain(
+    study: StudyPath,
+    images: ImagesPath,
+    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for state, log and weights.")],
+    weights: Weights = None,
+    decomposition: Which = None,
+    test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
+    control: Annotated[bool, typer.Option("--control", help="Also train the dense network just as long.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    optimiser: Annotated[Optimiser, typer.Option(help="SGD with Nesterov momentum, or AdamW.")] = "sgd",
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate at the start; 0.01 for sgd, 0.0001 for adamw.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option("--layers", help="A module that learns; may be repeated; all unless given.")
+    ] = None,
+    shift: Annotated[int, typer.Option(min=0, help="Pixels by which images are moved at random.")] = 0,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
+    class_map: ClassMap = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    device: Device = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the network with the decomposed head in place; the same command goes on where it was stopped.
+
+    Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
+    --test images/test --control -o retrained
+    """
+    opened = Study.open(study)
+    loaded = _loaded(opened, decomposition)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimiser=optimiser,
+        rate=rate,
+        layers=tuple(layer or ()),
+        shift=shift,
+        flip=flip,
+        seed=seed,
+    )
+    model = load_network(network, weights, class_names=opened.identity.class_names)
+    made = retrain_both(
+        opened,
+        loaded,
+        model,
+        images,
+        output,
+        settings,
+        test=test,
+        control=control,
+        class_map=class_map,
+        workers=workers,
+        device=_device(device),
+    )
+    _show(made.to_json(), as_json, made.table())
 
 
 @_command
