@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
         learn(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_Run, "_learn", killed)
-    monkeypatch.setattr("subspect.retrain._EVERY", -1)
+    monkeypatch.setattr(sys.modules["subspect.retrain"], "_EVERY", -1)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             retrain(network, images, tmp_path / "stopped", made, settings)
