@@ -86,7 +86,7 @@ def test_neighbours_and_intrinsic_dimensions_against_loops(seed: int) -> None:
 
 def test_points_that_are_too_few_or_all_the_same() -> None:
     generator = np.random.default_rng(0)
-    for x in (np.ones((1, 3)), np.ones((30, 3)), generator.standard_normal((5, 3))):
+    for x in (np.ones((0, 3)), np.ones((1, 3)), np.ones((30, 3)), generator.standard_normal((5, 3))):
         one = spread(x.astype(np.float32), 100, generator)
         assert np.isnan(one.two_nn) and np.isnan(one.likelihood) and one.points == len(x)
     assert np.isnan(spread(np.ones((1, 3)), 100, generator).participation)

@@ -26,7 +26,9 @@ from subspect.budget import MEASURES, Auto, Mean, Measure, Size
 from subspect.compare import compare as compare_classes
 from subspect.decompose import METHODS, decompose_by_file, decompose_each
 from subspect.decomposition import Decomposition, decomposition_names, load_decomposition
-from subspect.demo import NETWORK, run_demo
+from subspect.demo import NETWORK, digits_family, run_demo
+from subspect.depth import FIDELITY
+from subspect.depth import depth as set_against_depth
 from subspect.diff import diff as compare_studies
 from subspect.edit import edit as edit_features
 from subspect.errors import SubspectError
@@ -561,6 +563,71 @@ def retrain(
         device=_device(device),
     )
     _show(made.to_json(), as_json, made.table())
+
+
+@_command
+def depth(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for a study of each network.")],
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, as for run; two depths or more.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images on which features are chosen.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Images to measure on; else 20 % are set apart.")] = None,
+    digits: Annotated[
+        bool,
+        typer.Option("--digits", help="Train a family on the handwritten digits instead: six depths, three seeds."),
+    ] = False,
+    fidelity: Annotated[float, typer.Option(help="At which the number of features is read.")] = FIDELITY,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw each measure against depth into this file (PNG, SVG).")
+    ] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Means = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    device: Device = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
+
+    The same command goes on where it was stopped.
+
+    Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
+    python:nets.py:large=large.safetensors --images images/train --test images/test -o family
+    """
+    if digits:
+        _only_with(context, "networks, not with --digits", "networks", "images", "test")
+        family, images, test = digits_family(output), output / "images" / "train", output / "images" / "test"
+    else:
+        if images is None:
+            raise SubspectError(
+                "name the images on which features are chosen: --images (or --digits for a family of ours)"
+            )
+        given = (resize, crop, mean, std, interpolation)
+        family = {}
+        for text in networks or ():
+            spec, _, weights = text.partition("=")
+            name = Path(weights).stem or spec.rpartition(":")[2]
+            if name in family:
+                raise SubspectError(f"two networks are called {name!r}; give their weights other file names")
+            family[name] = _network(spec, Path(weights) if weights else None, None, None, given)
+    made = set_against_depth(
+        family,
+        images,
+        output,
+        test=test,
+        fidelity=fidelity,
+        batch_size=batch_size,
+        workers=workers,
+        device=_device(device),
+    )
+    if figure is not None:
+        save_figure(made.plot(), figure)
+    _show(made.to_json(), as_json, *made.tables())
 
 
 @_command

@@ -7,7 +7,8 @@ user would on their own: ``subspect run python:subspect.demo:network IMAGES --we
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +22,22 @@ from subspect.errors import MissingExtra
 from subspect.files import atomic
 from subspect.images import batches, match_classes, open_images
 from subspect.job import Job, run
+from subspect.network import Network
 from subspect.preprocessing import Preprocessing
 from subspect.progress import progress
 from subspect.resnet import ResNet
-from subspect.zoo import load_network
+from subspect.zoo import load_network, load_weights
 
 log = logging.getLogger("subspect")
 
 NETWORK = "python:subspect.demo:network"
+DEPTHS = (8, 14, 20, 26, 32, 44)  #: of the family of networks
 _EPOCHS, _BATCH, _RATE = 12, 64, 0.05
 
 
-def network() -> ResNet:
+def network(depth: int = 8) -> ResNet:
     """Return the demo's network, untrained: ResNet-8 for ten digits, with its preprocessing and class names."""
-    model = ResNet(8, n_classes=10)
+    model = ResNet(depth, n_classes=10)
     model.preprocessing = Preprocessing(resize=16, crop=None, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
     model.class_names = tuple("0123456789")
     return model
@@ -63,6 +66,40 @@ def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> J
             file.write(save(model.state_dict()))
     trained = load_network(NETWORK, weights)
     return run(trained, train, folder / "study", test=test, k=k, show_progress=show_progress)
+
+
+def digits_family(
+    folder: str | Path, depths: Sequence[int] = DEPTHS, seeds: int = 3, *, show_progress: bool = True
+) -> dict[str, Network]:
+    """Train residual networks of several depths on the digits, each with several seeds; what is there already is loaded.
+
+    Args:
+        folder: where images (``images/train``, ``images/test``) and weights go.
+        depths: 6n + 2 each.
+        seeds: networks of each depth.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+        SubspectError: a depth that isn't 6n + 2, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    train, family = folder / "images" / "train", dict[str, Network]()
+    if not train.exists():
+        write_digits(train, folder / "images" / "test")
+    for depth in depths:
+        for seed in range(seeds):
+            name = f"ResNet-{depth}-{seed}"
+            weights, build = folder / f"{name}.safetensors", partial(network, depth)
+            if not weights.exists():
+                log.info("training %s on %s", name, train)
+                trained = train_network(train, build=build, seed=seed, show_progress=show_progress)
+                with atomic(weights) as file:
+                    file.write(save(trained.state_dict()))
+            model = build()
+            load_weights(model, weights)
+            family[name] = Network(model.eval(), name=name)
+    return family
 
 
 def write_digits(train: Path, test: Path, seed: int = 0) -> None:

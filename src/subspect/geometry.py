@@ -323,14 +323,14 @@ def boundary_points(
 
 def spread(x: npt.NDArray[np.floating], points: int, generator: np.random.Generator) -> Spread:
     """Return the dimensions of points (n, d); intrinsic ones from at most ``points`` of them, drawn."""
-    values = variances(x)
+    values = variances(x) if len(x) > 1 else np.zeros(1)
     drawn = x if len(x) <= points else x[np.sort(generator.permutation(len(x))[:points])]
     apart = neighbours(drawn, min(_NEAREST, len(drawn) - 1)) if len(drawn) >= _LEAST else None
     nothing = float("nan")
     return Spread(
         points=len(x),
-        participation=participation(values) if len(x) > 1 else nothing,
-        components={share: components(values, share) if len(x) > 1 else nothing for share in _SHARES},
+        participation=participation(values),
+        components={share: components(values, share) for share in _SHARES},
         two_nn=two_nn(apart) if apart is not None else nothing,
         likelihood=likelihood(apart) if apart is not None else nothing,
     )

@@ -132,13 +132,17 @@ def find_head(network: Network, images: object) -> Head:
     Raises:
         SubspectError: no head, no preprocessing, or no image that can be used.
     """
-    usable = _usable(network, open_images(images))
+    usable = sample(network, open_images(images))
     with network.running():
         return network.find_head(usable)
 
 
-def _usable(network: Network, source: Images) -> torch.Tensor:
-    """Return the first two usable images of up to 64 spread over a source, (2, channels, height, width)."""
+def sample(network: Network, source: Images) -> torch.Tensor:
+    """Return the first two usable images of up to 64 spread over a source, (2, channels, height, width).
+
+    Raises:
+        SubspectError: no preprocessing, or no image that can be used.
+    """
     usable: list[torch.Tensor] = []
     failed: list[tuple[str, str]] = []
     for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
@@ -164,7 +168,7 @@ def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str
     if not layers:
         return {}
     with network.running(), watching(network.model, layers) as said:
-        network.read(_usable(network, source))
+        network.read(sample(network, source))
     idle = [name for name in layers if name not in said]
     if idle:
         raise SubspectError(f"these layers took no part when the network ran: {some(idle)}; name others")
