@@ -90,7 +90,7 @@ def family(exponent: float, noise: float, seeds: int = 3) -> Depth:
     members = []
     for layers in (8, 14, 20, 26, 32, 44):
         for seed in range(seeds):
-            value = layers**exponent * np.exp(generator.normal(0, noise))
+            value = 100 * layers**exponent * np.exp(generator.normal(0, noise))
             members.append(Member(f"{layers}-{seed}", layers, 1, 0.9, 64, dict.fromkeys(MEASURES, value), {}))
     depths = np.array([one.depth for one in members], float)
     trends = {name: trend(depths, np.array([one.values[name] for one in members])) for name in MEASURES}
@@ -110,6 +110,15 @@ def test_the_verdict_on_planted_families(exponent: float, noise: float, verdict:
     made = family(exponent, noise)
     assert made.verdict.startswith(verdict)
     assert isinstance(made.plot(), Figure) and made.to_json()["verdict"] == made.verdict
+
+
+def test_the_verdict_where_one_feature_is_enough() -> None:
+    made = family(1.0, 0.01)
+    easy = [replace(one, values={**one.values, "needed": 1.0}) for one in made.members[:4]]
+    said = replace(made, members=(*easy, *made.members[4:])).verdict
+    assert said.startswith(
+        "This family cannot tell at 95 % fidelity: 4 of 18 networks need a single feature for each class"
+    )
 
 
 def test_the_verdict_on_few_networks() -> None:

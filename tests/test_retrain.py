@@ -173,6 +173,15 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
     assert done.weights.read_bytes() == whole.weights.read_bytes()
 
 
+def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, images: Path, tmp_path: Path) -> None:
+    settings = Settings(epochs=3, batch_size=8, rate=1.0, held_out=0.25)
+    done = retrain(network, images, tmp_path / "run", None, settings)
+    shares = [epoch.held_out for epoch in done.epochs]
+    assert done.best == 1 + shares.index(max(shares))
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert all(torch.equal(load_file(done.weights)[name], tensor) for name, tensor in state["kept"].items())
+
+
 def test_only_the_layers_named_learn(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     before = network.model.state_dict()
     settings = Settings(epochs=3, batch_size=8, rate=0.05, held_out=0.25, layers=("fc",))

@@ -42,6 +42,7 @@ log = logging.getLogger("subspect")
 
 FIDELITY = 0.95  #: at which the number of features is read
 _DRAWS = 2000  # of families, for the interval of the rank correlation
+_SINGLE = 0.2  # share of networks at the floor of one feature, above which a trend says nothing
 _LEAST = 4  # networks for a verdict, of three depths or more
 MEASURES: Mapping[str, str] = {
     "needed": "features a class needs",
@@ -129,6 +130,12 @@ class Depth:
                 f"This family is too small to tell: {trend.networks} networks of {len(depths)} depths reach "
                 f"{100 * self.at:g} % fidelity; {_LEAST} of three depths are the least."
             )
+        single = sum(one.values["needed"] <= 1 for one in self.members)
+        if single > _SINGLE * len(self.members):
+            return (
+                f"This family cannot tell at {100 * self.at:g} % fidelity: {single} of {len(self.members)} networks need a "
+                "single feature for each class, and none could need fewer; take a higher fidelity."
+            )
         if not trend.low <= 1 <= trend.high:
             return f"This family contradicts that the features a class needs are proportional to depth: {said}, not 1."
         if trend.low <= 0:
@@ -150,14 +157,19 @@ class Depth:
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: the networks, then the trends."""
-        each = Table(title="networks", caption=self.note, title_justify="left", caption_justify="left")
-        columns = ("", "depth", "parameters", "accuracy", "needed", "share", "decision", "particip.", "TwoNN")
+        each = Table(
+            title="networks",
+            caption=f"{self.note}; PR: participation ratio",
+            title_justify="left",
+            caption_justify="left",
+        )
+        columns = ("", "depth", "weights", "accuracy", "needed", "share", "decision", "PR", "TwoNN")
         for column in columns:
-            each.add_column(column, justify="right" if column else "left")
+            each.add_column(column, justify="right" if column else "left", no_wrap=True)
         for one in self.members:
             shown = [_text(one.values[name]) for name in ("decision", "participation", "two_nn")]
             share = "–" if np.isnan(one.values["share"]) else f"{100 * one.values['share']:.1f} %"
-            about = (one.name, str(one.depth), f"{one.parameters:,}", f"{100 * one.accuracy:.1f} %")
+            about = (one.name, str(one.depth), f"{one.parameters / 1e6:.2f} M", f"{100 * one.accuracy:.1f} %")
             each.add_row(*about, _text(one.values["needed"]), share, *shown)
         trends = Table(title="against depth", caption=self.verdict, title_justify="left", caption_justify="left")
         for column in ("measure", "rank correlation", "exponent", "networks"):

@@ -116,8 +116,9 @@ class Retrained:
         weights: a safetensors file of that network in the form of the one given: a decomposed head is written as a dense one
             with zeros, so that it loads wherever the old weights did.
         epochs: one after the other.
-        start: accuracy on the held-out images before the first.
-        best: number of the best epoch, from 1; 0 where none was better than the start.
+        start: accuracy on the held-out images before the first; no rival to the epochs, as the network may have learned from
+            these images earlier.
+        best: number of the best epoch, from 1.
     """
 
     model: nn.Module
@@ -396,7 +397,7 @@ class _Run:
                         self._save()
                         saved = time.monotonic()
                 share = accuracy(self.model, read(_cut(held, size)))
-                best = max((epoch.held_out for epoch in self.epochs), default=self.start)
+                best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
                 self.epochs.append(Epoch(self.loss / steps, share))
                 self.loss = 0.0
                 if share > best:
