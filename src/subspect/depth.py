@@ -198,7 +198,7 @@ class Depth:
                 axes.set_title(f"exponent {trend.exponent:.2f} ({trend.low:.2f} to {trend.high:.2f})", fontsize=9)
             axes.set_ylabel(MEASURES[name], fontsize=9)
             axes.grid(alpha=0.3)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * np.nanmax(np.append(values, 1e-9)))
             if place >= 6:
                 axes.set_xlabel("depth, layers with weights", fontsize=9)
         return figure
@@ -346,7 +346,7 @@ def trend(depths: Array, values: Array) -> Trend:
     drawn = [generator.integers(0, len(x), len(x)) for _ in range(_DRAWS)]
     ranks = [_rank(x[rows], y[rows]) for rows in drawn]
     kept = [rank for rank in ranks if not np.isnan(rank)]
-    low, high = np.percentile(kept, [2.5, 97.5]) if kept else (nothing, nothing)
+    low, high = np.percentile(kept, [2.5, 97.5]) if kept and len(x) >= _LEAST else (nothing, nothing)
     exponent = float(fitted.slope)
     return Trend(_rank(x, y), float(low), float(high), exponent, exponent - room, exponent + room, len(x))
 
