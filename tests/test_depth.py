@@ -125,7 +125,7 @@ def test_the_verdict_on_few_networks() -> None:
     made = family(1.0, 0.01)
     few = replace(made, members=made.members[:6])  # two depths
     assert few.verdict.startswith(
-        "This family is too small to tell: 18 networks of 2 depths reach 95 % fidelity; 4 of three"
+        "This family is too small to tell: 18 networks of 2 depths reach 95 % fidelity; a trend takes 4"
     )
     nan = float("nan")
     nothing = Trend(nan, nan, nan, nan, nan, nan, 2)
@@ -209,4 +209,5 @@ def test_on_the_command_line(make_folder: MakeFolder, tmp_path: Path, monkeypatc
     assert "name the images on which features are chosen" in run(f"depth {names} -o family", 1)
     assert "two networks are called 'one'" in run(f"depth {names} python:nets.py:one --images train -o family", 1)
     assert "--images goes with networks, not with --digits" in run("depth --digits --images train -o family", 1)
+    assert "--digits trains a family of its own" in run("depth --digits python:nets.py:one -o family", 1)
     assert "a family needs two networks" in run("depth python:nets.py:one --images train -o family", 1)

@@ -213,6 +213,7 @@ def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path
     for wrong, message in (
         ({"epochs": 0}, "expected epochs ≥ 1"),
         ({"rate": -1.0}, "rate > 0"),
+        ({"rate": float("nan")}, "rate > 0"),
         ({"held_out": 1.0}, "0 < held_out < 1"),
         ({"optimiser": "lion"}, "optimiser must be one of sgd, adamw, got 'lion'"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = sys.modules["subspect.study"].read_shard
 
-    def noted(path: Path) -> Chunk:
+    def noted(path: Path, layers: Sequence[str] = ()) -> Chunk:
         names.append(path.name)
-        chunk: Chunk = read(path)
+        chunk: Chunk = read(path, layers)
         return chunk
 
     monkeypatch.setattr("subspect.study.read_shard", noted)

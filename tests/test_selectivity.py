@@ -206,6 +206,7 @@ def test_bad_input(watched: Study) -> None:
         SubspectError, match=r"layer 'con' wasn't observed on 'train' \(did you mean 'conv'\?\); there are"
     ):
         selectivity(watched, layers=["con"])
+    assert [one.layer for one in selectivity(watched, layers="conv").layers] == ["conv"]
     with pytest.raises(SubspectError, match="expected k ≥ 1 and a share between 0 and 1; got k = 0 and share = 0.9"):
         selectivity(watched, k=0)
     with pytest.raises(SubspectError, match="got k = 5 and share = 1"):

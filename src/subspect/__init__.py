@@ -16,6 +16,7 @@ from subspect.budget import Auto, Mean
 from subspect.compare import Comparison, compare
 from subspect.decompose import decompose, decompose_by_file, decompose_each
 from subspect.decomposition import Decomposition, load_decomposition
+from subspect.depth import Depth, depth
 from subspect.diff import Difference, diff
 from subspect.edit import Edited, edit
 from subspect.errors import MissingExtra, SubspectError
@@ -46,6 +47,7 @@ __all__ = [
     "DatasetImages",
     "DecomposedHead",
     "Decomposition",
+    "Depth",
     "Difference",
     "Edited",
     "Essentiality",
@@ -68,6 +70,7 @@ __all__ = [
     "decompose",
     "decompose_by_file",
     "decompose_each",
+    "depth",
     "diff",
     "edit",
     "essentiality",

@@ -453,6 +453,10 @@ def selectivity(
 ) -> None:
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
 
+    Ψ: share of the units that an image doesn't need for a share of its mass (arXiv 2112.07719). μ of a unit: (largest class
+    mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information, overlap: of the k units that are most often
+    among the k largest.
+
     Layers are kept when they are observed: subspect observe … --layers all.
 
     Example: subspect selectivity study -k 5
@@ -472,7 +476,8 @@ def essentiality(
 ) -> None:
     """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
 
-    The paper's influential features are those of: subspect decompose study --method frequency.
+    Class accuracy of the dense network, with those of a decomposition replaced (arXiv 2112.07719, section 4); the paper's are
+    those of: subspect decompose study --method frequency -k 5.
 
     Example: subspect essentiality study --decomposition frequency-k5
     """
@@ -493,6 +498,9 @@ def geometry(
     as_json: AsJson = False,
 ) -> None:
     """Measure in how many dimensions features and decision lie.
+
+    Decision dimension: the fewest directions that the features can be projected on with 99 % of the decisions kept. Of the
+    features: participation ratio, principal components, TwoNN (Facco et al. 2017), maximum likelihood (Levina & Bickel 2005).
 
     Example: subspect geometry study --figure dimensions.png
     """
@@ -600,7 +608,9 @@ def depth(
     python:nets.py:large=large.safetensors --images images/train --test images/test -o family
     """
     if digits:
-        _only_with(context, "networks, not with --digits", "networks", "images", "test")
+        _only_with(context, "networks, not with --digits", "images", "test")
+        if networks:
+            raise SubspectError("--digits trains a family of its own; leave out the networks, or --digits")
         family, images, test = digits_family(output), output / "images" / "train", output / "images" / "test"
     else:
         if images is None:

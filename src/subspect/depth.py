@@ -128,7 +128,7 @@ class Depth:
         if trend.networks < _LEAST or len(depths) < 3 or np.isnan(trend.low):
             return (
                 f"This family is too small to tell: {trend.networks} networks of {len(depths)} depths reach "
-                f"{100 * self.at:g} % fidelity; {_LEAST} of three depths are the least."
+                f"{100 * self.at:g} % fidelity; a trend takes {_LEAST} networks of three depths or more."
             )
         single = sum(one.values["needed"] <= 1 for one in self.members)
         if single > _SINGLE * len(self.members):
@@ -159,15 +159,16 @@ class Depth:
         """Return tables for the terminal: the networks, then the trends."""
         each = Table(
             title="networks",
-            caption=f"{self.note}; PR: participation ratio",
+            caption=f"{self.note}; right: accuracy of the dense network; decision: of at most C − 1; PR: participation ratio",
             title_justify="left",
             caption_justify="left",
         )
-        columns = ("", "depth", "weights", "accuracy", "needed", "share", "decision", "PR", "TwoNN")
+        columns = ("", "depth", "weights", "right", "needed", "share", "decision", "PR", "TwoNN")
         for column in columns:
             each.add_column(column, justify="right" if column else "left", no_wrap=True)
         for one in self.members:
             shown = [_text(one.values[name]) for name in ("decision", "participation", "two_nn")]
+            shown[0] = shown[0].removesuffix(".0")
             share = "–" if np.isnan(one.values["share"]) else f"{100 * one.values['share']:.1f} %"
             about = (one.name, str(one.depth), f"{one.parameters / 1e6:.2f} M", f"{100 * one.accuracy:.1f} %")
             each.add_row(*about, _text(one.values["needed"]), share, *shown)
@@ -190,7 +191,7 @@ class Depth:
             values = np.array([one.values[name] for one in self.members])
             axes.plot(depths, values, "o", color=COLOURS["blue"][0], markersize=5, alpha=0.7)
             trend = self.trends[name]
-            if not np.isnan(trend.exponent):
+            if trend.networks >= _LEAST and not np.isnan(trend.low):
                 grid = np.geomspace(depths.min(), depths.max(), 50)
                 seen = ~np.isnan(values)
                 middle = np.log(values[seen]).mean() - trend.exponent * np.log(depths[seen]).mean()
@@ -346,7 +347,9 @@ def trend(depths: Array, values: Array) -> Trend:
     drawn = [generator.integers(0, len(x), len(x)) for _ in range(_DRAWS)]
     ranks = [_rank(x[rows], y[rows]) for rows in drawn]
     kept = [rank for rank in ranks if not np.isnan(rank)]
-    low, high = np.percentile(kept, [2.5, 97.5]) if kept and len(x) >= _LEAST else (nothing, nothing)
+    if len(x) < _LEAST:
+        kept, room = [], nothing  # an interval from three networks says more than they know
+    low, high = np.percentile(kept, [2.5, 97.5]) if kept else (nothing, nothing)
     exponent = float(fitted.slope)
     return Trend(_rank(x, y), float(low), float(high), exponent, exponent - room, exponent + room, len(x))
 

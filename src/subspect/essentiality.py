@@ -131,7 +131,8 @@ class Essentiality:
         mean = Table(
             title=f"{self.decomposition}: class accuracy, mean over classes, with features replaced",
             caption=f"{self.note}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how much more "
-            "the accuracy falls than with those, in brackets the middle 95 % of the draws",
+            "the accuracy falls than with those, in brackets the middle 95 % of "
+            "the draws. Class accuracy is over a class's own images: what it costs other classes doesn't show",
             title_justify="left",
             caption_justify="left",
         )

@@ -92,6 +92,7 @@ class Geometry:
         fidelity: (m,) share of images of which the network says the same class with features projected on r directions.
         coordinates: mean number of features of a class → fidelity, where the decomposition has a curve.
         boundary: of the points on boundaries.
+        drawn: points that an intrinsic dimension is taken from, at most.
         note: on which images this was measured.
     """
 
@@ -106,6 +107,7 @@ class Geometry:
     fidelity: Array
     coordinates: Mapping[float, float]
     boundary: Spread
+    drawn: int
     note: str
 
     @property
@@ -128,13 +130,14 @@ class Geometry:
             "fidelity": self.fidelity.tolist(),
             "coordinates": [[k, value] for k, value in self.coordinates.items()],
             "boundary": self.boundary.to_json(),
+            "drawn": self.drawn,
             "note": self.note,
         }
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: of the decision, then of the features."""
         whole = Table(title="the decision", title_justify="left", caption_justify="left")
-        for column in ("", "of"):
+        for column in ("", "dimensions"):
             whole.add_column(column, justify="right" if column else "left")
         rows = [
             ("decision dimension, for 99 % fidelity", f"{self.decision}"),
@@ -151,7 +154,12 @@ class Geometry:
         whole.caption = f"{self.note}; fidelity with features projected on few directions: {', '.join(shown[-6:])}"
         for row in rows:
             whole.add_row(*row)
-        spread = Table(title="the features", title_justify="left")
+        caption = (
+            "participation ratio; principal components for 90, 95, 99 % of the variance; intrinsic dimension by TwoNN (Facco "
+            f"et al. 2017) and maximum likelihood (Levina & Bickel 2005), from at most {self.drawn:,} points; boundary: points "
+            "where two classes tie"
+        )
+        spread = Table(title="the features", caption=caption, title_justify="left", caption_justify="left")
         for column in ("", "points", "participation", "90 / 95 / 99 %", "TwoNN", "likelihood"):
             spread.add_column(column, justify="right" if column else "left")
         for name, one in (("all images", self.network), *self.classes.items(), ("boundary", self.boundary)):
@@ -181,7 +189,7 @@ class Geometry:
             axes.plot(sizes, values, "-s", color=orange, markersize=3, label="features, for each class")
         axes.axvline(self.ceiling, color=ink, linestyle="--", linewidth=0.8, label="classes less one")
         count_axis(axes, 1, max([*self.ranks.tolist(), *self.coordinates]))
-        axes.set_xlabel("number of directions, or of features")
+        axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
         axes.set_ylabel("fidelity, % of images")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="lower right")
@@ -244,6 +252,7 @@ def geometry(
         fidelity=fidelity,
         coordinates={float(point["k"]): float(point["fidelity"]) for point in curve if not point["refit"]},
         boundary=spread(at_boundary, points, generator),
+        drawn=points,
         note=f"{len(x):,} images of {on!r}{unlabelled}",
     )
 

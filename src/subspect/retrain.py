@@ -87,7 +87,7 @@ class Settings:
         rate = RATES[self.optimiser] if self.rate is None else self.rate
         object.__setattr__(self, "rate", rate)
         sizes = self.epochs >= 1 and self.batch_size >= 2 and self.shift >= 0 and 0 < self.held_out < 1
-        if not sizes or rate <= 0 or self.weight_decay < 0:
+        if not sizes or not 0 < rate < float("inf") or not self.weight_decay >= 0:
             raise SubspectError(
                 "expected epochs ≥ 1, batch_size ≥ 2, shift ≥ 0, 0 < held_out < 1, rate > 0 and weight_decay ≥ 0; got "
                 f"{self.epochs}, {self.batch_size}, {self.shift}, {self.held_out:g}, {rate:g} and {self.weight_decay:g}"

@@ -135,14 +135,14 @@ class Selectivity:
         caption = (
             f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
             "mass, median over a class's images, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
-            "mean over units. Information, overlap (Jaccard), cosine: between distinct classes; in brackets with a class and "
-            "itself, as the authors take it. Mass: of the k largest units"
+            "mean over units. Information (nats), overlap (Jaccard), cosine: between distinct classes; in brackets with a "
+            "class and itself, as the authors take it. Mass: of the k largest units"
         )
         if any(one.clipped for one in self.layers):
             caption += "; * some units are negative, μ is of max(x, 0)"
         table = Table(title="selectivity", caption=caption, title_justify="left", caption_justify="left")
-        for column in ("layer", "units", "Ψ", "μ", "information, nats", "overlap", "cosine", "mass"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
+        for column in ("layer", "units", "Ψ", "μ", "information", "overlap", "cosine", "mass"):
+            table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
         for one in self.layers:
             information = one.information
             table.add_row(
@@ -161,7 +161,7 @@ class Selectivity:
 def selectivity(
     study: Study,
     *,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     on: str = "train",
     part: Part = "all",
     k: int = 5,
@@ -182,7 +182,7 @@ def selectivity(
     """
     known = study[on].manifest.layers
     widths = {**known, FEATURES: study.identity.n_features}
-    names = tuple(layers) if layers is not None else tuple(widths)
+    names = (layers,) if isinstance(layers, str) else tuple(layers) if layers is not None else tuple(widths)
     for name in names:
         if name not in widths:
             raise SubspectError(
