@@ -454,8 +454,8 @@ def selectivity(
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
 
     Ψ: share of the units that an image doesn't need for a share of its mass (arXiv 2112.07719). μ of a unit: (largest class
-    mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information, overlap: of the k units that are most often
-    among the k largest.
+    mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information, overlap: of the k units that are
+    most often among the k largest.
 
     Layers are kept when they are observed: subspect observe … --layers all.
 
