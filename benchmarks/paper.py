@@ -129,7 +129,8 @@ def trained(study: subspect.Study, images: Path, weights: Path, folder: Path) ->
         time.sleep(1)
     first.kill()
     first.wait()
-    shares = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)["accuracy"]
+    said = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)["accuracy"]
+    shares = {name: share["value"] for name, share in said.items()}
     dense = 100 * shares["dense"]
     rows = row("dense, as it was: accuracy", dense, "%")
     rows += row("pursuit k=5, as it was: accuracy", 100 * shares["decomposed"], "%")

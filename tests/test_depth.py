@@ -171,6 +171,8 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path) -> None:
         depth({"one": Network(Deep(1))}, train, tmp_path / "family")
     with pytest.raises(SubspectError, match="all 2 networks have depth 2; a family needs two depths or more"):
         depth({str(seed): Network(Deep(1, seed)) for seed in (0, 1)}, train, tmp_path / "same")
+    with pytest.raises(SubspectError, match="0 is a study itself; choose another folder for those of the family"):
+        depth({str(layers): Network(Deep(layers)) for layers in (1, 2)}, train, tmp_path / "same" / "0")
     with pytest.raises(SubspectError, match="fidelity must be between 0 and 1, got 95"):
         depth({str(layers): Network(Deep(layers)) for layers in (1, 2)}, train, tmp_path / "f", fidelity=95)
 

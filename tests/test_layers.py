@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, SubspectError
 from subspect.layers import layer_names, watching
+from subspect.report.terminal import overview
 
 MakeFolder = Callable[..., Path]
 
@@ -47,6 +49,9 @@ def test_what_is_stored_is_the_mean_over_space(tiny: Tiny, make_folder: MakeFold
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", batch_size=16, layers=["norm", "conv"])
     image_set = study["train"]
     assert dict(image_set.manifest.layers) == {"norm": 6, "conv": 6}
+    console = Console(width=200, record=True)
+    console.print(overview(study, []))
+    assert "2 layers: norm, conv" in console.export_text()
     [chunk] = image_set.chunks(layers=["conv", "norm"])
     assert [chunk.layers[name].shape for name in ("conv", "norm")] == [(36, 6)] * 2
     with torch.no_grad():

@@ -282,9 +282,12 @@ def test_with_a_control(
         "dense, retrained": both.control.model,
     }
     expected = {name: (logits(model, test).argmax(dim=1).numpy() == labels).mean() for name, model in models.items()}
-    assert both.accuracy == pytest.approx(expected)
+    assert {name: share.value for name, share in both.accuracy.items()} == pytest.approx(expected)
+    assert all(share.low <= share.value <= share.high for share in both.accuracy.values())
     alone = retrain(network, images, tmp_path / "alone", None, SHORT)
     assert alone.weights.read_bytes() == both.control.weights.read_bytes()
+    with pytest.raises(SubspectError, match="lies in a study; choose another folder for the training"):
+        retrain(network, images, study.path, made, SHORT)
     with pytest.raises(SubspectError, match="the test images need labels"):
         retrain_both(study, made, network, images, tmp_path / "runs", SHORT, test=test / "a")
 

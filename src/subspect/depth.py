@@ -242,6 +242,8 @@ def depth(
     if not 0 < fidelity < 1:
         raise SubspectError(f"fidelity must be between 0 and 1, got {fidelity:g}")
     folder = Path(folder)
+    if (folder / "study.json").exists():
+        raise SubspectError(f"{folder} is a study itself; choose another folder for those of the family")
     make_folder(folder)
     sets = {"train": open_images(images, "train")} | ({} if test is None else {"test": open_images(test, "test")})
     members, note = [], ""

@@ -106,6 +106,11 @@ class Essentiality:
     curves: Curves
     note: str
 
+    @property
+    def _left_out(self) -> str:
+        number = int(np.isnan(self.before).sum())
+        return f"; {number} classes without images, here or in the choice, are left out" if number else ""
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values; NaN as None."""
         kinds = {
@@ -128,11 +133,14 @@ class Essentiality:
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: what replacing does on average, then of each class; areas."""
+        caption = (
+            f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how "
+            "much more the accuracy falls than with those, in brackets the middle 95 % of the draws. Class accuracy is over a "
+            "class's own images: what it costs other classes doesn't show"
+        )
         mean = Table(
             title=f"{self.decomposition}: class accuracy, mean over classes, with features replaced",
-            caption=f"{self.note}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how much more "
-            "the accuracy falls than with those, in brackets the middle 95 % of "
-            "the draws. Class accuracy is over a class's own images: what it costs other classes doesn't show",
+            caption=caption,
             title_justify="left",
             caption_justify="left",
         )

@@ -187,12 +187,12 @@ class Geometry:
             sizes, shares = zip(*sorted(self.coordinates.items()), strict=True)
             values = 100 * np.array(shares)
             axes.plot(sizes, values, "-s", color=orange, markersize=3, label="features, for each class")
-        axes.axvline(self.ceiling, color=ink, linestyle="--", linewidth=0.8, label="classes less one")
+        axes.axvline(self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"classes less one, {self.ceiling}")
         count_axis(axes, 1, max([*self.ranks.tolist(), *self.coordinates]))
         axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
         axes.set_ylabel("fidelity, % of images")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower right")
+        figure.legend(frameon=False, loc="outside upper left", fontsize=9)
         return figure
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, some
+from subspect.fidelity import Estimate, percent, wilson
 from subspect.files import atomic, make_folder
 from subspect.head import DecomposedHead
 from subspect.images import Batch, batches, match_classes, open_images
@@ -39,6 +41,8 @@ from subspect.network import Network, with_head
 from subspect.observe import find_head
 from subspect.progress import progress
 from subspect.study import Study, hashed
+
+log = logging.getLogger("subspect")
 
 Optimiser = Literal["sgd", "adamw"]
 RATES: Mapping[Optimiser, float] = {
@@ -189,6 +193,7 @@ def retrain(
             f"{len(source)} images are too few: {len(kept)} to learn from, in batches of {settings.batch_size}, and "
             f"{len(held)} held out"
         )
+    _refuse_study(folder)
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
     about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()["history"]}
@@ -209,14 +214,14 @@ class Both:
         decomposition: its name.
         retrained: the decomposed network.
         control: the dense network, trained just as long; None where that wasn't asked for.
-        accuracy: what → accuracy on the test images; empty without such.
+        accuracy: what → accuracy on the test images with its 95 % interval (Wilson); empty without such.
         images: number of test images.
     """
 
     decomposition: str
     retrained: Retrained
     control: Retrained | None
-    accuracy: Mapping[str, float]
+    accuracy: Mapping[str, Estimate]
     images: int
 
     def to_json(self) -> dict[str, Any]:
@@ -225,7 +230,7 @@ class Both:
             "decomposition": self.decomposition,
             "retrained": self.retrained.to_json(),
             "control": self.control and self.control.to_json(),
-            "accuracy": dict(self.accuracy),
+            "accuracy": {name: asdict(share) for name, share in self.accuracy.items()},
             "images": self.images,
         }
 
@@ -246,7 +251,7 @@ class Both:
                 shares = (one.start, *(epoch.held_out for epoch in one.epochs))
                 table.add_row(name, *(f"{100 * share:.2f} %" for share in shares), str(one.best))
         if self.accuracy:
-            said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in self.accuracy.items())
+            said = ", ".join(f"{name} {percent(share)}" for name, share in self.accuracy.items())
             table.caption = f"accuracy on {self.images:,} test images: {said}; {caption}"
         return table
 
@@ -311,7 +316,7 @@ def retrain_both(
                 device=device,
                 show_progress=show_progress,
             )
-    shares: dict[str, float] = {}
+    shares: dict[str, Estimate] = {}
     if shown is not None:
         match = match_classes(shown, network.head.n_classes, study.identity.class_names, class_map)
         models = {"dense": network.model, "decomposed": decomposition.apply(network.model)}
@@ -320,7 +325,9 @@ def retrain_both(
         with progress("test", len(models) * len(shown), "images", show=show_progress) as advance:
             for name, model in models.items():
                 modes = {module: module.training for module in model.modules()}
-                shares[name] = accuracy(model, batches(shown, network.preprocessing, match, cuts, workers), advance)
+                shares[name] = wilson(
+                    *right(model, batches(shown, network.preprocessing, match, cuts, workers), advance)
+                )
                 for module, mode in modes.items():
                     module.training = mode
     return Both(
@@ -328,18 +335,20 @@ def retrain_both(
     )
 
 
-def accuracy(model: nn.Module, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None) -> float:
-    """Return the share of images whose largest logit is the label's; the model is run in evaluation mode."""
-    right = images = 0
+def right(
+    model: nn.Module, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None
+) -> tuple[int, int]:
+    """Return on how many images the largest logit is the label's, and their number; the model is left in evaluation mode."""
+    hits = images = 0
     place = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         for batch in read:
             if batch.pixels is not None:
                 said = model(batch.pixels.to(place)).argmax(dim=1).cpu().numpy()
-                right, images = right + int((said == batch.labels).sum()), images + len(said)
+                hits, images = hits + int((said == batch.labels).sum()), images + len(said)
             advance(len(batch.labels) + len(batch.failed))
-    return right / max(images, 1)
+    return hits, images
 
 
 class _Run:
@@ -376,7 +385,7 @@ class _Run:
         steps = len(kept) // size  # what is left over takes its turn in another epoch
         total = steps * self.settings.epochs
         if np.isnan(self.start):
-            self.start = accuracy(self.model, read(_cut(held, size)))
+            self.start = _share(*right(self.model, read(_cut(held, size))))
         saved = time.monotonic()
         place = next(self.model.parameters()).device
         with (
@@ -396,7 +405,7 @@ class _Run:
                     if time.monotonic() - saved > _EVERY:
                         self._save()
                         saved = time.monotonic()
-                share = accuracy(self.model, read(_cut(held, size)))
+                share = _share(*right(self.model, read(_cut(held, size))))
                 best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
                 self.epochs.append(Epoch(self.loss / steps, share))
                 self.loss = 0.0
@@ -470,11 +479,22 @@ class _Run:
             raise SubspectError(
                 f"{self.folder} holds a training with other {some(differ)}; choose another folder, or delete it to start again"
             )
+        log.info("%s: going on from step %d", self.folder, state["step"])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.loss, self.start, self.best = (state[name] for name in ("step", "loss", "start", "best"))
         self.kept = state["kept"]
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+
+
+def _refuse_study(folder: Path) -> None:
+    """Keep a training out of a study's folder."""
+    if any((place / "study.json").exists() for place in (folder, folder.parent)):
+        raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
+
+
+def _share(hits: int, images: int) -> float:
+    return hits / max(images, 1)
 
 
 def _plain(model: nn.Module, head: str, given: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from subspect.decomposition import Decomposition
+from subspect.errors import some
 from subspect.fidelity import Fidelity, percent
 from subspect.study import Study
 
@@ -112,6 +113,8 @@ def overview(study: Study, decompositions: list[str]) -> Table:
         text = (
             f"{manifest.rows:,} images ({manifest.kind}, {manifest.root or 'in memory'}); labels: {manifest.matching}"
         )
+        if manifest.layers:
+            text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
         if manifest.failed:
             text += f"; {len(manifest.failed)} could not be used:\n" + "\n".join(
                 f"  {id}: {reason}" for id, reason in manifest.failed[:10]
