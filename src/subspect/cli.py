@@ -23,23 +23,24 @@ from rich.table import Table
 import subspect
 from subspect.boundary import TARGETS, Target
 from subspect.budget import MEASURES, Auto, Mean, Measure, Size
+from subspect.compare import Comparison
 from subspect.compare import compare as compare_classes
 from subspect.decompose import METHODS, decompose_by_file, decompose_each
 from subspect.decomposition import Decomposition, decomposition_names, load_decomposition
 from subspect.demo import NETWORK, digits_family, run_demo
-from subspect.depth import FIDELITY
+from subspect.depth import FIDELITY, Depth
 from subspect.depth import depth as set_against_depth
 from subspect.diff import diff as compare_studies
 from subspect.edit import edit as edit_features
 from subspect.errors import SubspectError
-from subspect.essentiality import REPEATS
+from subspect.essentiality import REPEATS, Essentiality
 from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
 from subspect.figures import save_figure
 from subspect.files import make_folder
-from subspect.geometry import POINTS
+from subspect.geometry import POINTS, Geometry
 from subspect.geometry import geometry as measure_geometry
 from subspect.job import Job
 from subspect.job import run as main_job
@@ -483,7 +484,7 @@ def essentiality(
     """
     opened = Study.open(study)
     made = measure_essentiality(opened, _loaded(opened, decomposition), on, repeats=repeats, seed=seed)
-    _show(made.to_json(), as_json, *made.tables())
+    _show_measured(made, as_json)
 
 
 @_command
@@ -507,9 +508,7 @@ def geometry(
     opened = Study.open(study)
     loaded = _loaded(opened, decomposition) if decomposition or decomposition_names(opened) else None
     made = measure_geometry(opened, loaded, on=on, points=points)
-    if figure is not None:
-        save_figure(made.plot(), figure)
-    _show(made.to_json(), as_json, *made.tables())
+    _show_measured(made, as_json, figure)
 
 
 @_command
@@ -635,9 +634,7 @@ def depth(
         workers=workers,
         device=_device(device),
     )
-    if figure is not None:
-        save_figure(made.plot(), figure)
-    _show(made.to_json(), as_json, *made.tables())
+    _show_measured(made, as_json, figure)
 
 
 @_command
@@ -656,7 +653,7 @@ def compare(
     opened = Study.open(study)
     loaded = _loaded(opened, decomposition)
     made = compare_classes(opened, loaded, first, second, on)
-    _show(made.to_json(), as_json, *made.tables())
+    _show_measured(made, as_json)
 
 
 @_command
@@ -830,6 +827,16 @@ def _show_job(made: Job, as_json: bool, *lines: str) -> None:
 
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+def _show_measured(
+    made: Comparison | Depth | Essentiality | Geometry, as_json: bool, figure: Path | None = None
+) -> None:
+    """Print what was measured, and draw its figure if asked."""
+    if figure is not None and isinstance(made, Depth | Geometry):
+        save_figure(made.plot(), figure)
+        log.info("figure: %s", figure)
+    _show(made.to_json(), as_json, *made.tables())
 
 
 def _show(value: Any, as_json: bool, *shown: Table | str) -> None:

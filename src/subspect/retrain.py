@@ -177,12 +177,7 @@ def retrain(
             f"the head {head.name!r} is not the network's own output, so the network cannot be trained by it"
         )
     match = match_classes(source, head.n_classes, network.class_names, class_map)
-    # A copy without head swap is a head swapped for itself.
-    model = (
-        decomposition.apply(network.model)
-        if decomposition
-        else with_head(network.model, head.name, lambda dense: dense)
-    )
+    model = decomposition.apply(network.model) if decomposition else copy.deepcopy(network.model)
     layers = layer_names(model, settings.layers, head.name)
     if decomposition is not None and network.model.get_submodule(head.name).bias is None:
         raise SubspectError(f"the head {head.name!r} has no bias, so a decomposed head cannot be written in its form")
@@ -196,7 +191,7 @@ def retrain(
     _refuse_study(folder)
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
-    about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()["history"]}
+    about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()}
     run = _Run(model.to(device or network.device), layers, settings, folder, json.dumps(about, sort_keys=True))
 
     def read(positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
