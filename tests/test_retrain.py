@@ -182,6 +182,18 @@ def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, i
     assert all(torch.equal(load_file(done.weights)[name], tensor) for name, tensor in state["kept"].items())
 
 
+def test_a_network_that_returns_several_tensors_learns_the_same(network: Network, images: Path, tmp_path: Path) -> None:
+    class Several(Net):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            logits = super().forward(x)
+            return {"map": self.conv(x), "logits": logits[:, :, None, None]}
+
+    several = Network(Several().eval())
+    find_head(several, images)
+    one, other = (retrain(each, images, tmp_path / str(i), None, SHORT) for i, each in enumerate((network, several)))
+    assert one.weights.read_bytes() == other.weights.read_bytes() and one.epochs == other.epochs
+
+
 def test_only_the_layers_named_learn(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     before = network.model.state_dict()
     settings = Settings(epochs=3, batch_size=8, rate=0.05, held_out=0.25, layers=("fc",))

@@ -159,7 +159,7 @@ class Network:
             features = kept[0].reshape(len(pixels), -1)  # networks that squeeze drop the first axis of a batch of one
             if not head.exact:
                 return features.float(), _affine_of(features.float(), module)
-            logits = _logits(output)[head.output].reshape(len(pixels), -1)
+            logits = logits_of(output, head, len(pixels))
             _check(features, module, logits, head.name)
         return features.float(), logits.float()
 
@@ -201,6 +201,11 @@ def weights_fingerprint(model: nn.Module) -> str:
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), data.data]
     return fingerprint(*parts)
+
+
+def logits_of(output: Any, head: Head, images: int) -> Tensor:
+    """Return the logits (n, C) among what a network returns for n images."""
+    return _logits(output)[head.output].reshape(images, -1)
 
 
 def with_head(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:

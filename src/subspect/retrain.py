@@ -37,7 +37,7 @@ from subspect.head import DecomposedHead
 from subspect.images import Batch, batches, match_classes, open_images
 from subspect.layers import layer_names
 from subspect.maps import observed
-from subspect.network import Network, with_head
+from subspect.network import Head, Network, logits_of, with_head
 from subspect.observe import find_head
 from subspect.progress import progress
 from subspect.study import Study, hashed
@@ -192,7 +192,7 @@ def retrain(
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
     about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()}
-    run = _Run(model.to(device or network.device), layers, settings, folder, json.dumps(about, sort_keys=True))
+    run = _Run(model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True))
 
     def read(positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
         return batches(source, network.preprocessing, match, positions, workers)
@@ -321,7 +321,7 @@ def retrain_both(
             for name, model in models.items():
                 modes = {module: module.training for module in model.modules()}
                 shares[name] = wilson(
-                    *right(model, batches(shown, network.preprocessing, match, cuts, workers), advance)
+                    *right(model, network.head, batches(shown, network.preprocessing, match, cuts, workers), advance)
                 )
                 for module, mode in modes.items():
                     module.training = mode
@@ -331,7 +331,7 @@ def retrain_both(
 
 
 def right(
-    model: nn.Module, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None
+    model: nn.Module, head: Head, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None
 ) -> tuple[int, int]:
     """Return on how many images the largest logit is the label's, and their number; the model is left in evaluation mode."""
     hits = images = 0
@@ -340,7 +340,8 @@ def right(
     with torch.no_grad():
         for batch in read:
             if batch.pixels is not None:
-                said = model(batch.pixels.to(place)).argmax(dim=1).cpu().numpy()
+                logits = logits_of(model(batch.pixels.to(place)), head, len(batch.labels))
+                said = logits.argmax(dim=1).cpu().numpy()
                 hits, images = hits + int((said == batch.labels).sum()), images + len(said)
             advance(len(batch.labels) + len(batch.failed))
     return hits, images
@@ -349,9 +350,11 @@ def right(
 class _Run:
     """A training that can be stopped at any step and goes on from its last state."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], settings: Settings, folder: Path, about: str) -> None:
+    def __init__(
+        self, model: nn.Module, head: Head, layers: Sequence[str], settings: Settings, folder: Path, about: str
+    ) -> None:
         self.model, self.settings, self.folder, self.about = model, settings, folder, about
-        self.layers = layers
+        self.head, self.layers = head, layers
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not layers or any(name.startswith(f"{layer}.") for layer in layers))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -380,7 +383,7 @@ class _Run:
         steps = len(kept) // size  # what is left over takes its turn in another epoch
         total = steps * self.settings.epochs
         if np.isnan(self.start):
-            self.start = _share(*right(self.model, read(_cut(held, size))))
+            self.start = _share(*right(self.model, self.head, read(_cut(held, size))))
         saved = time.monotonic()
         place = next(self.model.parameters()).device
         with (
@@ -400,7 +403,7 @@ class _Run:
                     if time.monotonic() - saved > _EVERY:
                         self._save()
                         saved = time.monotonic()
-                share = _share(*right(self.model, read(_cut(held, size))))
+                share = _share(*right(self.model, self.head, read(_cut(held, size))))
                 best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
                 self.epochs.append(Epoch(self.loss / steps, share))
                 self.loss = 0.0
@@ -427,7 +430,8 @@ class _Run:
     def _learn(self, pixels: Tensor, labels: Tensor, total: int) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = (self.settings.rate or 0.0) * (1 + cos(pi * self.step / total)) / 2
-        loss = F.cross_entropy(self.model(_varied(pixels, self.settings)), labels)
+        logits = logits_of(self.model(_varied(pixels, self.settings)), self.head, len(labels))
+        loss = F.cross_entropy(logits, labels)
         if not torch.isfinite(loss):
             raise SubspectError(
                 f"the loss is {loss.item()} at step {self.step}; a smaller rate than {self.settings.rate:g} may help, in a new "
