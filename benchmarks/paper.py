@@ -1,7 +1,7 @@
 """The claims of arXiv 2112.07719, one after the other, on ResNet-20 and CIFAR-10; docs/paper.md sets them beside the paper's.
 
 Needs a folder with ``cifar10-jpeg.tar``, ``weights/`` and ``paper/``, given by --data or SUBSPECT_DATA. Two minutes on two
-cores; --retrain adds the training, killed once on the way, and its control: a quarter of an hour.
+cores; --retrain adds the training, killed once on the way, and its control: ten minutes.
 
 Example: python benchmarks/paper.py --data DIR --retrain --json paper.json
 """
@@ -33,7 +33,7 @@ def main() -> int:
     """Measure, print, and return 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("SUBSPECT_DATA"), help="folder with the data")
-    parser.add_argument("--retrain", action="store_true", help="also train, which takes a quarter of an hour")
+    parser.add_argument("--retrain", action="store_true", help="also train, which takes ten minutes")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -95,8 +95,8 @@ def essential(study: subspect.Study) -> list[Row]:
             rows += row(f"{what}, 5 at random replaced", 100 * float(np.nanmean(one.random)), "%")
             rows += row(f"{method} k=5, {kind}: falls more than random", 100 * float(one.gap().mean()), "points", *bar)
         for name in ("deletion", "insertion"):
-            area, random = (float(np.nanmean(found.curves.area(which))) for which in (name, f"random_{name}"))
-            rows += row(f"{method} k=5: area under {name} (random order: {random:.3f})", area, "")
+            area, random = (np.nanmean(found.curves.area(which)) for which in (name, f"random_{name}"))
+            rows += row(f"{method} k=5: area under {name} (random order: {random:.3f})", float(area), "")
     return rows
 
 

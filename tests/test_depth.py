@@ -25,7 +25,7 @@ import subspect.demo as demo
 from conftest import PIXELS, Tiny
 from subspect import Network, SubspectError
 from subspect.cli import app
-from subspect.depth import MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend
+from subspect.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
 from subspect.images import open_images
 from subspect.observe import find_head
 
@@ -78,6 +78,16 @@ def test_a_trend_against_plain_least_squares(seed: int) -> None:
     assert found.rank_low <= found.rank <= found.rank_high + 1e-9
 
 
+def test_the_interval_of_ranks_against_redrawn_families() -> None:
+    generator = np.random.default_rng(3)
+    x = np.repeat([8.0, 14, 20, 44], 3)
+    y = x**0.3 * np.exp(generator.normal(0, 0.3, 12))
+    found = trend(x, y)
+    rows = (generator.integers(0, 12, 12) for _ in range(1500))
+    ranks = [spearmanr(x[kept], y[kept]).statistic for kept in rows]
+    assert (found.rank_low, found.rank_high) == pytest.approx(np.percentile(ranks, [2.5, 97.5]), abs=0.06)
+
+
 def test_trends_of_too_few() -> None:
     for x, y in (([8.0, 14.0], [1.0, 2.0]), ([8.0] * 5, [1.0, 2, 3, 4, 5]), ([8.0, 14, 20], [np.nan] * 3)):
         found = trend(np.array(x), np.array(y))
@@ -91,10 +101,9 @@ def family(exponent: float, noise: float, seeds: int = 3) -> Depth:
     for layers in (8, 14, 20, 26, 32, 44):
         for seed in range(seeds):
             value = 100 * layers**exponent * np.exp(generator.normal(0, noise))
-            members.append(Member(f"{layers}-{seed}", layers, 1, 0.9, 64, dict.fromkeys(MEASURES, value), {}))
-    depths = np.array([one.depth for one in members], float)
-    trends = {name: trend(depths, np.array([one.values[name] for one in members])) for name in MEASURES}
-    return Depth(tuple(members), trends, 0.95, "")
+            about = (layers, 1000 * layers**2, 1 - 1 / value)
+            members.append(Member(f"{layers}-{seed}", *about, 64, dict.fromkeys(MEASURES, value), {}))
+    return Depth(tuple(members), trends_of(members), 0.95, "")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,9 @@ def test_the_verdict_on_planted_families(exponent: float, noise: float, verdict:
     made = family(exponent, noise)
     assert made.verdict.startswith(verdict)
     assert isinstance(made.plot(), Figure) and made.to_json()["verdict"] == made.verdict
+    by_depth, by_parameters, by_accuracy = (made.trends[name]["decision"] for name in AGAINST)
+    assert by_parameters.exponent == pytest.approx(by_depth.exponent / 2)  # parameters grow as the square of depth
+    assert by_accuracy.rank == pytest.approx(1) and by_parameters.rank == by_depth.rank
 
 
 def test_the_verdict_where_one_feature_is_enough() -> None:
@@ -129,7 +141,7 @@ def test_the_verdict_on_few_networks() -> None:
     )
     nan = float("nan")
     nothing = Trend(nan, nan, nan, nan, nan, nan, 2)
-    assert "2 networks of 6 depths" in replace(made, trends={**made.trends, "needed": nothing}).verdict
+    assert "2 networks of 6 depths" in replace(made, trends={"depth": {"needed": nothing}}).verdict
 
 
 # Families -------------------------------------------------------------------------------------------------------------
@@ -148,7 +160,8 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path) -> No
     train, test = make_folder("train", each=40), make_folder("test", each=20, seed=1)
     networks = {f"deep-{layers}-{seed}": Network(Deep(layers, seed)) for layers in (1, 2, 4) for seed in (0, 1)}
     made = depth(networks, train, tmp_path / "family", test=test, fidelity=0.8, show_progress=False)
-    assert [one.depth for one in made.members] == [2, 2, 3, 3, 5, 5] and set(made.trends) == set(MEASURES)
+    assert [one.depth for one in made.members] == [2, 2, 3, 3, 5, 5]
+    assert all(set(trends) == set(MEASURES) for trends in made.trends.values()) and set(made.trends) == set(AGAINST)
     for one in made.members:
         study = subspect.Study.open(tmp_path / "family" / one.name)
         assert study.set_names == ["train", "test"] and one.features == 8
@@ -156,8 +169,15 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path) -> No
         assert one.fidelity == {point["k"]: point["fidelity"] for point in curve}
         if not np.isnan(one.values["needed"]):
             assert one.values["needed"] == needed_at(one.fidelity, 0.8) == 8 * one.values["share"]
+            k = int(np.ceil(one.values["needed"]))
+            found = subspect.geometry(study, subspect.load_decomposition(study, f"pursuit-k{k}-raw"), on="test")
+            assert one.values["union"] == found.union and one.values["decomposed_rank"] == found.decomposed_rank
+        else:
+            assert np.isnan(one.values["union"]) and np.isnan(one.values["decomposed_rank"])
         found = subspect.geometry(study, on="test")
         assert one.values["decision"] == found.decision and one.values["two_nn"] == found.network.two_nn
+        assert one.values["components_90"] == found.network.components[0.9]
+        assert one.values["boundary_likelihood"] == pytest.approx(found.boundary.likelihood, nan_ok=True)
         chunk = next(iter(study["test"].chunks()))
         assert one.accuracy == pytest.approx(np.mean(chunk.predictions == chunk.labels))
     again = depth(networks, train, tmp_path / "family", test=test, fidelity=0.8, show_progress=False)

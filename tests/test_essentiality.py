@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import subspect
@@ -57,7 +58,8 @@ def test_by_mean_and_zero_against_loops(study: Study, made: Decomposition) -> No
 
 
 def test_curves_against_loops(study: Study, made: Decomposition) -> None:
-    curves = essentiality(study, made, repeats=1).curves
+    found = essentiality(study, made, repeats=2)
+    curves = found.curves
     assert curves.sizes.tolist() == [0, 1, 2, 3, 5, 8, 12]
     (x, labels), means = stored(study, "test"), stored(study, "train")[0].mean(axis=0)
     weight = study.head()[0].double().numpy()
@@ -76,7 +78,37 @@ def test_curves_against_loops(study: Study, made: Decomposition) -> None:
         area = sum((end - start) * (first + last) / 2 for start, end, first, last in steps)
         assert curves.area("deletion")[label] == pytest.approx(area)
     assert np.array_equal(curves.deletion[0], curves.insertion[-1])
-    assert np.array_equal(curves.random_deletion[-1], curves.random_insertion[0])
+    assert curves.random_deletion.shape == (2, 7, 4)
+    assert np.array_equal(curves.random_deletion[:, -1], curves.random_insertion[:, 0])
+    told = found.to_json()["curves"]["insertion"]
+    assert told["random_area"] == pytest.approx(curves.area("random_insertion").mean(axis=0).tolist())
+    assert told["random_area_mean"][1] == pytest.approx(curves.area("random_insertion").mean())
+    assert told["area"] == curves.area("insertion").tolist() and isinstance(found.plot(), Figure)
+
+
+def test_random_orders_against_loops(study: Study, made: Decomposition) -> None:
+    """Their mean is that of other random orders, taken one image at a time."""
+    curves = essentiality(study, made, repeats=200).curves
+    (x, labels), means = stored(study, "test"), stored(study, "train")[0].mean(axis=0)
+    own, generator = x[labels == 1], np.random.default_rng(5)
+    lines = []
+    for _ in range(60):
+        order, changed, line = generator.permutation(12), own.copy(), []
+        for first, last in zip([0, *curves.sizes], curves.sizes, strict=False):
+            changed[:, order[first:last]] = means[order[first:last]]
+            line.append(accuracy(study, changed, 1))
+        lines.append(line)
+    error = np.std(lines, axis=0) / 60**0.5 * (1 + 60 / 200) ** 0.5
+    found = curves.random_deletion[:, :, 1].mean(axis=0)
+    assert np.all(np.abs(found - np.mean(lines, axis=0)) <= 3.5 * error + 1e-9)
+
+
+def test_one_draw_has_no_interval(study: Study, made: Decomposition) -> None:
+    found = essentiality(study, made, repeats=1)
+    low, middle, high = found.to_json()["kinds"]["normal"]["gap"]
+    assert low is None and high is None and middle == found.kinds["normal"].gap()[0]
+    assert not any("(" in str(cell) for table in found.tables()[:2] for cell in table.columns[-1].cells)
+    assert all(" to " in str(cell) for cell in essentiality(study, made, repeats=2).tables()[1].columns[-1].cells)
 
 
 @pytest.fixture
@@ -103,8 +135,8 @@ def test_a_feature_that_alone_is_essential(alone: tuple[Study, Decomposition]) -
         assert one.gap().min() > 0.1
     # With a class's own feature alone, the two others at their mean: as the largest of three it is mostly above that.
     assert found.kinds["mean"].others.mean() > 0.8
-    assert np.all(found.curves.area("deletion") < found.curves.area("random_deletion"))
-    assert np.all(found.curves.area("insertion") > found.curves.area("random_insertion"))
+    assert np.all(found.curves.area("deletion") < found.curves.area("random_deletion").mean(axis=0))
+    assert np.all(found.curves.area("insertion") > found.curves.area("random_insertion").mean(axis=0))
 
 
 def test_noise_has_the_moments_that_it_should(alone: tuple[Study, Decomposition]) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import xml.etree.ElementTree as ET
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from PIL import Image
+from typer.testing import CliRunner
 
-from subspect import Supports
-from subspect.figures import COLOURS, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
+from subspect import SubspectError, Supports
+from subspect.cli import app
+from subspect.figures import (
+    COLOURS,
+    calibration_figure,
+    check_figure,
+    curve_figure,
+    draw_curve,
+    order_of,
+    save_figure,
+    shared_figure,
+)
 from subspect.pictures import data_uri, enlarged, fit, lay_over
 from subspect.statistics import Calibration
 from test_curve import BOTH, REFITTED, Point, point
@@ -139,3 +151,22 @@ def test_pictures_are_scaled_and_packed() -> None:
     )
     head, data = data_uri(Image.new("RGB", (20, 10), (200, 100, 0))).split(",")
     assert head == "data:image/webp;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (20, 10)
+
+
+def test_a_figure_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None:
+    for name, first in (("a.png", b"\x89PNG"), ("deeper/b.SVG", b"<?xml"), ("c.pdf", b"%PDF")):
+        save_figure(Figure(), tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(first)
+    with pytest.raises(
+        SubspectError, match=r"cannot draw into .*d\.doc: its suffix must be one of \.png, \.svg, \.pdf"
+    ):
+        check_figure(tmp_path / "d.doc")
+    with pytest.raises(SubspectError, match=r"is a file, not a folder"):
+        check_figure(tmp_path / "a.png" / "e.png")
+    check_figure(None)
+
+
+def test_a_bad_figure_is_refused_before_the_work(tmp_path: Path) -> None:
+    for command in ("depth --digits -o family", "geometry nothing", "essentiality nothing"):
+        result = CliRunner().invoke(app, [*command.split(), "--figure", str(tmp_path / "d.doc")])
+        assert result.exit_code == 1 and "cannot draw into" in result.stderr and not Path("family").exists()

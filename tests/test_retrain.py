@@ -223,10 +223,13 @@ def test_images_are_mirrored_and_moved() -> None:
 def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for wrong, message in (
-        ({"epochs": 0}, "expected epochs ≥ 1"),
-        ({"rate": -1.0}, "rate > 0"),
-        ({"rate": float("nan")}, "rate > 0"),
-        ({"held_out": 1.0}, "0 < held_out < 1"),
+        ({"epochs": 0}, "^epochs must be 1 or more, got 0$"),
+        ({"batch_size": 1}, "^batch_size must be 2 or more, got 1$"),
+        ({"shift": -1}, "^shift must be 0 or more, got -1$"),
+        ({"rate": -1.0}, "^rate must be positive, got -1$"),
+        ({"rate": float("nan")}, "^rate must be positive, got nan$"),
+        ({"held_out": 1.0}, "^held_out must be between 0 and 1, got 1$"),
+        ({"weight_decay": -0.1}, "^weight_decay must be 0 or more, got -0.1$"),
         ({"optimiser": "lion"}, "optimiser must be one of sgd, adamw, got 'lion'"),
     ):
         with pytest.raises(SubspectError, match=message):
@@ -319,7 +322,8 @@ def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.M
     assert list(value["accuracy"]) == ["dense", "decomposed", "decomposed, retrained", "dense, retrained"]
     assert len(value["control"]["epochs"]) == 1 and value["images"] == 90
     shown = run(line)  # everything is there already
-    assert "held out" in shown and "dense (control)" in shown
+    assert "held out" in shown and "of the images, that were not learned from here" in " ".join(shown.split())
+    assert value["retrained"]["images"] == value["control"]["images"] > 0 and "dense (control)" in shown
     again = run("observe python:model.py:Net train -o again --weights runs/decomposed/best.safetensors --json")
     assert json.loads(again)["n_features"] == 6
-    assert "rate > 0" in run(f"{line} --rate 0", 1)
+    assert "rate must be positive, got 0" in run(f"{line} --rate 0", 1)

@@ -38,7 +38,7 @@ from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
 from subspect.fidelity import evaluate as cost_of
-from subspect.figures import save_figure
+from subspect.figures import check_figure, save_figure
 from subspect.files import make_folder
 from subspect.geometry import POINTS, Geometry
 from subspect.geometry import geometry as measure_geometry
@@ -104,6 +104,7 @@ Tolerance = Annotated[float, typer.Option(help="With -k auto: the share of fidel
 MeasureName = Annotated[Measure, typer.Option(help="With -k auto: what the tolerance is of.")]
 Most = Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more features.")]
 Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
+Classes = Annotated[bool, typer.Option("--classes", help="Also a row for each class.")]
 On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 NetworkOption = Annotated[
@@ -260,7 +261,9 @@ def observe(
     layer: Annotated[
         list[str] | None,
         typer.Option(
-            "--layers", help="A layer to keep besides the features, averaged over space; may be repeated; or all."
+            "--layers",
+            help="A layer to keep besides the features, averaged over space; may be repeated; or all: every convolution and "
+            "linear layer but the head.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -334,7 +337,7 @@ def evaluate(
     study: StudyPath,
     decomposition: Which = None,
     on: On = None,
-    classes: Annotated[bool, typer.Option("--classes", help="Also a row for each class.")] = False,
+    classes: Classes = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a decomposition costs: accuracy, fidelity, divergence, with 95 % intervals.
@@ -450,6 +453,7 @@ def selectivity(
     on: Annotated[str, typer.Option(help="The image set.")] = "train",
     k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
     share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ.")] = SHARE,
+    classes: Classes = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
@@ -463,7 +467,7 @@ def selectivity(
     Example: subspect selectivity study -k 5
     """
     made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
-    _show(made.to_json(), as_json, made.table())
+    _show(made.to_json(), as_json, made.table(), *(made.class_tables() if classes else []))
 
 
 @_command
@@ -471,8 +475,11 @@ def essentiality(
     study: StudyPath,
     decomposition: Which = None,
     on: On = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Draws of noise and of random sets.")] = REPEATS,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of noise, random sets and random orders.")] = REPEATS,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw deletion and insertion curves into this file (PNG, SVG, PDF).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
@@ -482,9 +489,10 @@ def essentiality(
 
     Example: subspect essentiality study --decomposition frequency-k5
     """
+    check_figure(figure)
     opened = Study.open(study)
     made = measure_essentiality(opened, _loaded(opened, decomposition), on, repeats=repeats, seed=seed)
-    _show_measured(made, as_json)
+    _show_measured(made, as_json, figure)
 
 
 @_command
@@ -494,7 +502,7 @@ def geometry(
     on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
     points: Annotated[int, typer.Option(min=10, help="Images whose intrinsic dimension is taken.")] = POINTS,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG).")
+        Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG, PDF).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -505,6 +513,7 @@ def geometry(
 
     Example: subspect geometry study --figure dimensions.png
     """
+    check_figure(figure)
     opened = Study.open(study)
     loaded = _loaded(opened, decomposition) if decomposition or decomposition_names(opened) else None
     made = measure_geometry(opened, loaded, on=on, points=points)
@@ -587,7 +596,7 @@ def depth(
     ] = False,
     fidelity: Annotated[float, typer.Option(help="At which the number of features is read.")] = FIDELITY,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw each measure against depth into this file (PNG, SVG).")
+        Path | None, typer.Option(help="Draw measures against depth into this file (PNG, SVG, PDF).")
     ] = None,
     resize: Resize = None,
     crop: Crop = None,
@@ -606,6 +615,7 @@ def depth(
     Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
     python:nets.py:large=large.safetensors --images images/train --test images/test -o family
     """
+    check_figure(figure)
     if digits:
         _only_with(context, "networks, not with --digits", "images", "test")
         if networks:
@@ -622,7 +632,9 @@ def depth(
             spec, _, weights = text.partition("=")
             name = Path(weights).stem or spec.rpartition(":")[2]
             if name in family:
-                raise SubspectError(f"two networks are called {name!r}; give their weights other file names")
+                raise SubspectError(
+                    f"two networks are called {name!r}; weights are called as their file, else as the callable"
+                )
             family[name] = _network(spec, Path(weights) if weights else None, None, None, given)
     made = set_against_depth(
         family,
@@ -833,7 +845,7 @@ def _show_measured(
     made: Comparison | Depth | Essentiality | Geometry, as_json: bool, figure: Path | None = None
 ) -> None:
     """Print what was measured, and draw its figure if asked."""
-    if figure is not None and isinstance(made, Depth | Geometry):
+    if figure is not None and not isinstance(made, Comparison):
         save_figure(made.plot(), figure)
         log.info("figure: %s", figure)
     _show(made.to_json(), as_json, *made.tables())

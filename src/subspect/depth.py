@@ -3,18 +3,19 @@
 The same questions are asked of every network of a family, on the same images: how many features a class needs for a stated
 fidelity (read off the path of pursuit, before any refit, by linear interpolation against ln k), absolute and as a share of the
 layer; and every dimension that `subspect.geometry` knows. Each is then set against depth, the number of convolutions and linear
-layers that run for one image.
+layers that run for one image, and against what goes with depth: parameters and accuracy.
 
 The uncertainty is over networks, not over images: of one network of each depth nobody can tell depth from chance. Rank
 correlation is Spearman's, its interval that of 2,000 redrawn families; the exponent is the slope of ``ln y`` against
-``ln depth`` with the t-interval of least squares. In proportion to depth means an exponent of 1, no dependence one of 0.
+``ln x`` with the t-interval of least squares. In proportion to depth means an exponent of 1, no dependence one of 0.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.table import Table
-from scipy.stats import linregress, spearmanr, t
+from scipy.stats import linregress, rankdata, t
 from torch import nn
 
 from subspect.decompose import decompose
@@ -46,15 +47,26 @@ _SINGLE = 0.2  # share of networks at the floor of one feature, above which a tr
 _LEAST = 4  # networks for a verdict, of three depths or more
 MEASURES: Mapping[str, str] = {
     "needed": "features a class needs",
-    "share": "the same, share of the layer",
+    "share": "as a share of the layer",
+    "union": "features in use then",
     "decision": "decision dimension",
     "participation": "participation ratio",
-    "components": "components for 95 %",
+    "components_90": "components for 90 %",
+    "components_95": "components for 95 %",
+    "components_99": "components for 99 %",
     "two_nn": "TwoNN",
     "likelihood": "likelihood",
-    "head_rank": "effective rank of the head",
-    "boundary": "TwoNN of the boundary",
-}  #: what is set against depth
+    "boundary": "TwoNN of boundary",
+    "boundary_likelihood": "likelihood of boundary",
+    "head_rank": "rank of head",
+    "decomposed_rank": "rank of decomposed head",
+}  #: what is measured of each network
+AGAINST: Mapping[str, str] = {
+    "depth": "depth, layers with weights",
+    "parameters": "parameters",
+    "accuracy": "accuracy of the dense network",
+}  #: what it is set against
+_DRAWN = ("needed", "union", "decision", "participation", "two_nn", "boundary")  # in the figure
 Array = npt.NDArray[np.float64]
 
 
@@ -68,7 +80,7 @@ class Member:
         parameters: their number.
         accuracy: of the dense network.
         features: the layer's width d.
-        values: measure → value; NaN where the fidelity isn't reached.
+        values: measure → value; NaN where the fidelity isn't reached, or there are too few images.
         fidelity: number of features of a class → fidelity, the path that ``needed`` is read off.
     """
 
@@ -83,13 +95,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Trend:
-    """How one measure goes with depth, over networks; NaN where there are too few.
+    """How one measure goes with another number, such as depth, over networks; NaN where there are too few.
 
     Attributes:
         rank: Spearman's rank correlation.
         rank_low: 2.5th percentile over redrawn families.
         rank_high: 97.5th percentile.
-        exponent: slope of ``ln y`` against ``ln depth``.
+        exponent: slope of ``ln y`` against ``ln x``.
         low: lower end of its 95 % interval.
         high: upper end.
         networks: how many have a value.
@@ -110,21 +122,21 @@ class Depth:
 
     Attributes:
         members: by depth.
-        trends: measure → how it goes with depth.
+        trends: "depth", "parameters", "accuracy" → measure → how it goes with that.
         at: the fidelity at which the number of features is read.
         note: on which images this was measured.
     """
 
     members: tuple[Member, ...]
-    trends: Mapping[str, Trend]
+    trends: Mapping[str, Mapping[str, Trend]]
     at: float
     note: str
 
     @property
     def verdict(self) -> str:
         """Say whether this family supports "proportional to depth", contradicts it, or is too small to tell."""
-        trend, depths = self.trends["needed"], {one.depth for one in self.members}
-        said = f"exponent {trend.exponent:.2f} ({trend.low:.2f} to {trend.high:.2f}) over {trend.networks} networks"
+        trend, depths = self.trends["depth"]["needed"], {one.depth for one in self.members}
+        said = f"exponent {_between(trend.exponent, trend.low, trend.high)} over {trend.networks} networks"
         if trend.networks < _LEAST or len(depths) < 3 or np.isnan(trend.low):
             return (
                 f"This family is too small to tell: {trend.networks} networks of {len(depths)} depths reach "
@@ -152,56 +164,64 @@ class Depth:
             {**vars(one), "values": _json(one.values), "fidelity": [[k, share] for k, share in one.fidelity.items()]}
             for one in self.members
         ]
-        trends = {name: _json(vars(trend)) for name, trend in self.trends.items()}
+        trends = {
+            against: {name: _json(vars(trend)) for name, trend in each.items()} for against, each in self.trends.items()
+        }
         return {"members": members, "trends": trends, "at": self.at, "verdict": self.verdict, "note": self.note}
 
     def tables(self) -> list[Table]:
-        """Return tables for the terminal: the networks, then the trends."""
-        each = Table(
+        """Return tables for the terminal: the networks, then what goes with depth, parameters and accuracy."""
+        networks = Table(
             title="networks",
             caption=f"{self.note}; right: accuracy of the dense network; decision: of at most C − 1; PR: participation ratio",
             title_justify="left",
             caption_justify="left",
         )
-        columns = ("", "depth", "weights", "right", "needed", "share", "decision", "PR", "TwoNN")
-        for column in columns:
-            each.add_column(column, justify="right" if column else "left", no_wrap=True)
+        networks.add_column("", overflow="fold")
+        for column in ("depth", "weights", "right", "needed", "decision", "PR", "TwoNN"):
+            networks.add_column(column, justify="right", no_wrap=True)
         for one in self.members:
-            shown = [_text(one.values[name]) for name in ("decision", "participation", "two_nn")]
-            shown[0] = shown[0].removesuffix(".0")
-            share = "–" if np.isnan(one.values["share"]) else f"{100 * one.values['share']:.1f} %"
             about = (one.name, str(one.depth), f"{one.parameters / 1e6:.2f} M", f"{100 * one.accuracy:.1f} %")
-            each.add_row(*about, _text(one.values["needed"]), share, *shown)
-        trends = Table(title="against depth", caption=self.verdict, title_justify="left", caption_justify="left")
-        for column in ("measure", "rank correlation", "exponent", "networks"):
-            trends.add_column(column, justify="left" if column == "measure" else "right")
-        for name, trend in self.trends.items():
-            rank = f"{trend.rank:.2f} ({trend.rank_low:.2f} to {trend.rank_high:.2f})"
-            exponent = f"{trend.exponent:.2f} ({trend.low:.2f} to {trend.high:.2f})"
-            trends.add_row(MEASURES[name], rank.replace("nan", "–"), exponent.replace("nan", "–"), str(trend.networks))
-        return [each, trends]
+            dimensions = (_text(one.values[name]) for name in ("participation", "two_nn"))
+            networks.add_row(*about, _text(one.values["needed"]), f"{one.values['decision']:.0f}", *dimensions)
+        tables = [networks]
+        for against, trends in self.trends.items():
+            table = Table(title=f"against {AGAINST[against]}", title_justify="left", caption_justify="left")
+            for column in ("measure", "rank correlation", "exponent"):
+                table.add_column(column, justify="left" if column == "measure" else "right")
+            for name, trend in trends.items():
+                fewer = f" (of {trend.networks})" if trend.networks < len(self.members) else ""
+                rank = _between(trend.rank, trend.rank_low, trend.rank_high)
+                table.add_row(MEASURES[name] + fewer, rank, _between(trend.exponent, trend.low, trend.high))
+            tables.append(table)
+        tables[-1].caption = self.verdict
+        return tables
 
     def plot(self) -> Figure:
-        """Draw each measure against depth, a point for each network."""
+        """Draw measures against depth, parameters and accuracy, a point for each network."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 7.5), layout="constrained")
-        depths = np.array([one.depth for one in self.members])
-        for place, (name, axes) in enumerate(zip(MEASURES, figure.subplots(3, 3).flat, strict=True)):
-            values = np.array([one.values[name] for one in self.members])
-            axes.plot(depths, values, "o", color=COLOURS["blue"][0], markersize=5, alpha=0.7)
-            trend = self.trends[name]
-            if trend.networks >= _LEAST and not np.isnan(trend.low):
-                grid = np.geomspace(depths.min(), depths.max(), 50)
-                seen = ~np.isnan(values)
-                middle = np.log(values[seen]).mean() - trend.exponent * np.log(depths[seen]).mean()
-                axes.plot(grid, np.exp(middle + trend.exponent * np.log(grid)), color=COLOURS["orange"][0], linewidth=1)
-                axes.set_title(f"exponent {trend.exponent:.2f} ({trend.low:.2f} to {trend.high:.2f})", fontsize=9)
-            axes.set_ylabel(MEASURES[name], fontsize=9)
-            axes.grid(alpha=0.3)
-            axes.set_ylim(0, 1.1 * np.nanmax(np.append(values, 1e-9)))
-            if place >= 6:
-                axes.set_xlabel("depth, layers with weights", fontsize=9)
+        figure = Figure(figsize=(9, 2 * len(_DRAWN)), layout="constrained")
+        grid = figure.subplots(len(_DRAWN), len(AGAINST), sharex="col", sharey="row")
+        for row, name in zip(grid, _DRAWN, strict=True):
+            y = np.array([one.values[name] for one in self.members])
+            for axes, against in zip(row, AGAINST, strict=True):
+                x = np.array([getattr(one, against) for one in self.members], np.float64)
+                axes.plot(x, y, "o", color=COLOURS["blue"][0], markersize=5, alpha=0.7)
+                trend = self.trends[against][name]
+                if trend.networks >= _LEAST and not np.isnan(trend.low):
+                    seen = ~np.isnan(y) & (y > 0)
+                    middle = np.log(y[seen]).mean() - trend.exponent * np.log(x[seen]).mean()
+                    line = np.geomspace(x.min(), x.max(), 50)
+                    fitted = np.exp(middle + trend.exponent * np.log(line))
+                    axes.plot(line, fitted, color=COLOURS["orange"][0], linewidth=1)
+                    axes.set_title(f"exponent {_between(trend.exponent, trend.low, trend.high)}", fontsize=8)
+                axes.grid(alpha=0.3)
+            row[0].set_ylim(0, 1.1 * np.nanmax(np.append(y, 1e-9)))
+            row[0].set_ylabel(MEASURES[name], fontsize=8)
+        for axes, label in zip(grid[-1], AGAINST.values(), strict=True):
+            axes.set_xlabel(label, fontsize=8)
+            axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-3, 4))
         return figure
 
 
@@ -217,7 +237,7 @@ def depth(
     device: str | torch.device | None = None,
     show_progress: bool = True,
 ) -> Depth:
-    """Observe every network of a family on the same images, and set what a class needs against depth.
+    """Observe every network of a family on the same images, and set what a class needs against depth, parameters, accuracy.
 
     The same call goes on where it was stopped.
 
@@ -267,9 +287,7 @@ def depth(
         raise SubspectError(
             f"all {len(members)} networks have depth {members[0].depth}; a family needs two depths or more"
         )
-    depths = np.array([one.depth for one in members], np.float64)
-    trends = {name: trend(depths, np.array([one.values[name] for one in members])) for name in MEASURES}
-    return Depth(tuple(members), trends, fidelity, note)
+    return Depth(tuple(members), trends_of(members), fidelity, note)
 
 
 def _member(
@@ -277,18 +295,23 @@ def _member(
 ) -> tuple[Member, str]:
     made = decompose(study, 1, refit=False, show_progress=show)
     path = {float(point["k"]): float(point["fidelity"]) for point in made.curve if not point["refit"]}
-    found, needed = geometry(study, made), needed_at(path, fidelity)
-    d = study.identity.n_features
+    needed, nothing = needed_at(path, fidelity), float("nan")
+    if not np.isnan(needed):
+        made = decompose(study, ceil(needed), refit=False, show_progress=show)
+    found, d = geometry(study, made), study.identity.n_features
     values = {
         "needed": needed,
         "share": needed / d,
+        "union": nothing if np.isnan(needed) else float(found.union or nothing),
         "decision": float(found.decision),
         "participation": found.network.participation,
-        "components": found.network.components[0.95],
+        **{f"components_{100 * share:g}": value for share, value in found.network.components.items()},
         "two_nn": found.network.two_nn,
         "likelihood": found.network.likelihood,
-        "head_rank": found.head_rank,
         "boundary": found.boundary.two_nn,
+        "boundary_likelihood": found.boundary.likelihood,
+        "head_rank": found.head_rank,
+        "decomposed_rank": nothing if np.isnan(needed) else found.decomposed_rank or nothing,
     }
     point = made.curve[0]
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
@@ -331,40 +354,57 @@ def layers_of(network: Network, images: Images) -> int:
     return seen
 
 
-def trend(depths: Array, values: Array) -> Trend:
-    """Return how values go with depth, over networks; those without a value are left out.
+def trends_of(members: Sequence[Member]) -> dict[str, dict[str, Trend]]:
+    """Return how every measure of a family goes with depth, with parameters and with accuracy."""
+    values = {name: np.array([one.values[name] for one in members], np.float64) for name in MEASURES}
+    found = {}
+    for against in AGAINST:
+        x = np.array([getattr(one, against) for one in members], np.float64)
+        found[against] = {name: trend(x, y) for name, y in values.items()}
+    return found
+
+
+def trend(x: Array, y: Array) -> Trend:
+    """Return how y goes with x, over networks; those where either is missing or not positive are left out.
 
     Args:
-        depths: (n,) positive.
-        values: (n,) positive, or NaN.
+        x: (n,) depths, say.
+        y: (n,) values of a measure, or NaN.
     """
-    seen = ~np.isnan(values) & (values > 0)
-    x, y = depths[seen], values[seen]
+    seen = (x > 0) & (y > 0)
+    x, y = x[seen], y[seen]
     nothing = float("nan")
     if len(x) < 3 or len(np.unique(x)) < 2:
         return Trend(nothing, nothing, nothing, nothing, nothing, nothing, len(x))
     fitted = linregress(np.log(x), np.log(y))
     room = float(t.ppf(0.975, len(x) - 2)) * float(fitted.stderr)
-    generator = np.random.default_rng(0)
-    drawn = [generator.integers(0, len(x), len(x)) for _ in range(_DRAWS)]
-    ranks = [_rank(x[rows], y[rows]) for rows in drawn]
-    kept = [rank for rank in ranks if not np.isnan(rank)]
+    drawn = np.random.default_rng(0).integers(0, len(x), (_DRAWS, len(x)))
+    ranks = _ranks(x[drawn], y[drawn])
+    kept = ranks[~np.isnan(ranks)]
     if len(x) < _LEAST:
-        kept, room = [], nothing  # an interval from three networks says more than they know
-    low, high = np.percentile(kept, [2.5, 97.5]) if kept else (nothing, nothing)
+        kept, room = kept[:0], nothing  # an interval from three networks says more than they know
+    low, high = np.percentile(kept, [2.5, 97.5]) if len(kept) else (nothing, nothing)
     exponent = float(fitted.slope)
-    return Trend(_rank(x, y), float(low), float(high), exponent, exponent - room, exponent + room, len(x))
+    rank = float(_ranks(x[None], y[None])[0])
+    return Trend(rank, float(low), float(high), exponent, exponent - room, exponent + room, len(x))
 
 
-def _rank(x: Array, y: Array) -> float:
-    """Return Spearman's rank correlation; NaN where one of the two doesn't vary."""
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return float("nan")
-    return float(spearmanr(x, y).statistic)
+def _ranks(x: Array, y: Array) -> Array:
+    """Return Spearman's rank correlation of each row of x and y, (m, n) both; NaN where one of the two doesn't vary."""
+    one, other = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    return np.asarray(np.divide((one * other).sum(axis=1), scale, out=np.full(len(x), np.nan), where=scale > 0))
 
 
 def _text(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.1f}"
+
+
+def _between(middle: float, low: float, high: float) -> str:
+    said, *ends = (
+        "–" if np.isnan(value) else f"{value:.{2 if abs(value) < 10 else 0}f}" for value in (middle, low, high)
+    )
+    return said if np.isnan(low) else f"{said} ({' to '.join(ends)})"
 
 
 def _json(values: Mapping[str, float]) -> dict[str, float | None]:

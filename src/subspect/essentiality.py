@@ -10,19 +10,21 @@ something, as many features drawn at random. Replaced by what:
 - ``mean``: that mean. ``zero``: zero.
 
 The paper compares k influential features with the d − k others; as that compares few with many, the random sets of size k are
-the fair control. Noise and random sets are drawn several times; an interval holds the middle 95 % of the draws.
+the fair control. Noise, random sets and random orders are drawn several times; an interval holds the middle 95 % of the draws.
 
 *Deletion* replaces features by their mean one after the other, the most important first, *insertion* puts them back into an
 image of means in the same order (Petsiuk et al. 2018, there for pixels); the area under each curve, against the share of
-features, is between 0 and 1. Important first: the class's influential features in their order, then the others by how much
-they add to its logit on its images more than on all, ``|W[c, i] · (mean of x[i] over c − mean over all)|``.
+features, is between 0 and 1. Important first: the class's influential features in their order, then the others by how much they
+add to its logit on its images more than on all, ``|W[c, i] · (mean of x[i] over c − mean over all)|``. Random orders are the
+control.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +33,17 @@ from rich.table import Table
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.fidelity import evaluate
+from subspect.figures import COLOURS
 from subspect.progress import progress
 from subspect.study import Part, Study
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 KINDS = ("normal", "matched", "mean", "zero")
-REPEATS = 20  #: draws of noise and of random sets
+CURVES = ("deletion", "insertion")
+REPEATS = 20  #: draws of noise, of random sets and of random orders
 _GRID = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 128, 200, 320, 512, 800, 1280, 2048, 3200, 5120, 8192)
-_ORDERS = 5  # random orders for the curves
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -69,8 +75,8 @@ class Curves:
         sizes: (m,) numbers of features, from 0 to d.
         deletion: (m, C) features replaced by their mean, the most important first.
         insertion: (m, C) put back into an image of means in the same order.
-        random_deletion: (m, C) the mean over random orders.
-        random_insertion: (m, C) likewise.
+        random_deletion: (r, m, C) likewise in random orders.
+        random_insertion: (r, m, C) likewise.
     """
 
     sizes: Indices
@@ -80,8 +86,8 @@ class Curves:
     random_insertion: Array
 
     def area(self, name: str) -> Array:
-        """Return (C,): the area under one of the curves, against the share of features."""
-        return np.asarray(np.trapezoid(getattr(self, name), self.sizes / self.sizes[-1], axis=0))
+        """Return (C,), or (r, C) for random orders: the area under one of the curves, against the share of features."""
+        return np.asarray(np.trapezoid(getattr(self, name), self.sizes / self.sizes[-1], axis=-2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,24 +121,32 @@ class Essentiality:
         """Return all of it as JSON values; NaN as None."""
         kinds = {
             kind: {name: _json(getattr(one, name).mean(axis=0)) for name in ("own", "others", "random")}
-            | {"gap": _interval(one.gap())}
+            | {"gap": _json(_interval(one.gap()))}
             for kind, one in self.kinds.items()
         }
-        names = ("deletion", "insertion", "random_deletion", "random_insertion")
-        areas = {name: _json(self.curves.area(name)) for name in names}
-        lines = {name: [_json(row) for row in getattr(self.curves, name)] for name in names}
+        curves: dict[str, Any] = {"sizes": self.curves.sizes.tolist()}
+        for name in CURVES:
+            own, random = getattr(self.curves, name), getattr(self.curves, f"random_{name}")
+            under, control = self.curves.area(name), self.curves.area(f"random_{name}")
+            curves[name] = {
+                "values": [_json(row) for row in own],
+                "random": [_json(row) for row in random.mean(axis=0)],
+                "area": _json(under),
+                "random_area": _json(control.mean(axis=0)),
+                "random_area_mean": _json(_interval(np.nanmean(control, axis=1))),
+            }
         return {
             "decomposition": self.decomposition,
             "classes": list(self.class_names),
             "sizes": self.sizes.tolist(),
             "before": _json(self.before),
             "kinds": kinds,
-            "curves": {"sizes": self.curves.sizes.tolist(), **lines, "areas": areas},
+            "curves": curves,
             "note": self.note,
         }
 
     def tables(self) -> list[Table]:
-        """Return tables for the terminal: what replacing does on average, then of each class; areas."""
+        """Return tables for the terminal: what replacing does on average, areas under the curves, then of each class."""
         caption = (
             f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how "
             "much more the accuracy falls than with those, in brackets the middle 95 % of the draws. Class accuracy is over a "
@@ -148,21 +162,51 @@ class Essentiality:
             mean.add_column(column, justify="left" if column == "replaced by" else "right")
         for kind, one in self.kinds.items():
             shares = [_percent(np.nanmean(values)) for values in (one.own, one.others, one.random)]
-            low, middle, high = (100 * value for value in _interval(one.gap()))
-            mean.add_row(kind, *shares, f"{middle:.1f} ({low:.1f} to {high:.1f})")
+            mean.add_row(kind, *shares, _told(100 * one.gap(), 1))
+        under = Table(
+            title="area under the curve of class accuracy, mean over classes",
+            caption="deletion: features set to their mean one after the other, the most important first; insertion: put back",
+            title_justify="left",
+            caption_justify="left",
+        )
+        for column in ("", "important first", "random order"):
+            under.add_column(column, justify="right" if column else "left")
+        areas = {name: self.curves.area(name) for name in CURVES}
+        random = {name: self.curves.area(f"random_{name}") for name in CURVES}
+        for name in CURVES:
+            under.add_row(name, f"{np.nanmean(areas[name]):.3f}", _told(np.nanmean(random[name], axis=1), 3))
         each = Table(
-            title="each class, noise matched to each feature; areas under deletion and insertion (random order)",
+            title="each class: accuracy in %, noise matched to each feature; areas under deletion and insertion (random order)",
             title_justify="left",
         )
         for column in ("class", "before", "own", "others", "random", "deletion", "insertion"):
-            each.add_column(column, justify="left" if column == "class" else "right", no_wrap=True)
-        matched, areas = self.kinds["matched"], {name: self.curves.area(name) for name in ("deletion", "insertion")}
-        random = {name: self.curves.area(f"random_{name}") for name in areas}
+            folds = column == "class"
+            each.add_column(column, justify="left" if folds else "right", no_wrap=not folds, overflow="fold")
+        matched = self.kinds["matched"]
         for label in np.flatnonzero(~np.isnan(self.before)).tolist():
-            shares = [_percent(values[:, label].mean()) for values in (matched.own, matched.others, matched.random)]
-            under = [f"{areas[name][label]:.3f} ({random[name][label]:.3f})" for name in areas]
-            each.add_row(self.class_names[label], _percent(self.before[label]), *shares, *under)
-        return [mean, each]
+            shares = [values[:, label].mean() for values in (matched.own, matched.others, matched.random)]
+            own = [f"{areas[name][label]:.2f} ({random[name][:, label].mean():.2f})" for name in CURVES]
+            each.add_row(self.class_names[label], *(f"{100 * s:.1f}" for s in (self.before[label], *shares)), *own)
+        return [mean, under, each]
+
+    def plot(self) -> Figure:
+        """Draw deletion and insertion, mean over classes, and the middle 95 % of random orders."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.add_subplot()
+        for name, colour in zip(CURVES, ("blue", "orange"), strict=True):
+            shade, x = COLOURS[colour][0], self.curves.sizes
+            own = 100 * np.nanmean(getattr(self.curves, name), axis=1)
+            random = 100 * np.nanmean(getattr(self.curves, f"random_{name}"), axis=2)
+            axes.plot(x, own, "-o", color=shade, markersize=3, label=f"{name}, the most important first")
+            axes.plot(x, random.mean(axis=0), "--", color=shade, linewidth=1, label=f"{name}, random order")
+            axes.fill_between(x, *np.percentile(random, [2.5, 97.5], axis=0), color=shade, alpha=0.15, linewidth=0)
+        axes.set_xlabel("features set to their mean (deletion) or put back (insertion)")
+        axes.set_ylabel("class accuracy, %, mean over classes")
+        axes.grid(alpha=0.3)
+        figure.legend(frameon=False, loc="outside upper left", fontsize=9, ncols=2)
+        return figure
 
 
 def essentiality(
@@ -180,7 +224,7 @@ def essentiality(
         study: where the features are stored; the images measured on are held in memory.
         decomposition: whose supports are the influential features; the paper's are those of method "frequency".
         on: the image set to measure on; one that took no part in the choice unless given.
-        repeats: draws of noise and of random sets.
+        repeats: draws of noise, of random sets and of random orders; intervals take two or more.
         seed: of the draws.
         show_progress: whether to draw a progress bar.
 
@@ -199,7 +243,7 @@ def essentiality(
     sizes = np.array([0, *(size for size in _GRID if size < d), d])
     before = np.full(n_classes, np.nan)
     kinds = {kind: [np.full((repeats, n_classes), np.nan) for _ in range(3)] for kind in KINDS}
-    lines = [np.full((len(sizes), n_classes), np.nan) for _ in range(4)]
+    lines = np.full((2, 1 + repeats, len(sizes), n_classes), np.nan)  # deletion and insertion; in order, then at random
     seen = [label for label in np.unique(labels).tolist() if label not in decomposition.unseen]
     if not seen:
         raise SubspectError("there are no images of classes that have influential features to measure on")
@@ -216,10 +260,8 @@ def essentiality(
                     rest[draw, label] = images.accuracy(others, kind, generator) if again else rest[0, label]
                     chosen = generator.permutation(d)[: len(supports[label])]
                     random[draw, label] = images.accuracy(chosen, kind, generator)
-            orders = [images.order(supports[label]), *(generator.permutation(d) for _ in range(_ORDERS))]
-            curves = np.array([images.curves(order, sizes) for order in orders])  # (orders, 2, m)
-            for line, values in zip(lines, (*curves[0], *curves[1:].mean(axis=0)), strict=True):
-                line[:, label] = values
+            orders = [images.order(supports[label]), *(generator.permutation(d) for _ in range(repeats))]
+            lines[..., label] = np.stack([images.curves(order, sizes) for order in orders], axis=1)
             advance(1)
     return Essentiality(
         decomposition=decomposition.name,
@@ -227,7 +269,7 @@ def essentiality(
         sizes=supports.sizes,
         before=before,
         kinds={kind: Replaced(*values) for kind, values in kinds.items()},
-        curves=Curves(sizes, *lines),
+        curves=Curves(sizes, *lines[:, 0], *lines[:, 1:]),
         note=fidelity.note,
     )
 
@@ -283,11 +325,15 @@ class _Images:
         behind = np.argsort(-worth, kind="stable")[len(support) :]
         return np.concatenate([support, behind])
 
-    def curves(self, order: Indices, sizes: Indices) -> tuple[list[float], list[float]]:
-        """Return deletion and insertion: the class accuracy with the first of some features at their mean, or all others."""
-        deletion = [self.hits(order[:size], "mean") / len(self.x) for size in sizes]
-        insertion = [self.hits(order[size:], "mean") / len(self.x) for size in sizes]
-        return deletion, insertion
+    def curves(self, order: Indices, sizes: Indices) -> Array:
+        """Return (2, m): the class accuracy with the first of some features at their mean, and with all others at it."""
+        moved, change = np.zeros_like(self.logits), self.means - self.x
+        bare = (self.logits + change @ self.weight.T).mean(axis=0)  # every feature at its mean: the same for all images
+        shares = []
+        for start, end in pairwise([0, *sizes.tolist()]):
+            moved += change[:, order[start:end]] @ self.weight[:, order[start:end]].T
+            shares.append([(z.argmax(axis=1) == self.label).mean() for z in (self.logits + moved, bare - moved)])
+        return np.array(shares).T
 
 
 def _spread(study: Study, image_set: str, part: Part) -> tuple[Array, Array]:
@@ -301,9 +347,14 @@ def _spread(study: Study, image_set: str, part: Part) -> tuple[Array, Array]:
 
 
 def _interval(values: Array) -> tuple[float, float, float]:
-    """Return the 2.5th percentile, the mean and the 97.5th percentile of some draws."""
-    low, high = np.percentile(values, [2.5, 97.5])
+    """Return the 2.5th percentile, the mean and the 97.5th percentile of some draws; one draw has no percentiles."""
+    low, high = np.percentile(values, [2.5, 97.5]) if len(values) > 1 else (np.nan, np.nan)
     return float(low), float(values.mean()), float(high)
+
+
+def _told(values: Array, digits: int) -> str:
+    low, middle, high = _interval(values)
+    return f"{middle:.{digits}f}" + ("" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})")
 
 
 def _percent(share: float | np.floating[Any]) -> str:

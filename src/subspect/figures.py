@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from subspect.errors import SubspectError, some
-from subspect.files import atomic
+from subspect.errors import SubspectError
+from subspect.files import atomic, make_folder
 from subspect.supports import Supports
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ COLOURS = {
 }
 _MARKS = {name: f"#0102{place:02x}" for place, name in enumerate(COLOURS, 3)}  # what stands for them while drawing
 _TICKS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128, 256, 512, 1024, 2048)
+FORMATS = (".png", ".svg", ".pdf")  #: that a figure of its own is written in
 _NAMED = 40  # classes whose names fit beside a matrix
 
 
@@ -225,16 +226,24 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         SubspectError: a suffix that is no format, or a place that cannot be written.
     """
-    known = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in known:
-        raise SubspectError(
-            f"cannot draw into {path}: its suffix must be a format, such as .png or .svg ({some(known, 20)})"
-        )
+    check_figure(path)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
     with atomic(path) as file:
         file.write(buffer.getvalue())
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a file that no figure can be written to, before the work that it is to show.
+
+    Raises:
+        SubspectError: a suffix that is no format, or a folder that cannot be written to.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in FORMATS:
+        raise SubspectError(f"cannot draw into {path}: its suffix must be one of {', '.join(FORMATS)}")
+    make_folder(path.parent)
 
 
 def short(name: str, most: int = 18) -> str:

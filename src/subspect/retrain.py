@@ -90,12 +90,16 @@ class Settings:
             raise SubspectError(f"optimiser must be one of {', '.join(RATES)}, got {self.optimiser!r}")
         rate = RATES[self.optimiser] if self.rate is None else self.rate
         object.__setattr__(self, "rate", rate)
-        sizes = self.epochs >= 1 and self.batch_size >= 2 and self.shift >= 0 and 0 < self.held_out < 1
-        if not sizes or not 0 < rate < float("inf") or not self.weight_decay >= 0:
-            raise SubspectError(
-                "expected epochs ≥ 1, batch_size ≥ 2, shift ≥ 0, 0 < held_out < 1, rate > 0 and weight_decay ≥ 0; got "
-                f"{self.epochs}, {self.batch_size}, {self.shift}, {self.held_out:g}, {rate:g} and {self.weight_decay:g}"
-            )
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch_size", self.batch_size >= 2, "2 or more"),
+            ("shift", self.shift >= 0, "0 or more"),
+            ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
+            ("rate", 0 < rate < float("inf"), "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+        ):
+            if not fine:
+                raise SubspectError(f"{name} must be {expected}, got {getattr(self, name):g}")
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class Retrained:
         weights: a safetensors file of that network in the form of the one given: a decomposed head is written as a dense one
             with zeros, so that it loads wherever the old weights did.
         epochs: one after the other.
+        images: number of held-out images.
         start: accuracy on the held-out images before the first; no rival to the epochs, as the network may have learned from
             these images earlier.
         best: number of the best epoch, from 1.
@@ -128,13 +133,15 @@ class Retrained:
     model: nn.Module
     weights: Path
     epochs: tuple[Epoch, ...]
+    images: int
     start: float
     best: int
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the model as JSON values."""
         epochs = [asdict(epoch) for epoch in self.epochs]
-        return {"weights": str(self.weights), "epochs": epochs, "start": self.start, "best": self.best}
+        about = {"images": self.images, "start": self.start, "best": self.best}
+        return {"weights": str(self.weights), "epochs": epochs, **about}
 
 
 def retrain(
@@ -198,7 +205,7 @@ def retrain(
         return batches(source, network.preprocessing, match, positions, workers)
 
     run.train(kept, held, read, show_progress)
-    return run.finish(lambda trained: _plain(trained, head.name, network.model))
+    return run.finish(lambda trained: _plain(trained, head.name, network.model), len(held))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +238,10 @@ class Both:
 
     def table(self) -> Table:
         """Return a table for the terminal: accuracy before, after each epoch, and on the test images."""
-        caption = "held out: accuracy on images that were not learned from; weights: "
+        caption = (
+            f"held out: accuracy on {self.retrained.images:,} of the images, that were not learned from here, though perhaps "
+            "earlier; after it that of each epoch; weights: "
+        )
         caption += ", ".join(str(one.weights) for one in (self.retrained, self.control) if one is not None)
         table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
         for column in (
@@ -412,7 +422,7 @@ class _Run:
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
 
-    def finish(self, plain: Callable[[nn.Module], nn.Module]) -> Retrained:
+    def finish(self, plain: Callable[[nn.Module], nn.Module], held: int) -> Retrained:
         """Take the best epoch's weights, and write them in the form of the network that was given."""
         self.model.load_state_dict(self.kept)
         self.model.eval().requires_grad_(False)
@@ -422,7 +432,7 @@ class _Run:
         }
         with atomic(path) as file:
             file.write(save(tensors))
-        made = Retrained(self.model, path, tuple(self.epochs), self.start, self.best)
+        made = Retrained(self.model, path, tuple(self.epochs), held, self.start, self.best)
         with atomic(self.folder / "log.json") as file:
             file.write((json.dumps(made.to_json(), indent=1) + "\n").encode())
         return made

@@ -115,12 +115,14 @@ class Selectivity:
 
     Attributes:
         layers: one after the other.
+        class_names: a name for each class.
         k: units that are influential for each class.
         share: of the mass that Ψ is about.
         note: on which images this was measured.
     """
 
     layers: tuple[LayerSelectivity, ...]
+    class_names: tuple[str, ...]
     k: int
     share: float
     note: str
@@ -128,7 +130,8 @@ class Selectivity:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         layers = [one.to_json() for one in self.layers]
-        return {"k": self.k, "share": self.share, "note": self.note, "layers": layers}
+        about = {"k": self.k, "share": self.share, "note": self.note}
+        return {**about, "classes": list(self.class_names), "layers": layers}
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each layer, the mean over classes."""
@@ -138,6 +141,8 @@ class Selectivity:
             "mean over units. Information (nats), overlap (Jaccard), cosine: between distinct classes; in brackets with a "
             "class and itself, as the authors take it. Mass: of the k largest units"
         )
+        if any(one.channels < self.k for one in self.layers):
+            caption += f"; a layer of fewer than {self.k} units takes them all"
         if any(one.clipped for one in self.layers):
             caption += "; * some units are negative, μ is of max(x, 0)"
         table = Table(title="selectivity", caption=caption, title_justify="left", caption_justify="left")
@@ -156,6 +161,22 @@ class Selectivity:
                 f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f} %",
             )
         return table
+
+    def class_tables(self) -> list[Table]:
+        """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
+        tables = []
+        for one in self.layers:
+            title = f"{one.layer}, {one.channels} units: Ψ (median, mean), and the share of an image's mass in its k largest"
+            table = Table(title=title, title_justify="left")
+            table.add_column("class", overflow="fold")
+            for column in ("Ψ", "mean", *(f"k = {k}" for k in one.mass)):
+                table.add_column(column, justify="right", no_wrap=True)
+            for label in np.flatnonzero(one.seen).tolist():
+                psi = (f"{values[label]:.3f}" for values in (one.psi_median, one.psi_mean))
+                held = (f"{100 * mass[label]:.0f} %" for mass in one.mass.values())
+                table.add_row(self.class_names[label], *psi, *held)
+            tables.append(table)
+        return tables
 
 
 def selectivity(
@@ -202,7 +223,8 @@ def selectivity(
         raise SubspectError(f"there are no images in {on!r} ({part}) to measure on")
     labels = "" if study[on].labelled else "; no labels: the network's own predictions stand in"
     note = f"{images:,} images of {on!r}{'' if part == 'all' else f', {part} of it'}{labels}"
-    return Selectivity(tuple(state.result(name) for name, state in states.items()), k, share, note)
+    found = tuple(state.result(name) for name, state in states.items())
+    return Selectivity(found, study.identity.class_names, k, share, note)
 
 
 class _State:
