@@ -211,4 +211,4 @@ def test_on_the_command_line(study: Study, tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False).stdout
     assert "decision dimension" in shown and "boundary" in shown and "200 images of 'test'" in shown
     result = CliRunner().invoke(app, shlex.split(f"{line} --figure {tmp_path}/d.txt"))
-    assert result.exit_code == 1 and "its suffix must be a format, such as .png or .svg" in result.stderr
+    assert result.exit_code == 1 and "its suffix must be one of .png, .svg, .pdf" in result.stderr
