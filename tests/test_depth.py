@@ -156,7 +156,7 @@ def test_depth_is_what_runs(make_folder: MakeFolder) -> None:
         assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train, test = make_folder("train", each=40), make_folder("test", each=20, seed=1)
     networks = {f"deep-{layers}-{seed}": Network(Deep(layers, seed)) for layers in (1, 2, 4) for seed in (0, 1)}
     made = depth(networks, train, tmp_path / "family", test=test, fidelity=0.8, show_progress=False)
@@ -182,6 +182,7 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path) -> No
         assert one.accuracy == pytest.approx(np.mean(chunk.predictions == chunk.labels))
     again = depth(networks, train, tmp_path / "family", test=test, fidelity=0.8, show_progress=False)
     assert json.dumps(again.to_json()) == json.dumps(made.to_json())
+    assert "the number of features needed is read from 60 images; take more to trust it" in caplog.text
     assert "80 % fidelity" in made.note and "60 images of 'test'" in made.note
 
 
@@ -191,6 +192,8 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path) -> None:
         depth({"one": Network(Deep(1))}, train, tmp_path / "family")
     with pytest.raises(SubspectError, match="all 2 networks have depth 2; a family needs two depths or more"):
         depth({str(seed): Network(Deep(1, seed)) for seed in (0, 1)}, train, tmp_path / "same")
+    assert not (tmp_path / "same" / "0").exists()  # before anything is observed
+    subspect.observe(Network(Deep(1)), train, tmp_path / "same" / "0")
     with pytest.raises(SubspectError, match="0 is a study itself; choose another folder for those of the family"):
         depth({str(layers): Network(Deep(layers)) for layers in (1, 2)}, train, tmp_path / "same" / "0")
     with pytest.raises(SubspectError, match="fidelity must be between 0 and 1, got 95"):
@@ -215,7 +218,7 @@ def test_on_the_command_line(make_folder: MakeFolder, tmp_path: Path, monkeypatc
     Path("nets.py").write_text(
         "import sys\nsys.path.insert(0, " + repr(str(Path(__file__).parent)) + ")\n"
         "from functools import partial\nfrom test_depth import Deep\n"
-        "one, two, three = partial(Deep, 1), partial(Deep, 2), partial(Deep, 3)\n"
+        "one, two, three, four = (partial(Deep, layers) for layers in (1, 2, 3, 4))\n"
     )
 
     def run(line: str, code: int = 0) -> str:
@@ -227,7 +230,9 @@ def test_on_the_command_line(make_folder: MakeFolder, tmp_path: Path, monkeypatc
     line = f"depth {names} --images train -o family"
     value = json.loads(run(f"{line} --figure depth.png --json"))
     assert [one["name"] for one in value["members"]] == ["one", "two", "three"] and Path("depth.png").exists()
-    assert "too small to tell" in value["verdict"] and "against depth" in run(line)
+    assert "too small to tell" in value["verdict"] and "too small to tell" in " ".join(run(line).split())
+    more = run(f"{line} python:nets.py:four")
+    assert "against depth" in more and "against accuracy of the dense network" in more
     assert "name the images on which features are chosen" in run(f"depth {names} -o family", 1)
     assert "two networks are called 'one'" in run(f"depth {names} python:nets.py:one --images train -o family", 1)
     assert "--images goes with networks, not with --digits" in run("depth --digits --images train -o family", 1)

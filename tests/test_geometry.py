@@ -174,9 +174,10 @@ def test_of_a_study(study: Study) -> None:
     assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0]))
     assert sum(one.points for one in found.classes.values()) == found.network.points == 200
     assert found.coordinates == {point["k"]: point["fidelity"] for point in made.curve if not point["refit"]}
-    assert isinstance(found.plot(), Figure) and len(found.plot().axes[0].lines) == 3
+    assert isinstance(found.plot(), Figure) and len(found.plot().axes[0].lines) == 4
+    assert found.compared_on == made.curve[0]["images"]
     without = geometry(study, on="train")
-    assert without.union is None and without.decomposed_rank is None and len(without.plot().axes[0].lines) == 2
+    assert without.union is None and without.decomposed_rank is None and len(without.plot().axes[0].lines) == 3
     assert json.dumps(geometry(study, made).to_json()) == json.dumps(found.to_json())
 
 
@@ -188,11 +189,24 @@ def test_a_class_with_one_image_and_one_with_none(tmp_path: Path) -> None:
     assert list(found.classes) == ["class 0", "class 1", "class 2"] and found.classes["class 2"].points == 1
     value = found.to_json()["classes"]["class 2"]
     assert value["participation"] is value["two_nn"] is value["components"]["0.9"] is None
+    few = found.to_json()["classes"]["class 0"]  # 30 images: too few for an intrinsic dimension
+    assert few["two_nn"] is few["likelihood"] is None and few["participation"] > 1
     assert "–" in str(list(found.tables()[1].columns[2].cells))
 
 
+def test_classes_without_images_take_no_part(tmp_path: Path) -> None:
+    """Their rows stay dense, which says nothing of the decomposition."""
+    network = Network(Wide(planted(4, 12)[0]))
+    x = pictures(0, 300)
+    study = subspect.observe(network, (x, np.arange(300) % 3), tmp_path / "study", "train", show_progress=False)
+    made = decompose(study, 2, "contribution")
+    found, kept = geometry(study, made), {feature for row in list(made.supports)[:3] for feature in row.tolist()}
+    assert made.unseen == (3,) and found.union == len(kept) <= 6
+    assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0][:3]))
+
+
 def test_bad_input(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(SubspectError, match="an intrinsic dimension needs 10 points or more, got points=3"):
+    with pytest.raises(SubspectError, match="an intrinsic dimension needs 50 points or more, got points=3"):
         geometry(study, points=3)
     with pytest.raises(SubspectError, match="no image set 'tset'"):
         geometry(study, on="tset")

@@ -117,6 +117,14 @@ def test_layers_that_cannot_be_watched(make_folder: MakeFolder, tmp_path: Path) 
     assert not (tmp_path / "study").exists()
 
 
+def test_all_leaves_out_what_takes_no_part(
+    make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = subspect.observe(Network(Tokens()), make_folder("train", each=4), tmp_path / "study", layers=["all"])
+    assert {"patches", "mixed"} <= set(study["train"].manifest.layers) and "idle" not in study["train"].manifest.layers
+    assert "layers that took no part when the network ran are left out:" in caplog.text and "idle" in caplog.text
+
+
 def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder("train", each=4)
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", layers=["conv"])

@@ -237,7 +237,8 @@ def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path
     with pytest.raises(SubspectError, match="training needs labels"):
         retrain(network, images / "a", run, made)
     with pytest.raises(
-        SubspectError, match="90 images are too few: 8. to learn from, in batches of 128, and . held out"
+        SubspectError,
+        match="90 images are too few: 8. to learn from, in batches of 128, and . held out; give more, or a smaller batch_size",
     ):
         retrain(network, images, run, made)
     with pytest.raises(SubspectError, match=r"no layer 'cnv' in Net \(did you mean 'conv'\?\)"):
@@ -254,6 +255,20 @@ def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path
         SubspectError, match="the loss is (nan|inf) at step [0-9]+; a smaller rate than 1e[+]30 may help"
     ):
         retrain(network, images, run, made, Settings(epochs=2, batch_size=8, rate=1e30, held_out=0.25))
+
+
+def test_a_training_that_fell_is_told(
+    network: Network,
+    images: Path,
+    made: Decomposition,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["subspect.retrain"], "_FALL", 0.0)  # the network is no better than chance
+    done = retrain(network, images, tmp_path / "run", made, Settings(epochs=1, batch_size=8, rate=1e4, held_out=0.25))
+    assert done.epochs[0].held_out < done.start
+    assert "a smaller rate than 10000 may help, in a new folder" in caplog.text and "fell from" in caplog.text
 
 
 def test_another_run_in_the_folder(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
@@ -302,7 +317,7 @@ def test_with_a_control(
     alone = retrain(network, images, tmp_path / "alone", None, SHORT)
     assert alone.weights.read_bytes() == both.control.weights.read_bytes()
     with pytest.raises(SubspectError, match="lies in a study; choose another folder for the training"):
-        retrain(network, images, study.path, made, SHORT)
+        retrain(network, images, study.path / "runs" / "mine", made, SHORT)
     with pytest.raises(SubspectError, match="the test images need labels"):
         retrain_both(study, made, network, images, tmp_path / "runs", SHORT, test=test / "a")
 

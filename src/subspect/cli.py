@@ -50,7 +50,7 @@ from subspect.preprocessing import as_preprocessing
 from subspect.report import write_report
 from subspect.report.curve import write_curve
 from subspect.report.terminal import curve_table, features, overview, summary
-from subspect.retrain import Optimiser, Settings, retrain_both
+from subspect.retrain import Both, Optimiser, Settings, retrain_both
 from subspect.selectivity import SHARE
 from subspect.selectivity import selectivity as measure_selectivity
 from subspect.study import Study
@@ -452,7 +452,7 @@ def selectivity(
     ] = None,
     on: Annotated[str, typer.Option(help="The image set.")] = "train",
     k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
-    share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ.")] = SHARE,
+    share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
     classes: Classes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -500,7 +500,7 @@ def geometry(
     study: StudyPath,
     decomposition: Which = None,
     on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
-    points: Annotated[int, typer.Option(min=10, help="Images whose intrinsic dimension is taken.")] = POINTS,
+    points: Annotated[int, typer.Option(min=50, help="Images whose intrinsic dimension is taken.")] = POINTS,
     figure: Annotated[
         Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG, PDF).")
     ] = None,
@@ -547,7 +547,7 @@ def retrain(
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train the network with the decomposed head in place; the same command goes on where it was stopped.
+    """Train the network with the decomposed head in place; the same command goes on where it was stopped, less a minute.
 
     Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
     --test images/test --control -o retrained
@@ -578,7 +578,7 @@ def retrain(
         workers=workers,
         device=_device(device),
     )
-    _show(made.to_json(), as_json, made.table())
+    _show_measured(made, as_json)
 
 
 @_command
@@ -594,7 +594,9 @@ def depth(
         bool,
         typer.Option("--digits", help="Train a family on the handwritten digits instead: six depths, three seeds."),
     ] = False,
-    fidelity: Annotated[float, typer.Option(help="At which the number of features is read.")] = FIDELITY,
+    fidelity: Annotated[
+        float, typer.Option(help="At which the number of features is read; between 0 and 1.")
+    ] = FIDELITY,
     figure: Annotated[
         Path | None, typer.Option(help="Draw measures against depth into this file (PNG, SVG, PDF).")
     ] = None,
@@ -842,10 +844,10 @@ def _plain(text: str) -> str:
 
 
 def _show_measured(
-    made: Comparison | Depth | Essentiality | Geometry, as_json: bool, figure: Path | None = None
+    made: Both | Comparison | Depth | Essentiality | Geometry, as_json: bool, figure: Path | None = None
 ) -> None:
     """Print what was measured, and draw its figure if asked."""
-    if figure is not None and not isinstance(made, Comparison):
+    if figure is not None and not isinstance(made, Both | Comparison):
         save_figure(made.plot(), figure)
         log.info("figure: %s", figure)
     _show(made.to_json(), as_json, *made.tables())

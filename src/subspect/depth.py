@@ -33,7 +33,7 @@ from subspect.files import make_folder
 from subspect.geometry import geometry
 from subspect.images import Images, open_images
 from subspect.network import Network
-from subspect.observe import observe, sample
+from subspect.observe import find_head, observe, sample
 from subspect.study import Study
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ log = logging.getLogger("subspect")
 FIDELITY = 0.95  #: at which the number of features is read
 _DRAWS = 2000  # of families, for the interval of the rank correlation
 _SINGLE = 0.2  # share of networks at the floor of one feature, above which a trend says nothing
+_FEW = 100  # images to read a fidelity from, below which it is told
 _LEAST = 4  # networks for a verdict, of three depths or more
 MEASURES: Mapping[str, str] = {
     "needed": "features a class needs",
@@ -63,9 +64,10 @@ MEASURES: Mapping[str, str] = {
 }  #: what is measured of each network
 AGAINST: Mapping[str, str] = {
     "depth": "depth, layers with weights",
-    "parameters": "parameters",
-    "accuracy": "accuracy of the dense network",
+    "parameters": "parameters, millions",
+    "accuracy": "accuracy of the dense network, %",
 }  #: what it is set against
+_SHOWN = {"parameters": 1e-6, "accuracy": 100}  # in these units
 _DRAWN = ("needed", "union", "decision", "participation", "two_nn", "boundary")  # in the figure
 Array = npt.NDArray[np.float64]
 
@@ -173,17 +175,20 @@ class Depth:
         """Return tables for the terminal: the networks, then what goes with depth, parameters and accuracy."""
         networks = Table(
             title="networks",
-            caption=f"{self.note}; right: accuracy of the dense network; decision: of at most C − 1; PR: participation ratio",
+            caption=f"{self.note}; decision: of at most C − 1; PR: participation ratio",
             title_justify="left",
             caption_justify="left",
         )
         networks.add_column("", overflow="fold")
-        for column in ("depth", "weights", "right", "needed", "decision", "PR", "TwoNN"):
+        for column in ("depth", "weights", "accuracy", "needed", "decision", "PR", "TwoNN"):
             networks.add_column(column, justify="right", no_wrap=True)
         for one in self.members:
             about = (one.name, str(one.depth), f"{one.parameters / 1e6:.2f} M", f"{100 * one.accuracy:.1f} %")
             dimensions = (_text(one.values[name]) for name in ("participation", "two_nn"))
             networks.add_row(*about, _text(one.values["needed"]), f"{one.values['decision']:.0f}", *dimensions)
+        if len(self.members) < _LEAST:  # no trend can be told
+            networks.caption = f"{networks.caption}. {self.verdict}"
+            return [networks]
         tables = [networks]
         for against, trends in self.trends.items():
             table = Table(title=f"against {AGAINST[against]}", title_justify="left", caption_justify="left")
@@ -207,6 +212,7 @@ class Depth:
             y = np.array([one.values[name] for one in self.members])
             for axes, against in zip(row, AGAINST, strict=True):
                 x = np.array([getattr(one, against) for one in self.members], np.float64)
+                x = x * _SHOWN.get(against, 1)
                 axes.plot(x, y, "o", color=COLOURS["blue"][0], markersize=5, alpha=0.7)
                 trend = self.trends[against][name]
                 if trend.networks >= _LEAST and not np.isnan(trend.low):
@@ -215,13 +221,17 @@ class Depth:
                     line = np.geomspace(x.min(), x.max(), 50)
                     fitted = np.exp(middle + trend.exponent * np.log(line))
                     axes.plot(line, fitted, color=COLOURS["orange"][0], linewidth=1)
-                    axes.set_title(f"exponent {_between(trend.exponent, trend.low, trend.high)}", fontsize=8)
+                    said = f"exponent {_between(trend.exponent, trend.low, trend.high)}"
+                    if against == "accuracy":
+                        said = f"rank correlation {_between(trend.rank, trend.rank_low, trend.rank_high)}"
+                    axes.set_title(said, fontsize=8)
                 axes.grid(alpha=0.3)
             row[0].set_ylim(0, 1.1 * np.nanmax(np.append(y, 1e-9)))
             row[0].set_ylabel(MEASURES[name], fontsize=8)
         for axes, label in zip(grid[-1], AGAINST.values(), strict=True):
             axes.set_xlabel(label, fontsize=8)
-            axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-3, 4))
+            axes.ticklabel_format(axis="x", useOffset=False, style="plain")
+        figure.suptitle(self.note, fontsize=8)
         return figure
 
 
@@ -257,7 +267,7 @@ def depth(
     """
     if len(networks) < 2:
         raise SubspectError(
-            f"a family needs two networks of different depth or more, got {', '.join(networks) or 'none'}"
+            f"a family needs two networks of different depth or more, got {', '.join(networks) or 'none'}; name more"
         )
     if not 0 < fidelity < 1:
         raise SubspectError(f"fidelity must be between 0 and 1, got {fidelity:g}")
@@ -266,6 +276,14 @@ def depth(
         raise SubspectError(f"{folder} is a study itself; choose another folder for those of the family")
     make_folder(folder)
     sets = {"train": open_images(images, "train")} | ({} if test is None else {"test": open_images(test, "test")})
+    for network in networks.values():
+        if not network.head_known:
+            find_head(network, sets["train"])
+    depths = {name: layers_of(network, sets["train"]) for name, network in networks.items()}
+    if len(set(depths.values())) < 2:
+        raise SubspectError(
+            f"all {len(depths)} networks have depth {min(depths.values())}; a family needs two depths or more"
+        )
     members, note = [], ""
     for number, (name, network) in enumerate(networks.items(), start=1):
         log.info("network %d of %d: %s", number, len(networks), name)
@@ -280,19 +298,13 @@ def depth(
                 device=device,
                 show_progress=show_progress,
             )
-        member, note = _member(name, network, study, fidelity, sets["train"], show_progress)
+        member, note = _member(name, depths[name], network, study, fidelity, show_progress)
         members.append(member)
     members.sort(key=lambda one: (one.depth, one.name))
-    if len({one.depth for one in members}) < 2:
-        raise SubspectError(
-            f"all {len(members)} networks have depth {members[0].depth}; a family needs two depths or more"
-        )
     return Depth(tuple(members), trends_of(members), fidelity, note)
 
 
-def _member(
-    name: str, network: Network, study: Study, fidelity: float, images: Images, show: bool
-) -> tuple[Member, str]:
+def _member(name: str, depth: int, network: Network, study: Study, fidelity: float, show: bool) -> tuple[Member, str]:
     made = decompose(study, 1, refit=False, show_progress=show)
     path = {float(point["k"]): float(point["fidelity"]) for point in made.curve if not point["refit"]}
     needed, nothing = needed_at(path, fidelity), float("nan")
@@ -314,8 +326,12 @@ def _member(
         "decomposed_rank": nothing if np.isnan(needed) else found.decomposed_rank or nothing,
     }
     point = made.curve[0]
+    if point["images"] < _FEW:
+        log.warning(
+            "%s: the number of features needed is read from %d images; take more to trust it", name, point["images"]
+        )
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    member = Member(name, layers_of(network, images), parameters, float(point["dense_accuracy"]), d, values, path)
+    member = Member(name, depth, parameters, float(point["dense_accuracy"]), d, values, path)
     at = f"features needed at {100 * fidelity:g} % fidelity on {point['images']:,} images that took no part in the choice"
     return member, f"{at}; dimensions on {found.note}"
 

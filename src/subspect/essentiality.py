@@ -149,8 +149,8 @@ class Essentiality:
         """Return tables for the terminal: what replacing does on average, areas under the curves, then of each class."""
         caption = (
             f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how "
-            "much more the accuracy falls than with those, in brackets the middle 95 % of the draws. Class accuracy is over a "
-            "class's own images: what it costs other classes doesn't show"
+            "much more the accuracy falls than with those, in brackets the middle 95 % of several draws. Class accuracy is of "
+            "a class's own images: what it costs other classes doesn't show"
         )
         mean = Table(
             title=f"{self.decomposition}: class accuracy, mean over classes, with features replaced",
@@ -202,6 +202,11 @@ class Essentiality:
             axes.plot(x, own, "-o", color=shade, markersize=3, label=f"{name}, the most important first")
             axes.plot(x, random.mean(axis=0), "--", color=shade, linewidth=1, label=f"{name}, random order")
             axes.fill_between(x, *np.percentile(random, [2.5, 97.5], axis=0), color=shade, alpha=0.15, linewidth=0)
+        size = float(np.delete(self.sizes, np.flatnonzero(np.isnan(self.before))).mean())
+        axes.axvline(size, color=COLOURS["ink"][0], linestyle=":", linewidth=0.8)
+        axes.annotate(f"{size:.3g} influential", (size, 0), xytext=(4, 3), textcoords="offset points", fontsize=8)
+        axes.set_ylim(0, 100)
+        axes.set_title(f"{self.decomposition}, {self.note}", fontsize=9)
         axes.set_xlabel("features set to their mean (deletion) or put back (insertion)")
         axes.set_ylabel("class accuracy, %, mean over classes")
         axes.grid(alpha=0.3)
@@ -246,7 +251,10 @@ def essentiality(
     lines = np.full((2, 1 + repeats, len(sizes), n_classes), np.nan)  # deletion and insertion; in order, then at random
     seen = [label for label in np.unique(labels).tolist() if label not in decomposition.unseen]
     if not seen:
-        raise SubspectError("there are no images of classes that have influential features to measure on")
+        raise SubspectError(
+            f"there are no images of classes that have influential features to measure on in {fidelity.image_set!r}; measure "
+            f"on another image set (on=, --on): {', '.join(study.set_names)}"
+        )
     with progress("essentiality", len(seen), "classes", show=show_progress) as advance:
         for label in seen:
             generator = np.random.default_rng([seed, label])

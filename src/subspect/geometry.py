@@ -46,7 +46,7 @@ _NEAREST = 20  # for maximum likelihood
 _KEPT = 0.9  # of the ratios, the smallest; Facco et al. leave out the tail
 _ROUNDS = 20  # of pairing images for boundary points
 _ALL = 40  # up to so many directions each number is tried
-_LEAST = 10  # points for an intrinsic dimension
+_LEAST = 50  # points for an intrinsic dimension; of fewer it says more of their number
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -85,12 +85,14 @@ class Geometry:
         network: of the features of all images.
         classes: class name → of its images; the boundary points are not among them.
         head_rank: effective rank of the dense head.
-        decomposed_rank: of the decomposed head; None without one.
-        union: how many features all supports use together; None without a decomposition.
+        decomposed_rank: of the decomposed head, its rows of classes that had images; None without one.
+        union: how many features the supports of all classes that have images use together; None without a decomposition.
         ceiling: C − 1.
         ranks: (m,) numbers of directions r.
         fidelity: (m,) share of images of which the network says the same class with features projected on r directions.
-        coordinates: mean number of features of a class → fidelity, where the decomposition has a curve.
+        coordinates: mean number of features of a class → fidelity, where the decomposition has a curve; on the images that
+            that was measured on, which took no part in the choice.
+        compared_on: their number.
         boundary: of the points on boundaries.
         drawn: points that an intrinsic dimension is taken from, at most.
         note: on which images this was measured.
@@ -106,6 +108,7 @@ class Geometry:
     ranks: Indices
     fidelity: Array
     coordinates: Mapping[float, float]
+    compared_on: int
     boundary: Spread
     drawn: int
     note: str
@@ -129,6 +132,7 @@ class Geometry:
             "ranks": self.ranks.tolist(),
             "fidelity": self.fidelity.tolist(),
             "coordinates": [[k, value] for k, value in self.coordinates.items()],
+            "compared_on": self.compared_on,
             "boundary": self.boundary.to_json(),
             "drawn": self.drawn,
             "note": self.note,
@@ -181,12 +185,16 @@ class Geometry:
             "-o",
             color=blue,
             markersize=3,
-            label="directions, for all classes together",
+            label=f"directions, for all classes together, on {self.note}",
         )
         if self.coordinates:
             sizes, shares = zip(*sorted(self.coordinates.items()), strict=True)
             values = 100 * np.array(shares)
-            axes.plot(sizes, values, "-s", color=orange, markersize=3, label="features, for each class")
+            label = f"features, for each class, on {self.compared_on:,} images that took no part in the choice"
+            axes.plot(sizes, values, "-s", color=orange, markersize=3, label=label)
+        axes.axhline(100 * LEVEL, color=ink, linestyle=":", linewidth=0.8)
+        reached = f"99 %, by {self.decision} directions"
+        axes.annotate(reached, (1, 100 * LEVEL), xytext=(4, 3), textcoords="offset points", fontsize=8, color=ink)
         axes.axvline(self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"classes less one, {self.ceiling}")
         count_axis(axes, 1, max([*self.ranks.tolist(), *self.coordinates]))
         axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
@@ -238,19 +246,23 @@ def geometry(
         if len(own):
             classes[name] = spread(own, points, generator)
     at_boundary = boundary_points(x, weight, bias, points, generator)
-    curve = decomposition.curve if decomposition is not None else ()
+    curve = [point for point in decomposition.curve if not point["refit"]] if decomposition is not None else []
+    seen = [] if decomposition is None else sorted(set(range(len(weight))) - set(decomposition.unseen))
     unlabelled = "" if image_set.labelled else "; no labels: classes are the network's own predictions"
     return Geometry(
         features=weight.shape[1],
         network=spread(x, points, generator),
         classes=classes,
         head_rank=effective_rank(weight),
-        decomposed_rank=None if decomposition is None else effective_rank(decomposition.matrix()[0]),
-        union=None if decomposition is None else len(np.unique(decomposition.supports.flat)),
+        decomposed_rank=None if decomposition is None else effective_rank(decomposition.matrix()[0][seen]),
+        union=None
+        if decomposition is None
+        else len({feature for label in seen for feature in decomposition.supports[label].tolist()}),
         ceiling=len(weight) - 1,
         ranks=ranks,
         fidelity=fidelity,
-        coordinates={float(point["k"]): float(point["fidelity"]) for point in curve if not point["refit"]},
+        coordinates={float(point["k"]): float(point["fidelity"]) for point in curve},
+        compared_on=int(curve[0]["images"]) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
         note=f"{len(x):,} images of {on!r}{unlabelled}",

@@ -93,7 +93,7 @@ def observe(
     folder, source = Path(study), open_images(images, name)
     with network.running(device), ExitStack() as held:
         head = find_head(network, source)
-        widths = _widths(network, source, layer_names(network.model, layers, head.name))
+        widths = _widths(network, source, layers)
         match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
         held.enter_context(lock(folder))  # once it is clear that there is something to write
         if (folder / "study.json").exists() and network.class_names is None:
@@ -167,12 +167,16 @@ def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str
     """Return how many channels each layer has."""
     if not layers:
         return {}
-    with network.running(), watching(network.model, layers) as said:
+    names = layer_names(network.model, layers, network.head.name)
+    with network.running(), watching(network.model, names) as said:
         network.read(sample(network, source))
-    idle = [name for name in layers if name not in said]
+    idle = [name for name in names if name not in said]
+    named = [name for name in idle if name in layers]
+    if named:
+        raise SubspectError(f"these layers took no part when the network ran: {some(named)}; name others")
     if idle:
-        raise SubspectError(f"these layers took no part when the network ran: {some(idle)}; name others")
-    return {name: said[name].shape[1] for name in layers}
+        log.warning("layers that took no part when the network ran are left out: %s", some(idle))
+    return {name: said[name].shape[1] for name in names if name in said}
 
 
 def _spread(source: Images) -> list[int]:

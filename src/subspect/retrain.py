@@ -50,6 +50,7 @@ RATES: Mapping[Optimiser, float] = {
     "adamw": 1e-4,
 }  #: learning rate at the start; it falls to 0 as a cosine
 HELD_OUT = 0.05  #: share of the images
+_FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
 _EVERY = 60  # seconds between two states
 
 
@@ -193,7 +194,7 @@ def retrain(
     if len(kept) < settings.batch_size or not len(held):
         raise SubspectError(
             f"{len(source)} images are too few: {len(kept)} to learn from, in batches of {settings.batch_size}, and "
-            f"{len(held)} held out"
+            f"{len(held)} held out; give more, or a smaller batch_size (--batch-size)"
         )
     _refuse_study(folder)
     make_folder(folder)
@@ -236,8 +237,8 @@ class Both:
             "images": self.images,
         }
 
-    def table(self) -> Table:
-        """Return a table for the terminal: accuracy before, after each epoch, and on the test images."""
+    def tables(self) -> list[Table]:
+        """Return tables for the terminal: accuracy after each epoch, and on the test images."""
         caption = (
             f"held out: accuracy on {self.retrained.images:,} of the images, that were not learned from here, though perhaps "
             "earlier; after it that of each epoch; weights: "
@@ -255,10 +256,16 @@ class Both:
             if one is not None:
                 shares = (one.start, *(epoch.held_out for epoch in one.epochs))
                 table.add_row(name, *(f"{100 * share:.2f} %" for share in shares), str(one.best))
-        if self.accuracy:
-            said = ", ".join(f"{name} {percent(share)}" for name, share in self.accuracy.items())
-            table.caption = f"accuracy on {self.images:,} test images: {said}; {caption}"
-        return table
+        if not self.accuracy:
+            return [table]
+        test = Table(title=f"accuracy on {self.images:,} test images", title_justify="left")
+        for column in ("", "before", "retrained"):
+            test.add_column(column, justify="right" if column else "left")
+        for name in ("decomposed", "dense"):
+            after = self.accuracy.get(f"{name}, retrained")
+            row = f"{name} (control)" if name == "dense" and after is not None else name
+            test.add_row(row, percent(self.accuracy[name]), percent(after) if after is not None else "")
+        return [table, test]
 
 
 def retrain_both(
@@ -432,6 +439,12 @@ class _Run:
         }
         with atomic(path) as file:
             file.write(save(tensors))
+        best = self.epochs[self.best - 1].held_out
+        if best < self.start - _FALL:
+            log.warning(
+                "%s: accuracy on held-out images fell from %.1f to %.1f %%; a smaller rate than %g may help, in a new folder",
+                *(self.folder, 100 * self.start, 100 * best, self.settings.rate),
+            )
         made = Retrained(self.model, path, tuple(self.epochs), held, self.start, self.best)
         with atomic(self.folder / "log.json") as file:
             file.write((json.dumps(made.to_json(), indent=1) + "\n").encode())
@@ -498,7 +511,7 @@ class _Run:
 
 def _refuse_study(folder: Path) -> None:
     """Keep a training out of a study's folder."""
-    if any((place / "study.json").exists() for place in (folder, folder.parent)):
+    if any((place / "study.json").exists() for place in (folder, *folder.absolute().parents)):
         raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
 
 

@@ -138,27 +138,28 @@ class Selectivity:
         caption = (
             f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
             "mass, median over a class's images, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
-            "mean over units. Information (nats), overlap (Jaccard), cosine: between distinct classes; in brackets with a "
-            "class and itself, as the authors take it. Mass: of the k largest units"
+            "mean over units. MI: mutual information, nats, between distinct classes; (all): with a class and itself too, as "
+            "the authors take it. Overlap (Jaccard), cosine: between distinct classes. Mass, %: of the k largest units"
         )
         if any(one.channels < self.k for one in self.layers):
             caption += f"; a layer of fewer than {self.k} units takes them all"
         if any(one.clipped for one in self.layers):
             caption += "; * some units are negative, μ is of max(x, 0)"
         table = Table(title="selectivity", caption=caption, title_justify="left", caption_justify="left")
-        for column in ("layer", "units", "Ψ", "μ", "information", "overlap", "cosine", "mass"):
-            table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+        table.add_column("layer, units", overflow="fold")
+        for column in ("Ψ", "μ", "MI", "(all)", "overlap", "cosine", "mass"):
+            table.add_column(column, justify="right", no_wrap=True)
         for one in self.layers:
             information = one.information
             table.add_row(
-                one.layer,
-                str(one.channels),
+                f"{one.layer}, {one.channels}",
                 f"{np.nanmean(one.psi_median):.3f}",
                 f"{one.mu.mean():.3f}{'*' if one.clipped else ''}",
-                f"{distinct(information):.4f} ({information.mean():.4f})",
+                f"{distinct(information):.4f}",
+                f"{information.mean():.4f}",
                 f"{distinct(one.jaccard):.3f}",
                 f"{distinct(one.cosines):.3f}",
-                f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f} %",
+                f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f}",
             )
         return table
 
@@ -166,14 +167,16 @@ class Selectivity:
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
         tables = []
         for one in self.layers:
-            title = f"{one.layer}, {one.channels} units: Ψ (median, mean), and the share of an image's mass in its k largest"
+            title = (
+                f"{one.layer}, {one.channels} units: Ψ (median, mean), and % of an image's mass in its k largest, by k"
+            )
             table = Table(title=title, title_justify="left")
             table.add_column("class", overflow="fold")
-            for column in ("Ψ", "mean", *(f"k = {k}" for k in one.mass)):
+            for column in ("Ψ", "mean", *(f"{k}" for k in one.mass)):
                 table.add_column(column, justify="right", no_wrap=True)
             for label in np.flatnonzero(one.seen).tolist():
                 psi = (f"{values[label]:.3f}" for values in (one.psi_median, one.psi_mean))
-                held = (f"{100 * mass[label]:.0f} %" for mass in one.mass.values())
+                held = (f"{100 * mass[label]:.0f}" for mass in one.mass.values())
                 table.add_row(self.class_names[label], *psi, *held)
             tables.append(table)
         return tables
