@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from subspect import DecomposedHead, Supports
+from subspect.head import _CSR, Kernel
 
 D = 5
 
@@ -21,8 +23,10 @@ class Parts(NamedTuple):
     weights: Tensor
     bias: Tensor
 
-    def head(self, *, convolution: bool = False) -> DecomposedHead:
-        return DecomposedHead(self.supports, self.weights, self.bias, convolution=convolution)
+    def head(self, kernel: Kernel = "auto", *, convolution: bool = False) -> DecomposedHead:
+        head = DecomposedHead(self.supports, self.weights, self.bias, convolution=convolution)
+        head.kernel = kernel
+        return head
 
 
 def make(table: list[list[int]], seed: int = 0) -> Parts:
@@ -38,6 +42,7 @@ parts = st.builds(
     st.lists(st.lists(st.integers(0, D - 1), unique=True, max_size=D), min_size=1, max_size=4),
     st.integers(0, 2**31),
 )
+kernels: st.SearchStrategy[Kernel] = st.sampled_from(["auto", "dense", "embedding_bag", "csr"])
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 
 
@@ -68,19 +73,23 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@given(parts, shapes)
-def test_logits_are_those_of_a_loop_over_classes(parts: Parts, shape: tuple[int, ...]) -> None:
+@settings(deadline=None)
+@given(parts, shapes, kernels, st.booleans())
+def test_logits_are_those_of_a_loop_over_classes(
+    parts: Parts, shape: tuple[int, ...], kernel: Kernel, learns: bool
+) -> None:
     x = random(*shape, D)
-    logits = parts.head()(x)
-    assert logits.shape == (*shape, len(parts.supports))
+    with torch.set_grad_enabled(learns):
+        logits = parts.head(kernel)(x)
+    assert logits.is_contiguous() and logits.shape == (*shape, len(parts.supports))
     expected = [loop(parts, row) for row in x.reshape(-1, D).tolist()]
     torch.testing.assert_close(logits.detach().reshape(len(expected), len(parts.supports)).tolist(), expected)
 
 
 @settings(deadline=None)
-@given(parts, st.integers(0, 4))
-def test_gradients_are_those_of_a_masked_dense_layer(parts: Parts, n: int) -> None:
-    head, (linear, mask) = parts.head(), masked(parts)
+@given(parts, st.integers(0, 4), kernels)
+def test_gradients_are_those_of_a_masked_dense_layer(parts: Parts, n: int, kernel: Kernel) -> None:
+    head, (linear, mask) = parts.head(kernel), masked(parts)
     x, same = random(n, D).requires_grad_(), random(n, D).requires_grad_()
     upstream = random(n, len(parts.supports)).cos()
     logits = head(x)
@@ -104,11 +113,12 @@ def test_dense_weight_has_the_weights_at_their_places_and_zeros_elsewhere(parts:
     assert dense.requires_grad
 
 
-@given(parts, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-def test_convolution_is_the_head_at_every_place(parts: Parts, n: int, height: int, width: int) -> None:
+@settings(deadline=None)
+@given(parts, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), kernels)
+def test_convolution_is_the_head_at_every_place(parts: Parts, n: int, height: int, width: int, kernel: Kernel) -> None:
     x = random(n, D, height, width)
-    logits = parts.head(convolution=True)(x)
-    assert logits.shape == (n, len(parts.supports), height, width)
+    logits = parts.head(kernel, convolution=True)(x)
+    assert logits.is_contiguous() and logits.shape == (n, len(parts.supports), height, width)
     for image in range(n):
         for row in range(height):
             for column in range(width):
@@ -120,7 +130,7 @@ def test_convolution_is_the_head_at_every_place(parts: Parts, n: int, height: in
 def test_state_goes_round(parts: Parts) -> None:
     head = parts.head()
     state = head.state_dict()
-    assert set(state) == {"weights", "bias", "indices", "rows"}
+    assert set(state) == {"weights", "bias", "indices", "offsets"}
     order = [row.tolist()[::-1] for row in parts.supports]
     other = DecomposedHead(Supports(order, D), torch.zeros_like(parts.weights), torch.zeros_like(parts.bias))
     other.load_state_dict(state)
@@ -166,11 +176,14 @@ def test_parameters_learn_and_zeros_stay_zeros() -> None:
 def test_other_precisions_keep_the_indices(dtype: torch.dtype) -> None:
     parts = make([[4, 1], [0]])
     head = parts.head().to(dtype)
-    assert (head.indices.dtype, head.rows.dtype) == (torch.int64, torch.int64)
-    logits = head(random(3, D).to(dtype))
-    assert logits.dtype == dtype
+    assert (head.indices.dtype, head.offsets.dtype) == (torch.int32, torch.int32)
     expected = [loop(parts, row) for row in random(3, D).tolist()]
-    torch.testing.assert_close(logits.double(), torch.tensor(expected).double(), rtol=0.05, atol=0.05)
+    each: tuple[Kernel, ...] = ("dense", "embedding_bag")
+    for kernel in each:
+        head.kernel = kernel
+        logits = head(random(3, D).to(dtype))
+        assert logits.dtype == dtype
+        torch.testing.assert_close(logits.double(), torch.tensor(expected).double(), rtol=0.05, atol=0.05)
 
 
 def test_stands_in_for_a_linear_layer() -> None:
@@ -184,3 +197,152 @@ def test_stands_in_for_a_linear_layer() -> None:
 
 def test_repr() -> None:
     assert repr(make([[4, 1], [0], []]).head()) == "DecomposedHead(in_features=5, out_features=3, weights=3)"
+
+
+# The kernels ----------------------------------------------------------------------------------------------------------
+
+
+def large(classes: int, d: int, k: int, dtype: torch.dtype = torch.float32) -> DecomposedHead:
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randperm(d, generator=generator)[:k].tolist() for _ in range(classes)]
+    weights, bias = torch.randn(classes * k, generator=generator), torch.randn(classes, generator=generator)
+    return DecomposedHead(Supports(rows, d), weights, bias).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("classes", "d", "k", "images", "kernel"),
+    [
+        (10, 2048, 50, 1, "dense"),
+        (10, 2048, 5, 256, "dense"),
+        (10, 64, 5, 32, "dense"),
+        (100, 2048, 50, 1, "csr"),
+        (100, 2048, 50, 32, "embedding_bag"),
+        (1000, 2048, 50, 1, "csr"),
+        (1000, 2048, 50, 256, "embedding_bag"),
+        (1000, 2048, 2048, 1, "dense"),
+        (1000, 2048, 2048, 256, "dense"),
+        (1000, 2048, 50, 0, "dense"),
+    ],
+)
+def test_the_cheapest_kernel_is_taken(classes: int, d: int, k: int, images: int, kernel: str) -> None:
+    head = large(classes, d, k).requires_grad_(False)
+    if kernel == "csr" and not _CSR:
+        pytest.skip("PyTorch without MKL has no CSR product")
+    assert head.kernel_for(images) == kernel
+    assert head.kernel_for(images, learns=True) != "csr"
+    assert head.to("meta").kernel_for(images) == "dense"
+
+
+def test_dense_products_are_cheaper_in_half_precision() -> None:
+    assert large(60, 2048, 50).kernel_for(32) == "embedding_bag"
+    assert large(60, 2048, 50, torch.bfloat16).kernel_for(32) == "dense"
+    assert large(1000, 2048, 50, torch.bfloat16).kernel_for(32) == "embedding_bag"
+    assert large(1000, 2048, 50, torch.bfloat16).kernel_for(1) != "csr"
+
+
+@pytest.mark.parametrize("kernel", ["dense", "csr", "embedding_bag"])
+def test_what_was_prepared_follows_the_weights(kernel: Kernel) -> None:
+    head, x = large(40, 30, 5), torch.randn(1, 30)
+    head.kernel = kernel
+    head.eval().requires_grad_(False)
+
+    def right() -> bool:
+        return torch.allclose(head(x), x @ head.dense_weight().T + head.bias, atol=1e-5)
+
+    assert right()
+    head.weights.mul_(2)
+    assert right()
+    head.load_state_dict(large(40, 30, 5).state_dict())
+    assert right()
+    with torch.inference_mode():
+        assert right()
+        other = copy.deepcopy(head)
+        other.weights.mul_(3)
+        assert right() and not torch.allclose(other(x), head(x))
+    head, x = head.double(), x.double()
+    assert right()
+    head.requires_grad_(True)
+    (head(x) ** 2).sum().backward()
+    assert head.weights.grad is not None
+    with torch.no_grad():
+        head.weights.sub_(0.1 * head.weights.grad)
+    assert right()
+    with torch.no_grad():
+        assert right()
+    head.weights.data = head.weights.data * 5
+    head.eval()  # drops what was prepared
+    with torch.no_grad():
+        assert right()
+
+
+def test_what_was_prepared_stays_out_of_copies_and_files(tmp_path: Path) -> None:
+    head = large(40, 30, 5).requires_grad_(False)
+    head(torch.randn(2, 30))
+    assert head._kept and not copy.deepcopy(head)._kept
+    torch.save(head, tmp_path / "head.pt")
+    loaded = torch.load(tmp_path / "head.pt", weights_only=False)
+    assert not loaded._kept and torch.equal(loaded(torch.ones(2, 30)), head(torch.ones(2, 30)))
+
+
+def test_gradients_reach_features_where_the_weights_are_frozen() -> None:
+    head = large(300, 512, 5).requires_grad_(False)
+    for images in (1, 4):
+        x = torch.randn(images, 512, requires_grad=True)
+        with torch.inference_mode():
+            head(x)  # what is prepared here must serve there
+        head(x).square().sum().backward()
+        dense = x.detach() @ head.dense_weight().T + head.bias
+        torch.testing.assert_close(x.grad, 2 * dense @ head.dense_weight(), rtol=1e-4, atol=1e-4)
+
+
+@given(parts, shapes)
+def test_the_score_of_one_class(parts: Parts, shape: tuple[int, ...]) -> None:
+    head, x = parts.head(), random(*shape, D)
+    logits = head(x)
+    for label in range(len(parts.supports)):
+        torch.testing.assert_close(head.score(x, label), logits[..., label])
+    with pytest.raises(IndexError, match=f"class {len(parts.supports)} of {len(parts.supports)}"):
+        head.score(x, len(parts.supports))
+
+
+def test_multiplications_are_counted() -> None:
+    assert large(40, 30, 5).multiplications == 200 and make([[0], [], [1, 2]]).head().multiplications == 3
+
+
+@pytest.mark.parametrize("kernel", ["dense", "embedding_bag", "csr"])
+@pytest.mark.parametrize("images", [1, 7])
+def test_under_autocast_the_type_is_that_of_a_linear_layer(kernel: Kernel, images: int) -> None:
+    head, x = large(40, 30, 5).requires_grad_(False), torch.randn(images, 30)
+    head.kernel = kernel
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, like = head(x), nn.Linear(30, 40)(x)
+        again = head(x.bfloat16())
+    assert logits.dtype == again.dtype == like.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), head(x), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("classes", [4, 300])
+def test_compiled_it_says_the_same(classes: int) -> None:
+    head = large(classes, 64, 5)
+    assert head.kernel_for(64) == ("dense" if classes == 4 else "embedding_bag")
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager", dynamic=True)
+    for images in (2, 5):
+        x, same = (torch.randn(images, 64, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+        logits, expected = compiled(x.requires_grad_()), head(same.requires_grad_())
+        torch.testing.assert_close(logits, expected)
+        logits.cos().sum().backward()
+        kept = head.weights.grad
+        head.weights.grad = None
+        expected.cos().sum().backward()
+        torch.testing.assert_close(kept, head.weights.grad)
+        torch.testing.assert_close(x.grad, same.grad)
+        head.weights.grad = None
+
+
+@pytest.mark.parametrize("classes", [4, 300])
+def test_exported_it_takes_any_batch(classes: int) -> None:
+    head = large(classes, 64, 5).eval().requires_grad_(False)
+    program = torch.export.export(head, (torch.randn(3, 64),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    for images in (1, 3, 8):
+        x = torch.randn(images, 64)
+        torch.testing.assert_close(program.module()(x), head(x))
