@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -37,6 +37,8 @@ from subspect.essentiality import REPEATS, Essentiality
 from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
+from subspect.export import FORMATS, OPSET, Format, check_path
+from subspect.export import export as export_to
 from subspect.fidelity import evaluate as cost_of
 from subspect.figures import check_figure, save_figure
 from subspect.files import make_folder
@@ -579,6 +581,39 @@ def retrain(
         device=_device(device),
     )
     _show_measured(made, as_json)
+
+
+@_command
+def export(
+    context: typer.Context,
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file; it must not exist.")],
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; told by the file's suffix unless given.")
+    ] = None,
+    network: NetworkOption = None,
+    weights: Weights = None,
+    decomposition: Which = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Real images to check the file with; those that were observed unless given.")
+    ] = None,
+    opset: Annotated[int, typer.Option(min=18, help="Of ONNX.")] = OPSET,
+    as_json: AsJson = False,
+) -> None:
+    """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
+
+    The file is read back and checked on real images first. Names and preprocessing travel along.
+
+    Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
+    """
+    if network is None:
+        _only_with(context, "--network", "weights", "images")
+    check_path(output, format)
+    opened = Study.open(study)
+    loaded = _loaded(opened, decomposition)
+    model = load_network(network, weights) if network is not None else None
+    made = export_to(opened, loaded, output, model, cast("Format | None", format), images=images, opset=opset)
+    _show(made.to_json(), as_json, *made.tables(), f"{made.format}: {made.path}")
 
 
 @_command

@@ -299,9 +299,10 @@ class Decomposition:
 
         return with_head(model, self.head, make)
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file with a JSON header, whole or not at all."""
+    def save(self, path: str | Path, also: Mapping[str, Any] | None = None) -> None:
+        """Write one safetensors file with a JSON header, whole or not at all; the header holds what is given besides."""
         header = {
+            **(also or {}),
             "schema": SCHEMA,
             "name": self.name,
             "n_features": self.supports.n_features,

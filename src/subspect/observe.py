@@ -137,8 +137,10 @@ def find_head(network: Network, images: object) -> Head:
         return network.find_head(usable)
 
 
-def sample(network: Network, source: Images) -> torch.Tensor:
-    """Return the first two usable images of up to 64 spread over a source, (2, channels, height, width).
+def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
+    """Return the first usable images of up to 64 spread over a source, (count, channels, height, width).
+
+    Where there are fewer, their mirror images follow.
 
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
@@ -148,18 +150,19 @@ def sample(network: Network, source: Images) -> torch.Tensor:
     for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
         usable += [] if batch.pixels is None else [batch.pixels]
         failed += batch.failed
-        if len(usable) == 2:
+        if len(usable) == count:
             break
     if not usable:
         raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
-    if len(usable) == 1:
-        usable.append(usable[0].flip(-1))  # a single image and its mirror image make two
-    if usable[0].shape != usable[1].shape:
-        shapes = [tuple(tensor.shape[1:]) for tensor in usable]
-        raise SubspectError(
-            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
-            "all are of one size"
-        )
+    for one in usable[1:]:
+        if one.shape != usable[0].shape:
+            shapes = [tuple(tensor.shape[1:]) for tensor in (usable[0], one)]
+            raise SubspectError(
+                f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
+                "all are of one size"
+            )
+    while len(usable) < count:
+        usable += [one.flip(-1) for one in usable[: count - len(usable)]]
     return torch.cat(usable)
 
 
