@@ -22,6 +22,7 @@ from subspect.edit import Edited, edit
 from subspect.errors import MissingExtra, SubspectError
 from subspect.essentiality import Essentiality, essentiality
 from subspect.explain import Explanation, explain
+from subspect.export import Exported, export
 from subspect.fidelity import Fidelity, evaluate
 from subspect.geometry import Geometry, geometry
 from subspect.head import DecomposedHead
@@ -34,8 +35,10 @@ from subspect.preprocessing import Preprocessing
 from subspect.report import write_report
 from subspect.retrain import Retrained, Settings, retrain, retrain_both
 from subspect.selectivity import Selectivity, selectivity
+from subspect.specialise import Specialised, specialise
 from subspect.study import Study
 from subspect.supports import Supports
+from subspect.tradeoff import Tradeoff, tradeoff
 from subspect.zoo import load_network
 
 __version__ = "0.1.0.dev0"
@@ -52,6 +55,7 @@ __all__ = [
     "Edited",
     "Essentiality",
     "Explanation",
+    "Exported",
     "Fidelity",
     "Geometry",
     "Images",
@@ -63,9 +67,11 @@ __all__ = [
     "Retrained",
     "Selectivity",
     "Settings",
+    "Specialised",
     "Study",
     "SubspectError",
     "Supports",
+    "Tradeoff",
     "compare",
     "decompose",
     "decompose_by_file",
@@ -76,6 +82,7 @@ __all__ = [
     "essentiality",
     "evaluate",
     "explain",
+    "export",
     "geometry",
     "load_decomposition",
     "load_network",
@@ -86,5 +93,7 @@ __all__ = [
     "retrain_both",
     "run",
     "selectivity",
+    "specialise",
+    "tradeoff",
     "write_report",
 ]

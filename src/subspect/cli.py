@@ -55,7 +55,11 @@ from subspect.report.terminal import curve_table, features, overview, summary
 from subspect.retrain import Both, Optimiser, Settings, retrain_both
 from subspect.selectivity import SHARE
 from subspect.selectivity import selectivity as measure_selectivity
+from subspect.specialise import Specialised
+from subspect.specialise import specialise as make_smaller
 from subspect.study import Study
+from subspect.tradeoff import Tradeoff
+from subspect.tradeoff import tradeoff as weigh_up
 from subspect.zoo import load_network
 
 app = typer.Typer(
@@ -617,6 +621,72 @@ def export(
 
 
 @_command
+def specialise(
+    study: StudyPath,
+    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    weights: Weights = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="A class to keep, by name or index; may be repeated; all unless given."),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--classes", help="A text file with the classes to keep, one a line.")
+    ] = None,
+    decomposition: Which = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the small network to this file, .onnx or .pt2.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Real images to check with; those that were observed unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a smaller network for some classes, without the channels that nothing uses any more.
+
+    Its logits are checked to be those of the decomposed network, on real images.
+
+    Example: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
+    -o pets.onnx
+    """
+    if output is not None:
+        check_path(output, None)
+    opened = Study.open(study)
+    loaded = _loaded(opened, decomposition)
+    named = [*(classes or ()), *(_lines(listed) or ())] if classes or listed is not None else None
+    for one in named or ():
+        loaded.label(one)  # before the network is loaded
+    made = make_smaller(opened, loaded, load_network(network, weights), named, output, images=images)
+    _show_measured(made, as_json)
+
+
+@_command
+def tradeoff(
+    study: StudyPath,
+    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    pools: Annotated[
+        list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
+    ],
+    weights: Weights = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
+    refit: WithRefit = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Real images to check with; those that were observed unless given.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against multiplications into this file (PNG, SVG, PDF).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
+
+    Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
+    """
+    check_figure(figure)
+    made = weigh_up(Study.open(study), load_network(network, weights), pools, k, images=images, refit=refit)
+    _show_measured(made, as_json, figure)
+
+
+@_command
 def depth(
     context: typer.Context,
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for a study of each network.")],
@@ -879,10 +949,12 @@ def _plain(text: str) -> str:
 
 
 def _show_measured(
-    made: Both | Comparison | Depth | Essentiality | Geometry, as_json: bool, figure: Path | None = None
+    made: Both | Comparison | Depth | Essentiality | Geometry | Specialised | Tradeoff,
+    as_json: bool,
+    figure: Path | None = None,
 ) -> None:
     """Print what was measured, and draw its figure if asked."""
-    if figure is not None and not isinstance(made, Both | Comparison):
+    if figure is not None and not isinstance(made, Both | Comparison | Specialised):
         save_figure(made.plot(), figure)
         log.info("figure: %s", figure)
     _show(made.to_json(), as_json, *made.tables())

