@@ -24,7 +24,7 @@ import subspect
 from _rows import Row, publish, row
 from subspect.figures import save_figure
 
-POOLS = (1280, 896, 640, 448, 320, 224, 160)
+POOLS = (1280, 640, 320, 160)
 K = 10
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -73,3 +75,23 @@ def test_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
     figures = solvers.large(images=400, features=32, classes=4, k=3)
     assert len(figures) == 6 and all(value >= 0 for value, _ in figures.values())
+
+
+def test_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape is timed against every other head, and held to its bars."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import _resnet50
+    import head
+
+    one = head.measure(100, 4, 5, 1, "cpu", 0.002)
+    assert (
+        one.kernel == "embedding_bag" and one.decomposed_multiplications == 500 and one.dense_multiplications == 204_800
+    )
+    assert one.dense_bytes == 4 * (204_800 + 100) and one.decomposed_bytes == 4 * (500 + 500 + 101 + 100)
+    assert min(one.linear, one.bfloat16, one.gather or 0, one.onnxruntime or 0, one.decomposed) > 0
+    fast = replace(one, classes=1000, batch=32, linear=8.1, bfloat16=2.4, decomposed=1.0)
+    first, second, slower = head.judged([fast], 1)
+    assert first.bar == ">= 8.0" and first.met and second.bar == ">= 2.5" and not second.met and slower.met
+    [*_, slower] = head.judged([replace(fast, linear=0.9)], 1)
+    assert slower.value == 1 and not slower.met
+    assert _resnet50.resnet50(7)(torch.zeros(1, 3, 64, 64)).shape == (1, 7)

@@ -89,6 +89,9 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     assert about["class_names"] == ["a", "b", "c"] and about["preprocessing"] == dict(study.identity.preprocessing)
     assert about["opset"] == 18 and onnx.load(tmp_path / "net.onnx").opset_import[0].version == 18
     assert done.difference is not None and done.difference <= 1e-5 and done.head == "dense"
+    assert (
+        all(one.requires_grad for one in network.model.parameters()) and network.fingerprint() == study.identity.weights
+    )  # left as it was
     assert done.decomposed.bytes == (tmp_path / "net.onnx").stat().st_size and done.dense is not None
     assert set(done.dense.seconds) == {1, 7} and min(done.decomposed.seconds.values()) > 0
     assert json.dumps(done.to_json()) and "opset 18" in str(done.tables()[0].caption)

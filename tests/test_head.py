@@ -233,6 +233,16 @@ def test_the_cheapest_kernel_is_taken(classes: int, d: int, k: int, images: int,
     assert head.to("meta").kernel_for(images) == "dense"
 
 
+def test_large_batches_go_in_blocks() -> None:
+    head, x = large(40, 30, 5), torch.randn(150, 30, requires_grad=True)
+    head.kernel = "embedding_bag"
+    expected = x @ head.dense_weight().T + head.bias
+    torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-5)
+    [one] = torch.autograd.grad(head(x).cos().sum(), head.weights)
+    [other] = torch.autograd.grad(expected.cos().sum(), head.weights)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_dense_products_are_cheaper_in_half_precision() -> None:
     assert large(60, 2048, 50).kernel_for(32) == "embedding_bag"
     assert large(60, 2048, 50, torch.bfloat16).kernel_for(32) == "dense"

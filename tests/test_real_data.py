@@ -80,3 +80,21 @@ def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path:
     made = subspect.decompose(study, 20)
     cost = subspect.evaluate(study, made)
     assert cost.part == "20 %" and cost.overall.images > 150
+    seen = [label for label in range(1000) if label not in made.unseen]
+    few = subspect.decompose(study, 10, "contribution")
+    small = subspect.specialise(study, few, network, seen[::40][:20], tmp_path / "small.onnx", rounds=0)
+    assert small.difference <= 1e-4 and small.small.parameters <= 3.1e6 and small.dense.parameters == 4_652_008
+    assert small.small.multiplications <= 0.96 * small.dense.multiplications
+    assert small.model.get_submodule("_conv_head").out_channels == small.small.features <= 200
+    assert small.file is not None and small.file.difference is not None and small.file.difference <= 1e-4
+    whole = subspect.export(study, few, tmp_path / "whole.onnx", network)
+    assert whole.difference is not None and whole.difference <= 1e-4
+
+
+def test_cifar10_in_onnx(cifar: Study, data: Path, tmp_path: Path) -> None:
+    network = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10-jpeg.safetensors")
+    made = subspect.decompose(cifar, 5, "contribution")
+    done = subspect.export(cifar, made, tmp_path / "net.onnx", network)
+    assert done.difference is not None and done.difference <= 1e-4 and set(done.decomposed.seconds) == {1, 7}
+    small = subspect.specialise(cifar, made, network, ["cat", "dog"], rounds=0)
+    assert small.removed == 0 and "layer3.2.conv1" in small.readers and small.small.features == 64  # tied by sums

@@ -19,6 +19,7 @@ from PIL import Image, ImageChops
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
+from subspect.cost import head_costs
 from subspect.explain import terms
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
@@ -52,6 +53,22 @@ def test_it_holds_all_that_it_shows(study: Study) -> None:
         for row in decomposition.rows(label):
             assert f'<a href="#f{row.feature}">{row.feature}</a>' in page and f'<details id="f{row.feature}"' in page
             assert f"{abs(row.weight):.3f}" in page
+
+
+def test_what_it_costs_to_run(study: Study, tiny: Tiny, tmp_path: Path) -> None:
+    page = " ".join(report(study).split())
+    dense, few = head_costs(subspect.load_decomposition(study).layer())
+    for one in (dense, few):
+        assert f"<td>{one.multiplications}</td><td>{one.bytes}</td><td>{one.features}</td>" in page
+    assert "of the whole network's" not in page and "The whole network has" not in page
+    page = " ".join(report(study, network=Network(tiny)).split())
+    parameters = sum(parameter.numel() for parameter in tiny.parameters())
+    assert (
+        f"The whole network has {parameters:,} parameters" in page and "of the whole network's multiplications" in page
+    )
+    shutil.move(study["train"].manifest.root or "", tmp_path / "moved")
+    page = " ".join(report(study, network=Network(tiny)).split())
+    assert "The whole network has" not in page  # there is no image to run it on
 
 
 def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: Path) -> None:

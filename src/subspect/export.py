@@ -12,6 +12,7 @@ width) float32, called ``pixels``; what comes out is called ``logits``.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import statistics
@@ -196,7 +197,7 @@ def prepared(study: Study, network: Network, images: object = None) -> tuple[Ten
             where = f"are no longer at {images}" if images is not None else "were in memory"
             raise SubspectError(f"the images that were observed {where}; name some to check the file with (--images)")
     if network.preprocessing is None:
-        network.preprocessing = preprocessing
+        network = Network(network.model, preprocessing=preprocessing, class_names=network.class_names)
     source = open_images(images)
     head = network.head if network.head_known else find_head(network, source)
     if not head.exact:
@@ -236,8 +237,8 @@ def write(
     kind = _kind(layer) if format == "onnx" else layer.kernel_for(max(BATCHES))
     known = {**about, **({"opset": opset} if format == "onnx" else {})}
     given = with_head(small, head.name, lambda _: _onnx_head(layer)) if format == "onnx" else small
-    ours, theirs = (_Logits(model, head).cpu().float().eval().requires_grad_(False) for model in (small, dense))
-    data, run = _made(_Logits(given, head).cpu().float().eval().requires_grad_(False), format, pixels, known, opset)
+    ours, theirs, given = (_Logits(copy.deepcopy(model), head) for model in (small, dense, given))
+    data, run = _made(given, format, pixels, known, opset)
     dense_data, dense_run = _made(theirs, format, pixels, known, opset)
     difference = 0.0
     with torch.inference_mode():
@@ -257,11 +258,12 @@ def write(
 
 
 class _Logits(nn.Module):
-    """A network that returns its logits (n, C) alone."""
+    """A network that returns its logits (n, C) alone, on the CPU in float32."""
 
     def __init__(self, model: nn.Module, head: Head) -> None:
         super().__init__()
         self.model, self.head = model, head
+        self.cpu().float().eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return logits_of(self.model(pixels), self.head, pixels.shape[0])
@@ -303,7 +305,7 @@ def _kind(head: DecomposedHead) -> Literal["gather", "dense"]:
 
 
 def _onnx_head(head: DecomposedHead) -> nn.Module:
-    head = head.cpu()
+    head = copy.deepcopy(head).cpu().float()
     if _kind(head) == "gather":
         return _Gather(head)
     made: nn.Module

@@ -33,6 +33,7 @@ _TERM = 1.25  # to multiply and add it, for one image
 _CSR_ROUND, _CSR_ENTRY = 45_000, 9  # the same of CSR for a single image, where a dense product takes twice as long
 _CSR = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # PyTorch without MKL has no such product
 _MANY = 64  # images, of graphs that are compiled
+_BLOCK = 64  # images whose columns stay in a core's second-level cache
 _HALVES = (torch.bfloat16, torch.float16)
 _FASTER = 5  # how much faster dense products are in bfloat16
 
@@ -109,14 +110,15 @@ class DecomposedHead(nn.Module):
             if self.convolution:
                 return F.conv2d(input, weight[:, :, None, None], bias)
             return F.linear(input, weight, bias)
-        columns = input.movedim(1 if self.convolution else -1, 0)  # (d, n, …)
-        places, columns = columns.shape[1:], columns.reshape(self.in_features, -1)
+        rows = input.movedim(1, -1) if self.convolution else input
+        places, rows = rows.shape[:-1], rows.reshape(-1, self.in_features)
         halved = torch.is_autocast_enabled(input.device.type)
         with torch.autocast(input.device.type, enabled=False) if halved else nullcontext():
-            logits = self._sparse(kernel, columns.to(weights.dtype) if halved else columns, weights, grad)
-            logits = logits.reshape(self.out_features, *places).movedim(0, 1 if self.convolution else -1).contiguous()
-            logits += bias[:, None, None] if self.convolution else bias
-        return logits.to(torch.get_autocast_dtype(input.device.type)) if halved else logits
+            logits = self._sparse(kernel, rows.to(weights.dtype) if halved else rows, weights, grad)
+            logits += bias  # in place: with many classes they are large
+        logits = logits.to(torch.get_autocast_dtype(input.device.type)) if halved else logits
+        logits = logits.reshape(*places, self.out_features)
+        return logits.movedim(-1, 1).contiguous() if self.convolution else logits
 
     def score(self, input: Tensor, label: int) -> Tensor:
         """Return the logit of one class, (n, …, d) → (n, …), by as many multiplications as it has features.
@@ -134,19 +136,27 @@ class DecomposedHead(nn.Module):
         """Multiplications of one image's logits; the dense kernel does ``in_features · out_features``."""
         return self._entries
 
-    def _sparse(self, kernel: Kernel, columns: Tensor, weights: Tensor, grad: bool) -> Tensor:
-        """Return the logits (C, n), less the bias, of columns of features (d, n)."""
+    def _sparse(self, kernel: Kernel, rows: Tensor, weights: Tensor, grad: bool) -> Tensor:
+        """Return the logits (n, C), less the bias, of rows of features (n, d)."""
         if kernel == "csr":
             matrix = self._prepared(kernel, weights, grad)
-            return (matrix @ columns[:, 0])[:, None] if columns.shape[1] == 1 else matrix @ columns
+            return (matrix @ rows[0])[None] if len(rows) == 1 else (matrix @ rows.t()).t().contiguous()
+        if torch.compiler.is_compiling() or len(rows) <= _BLOCK:
+            return self._bags(rows, weights).contiguous()
+        logits = rows.new_empty(len(rows), self.out_features)
+        for start in range(0, len(rows), _BLOCK):
+            logits[start : start + _BLOCK] = self._bags(rows[start : start + _BLOCK], weights)
+        return logits
+
+    def _bags(self, rows: Tensor, weights: Tensor) -> Tensor:
         return F.embedding_bag(
             self.indices,
-            columns.contiguous(),
+            rows.t().contiguous(),
             self.offsets,
             mode="sum",
             per_sample_weights=weights,
             include_last_offset=True,
-        )
+        ).t()
 
     def _prepared(self, kernel: Kernel, weights: Tensor, grad: bool) -> Tensor:
         """Return the matrix that a kernel works with, the one kept if it still holds."""
