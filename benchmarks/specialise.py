@@ -48,7 +48,9 @@ def main() -> int:
         subspect.observe(network, images, Path(folder) / "study", "train")
         study = subspect.observe(network, mirrored, Path(folder) / "study", "test")
         rows = some_classes(study, network)
-        found = subspect.tradeoff(study, network, POOLS, K, images=images)
+        found = subspect.tradeoff(
+            study, network, POOLS, K, images=images, refit=False
+        )  # with refit: many minutes a pool
         Console().print(*found.tables())
         if arguments.figure is not None:
             save_figure(found.plot(), arguments.figure)

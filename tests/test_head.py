@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from subspect import DecomposedHead, Supports
-from subspect.head import _CSR, Kernel
+from subspect.head import _BLOCK, _BLOCKED, _CSR, Kernel
 
 D = 5
 
@@ -234,13 +234,14 @@ def test_the_cheapest_kernel_is_taken(classes: int, d: int, k: int, images: int,
 
 
 def test_large_batches_go_in_blocks() -> None:
-    head, x = large(40, 30, 5), torch.randn(150, 30, requires_grad=True)
+    head, x = large(1000, 60, 40), torch.randn(150, 60, requires_grad=True)
     head.kernel = "embedding_bag"
+    assert head.multiplications >= _BLOCKED and len(x) > 2 * _BLOCK
     expected = x @ head.dense_weight().T + head.bias
     torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-5)
     [one] = torch.autograd.grad(head(x).cos().sum(), head.weights)
     [other] = torch.autograd.grad(expected.cos().sum(), head.weights)
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_dense_products_are_cheaper_in_half_precision() -> None:

@@ -33,7 +33,7 @@ _TERM = 1.25  # to multiply and add it, for one image
 _CSR_ROUND, _CSR_ENTRY = 45_000, 9  # the same of CSR for a single image, where a dense product takes twice as long
 _CSR = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # PyTorch without MKL has no such product
 _MANY = 64  # images, of graphs that are compiled
-_BLOCK = 64  # images whose columns stay in a core's second-level cache
+_BLOCK, _BLOCKED = 64, 32_768  # images whose columns stay in a core's cache; entries from which that pays
 _HALVES = (torch.bfloat16, torch.float16)
 _FASTER = 5  # how much faster dense products are in bfloat16
 
@@ -141,7 +141,7 @@ class DecomposedHead(nn.Module):
         if kernel == "csr":
             matrix = self._prepared(kernel, weights, grad)
             return (matrix @ rows[0])[None] if len(rows) == 1 else (matrix @ rows.t()).t().contiguous()
-        if torch.compiler.is_compiling() or len(rows) <= _BLOCK:
+        if torch.compiler.is_compiling() or self._entries < _BLOCKED or len(rows) <= _BLOCK:
             return self._bags(rows, weights).contiguous()
         logits = rows.new_empty(len(rows), self.out_features)
         for start in range(0, len(rows), _BLOCK):
