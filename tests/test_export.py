@@ -188,6 +188,8 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
         export(study, made, tmp_path / "net.onnx", Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))))
     with pytest.raises(SubspectError, match="is a file, not a folder"):
         export(study, made, tmp_path / "there.onnx" / "net.onnx", network)
+    with pytest.raises(SubspectError, match=r"exporter doesn't know opset 99 \(it would write [0-9]+\); name another"):
+        export(study, made, tmp_path / "net.onnx", network, opset=99)
     images.rename(tmp_path / "moved")
     with pytest.raises(SubspectError, match="are no longer at .*; name some to check the file with"):
         export(study, made, tmp_path / "net.onnx", network)

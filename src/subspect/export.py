@@ -358,6 +358,11 @@ def _onnx(model: nn.Module, pixels: Tensor, about: Mapping[str, Any], opset: int
     if program is None:
         raise SubspectError("this PyTorch has no dynamo exporter; take 2.6 or later")
     proto = program.model_proto
+    written = next(one.version for one in proto.opset_import if not one.domain)
+    if written != opset:
+        raise SubspectError(
+            f"PyTorch's exporter doesn't know opset {opset} (it would write {written}); name another (--opset)"
+        )
     entry = proto.metadata_props.add()
     entry.key, entry.value = "subspect", json.dumps(about, ensure_ascii=False)
     data = proto.SerializeToString()
