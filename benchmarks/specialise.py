@@ -24,7 +24,7 @@ import subspect
 from _rows import Row, publish, row
 from subspect.figures import save_figure
 
-POOLS = (1280, 640, 320, 160)
+POOLS = (320, 160, 80, 40, 20)
 K = 10
 
 
@@ -48,9 +48,7 @@ def main() -> int:
         subspect.observe(network, images, Path(folder) / "study", "train")
         study = subspect.observe(network, mirrored, Path(folder) / "study", "test")
         rows = some_classes(study, network)
-        found = subspect.tradeoff(
-            study, network, POOLS, K, images=images, refit=False
-        )  # with refit: many minutes a pool
+        found = subspect.tradeoff(study, network, POOLS, K, images=images)
         Console().print(*found.tables())
         if arguments.figure is not None:
             save_figure(found.plot(), arguments.figure)

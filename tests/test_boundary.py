@@ -350,6 +350,22 @@ def test_within_a_pool_only_its_features_are_in_the_running() -> None:
     assert boundary.each(lambda problem: problem.features.tolist()) == before
 
 
+def test_a_large_pool_is_screened_as_all_features_are() -> None:
+    x, labels, dense = make(17, features=20)
+    boundary, pool = Boundary(cut(x, labels), *dense, candidates=6), np.arange(1, 20, 2)
+    ranked = np.where(np.isin(np.arange(20), pool), boundary._rank(), 99)
+    best = [sorted(pool[np.argsort(row[pool], kind="stable")[:6]].tolist()) for row in ranked]
+    assert boundary.within(pool).each(lambda problem: problem.features.tolist()) == best
+    head = some_head(17, 4, 20)
+    head[0][:, 8:] = 0
+    found = boundary.within(pool).each(lambda problem: problem.features.tolist(), head)
+    for features, row in zip(found, head[0], strict=True):
+        assert set(np.intersect1d(np.flatnonzero(row), pool)) <= set(features) <= set(pool)
+    for one in (None, head):
+        whole = boundary.within(pool, whole=True).each(lambda problem: problem.features.tolist(), one)
+        assert whole == [pool.tolist()] * 4
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_little_memory_takes_more_passes_to_the_same_answer(target: Target) -> None:
     x, labels, dense = make(7, classes=5)

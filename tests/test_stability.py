@@ -163,7 +163,7 @@ def test_within_a_pool_only_its_features_are_in_the_running(target: Target, refi
     head = some_head(2, features=9) if refitted else None
     boundary = Boundary(cut(x, labels), *dense, target, candidates=4)
     before = boundary.each(lambda problem: problem.features.tolist(), head)
-    within = boundary.within(np.array([7, 2, 3, 8, 0]))
+    within = boundary.within(np.array([7, 2, 3, 8, 0]), whole=True)
     weights, targets = plainly(x, labels, dense, target, head, np.ones(len(x)))
     pool = [0, 2, 3, 7, 8]
     for problem in within.each(lambda problem: problem, head):
@@ -172,7 +172,7 @@ def test_within_a_pool_only_its_features_are_in_the_running(target: Target, refi
         assert np.allclose(problem.gram, whole.gram[np.ix_(pool, pool)])
         assert np.allclose(problem.moments, whole.moments[pool], atol=1e-12)
         assert np.allclose(problem.mean, whole.mean[pool]) and problem.target == pytest.approx(whole.target)
-    assert boundary.pool is None and boundary.each(lambda problem: problem.features.tolist(), head) == before
+    assert len(boundary.pool) == 9 and boundary.each(lambda problem: problem.features.tolist(), head) == before
 
 
 def test_a_choice_within_a_pool() -> None:

@@ -102,7 +102,7 @@ class Boundary:
             )
         self.margin = float(np.median(np.concatenate(margins)))
         self.candidates, self._ranks = candidates, self._rank()
-        self.pool: Indices | None = None
+        self.pool: Indices = np.arange(weight.shape[1])
 
     @property
     def unseen(self) -> list[int]:
@@ -155,10 +155,11 @@ class Boundary:
         unseen = set(self.unseen)
         return self.each(lambda problem: [] if problem.label in unseen else problem.path(size), head)
 
-    def within(self, pool: Indices) -> Boundary:
-        """Return the same, with only a pool of features in the running for every class."""
+    def within(self, pool: Indices, *, whole: bool = False) -> Boundary:
+        """Return the same, with only a pool of features in the running; the whole of it for every class, if so wanted."""
         other = copy.copy(self)
         other.pool = np.sort(pool)
+        other.candidates = _FEWER * len(pool) if whole else self.candidates
         return other
 
     def choose(self, sizes: Indices, head: Head | None = None) -> list[Choice]:
@@ -251,16 +252,13 @@ class Boundary:
 
     def _screen(self, head: Head | None) -> Indices:
         """Return (C, m): for each class the features that stay in the running, ascending."""
-        n_classes, n_features = self._ranks.shape
-        if self.pool is not None:
-            return np.tile(self.pool, (n_classes, 1))
-        ranks, size = self._ranks, self.candidates
+        ranks, size = self._ranks[:, self.pool], self.candidates
         if head is not None:
-            used = (head[0] != 0) & (self.images > 0)[:, None]  # a class without images has all, and nothing to choose
+            used = (head[0][:, self.pool] != 0) & (self.images > 0)[:, None]  # a class without images has all
             ranks, size = np.where(used, -1, ranks), max(size // _FEWER, int(used.sum(axis=1).max()))
-        if size >= n_features:
-            return np.tile(np.arange(n_features), (n_classes, 1))
-        return np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)
+        if size >= len(self.pool):
+            return np.tile(self.pool, (len(ranks), 1))
+        return self.pool[np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)]
 
     def _rank(self) -> Indices:
         """Return (C, d): for each class the better of a feature's ranks in spread of contribution and in covariance."""

@@ -181,7 +181,7 @@ def shared_pool(boundary: Boundary, supports: Sequence[Indices], head: Head, siz
         used = np.sort(used[np.argsort(-spread, kind="stable")[:most]])
         sizes = np.array([[len(support) for support in supports]])
         supports = boundary.within(used).choose(sizes, head)[0].supports
-    problems = boundary.within(used).each(lambda problem: problem, head)
+    problems = boundary.within(used, whole=True).each(lambda problem: problem, head)
     users = [_User(problem, supports[problem.label]) for problem in problems if problem.label not in unseen]
     pool = np.ones(len(used), bool)
     while pool.sum() > size:

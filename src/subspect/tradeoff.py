@@ -75,7 +75,7 @@ class Tradeoff:
             )
         table = Table(title="accuracy against multiplications", caption=caption)
         table.title_justify = table.caption_justify = "left"
-        for column in ("pool", "features", "accuracy", "fidelity", "multiplications", "share", "parameters"):
+        for column in ("pool", "features", "accuracy", "fidelity", "multiplications", "parameters"):
             table.add_column(column, justify="right")
         for one in self.points:
             table.add_row(
@@ -83,8 +83,7 @@ class Tradeoff:
                 f"{one.size.features:,}",
                 "–" if one.accuracy is None else f"{100 * one.accuracy.value:.2f} %",
                 "" if one.fidelity is None else f"{100 * one.fidelity.value:.2f} %",
-                f"{one.size.multiplications / 1e6:,.1f} M",
-                f"{one.size.multiplications / dense.multiplications:.3f}",
+                f"{one.size.multiplications / 1e6:,.1f} M ({one.size.multiplications / dense.multiplications:.3f})",
                 f"{one.size.parameters / 1e6:.2f} M",
             )
         return [table]
@@ -105,7 +104,9 @@ class Tradeoff:
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
             name = "dense" if one.pool is None else f"{one.size.features}"
-            axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "center", "va": "top"}
+            axes.annotate(name, (x, 100 * share.low), fontsize=8, **below)
+        axes.margins(y=0.1)
         axes.set_xlabel(
             "multiplications of the whole network for one image, millions (labels: features that are computed)"
         )
