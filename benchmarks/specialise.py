@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 made smaller: for 20 of its 1,000 classes, and for all of them with ever fewer features in all.
+"""EfficientNet-Lite0 made smaller: as a file, for 20 of its 1,000 classes, and for all with ever fewer features in all.
 
 Features are chosen on one image of each class, and measured on the same images mirrored, since there are no others: figures of
 accuracy are for comparison with the dense network's, on the same images. Needs ``imagenet-one-per-class.tar`` in the folder
@@ -47,7 +47,8 @@ def main() -> int:
         network = subspect.load_network(f"python:{Path(__file__).parent / '_efficientnets.py'}:lite0")
         subspect.observe(network, images, Path(folder) / "study", "train")
         study = subspect.observe(network, mirrored, Path(folder) / "study", "test")
-        rows = some_classes(study, network)
+        made = subspect.decompose(study, K, on="train")
+        rows = [*files(study, made, network, images), *some_classes(study, made, network)]
         found = subspect.tradeoff(study, network, POOLS, K, images=images)
         Console().print(*found.tables())
         if arguments.figure is not None:
@@ -71,10 +72,25 @@ def mirror(images: Path, folder: Path) -> Path:
     return folder
 
 
-def some_classes(study: subspect.Study, network: subspect.Network) -> list[Row]:
+def files(study: subspect.Study, made: subspect.Decomposition, network: subspect.Network, images: Path) -> list[Row]:
+    """Write the whole network, decomposed, beside the dense one."""
+    rows: list[Row] = []
+    for form in ("onnx", "torch"):
+        path = study.path / f"whole.{form}"
+        found = subspect.export(study, made, path, network, form, images=images)
+        Console().print(*found.tables())
+        assert found.dense is not None and found.difference is not None
+        rows += row(f"{form}: largest difference of a logit", found.difference, "", "<= 1e-4")
+        for name, cost in (("dense", found.dense), ("decomposed", found.decomposed)):
+            rows += row(f"{form}, {name}: size", cost.bytes / 1e6, "MB")
+            for batch, seconds in cost.seconds.items():
+                rows += row(f"{form}, {name}: time for {batch} image(s)", 1000 * seconds, "ms")
+    return rows
+
+
+def some_classes(study: subspect.Study, made: subspect.Decomposition, network: subspect.Network) -> list[Row]:
     """Keep every fiftieth class."""
-    made = subspect.decompose(study, K, on="train")
-    found = subspect.specialise(study, made, network, list(range(0, 1000, 50)))
+    found = subspect.specialise(study, made, network, list(range(0, 1000, 50)), rounds=100)
     Console().print(*found.tables())
     share = found.small.multiplications / found.dense.multiplications
     rows = [

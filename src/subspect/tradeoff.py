@@ -104,8 +104,8 @@ class Tradeoff:
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
             name = "dense" if one.pool is None else f"{one.size.features}"
-            below = {"xytext": (0, -3), "textcoords": "offset points", "ha": "center", "va": "top"}
-            axes.annotate(name, (x, 100 * share.low), fontsize=8, **below)
+            below = axes.annotate(name, (x, 100 * share.low), xytext=(0, -3), textcoords="offset points", fontsize=8)
+            below.set(horizontalalignment="center", verticalalignment="top")
         axes.margins(y=0.1)
         axes.set_xlabel(
             "multiplications of the whole network for one image, millions (labels: features that are computed)"
