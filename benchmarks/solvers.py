@@ -487,6 +487,8 @@ def solve(name: str, solver: Solver, train: Features, k: float, cap: float = CAP
         try:
             while receive.poll(None if not steps else max(end - time.perf_counter(), 0)):
                 seconds, (weight, bias) = receive.recv()
+                if seconds > cap:  # found too late, though it waited here
+                    break
                 end = end if steps else time.perf_counter() + cap
                 weight = weight / deviations
                 steps.append(Step(seconds, (weight, bias - weight @ mean)))
