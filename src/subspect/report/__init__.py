@@ -27,6 +27,7 @@ from subspect.export import prepared
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
+from subspect.head import Kernel
 from subspect.network import Network
 from subspect.progress import progress
 from subspect.report.gallery import SIDE, Gallery, hang
@@ -60,7 +61,8 @@ class ClassPage:
 class Site:
     """All that the pages show.
 
-    ``running`` is the cost of the dense and of the decomposed head, ``whole`` the size of the whole network, if it is at hand.
+    ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
+    image and for 64, ``whole`` the size of the whole network, if it is at hand.
     """
 
     study: Study
@@ -71,6 +73,7 @@ class Site:
     classes: Sequence[ClassPage]
     features: Mapping[int, Sequence[tuple[int, float]]]
     running: tuple[HeadCost, HeadCost]
+    kernels: tuple[Kernel, Kernel]
     whole: Size | None
     what_if: Mapping[str, Any] | None
     single: bool
@@ -187,7 +190,7 @@ def write_report(
     left_out = Gallery({}, {}, {}, "Images were left out.")
     gallery = hang(study, decomposition, network, source, show_progress) if images else left_out
     environment = _environment()
-    single = len(decomposition.class_names) <= SINGLE
+    single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
     site = Site(
         study=study,
         decomposition=decomposition,
@@ -196,7 +199,8 @@ def write_report(
         overview=look_over(study, decomposition, fidelity),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
-        running=head_costs(decomposition.layer()),
+        running=head_costs(layer),
+        kernels=(layer.kernel_for(1), layer.kernel_for(64)),
         whole=_whole(study, network, source) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
