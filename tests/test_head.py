@@ -314,6 +314,8 @@ def test_the_score_of_one_class(parts: Parts, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(head.score(x, label), logits[..., label])
     with pytest.raises(IndexError, match=f"class {len(parts.supports)} of {len(parts.supports)}"):
         head.score(x, len(parts.supports))
+    with pytest.raises(ValueError, match=f"expected {D} features, got {D + 1}"):
+        head.score(random(2, D + 1), 0)
 
 
 def test_multiplications_are_counted() -> None:

@@ -153,7 +153,13 @@ def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
     assert found.small.multiplications == first + 3 * 6 * 9 * places + 3 * 2  # few classes: the dense kernel
     assert found.small.parameters == (6 * 3 * 9 + 6) + (3 * 6 * 9 + 3) + 2 * 3 + 4 + 2
     assert found.dense.parameters == sum(parameter.numel() for parameter in one.model.parameters())
+    assert found.rows.multiplications == first + 12 * 6 * 9 * places + 12 * 2
+    assert found.rows.parameters == found.dense.parameters - 13 and "dense, these rows" in [
+        column.header for column in found.tables()[0].columns
+    ]
     assert found.times == {} and found.small.features == 3
+    alone = specialise(one.study, one.made, one.network, np.array([1]), rounds=0)  # type: ignore[arg-type]
+    assert alone.labels == (1,) and not alone.among and str(alone.tables()[0].title).startswith("1 class: ")
     large = DecomposedHead(Supports([[label % 400] for label in range(600)], 400), torch.ones(600), torch.zeros(600))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 400), large.requires_grad_(False)).eval()
     head = one.network.head
@@ -192,26 +198,64 @@ def test_channels_that_others_read_stay_and_are_named(images: Path, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize(("model", "reader"), [(Mixed, "mix"), (Scaled, "the network's own arithmetic")])
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(Mixed, "other layers read their channels: mix"), (Scaled, "the logits of the others would change")],
+)
 def test_nothing_is_removed_that_would_change_the_logits(
-    model: type[Plain], reader: str, images: Path, tmp_path: Path
+    model: type[Plain], why: str, images: Path, tmp_path: Path
 ) -> None:
     one = Made(model(), tmp_path, images)
     found = specialise(one.study, one.made, one.network, rounds=0)
-    assert found.removed == 0 and found.readers == (reader,) and found.small.features == 12
+    assert found.removed == 0 and found.why.endswith(why) and found.small.features == 12
+    assert why in str(found.tables()[0].caption)
     torch.testing.assert_close(found.model(PIXELS_IN), one.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
 
 
 def test_a_channel_of_several_features_goes_only_with_all_of_them(images: Path, tmp_path: Path) -> None:
     partly = Made(Flat(), tmp_path, images)  # every channel has a place that is used
     found = specialise(partly.study, partly.made, partly.network, rounds=0)
-    assert found.removed == 0
+    assert found.removed == 0 and found.why == "because used features share their channels"
     torch.testing.assert_close(found.model(PIXELS_IN), partly.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
     (tmp_path / "other").mkdir()
     wholly = Made(Flat(), tmp_path / "other", images, [[0, 1], [2], [3, 8, 9, 10, 11]])  # the second channel isn't
     found = specialise(wholly.study, wholly.made, wholly.network, rounds=0)
-    assert found.removed == 4 and found.model.conv.out_channels == 2  # type: ignore[union-attr]
+    assert found.removed == 4 and found.model.conv.out_channels == 2 and not found.why  # type: ignore[union-attr]
     torch.testing.assert_close(found.model(PIXELS_IN), wholly.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
+    (tmp_path / "both").mkdir()
+    both = Made(Flat(), tmp_path / "both", images, [[0, 1], [2], [8, 9]])  # the second isn't, the third partly
+    found = specialise(both.study, both.made, both.network, rounds=0)
+    assert found.removed == 4 and found.stay == 3 and "share" in found.why
+    torch.testing.assert_close(found.model(PIXELS_IN), both.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
+
+
+def test_a_network_that_says_something_else_each_time_is_refused(images: Path, tmp_path: Path) -> None:
+    class Random(Plain):
+        def pooled(self, x: Tensor) -> Tensor:
+            return F.dropout(super().pooled(x), 0.5, training=noisy)
+
+    noisy = False
+    one = Made(Random(), tmp_path, images)
+    noisy = True
+    with pytest.raises(SubspectError, match="differ by .* between runs on the same images.*something random"):
+        specialise(one.study, one.made, one.network, rounds=0)
+
+
+def test_classes_without_images_are_told(
+    make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder("few", each=20)
+    for path in (folder / "c").iterdir():
+        path.unlink()
+    one = Made(Plain(), tmp_path, folder)
+    made = subspect.decompose(one.study, 2, show_progress=False)
+    assert made.unseen == (2,)
+    specialise(one.study, made, one.network, ["a", "b"], rounds=0)
+    specialise(one.study, one.made, one.network, ["a", "c"], rounds=0)  # has features of its own all the same
+    assert "when features were chosen" not in caplog.text
+    found = specialise(one.study, made, one.network, ["a", "c"], rounds=0)
+    assert "1 class had no images when features were chosen, and keeps all of them" in caplog.text
+    assert found.small.features == 12
 
 
 def test_a_head_that_is_a_convolution(images: Path, tmp_path: Path) -> None:
@@ -253,10 +297,16 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run([])
     with pytest.raises(SubspectError, match="classes named twice: a"):
         run(["a", 0])
+    with pytest.raises(SubspectError, match="classes must be a list of names or indices; got '12'"):
+        run("12")
+    with pytest.raises(SubspectError, match=r"no class 1\.5"):
+        run([1.5])
+    with pytest.raises(SubspectError, match=r"a file called 'x.tflite'; formats are onnx \(.onnx\), torch \(.pt2\)$"):
+        run(["a"], tmp_path / "x.tflite")
     (tmp_path / "there.onnx").write_text("")
     with pytest.raises(SubspectError, match=r"there.onnx exists; choose another name, or delete it"):
         run(["a"], tmp_path / "there.onnx")
-    with pytest.raises(SubspectError, match=r"takes its own form: name a file .onnx or .pt2, not .*few.safetensors"):
+    with pytest.raises(SubspectError, match=r"'few.safetensors'; formats are onnx \(.onnx\), torch \(.pt2\)$"):
         run(["a"], tmp_path / "few.safetensors")
     wanted = builtins.__import__
 
@@ -270,6 +320,8 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         SubspectError, match=r"removing channels needs the package 'torch-pruning'.*subspect\[specialise\]"
     ):
         run()
+    with pytest.raises(SubspectError, match="removing channels needs the package 'torch-pruning'"):
+        tradeoff(one.study, one.network, [4], 2)
     monkeypatch.undo()
     (tmp_path / "none").mkdir()
     nothing = Made(Plain(), tmp_path / "none", images, [[], [], [1]])
@@ -280,7 +332,9 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path) -> None:
     network = Network(Plain().eval())
     study = subspect.observe(network, images, tmp_path / "study", "train", show_progress=False)
+    before = sorted(path.name for path in (tmp_path / "study").rglob("*"))
     found = tradeoff(study, network, [4, 8, 12], 2, show_progress=False)
+    assert sorted(path.name for path in (tmp_path / "study").rglob("*")) == before
     assert [one.pool for one in found.points] == [None, 12, 8, 4]
     sizes = [one.size.multiplications for one in found.points]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
@@ -290,12 +344,18 @@ def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path)
         assert one.accuracy == cost.accuracy and one.fidelity == cost.fidelity
         assert one.size.features == len(set(made.supports.flat.tolist())) <= (one.pool or 0)
     dense = found.points[0]
-    assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.readers
+    assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.why
     assert isinstance(found.plot(), Figure) and len(found.tables()[0].rows) == 4 and json.dumps(found.to_json())
-    with pytest.raises(SubspectError, match="pools must be from k = 2 to the layer's 12 features, got 1, 13"):
+    with pytest.raises(
+        SubspectError, match="pools must be whole numbers from k = 2 to the layer's 12 features, got 1, 13"
+    ):
         tradeoff(study, network, [1, 4, 13], 2)
     with pytest.raises(SubspectError, match="to the layer's 12 features, got none"):
         tradeoff(study, network, [], 2)
+    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4.5"):
+        tradeoff(study, network, [4.5], 2)  # type: ignore[list-item]
+    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4"):
+        tradeoff(study, network, 4, 2)  # type: ignore[arg-type]
 
 
 def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

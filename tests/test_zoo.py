@@ -507,3 +507,10 @@ def test_damaged_file_is_read_or_refused_and_never_half_loaded(data: st.DataObje
     except SubspectError as error:
         assert str(path) in str(error)
         assert same(model.state_dict(), before)
+
+
+def test_what_a_network_prints_is_no_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("loud.py", "from torch import nn\ndef make():\n    print('Loaded weights')\n    return nn.Linear(4, 2)\n")
+    load_network("python:loud.py:make")
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == "Loaded weights\n"

@@ -37,7 +37,7 @@ from subspect.essentiality import REPEATS, Essentiality
 from subspect.essentiality import essentiality as measure_essentiality
 from subspect.explain import explain as why
 from subspect.explain import open_picture
-from subspect.export import FORMATS, OPSET, Format, check_path
+from subspect.export import FORMATS, OPSET, SMALL, Format, check_path
 from subspect.export import export as export_to
 from subspect.fidelity import evaluate as cost_of
 from subspect.figures import check_figure, save_figure
@@ -601,12 +601,12 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Real images to check the file with; those that were observed unless given.")
     ] = None,
-    opset: Annotated[int, typer.Option(min=18, help="Of ONNX.")] = OPSET,
+    opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
     as_json: AsJson = False,
 ) -> None:
     """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
 
-    The file is read back and checked on real images first. Names and preprocessing travel along.
+    A network's file is read back and checked on real images first. Names and preprocessing travel along.
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
     """
@@ -649,7 +649,7 @@ def specialise(
     -o pets.onnx
     """
     if output is not None:
-        check_path(output, None)
+        check_path(output, None, SMALL)
     opened = Study.open(study)
     loaded = _loaded(opened, decomposition)
     named = [*(classes or ()), *(_lines(listed) or ())] if classes or listed is not None else None
@@ -668,7 +668,7 @@ def tradeoff(
     ],
     weights: Weights = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
-    refit: WithRefit = None,
+    refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
     images: Annotated[
         Path | None, typer.Option(help="Real images to check with; those that were observed unless given.")
     ] = None,
@@ -678,6 +678,8 @@ def tradeoff(
     as_json: AsJson = False,
 ) -> None:
     """Set accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
+
+    The study stays as it is; `subspect decompose --pool` makes the one that you settle on.
 
     Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
     """
@@ -911,7 +913,8 @@ def _lines(path: Path | None) -> list[str] | None:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise SubspectError(f"cannot read class names from {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SubspectError(f"cannot read class names from {path}: {why}") from error
 
 
 def _entry(text: str) -> tuple[str, int]:
@@ -957,7 +960,8 @@ def _show_measured(
     if figure is not None and not isinstance(made, Both | Comparison | Specialised):
         save_figure(made.plot(), figure)
         log.info("figure: %s", figure)
-    _show(made.to_json(), as_json, *made.tables())
+    file = [f"{made.file.format}: {made.file.path}"] if isinstance(made, Specialised) and made.file else []
+    _show(made.to_json(), as_json, *made.tables(), *file)
 
 
 def _show(value: Any, as_json: bool, *shown: Table | str) -> None:

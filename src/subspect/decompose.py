@@ -71,9 +71,10 @@ def decompose_each(
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    keep_files: bool = True,
     show_progress: bool = True,
 ) -> list[Decomposition]:
-    """Do the same for several k; statistics are taken once for all of them."""
+    """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
     sizes = check_choice(ks, method, study.identity.n_features, target, pool)
     refit = method == "pursuit" if refit is None else refit
     suffix = (f"-pool{pool}" if pool else "") + (
@@ -87,10 +88,12 @@ def decompose_each(
         if method == "pursuit"
         else (keep(seen, influential(seen, method, size), refit) for size in sizes)
     )
-    return [
-        _assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool)
-        for size, one in zip(sizes, found, strict=True)
-    ]
+    made = []
+    for size, one in zip(sizes, found, strict=True):
+        made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))
+        if keep_files:
+            _save(study, made[-1])
+    return made
 
 
 def check_choice(
@@ -132,7 +135,9 @@ def decompose_by_file(
     supports = Supports.read(path, study.identity.n_classes, study.identity.n_features)
     seen = look(study, on, [int(supports.sizes.max())], target)
     name = name or Path(path).stem + ("-refit" if refit else "")
-    return _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
+    made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
+    _save(study, made)
+    return made
 
 
 def _short(size: Checked) -> str:
@@ -181,9 +186,12 @@ def _assemble(
         curve=tuple(result.curve),
     )
     _warn(decomposition, int(seen.sums.images.sum()))
-    with lock(study.path):
-        decomposition.save(decomposition_path(study, name))
     return decomposition
+
+
+def _save(study: Study, decomposition: Decomposition) -> None:
+    with lock(study.path):
+        decomposition.save(decomposition_path(study, decomposition.name))
 
 
 def _stack(trusted: Sequence[Trust]) -> Trusted | None:

@@ -192,7 +192,8 @@ class Decomposition:
         names = self.class_names
         if isinstance(given, str) and given in names:
             return names.index(given)
-        index = int(given) if isinstance(given, int) or given.isdecimal() else -1
+        whole = given.isdecimal() if isinstance(given, str) else hasattr(given, "__index__")
+        index = int(given) if whole else -1
         if not 0 <= index < len(names):
             raise SubspectError(
                 f"no class {given!r}{near(str(given), names)}; the network has {len(names)}: {some(names)}, "

@@ -15,10 +15,14 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
+import os
 import statistics
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,9 +32,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from subspect.decomposition import Decomposition
-from subspect.errors import MissingExtra, SubspectError
-from subspect.files import atomic, explain
-from subspect.head import DecomposedHead
+from subspect.errors import MissingExtra, SubspectError, some
+from subspect.files import atomic
+from subspect.head import MANY, DecomposedHead
 from subspect.images import open_images
 from subspect.maps import observed
 from subspect.network import Head, Network, logits_of, with_head
@@ -39,12 +43,15 @@ from subspect.study import Study
 
 Format = Literal["onnx", "torch", "safetensors"]
 FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix
-OPSET = 20  #: of ONNX, unless given
+SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
+OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
 BATCHES = (1, 7)  #: images at a time when a file is checked and timed
 TOLERANCE = 1e-4  #: by which logits may differ from PyTorch's; where some are larger than 1, that share of the largest
-_SECONDS = 0.5  # to time each batch for
+_TURNS, _TURN = 5, 0.1  # of timing each batch; seconds
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product
+_SOURCE = ("stack_trace", "from_node", "source_fn_stack")  # of a program's nodes: lines and paths of the network's code
 Run = Callable[[Tensor], Tensor]
+log = logging.getLogger("subspect")
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ class Exported:
             table.add_column(column, justify="right")
         for name, cost in (("dense", self.dense), ("decomposed", self.decomposed)):
             if cost is not None:
-                times = (f"{1000 * seconds:.1f}" for seconds in cost.seconds.values())
-                table.add_row(name, f"{cost.bytes / 1e6:.2f}", *times)
+                times = (f"{1000 * seconds:.3g}" for seconds in cost.seconds.values())
+                size = cost.bytes / 1e6
+                table.add_row(name, f"{size:.2f}" if size >= 1 else f"{size:.2g}", *times)
         if self.difference is not None:
             runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
             opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
@@ -125,14 +133,16 @@ def export(
         network: that was observed; not needed for safetensors.
         format: told by the suffix of the path unless given.
         images: real images to check the file with (see `subspect.open_images`); those that were observed unless given.
-        opset: of ONNX.
+        opset: of ONNX, 18 or later.
 
     Raises:
-        SubspectError: a path that exists, a format that is none, another network, images that aren't there, a network that
-            cannot be exported, or a file that says something else than PyTorch; nothing is written then.
+        SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
+            network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
     """
     path = Path(path)
     form = check_path(path, format)
+    if form == "onnx":
+        _check_opset(opset)
     decomposition.check(study)
     about = about_of(study, decomposition)
     if form == "safetensors":
@@ -140,30 +150,35 @@ def export(
         return Exported(path, form, Cost(path.stat().st_size, {}), None, None, None, about)
     if network is None:
         raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
+    tell_unseen(decomposition)
     pixels, head = prepared(study, network, images)
     small = decomposition.apply(network.model)
     return write(path, form, small, network.model, head, pixels, about, opset)
 
 
-def check_path(path: Path, format: str | None) -> Format:
+def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = FORMATS) -> Format:
     """Return the format of a file to be written.
 
     Raises:
         SubspectError: it exists, its folder cannot be written to, or its format is none that we know.
     """
     known = {suffix: name for name, suffix in FORMATS.items()}
-    named = cast(Format | None, format) if format is not None else known.get(path.suffix.lower())
-    if named is None or named not in FORMATS:
+    told = known.get(path.suffix.lower())
+    named = cast(Format | None, format) if format is not None else told
+    if named is None or named not in formats:
         said = f"format {format!r}" if format is not None else f"a file called {path.name!r}"
         raise SubspectError(
-            f"cannot export to {said}; formats are {', '.join(f'{name} ({suffix})' for name, suffix in FORMATS.items())}"
+            f"cannot export to {said}; formats are {', '.join(f'{name} ({suffix})' for name, suffix in formats.items())}"
         )
+    if told is not None and told != named:
+        raise SubspectError(f"a file called {path.name!r} is no {named!r}; call it {path.stem}{FORMATS[named]}")
     if path.exists():
         raise SubspectError(f"{path} exists; choose another name, or delete it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SubspectError(explain(error, path)) from error
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise SubspectError(f"cannot write {path}: {folder} is a file, not a folder; choose another place")
+    if not os.access(folder, os.W_OK):
+        raise SubspectError(f"cannot write to {folder}; choose a folder that you may write to")
     if named == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:
@@ -171,6 +186,28 @@ def check_path(path: Path, format: str | None) -> Format:
             except ImportError as error:
                 raise MissingExtra(package, "export", "writing ONNX") from error
     return named
+
+
+def _check_opset(opset: int) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not isinstance(opset, int) or not OLDEST <= opset <= newest:
+        raise SubspectError(f"an ONNX opset must be a whole number from {OLDEST} to {newest}; got {opset!r}")
+
+
+def tell_unseen(decomposition: Decomposition, labels: Sequence[int] | None = None) -> None:
+    """Warn of classes that keep all features, so that little gets smaller."""
+    sizes, d = decomposition.supports.sizes, decomposition.supports.n_features
+    unseen = [label for label in decomposition.unseen if sizes[label] == d and (labels is None or label in labels)]
+    if unseen:
+        log.warning(
+            "%d class%s had no images when features were chosen, and keep%s all of them, so that files and networks get hardly "
+            "smaller: %s",
+            len(unseen),
+            *(("es", "") if len(unseen) > 1 else ("", "s")),
+            some(decomposition.class_names[label] for label in unseen),
+        )
 
 
 def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
@@ -185,7 +222,7 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
 
 
 def prepared(study: Study, network: Network, images: object = None) -> tuple[Tensor, Head]:
-    """Return seven real images as the network takes them, and its head.
+    """Return seven real images as the network takes them (again, where there are fewer), and its head.
 
     Raises:
         SubspectError: another network, or images that aren't there.
@@ -204,7 +241,8 @@ def prepared(study: Study, network: Network, images: object = None) -> tuple[Ten
         raise SubspectError(
             f"the head {head.name!r} is not the network's own output, so the network cannot be exported"
         )
-    return sample(network, source, max(BATCHES)), head
+    pixels = sample(network, source, max(BATCHES))
+    return pixels.repeat(-(-max(BATCHES) // len(pixels)), 1, 1, 1)[: max(BATCHES)], head
 
 
 def write(
@@ -234,7 +272,7 @@ def write(
     """
     pixels = pixels.cpu()
     layer = cast(DecomposedHead, small.get_submodule(head.name))
-    kind = _kind(layer) if format == "onnx" else layer.kernel_for(max(BATCHES))
+    kind = _kind(layer) if format == "onnx" else layer.kernel_for(MANY)
     known = {**about, **({"opset": opset} if format == "onnx" else {})}
     given = with_head(small, head.name, lambda _: _onnx_head(layer)) if format == "onnx" else small
     ours, theirs, given = (_Logits(copy.deepcopy(model), head) for model in (small, dense, given))
@@ -251,7 +289,8 @@ def write(
                     f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
                 )
             difference = max(difference, apart)
-        cost, dense_cost = (Cost(len(one), _times(go, pixels)) for one, go in ((data, run), (dense_data, dense_run)))
+        times = _times([run, dense_run], pixels)
+    cost, dense_cost = (Cost(len(one), taken) for one, taken in zip((data, dense_data), times, strict=True))
     with atomic(path) as file:
         file.write(data)
     return Exported(path, format, cost, dense_cost, difference, kind, known)
@@ -322,19 +361,59 @@ def _onnx_head(head: DecomposedHead) -> nn.Module:
 def _made(model: nn.Module, format: Format, pixels: Tensor, about: Mapping[str, Any], opset: int) -> tuple[bytes, Run]:
     """Return the bytes of a file, and how what was read back from them runs."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporters, about themselves
+        with _quiet():
             return _onnx(model, pixels, about, opset) if format == "onnx" else _program(model, pixels, about)
     except SubspectError:
         raise
     except Exception as error:  # exporters end in almost any error
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise SubspectError(f"the network cannot be exported to {format}, nothing was written: {first}") from error
+        raise SubspectError(
+            f"the network cannot be exported to {format}, nothing was written: {_reason(error)}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep exporters from writing pages about themselves and the network."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that an exporter's error began with, and where in the network's code it arose.
+
+    Raises:
+        KeyboardInterrupt: that was it.
+    """
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    if any(isinstance(one, KeyboardInterrupt) for one in chain):
+        raise KeyboardInterrupt from error
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*ours, "<")) and Path(frame.filename).exists()
+    ]
+    return f"{first} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else first
 
 
 def _program(model: nn.Module, pixels: Tensor, about: Mapping[str, Any]) -> tuple[bytes, Run]:
     batch = {0: torch.export.Dim("batch", min=1)}
     program = torch.export.export(model, (pixels[:2],), dynamic_shapes=(batch,))
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            for key in _SOURCE:
+                node.meta.pop(key, None)
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"subspect.json": json.dumps(about, ensure_ascii=False)})
     buffer.seek(0)
@@ -361,8 +440,10 @@ def _onnx(model: nn.Module, pixels: Tensor, about: Mapping[str, Any], opset: int
     written = next(one.version for one in proto.opset_import if not one.domain)
     if written != opset:
         raise SubspectError(
-            f"PyTorch's exporter doesn't know opset {opset} (it would write {written}); name another (--opset)"
+            f"PyTorch's exporter cannot write opset {opset} of this network; name another, such as {OPSET}"
         )
+    for part in (*proto.graph.node, *proto.graph.value_info, *(node for one in proto.functions for node in one.node)):
+        del part.metadata_props[:]  # lines and paths of the code
     entry = proto.metadata_props.add()
     entry.key, entry.value = "subspect", json.dumps(about, ensure_ascii=False)
     data = proto.SerializeToString()
@@ -372,14 +453,18 @@ def _onnx(model: nn.Module, pixels: Tensor, about: Mapping[str, Any], opset: int
     return data, lambda x: torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
 
 
-def _times(run: Run, pixels: Tensor) -> dict[int, float]:
-    found = {}
+def _times(runs: Sequence[Run], pixels: Tensor) -> list[dict[int, float]]:
+    """Return the median time of each run, by batch; in turns of some runs each, so that a slow moment meets all."""
+    found: list[dict[int, float]] = [{} for _ in runs]
     for batch in BATCHES:
-        times: list[float] = []
-        end = time.perf_counter() + _SECONDS
-        while len(times) < 3 or time.perf_counter() < end:
-            start = time.perf_counter()
-            run(pixels[:batch])
-            times.append(time.perf_counter() - start)
-        found[batch] = statistics.median(times)
+        times: list[list[float]] = [[] for _ in runs]
+        for run, taken in list(zip(runs, times, strict=True)) * _TURNS:
+            run(pixels[:batch])  # threads of the one before may still be awake
+            end = time.perf_counter() + _TURN
+            while not taken or time.perf_counter() < end:
+                start = time.perf_counter()
+                run(pixels[:batch])
+                taken.append(time.perf_counter() - start)
+        for own, taken in zip(found, times, strict=True):
+            own[batch] = statistics.median(taken)
     return found

@@ -32,7 +32,7 @@ _ENTRY = 33  # to look up one entry of the supports
 _TERM = 1.25  # to multiply and add it, for one image
 _CSR_ROUND, _CSR_ENTRY = 45_000, 9  # the same of CSR for a single image, where a dense product takes twice as long
 _CSR = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # PyTorch without MKL has no such product
-_MANY = 64  # images, of graphs that are compiled
+MANY = 64  #: images for which a graph that is compiled or exported takes its kernel
 _BLOCK, _BLOCKED = 64, 32_768  # images whose columns stay in a core's cache; entries from which that pays
 _HALVES = (torch.bfloat16, torch.float16)
 _FASTER = 5  # how much faster dense products are in bfloat16
@@ -93,7 +93,7 @@ class DecomposedHead(nn.Module):
             return "dense"
         half = weights.dtype in _HALVES
         if torch.compiler.is_compiling():
-            images = _MANY
+            images = MANY
         if images == 1 and _CSR and not learns and not half:
             return "csr" if _CSR_ROUND + _CSR_ENTRY * self._entries < self._cells else "dense"
         sparse = _ROUND + self._entries * (_ENTRY + _TERM * images) + _COLUMN * self.in_features * images
@@ -125,7 +125,10 @@ class DecomposedHead(nn.Module):
 
         Raises:
             IndexError: there is no such class.
+            ValueError: features of another number.
         """
+        if input.shape[-1] != self.in_features:
+            raise ValueError(f"expected {self.in_features} features, got {input.shape[-1]}")
         if not 0 <= label < self.out_features:
             raise IndexError(f"class {label} of {self.out_features}")
         part = slice(*self.offsets[label : label + 2].tolist())

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from subspect.cost import Size, size_of
 from subspect.decomposition import Decomposition
 from subspect.errors import MissingExtra, SubspectError, some
-from subspect.export import BATCHES, TOLERANCE, Exported, about_of, check_path, prepared, write
+from subspect.export import BATCHES, SMALL, TOLERANCE, Exported, about_of, check_path, prepared, tell_unseen, write
 from subspect.fidelity import Estimate, evaluate, percent, wilson
 from subspect.head import DecomposedHead
 from subspect.network import Head, Network, logits_of, with_head
@@ -68,10 +68,12 @@ class Specialised:
         labels: (c,) which classes of the network these are.
         classes: their names.
         dense: the size of the network that was observed.
+        rows: its size with these classes' rows of the head alone, which takes no method.
         small: that of the small one.
         removed: features that are no longer computed.
-        stay: features that no class uses, but that other layers read.
-        readers: names of these layers.
+        stay: features that no class uses, and that are computed all the same.
+        readers: names of layers besides the head that read their channels.
+        why: why features that no class uses stay; empty where none do.
         difference: the largest difference of a logit from the decomposed network's, on real images.
         times: images at a time → how long the small network takes beside the dense one; on the CPU, or where it lies.
         among: "dense", "decomposed" → accuracy on images of these classes, told among these classes; empty without labels.
@@ -83,10 +85,12 @@ class Specialised:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     dense: Size
+    rows: Size
     small: Size
     removed: int
     stay: int
     readers: tuple[str, ...]
+    why: str
     difference: float
     times: Mapping[int, Ratio]
     among: Mapping[str, Estimate] = field(default_factory=dict)
@@ -99,10 +103,12 @@ class Specialised:
             "labels": list(self.labels),
             "classes": list(self.classes),
             "dense": asdict(self.dense),
+            "rows": asdict(self.rows),
             "small": asdict(self.small),
             "removed": self.removed,
             "stay": self.stay,
             "readers": list(self.readers),
+            "why": self.why,
             "difference": self.difference,
             "times": {str(batch): asdict(ratio) for batch, ratio in self.times.items()},
             "among": {name: asdict(share) for name, share in self.among.items()},
@@ -117,24 +123,23 @@ class Specialised:
             f"{self.difference:.1e} at most; times with {torch.get_num_threads()} threads, in brackets 95 % intervals"
         )
         if self.stay:
-            caption += (
-                f". {self.stay:,} features that no class uses stay, because other layers read their channels: "
-                f"{some(self.readers, 4)}"
-            )
+            caption += f". {self.stay:,} features that no class uses stay, {self.why}"
         if self.among:
             said = ", ".join(f"{name} {percent(share)}" for name, share in self.among.items())
             caption += f". Accuracy among these classes, on {self.note}: {said}"
-        table = Table(title=f"{len(self.classes)} classes: {some(self.classes)}", caption=caption)
+        count = f"{len(self.classes):,} class{'es' * (len(self.classes) > 1)}"
+        table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
         table.title_justify = table.caption_justify = "left"
-        for column in ("", "dense", "small", "share"):
+        fewer = self.rows != self.dense
+        for column in ("", "dense", *(["dense, these rows"] if fewer else []), "small", "share of dense"):
             table.add_column(column, justify="right" if column else "left")
         for name in ("parameters", "multiplications", "features"):
-            before, after = getattr(self.dense, name), getattr(self.small, name)
-            table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
+            sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
+            table.add_row(name, *(f"{size:,}" for size in sizes), f"{sizes[-1] / sizes[0]:.3f}")
         for batch, ratio in self.times.items():
-            times = (f"{1000 * seconds:.1f} ms" for seconds in (ratio.dense, ratio.dense * ratio.value))
-            interval = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-            table.add_row(f"{batch} image{'s' * (batch > 1)}", *times, interval)
+            before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.dense * ratio.value))
+            interval = f"{ratio.value:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
+            table.add_row(f"{batch} image{'s' * (batch > 1)}", before, *([""] if fewer else []), after, interval)
         return [table, *(self.file.tables() if self.file is not None else [])]
 
 
@@ -161,37 +166,46 @@ def specialise(
 
     Raises:
         SubspectError: a class that doesn't exist or is named twice, no class, a path that exists, another network, images that
-            aren't there, or a network that torch-pruning cannot trace; nothing is written then.
+            aren't there, or a network that doesn't say the same twice; nothing is written then.
     """
     labels = _labels(decomposition, classes)
-    form = check_path(Path(path), None) if path is not None else None
-    if form == "safetensors":
-        raise SubspectError(f"a smaller network takes its own form: name a file .onnx or .pt2, not {path}")
+    form = check_path(Path(path), None, SMALL) if path is not None else None
+    check_pruning()
     decomposition.check(study)
+    tell_unseen(decomposition, labels)
     pixels, head = prepared(study, network, images)
-    rows = [decomposition.supports[label] for label in labels]
-    used = np.unique(np.concatenate(rows))
+    used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))
     if not len(used):
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")
     whole = _cut(decomposition, labels, np.arange(decomposition.supports.n_features))
     kept = np.arange(decomposition.supports.n_features)
     readers: tuple[str, ...] = ()
+    why = ""
     decomposed = with_head(network.model, head.name, lambda old: _like(old, whole)).eval()
     model = decomposed
-    with network.running():
+    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+    with network.running(), exact:
         wanted = logits_of(decomposed(pixels.to(network.device)), head, len(pixels))
+        limit = TOLERANCE * max(1.0, float(wanted.abs().max()))
+        apart = _apart(decomposed, head, pixels, wanted)
+        if not apart <= limit:
+            raise SubspectError(
+                f"the logits of this network differ by {apart:.2e} between runs on the same images, so that nothing can be "
+                "checked against them; does it hold something random, or that depends on the other images of a batch?"
+            )
         if len(used) < len(kept):
-            narrowed, left, readers = _narrow(network.model, head, pixels, used)
+            narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
             small = _cut(decomposition, labels, left)
             narrowed = with_head(narrowed, head.name, lambda old: _like(old, small)).eval()
-            if _apart(narrowed, head, pixels, wanted) <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+            if _apart(narrowed, head, pixels, wanted) <= limit:
                 model, kept = narrowed, left
             else:
-                log.warning("removing channels would change the logits of this network, so that none were removed")
-                readers = ("the network's own arithmetic",)
+                why = "because without their channels the logits of the others would change"
         difference = _apart(model, head, pixels, wanted)
-        times = _times(network.model, model, pixels, rounds) if rounds else {}
-        sizes = [size_of(one, head, pixels) for one in (network.model, model)]
+    with network.running():
+        times = _times(network.model, model, pixels, rounds) if rounds > 0 else {}
+        rows_alone = with_head(network.model, head.name, lambda old: _rows(old, labels))
+        sizes = [size_of(one, head, pixels) for one in (network.model, rows_alone, model)]
     among, note = _among(study, decomposition, labels)
     about = {**about_of(study, decomposition), "labels": labels}
     about["class_names"] = [decomposition.class_names[label] for label in labels]
@@ -201,10 +215,12 @@ def specialise(
         labels=tuple(labels),
         classes=tuple(about["class_names"]),
         dense=sizes[0],
-        small=sizes[1],
+        rows=sizes[1],
+        small=sizes[2],
         removed=decomposition.supports.n_features - len(kept),
         stay=len(kept) - len(used),
         readers=readers,
+        why=why if len(kept) > len(used) else "",
         difference=difference,
         times=times,
         among=among,
@@ -216,6 +232,8 @@ def specialise(
 def _labels(decomposition: Decomposition, classes: Sequence[int | str] | None) -> list[int]:
     if classes is None:
         return list(range(len(decomposition.class_names)))
+    if isinstance(classes, str | int):
+        raise SubspectError(f"classes must be a list of names or indices; got {classes!r}")
     labels = [decomposition.label(one) for one in classes]
     if not labels:
         raise SubspectError("name one class or more that the network is to keep")
@@ -223,6 +241,27 @@ def _labels(decomposition: Decomposition, classes: Sequence[int | str] | None) -
     if twice:
         raise SubspectError(f"classes named twice: {some(twice)}")
     return labels
+
+
+def check_pruning() -> None:
+    """Import torch-pruning.
+
+    Raises:
+        MissingExtra: it isn't installed.
+    """
+    try:
+        import torch_pruning  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("torch-pruning", "specialise", "removing channels") from error
+
+
+def _rows(old: nn.Module, labels: Sequence[int]) -> nn.Module:
+    """Return a dense head with the rows of some classes alone."""
+    made = copy.deepcopy(cast(nn.Linear, old))
+    made.weight = nn.Parameter(made.weight.detach()[list(labels)])
+    if made.bias is not None:
+        made.bias = nn.Parameter(made.bias.detach()[list(labels)])
+    return made
 
 
 def _cut(decomposition: Decomposition, labels: Sequence[int], kept: np.ndarray[Any, Any]) -> DecomposedHead:
@@ -254,39 +293,50 @@ def _apart(model: nn.Module, head: Head, pixels: Tensor, wanted: Tensor) -> floa
 
 def _narrow(
     given: nn.Module, head: Head, pixels: Tensor, used: np.ndarray[Any, Any]
-) -> tuple[nn.Module, np.ndarray[Any, Any], tuple[str, ...]]:
-    """Return a copy of a network without channels of features that aren't used, those that are left, and who reads others."""
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise MissingExtra("torch-pruning", "specialise", "removing channels") from error
+) -> tuple[nn.Module, np.ndarray[Any, Any], tuple[str, ...], str]:
+    """Return a copy of a network without channels of unused features, those left, who reads the others, and why these stay."""
+    import torch_pruning
+
     model = copy.deepcopy(given).cpu().float().eval()
     layer = model.get_submodule(head.name)
     d = head.n_features
     unused = np.setdiff1d(np.arange(d), used)
-    convolution = isinstance(layer, nn.Conv2d)
-    cut = torch_pruning.prune_conv_in_channels if convolution else torch_pruning.prune_linear_in_channels
+    cut = (
+        torch_pruning.prune_conv_in_channels if isinstance(layer, nn.Conv2d) else torch_pruning.prune_linear_in_channels
+    )
+
+    def tied(features: Sequence[int]) -> tuple[Any, set[int]]:
+        """Return the group of what goes with some features, and all features that go."""
+        group = graph.get_pruning_group(layer, cut, idxs=list(features))
+        return group, {int(index) for item in group if item.dep.target.module is layer for index in item.idxs}
+
     try:
         with torch.enable_grad():
             graph = torch_pruning.DependencyGraph().build_dependency(
                 model, example_inputs=pixels[:1].cpu(), verbose=False
             )
-        tied = graph.get_pruning_group(layer, cut, idxs=unused.tolist())
-        readers = _readers(tied, graph, layer)
+        readers = _readers(tied(unused.tolist())[0], graph, layer)
         readable = {int(index) for indices in readers.values() for index in indices}
         free = [int(feature) for feature in unused if int(feature) not in readable]
+        if free and tied(free)[1] - set(free):  # what a channel makes of several features goes only with all of them
+            free = [feature for feature in free if tied([feature])[1] <= set(free)]
         if free:
-            group = graph.get_pruning_group(layer, cut, idxs=free)
-            for item in group:  # what a channel makes of several features goes only with all of them
-                if item.dep.target.module is layer and set(map(int, item.idxs)) - set(free):
-                    raise SubspectError("features share a channel")
+            group, gone = tied(free)
+            if gone - set(free):
+                raise RuntimeError("features share channels")
             group.prune()
             _tell(item.dep.target.module for item in group)
     except Exception as error:  # its tracing ends in almost any error
         first = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("no channel was removed, since torch-pruning cannot tell what is tied to what here: %s", first)
-        return copy.deepcopy(given), np.arange(d), ("torch-pruning cannot tell",)
-    return model.to(next(given.parameters()).device), np.setdiff1d(np.arange(d), free), tuple(sorted(readers))
+        return copy.deepcopy(given), np.arange(d), (), "because torch-pruning cannot tell what is tied to what here"
+    names = tuple(sorted(readers))
+    why = (
+        f"because other layers read their channels: {some(names, 4)}"
+        if names
+        else "because used features share their channels"
+    )
+    return model.to(next(given.parameters()).device), np.setdiff1d(np.arange(d), free), names, why
 
 
 def _tell(modules: Iterable[nn.Module]) -> None:
@@ -341,6 +391,8 @@ def _times(dense: nn.Module, small: nn.Module, pixels: Tensor, rounds: int) -> d
 
 def _among(study: Study, decomposition: Decomposition, labels: Sequence[int]) -> tuple[dict[str, Estimate], str]:
     """Return how often each head says the right class among some, on images of these, and on which images."""
+    if len(labels) == 1:  # right by itself
+        return {}, ""
     fidelity = evaluate(study, decomposition)
     image_set = study[fidelity.image_set]
     if not image_set.labelled:
@@ -355,4 +407,6 @@ def _among(study: Study, decomposition: Decomposition, labels: Sequence[int]) ->
             hits[name] += int((np.asarray(labels)[logits.argmax(axis=1)] == chunk.labels[own]).sum())
     if not images:
         return {}, ""
-    return {name: wilson(hit, images) for name, hit in hits.items()}, f"{images:,} images of {fidelity.image_set!r}"
+    return {
+        name: wilson(hit, images) for name, hit in hits.items()
+    }, f"{images:,} image{'s' * (images > 1)} of {fidelity.image_set!r}"

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
 
 from subspect.cost import Size, size_of
-from subspect.decompose import decompose
+from subspect.decompose import decompose_each
 from subspect.errors import SubspectError
 from subspect.export import prepared
 from subspect.fidelity import Estimate, evaluate
 from subspect.figures import COLOURS
 from subspect.network import Network
-from subspect.specialise import specialise
+from subspect.specialise import check_pruning, specialise
 from subspect.study import Study
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Point:
         pool: features there are for all classes together; None for the dense network.
         size: of the whole network.
         accuracy: on images that took no part in the choice; None without labels.
-        fidelity: 1 for the dense network.
+        fidelity: None for the dense network.
     """
 
     pool: int | None
@@ -52,27 +53,25 @@ class Tradeoff:
     Attributes:
         points: the dense network, then the pools, the largest first.
         k: features for each class.
-        readers: layers that read channels of features that no class uses, so that these stay.
+        why: why channels of features that no class uses stay; empty where none do.
         note: on which images this was measured.
     """
 
     points: tuple[Point, ...]
     k: int
-    readers: tuple[str, ...]
+    why: str
     note: str
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        return {**asdict(self), "points": [asdict(point) for point in self.points], "readers": list(self.readers)}
+        return {**asdict(self), "points": [asdict(point) for point in self.points]}
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each pool."""
         dense = self.points[0].size
         caption = f"{self.note}; k = {self.k}; multiplications of the whole network for one image"
-        if self.readers:
-            caption += (
-                f". Channels of features that no class uses stay where other layers read them: {len(self.readers)} do"
-            )
+        if self.why:
+            caption += f". Features that no class uses stay, {self.why}"
         table = Table(title="accuracy against multiplications", caption=caption)
         table.title_justify = table.caption_justify = "left"
         for column in ("pool", "features", "accuracy", "fidelity", "multiplications", "parameters"):
@@ -91,6 +90,7 @@ class Tradeoff:
     def plot(self) -> Figure:
         """Draw accuracy (without labels fidelity) against multiplications, with 95 % intervals."""
         from matplotlib.figure import Figure
+        from matplotlib.patheffects import withStroke
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()
@@ -103,15 +103,19 @@ class Tradeoff:
             room = [[y - 100 * share.low], [100 * share.high - y]]
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
-            name = "dense" if one.pool is None else f"{one.size.features}"
-            below = axes.annotate(name, (x, 100 * share.low), xytext=(0, -3), textcoords="offset points", fontsize=8)
-            below.set(horizontalalignment="center", verticalalignment="top")
-        axes.margins(y=0.1)
+            name = "dense" if one.pool is None else f"{one.pool:,}"
+            label = axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        axes.margins(x=0.12, y=0.1)
+        axes.ticklabel_format(useOffset=False)
         axes.set_xlabel(
-            "multiplications of the whole network for one image, millions (labels: features that are computed)"
+            "multiplications of the whole network for one image, millions; at the points: the pool", fontsize=8
         )
-        axes.xaxis.label.set_fontsize(8)
-        axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %, on {self.note}", fontsize=8)
+        axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %", fontsize=8)
+        title = f"on {self.note}; 95 % intervals" + (
+            f"\nfeatures that no class uses stay, {self.why}" if self.why else ""
+        )
+        axes.set_title("\n".join(line for part in title.split("\n") for line in wrap(part, 95)), fontsize=8, loc="left")
         axes.grid(alpha=0.3)
         return figure
 
@@ -128,6 +132,8 @@ def tradeoff(
 ) -> Tradeoff:
     """Decompose with pools of several sizes, remove what isn't used, and set accuracy against multiplications.
 
+    The decompositions aren't kept; `subspect.decompose` with the pool that was settled on makes it again.
+
     Args:
         study: of the network.
         network: that was observed; it is left as it is.
@@ -141,23 +147,26 @@ def tradeoff(
         SubspectError: no pool, one smaller than k or larger than the layer, or what `decompose` and `specialise` refuse.
     """
     d = study.identity.n_features
-    wrong = [pool for pool in pools if not k <= pool <= d]
-    if not pools or wrong:
+    wrong = (
+        [pool for pool in pools if int(pool) != pool or not k <= pool <= d] if isinstance(pools, Sequence) else [pools]
+    )
+    if wrong or not pools:
         raise SubspectError(
-            f"pools must be from k = {k} to the layer's {d} features, got {', '.join(map(str, wrong)) or 'none'}"
+            f"pools must be whole numbers from k = {k} to the layer's {d} features, got {', '.join(map(str, wrong)) or 'none'}"
         )
+    check_pruning()
     pixels, head = prepared(study, network, images)
     points: list[Point] = []
-    readers: tuple[str, ...] = ()
-    dense_accuracy, note = None, ""
+    why = note = ""
+    dense_accuracy = None
     for pool in sorted(set(pools), reverse=True):
-        made = decompose(study, k, pool=pool, refit=refit, show_progress=show_progress)
+        [made] = decompose_each(study, [k], refit=refit, pool=pool, keep_files=False, show_progress=show_progress)
         cost = evaluate(study, made)
         small = specialise(study, made, network, images=images, rounds=0)
         labelled = study[cost.image_set].labelled
         points.append(Point(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity))
-        readers, note = small.readers, cost.note
+        why, note = small.why or why, cost.note
         dense_accuracy = cost.overall.dense_accuracy if labelled else None
     with torch.no_grad(), network.running():
         dense = Point(None, size_of(network.model, head, pixels), dense_accuracy, None)
-    return Tradeoff((dense, *points), k, readers, note)
+    return Tradeoff((dense, *points), k, why, note)

@@ -13,7 +13,7 @@ import pickle
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,6 +189,7 @@ def _call(module: ModuleType, name: str, spec: str) -> Any:
             f"{spec}: no callable {name!r} there{near(name, known)}; it has: {some(known, 8) or 'none'}"
         )
     try:
-        return function()
+        with redirect_stdout(sys.stderr):  # what it prints is no result of ours
+            return function()
     except (Exception, SystemExit) as error:
         raise SubspectError(f"{spec}: calling {name}() failed: {type(error).__name__}: {error}") from error

@@ -27,7 +27,7 @@ from subspect.export import prepared
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
 from subspect.files import atomic
-from subspect.head import Kernel
+from subspect.head import MANY, Kernel
 from subspect.network import Network
 from subspect.progress import progress
 from subspect.report.gallery import SIDE, Gallery, hang
@@ -62,7 +62,7 @@ class Site:
     """All that the pages show.
 
     ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
-    image and for 64, ``whole`` the size of the whole network, if it is at hand.
+    image and for many, ``whole`` the size of the whole network, if it is at hand.
     """
 
     study: Study
@@ -200,7 +200,7 @@ def write_report(
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         running=head_costs(layer),
-        kernels=(layer.kernel_for(1), layer.kernel_for(64)),
+        kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
         whole=_whole(study, network, source) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
