@@ -132,7 +132,7 @@ class Specialised:
         table.title_justify = table.caption_justify = "left"
         fewer = self.rows != self.dense
         for column in ("", "dense", *(["dense, these rows"] if fewer else []), "small", "share of dense"):
-            table.add_column(column, justify="right" if column else "left")
+            table.add_column(column, justify="right" if column else "left", no_wrap=not column)
         for name in ("parameters", "multiplications", "features"):
             sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
             table.add_row(name, *(f"{size:,}" for size in sizes), f"{sizes[-1] / sizes[0]:.3f}")

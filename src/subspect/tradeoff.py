@@ -90,7 +90,6 @@ class Tradeoff:
     def plot(self) -> Figure:
         """Draw accuracy (without labels fidelity) against multiplications, with 95 % intervals."""
         from matplotlib.figure import Figure
-        from matplotlib.patheffects import withStroke
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()
@@ -104,8 +103,8 @@ class Tradeoff:
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
             name = "dense" if one.pool is None else f"{one.pool:,}"
-            label = axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
-            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+            place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(name, (x, y), fontsize=8, zorder=1, **place)  # type: ignore[arg-type]
         axes.margins(x=0.12, y=0.1)
         axes.ticklabel_format(useOffset=False)
         axes.set_xlabel(
