@@ -359,3 +359,15 @@ def test_exported_it_takes_any_batch(classes: int) -> None:
     for images in (1, 3, 8):
         x = torch.randn(images, 64)
         torch.testing.assert_close(program.module()(x), head(x))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_on_a_gpu_the_dense_kernel_says_the_same(classes: int) -> None:
+    supports = Supports([[label % 64, (label + 7) % 64] for label in range(classes)], 64)
+    head, x = DecomposedHead(supports, torch.randn(2 * classes), torch.randn(classes)), torch.randn(32, 64)
+    expected = head(x)
+    head = head.cuda()
+    assert head.kernel_for(1) == head.kernel_for(32) == "dense"
+    torch.testing.assert_close(head(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(head.score(x.cuda(), 3).cpu(), expected[:, 3], rtol=1e-3, atol=1e-3)

@@ -116,6 +116,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 NetworkOption = Annotated[
     str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
 ]
+Observed = Annotated[str, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")]
+ToCheck = Annotated[
+    Path | None, typer.Option("--images", help="Real images to check with; those that were observed unless given.")
+]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
 
 
@@ -420,7 +424,7 @@ def show(
 def explain(
     study: StudyPath,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    network: Observed,
     weights: Weights = None,
     decomposition: Which = None,
     against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
@@ -530,7 +534,7 @@ def geometry(
 def retrain(
     study: StudyPath,
     images: ImagesPath,
-    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    network: Observed,
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for state, log and weights.")],
     weights: Weights = None,
     decomposition: Which = None,
@@ -598,9 +602,7 @@ def export(
     network: NetworkOption = None,
     weights: Weights = None,
     decomposition: Which = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Real images to check the file with; those that were observed unless given.")
-    ] = None,
+    images: ToCheck = None,
     opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
     as_json: AsJson = False,
 ) -> None:
@@ -623,7 +625,7 @@ def export(
 @_command
 def specialise(
     study: StudyPath,
-    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    network: Observed,
     weights: Weights = None,
     classes: Annotated[
         list[str] | None,
@@ -636,9 +638,7 @@ def specialise(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the small network to this file, .onnx or .pt2.")
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Real images to check with; those that were observed unless given.")
-    ] = None,
+    images: ToCheck = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a smaller network for some classes, without the channels that nothing uses any more.
@@ -662,16 +662,14 @@ def specialise(
 @_command
 def tradeoff(
     study: StudyPath,
-    network: Annotated[str, typer.Option("--network", help="The network that was observed, as for run.")],
+    network: Observed,
     pools: Annotated[
         list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
     ],
     weights: Weights = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
-    images: Annotated[
-        Path | None, typer.Option(help="Real images to check with; those that were observed unless given.")
-    ] = None,
+    images: ToCheck = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw accuracy against multiplications into this file (PNG, SVG, PDF).")
     ] = None,

@@ -177,31 +177,7 @@ def specialise(
     used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))
     if not len(used):
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")
-    whole = _cut(decomposition, labels, np.arange(decomposition.supports.n_features))
-    kept = np.arange(decomposition.supports.n_features)
-    readers: tuple[str, ...] = ()
-    why = ""
-    decomposed = with_head(network.model, head.name, lambda old: _like(old, whole)).eval()
-    model = decomposed
-    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-    with network.running(), exact:
-        wanted = logits_of(decomposed(pixels.to(network.device)), head, len(pixels))
-        limit = TOLERANCE * max(1.0, float(wanted.abs().max()))
-        apart = _apart(decomposed, head, pixels, wanted)
-        if not apart <= limit:
-            raise SubspectError(
-                f"the logits of this network differ by {apart:.2e} between runs on the same images, so that nothing can be "
-                "checked against them; does it hold something random, or that depends on the other images of a batch?"
-            )
-        if len(used) < len(kept):
-            narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
-            small = _cut(decomposition, labels, left)
-            narrowed = with_head(narrowed, head.name, lambda old: _like(old, small)).eval()
-            if _apart(narrowed, head, pixels, wanted) <= limit:
-                model, kept = narrowed, left
-            else:
-                why = "because without their channels the logits of the others would change"
-        difference = _apart(model, head, pixels, wanted)
+    model, kept, readers, why, difference = _smaller(network, head, decomposition, labels, used, pixels)
     with network.running():
         times = _times(network.model, model, pixels, rounds) if rounds > 0 else {}
         rows_alone = with_head(network.model, head.name, lambda old: _rows(old, labels))
@@ -220,13 +196,49 @@ def specialise(
         removed=decomposition.supports.n_features - len(kept),
         stay=len(kept) - len(used),
         readers=readers,
-        why=why if len(kept) > len(used) else "",
+        why=why,
         difference=difference,
         times=times,
         among=among,
         note=note,
         file=file,
     )
+
+
+def _smaller(
+    network: Network,
+    head: Head,
+    decomposition: Decomposition,
+    labels: Sequence[int],
+    used: np.ndarray[Any, Any],
+    pixels: Tensor,
+) -> tuple[nn.Module, np.ndarray[Any, Any], tuple[str, ...], str, float]:
+    """Return the small network, its features, who reads others and why these stay, and the largest difference of a logit."""
+    kept = np.arange(decomposition.supports.n_features)
+    readers: tuple[str, ...] = ()
+    why = ""
+    whole = _cut(decomposition, labels, kept)
+    model = decomposed = with_head(network.model, head.name, lambda old: _like(old, whole)).eval()
+    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+    with network.running(), exact:
+        wanted = logits_of(decomposed(pixels.to(network.device)), head, len(pixels))
+        limit = TOLERANCE * max(1.0, float(wanted.abs().max()))
+        difference = _apart(decomposed, head, pixels, wanted)
+        if not difference <= limit:
+            raise SubspectError(
+                f"the logits of this network differ by {difference:.2e} between runs on the same images, so that nothing can "
+                "be checked against them; does it hold something random, or that depends on the other images of a batch?"
+            )
+        if len(used) < len(kept):
+            narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
+            small = _cut(decomposition, labels, left)
+            narrowed = with_head(narrowed, head.name, lambda old: _like(old, small)).eval()
+            apart = _apart(narrowed, head, pixels, wanted)
+            if apart <= limit:
+                model, kept, difference = narrowed, left, apart
+            else:
+                why = "because without their channels the logits of the others would change"
+    return model, kept, readers, why if len(kept) > len(used) else "", difference
 
 
 def _labels(decomposition: Decomposition, classes: Sequence[int | str] | None) -> list[int]:
@@ -407,6 +419,5 @@ def _among(study: Study, decomposition: Decomposition, labels: Sequence[int]) ->
             hits[name] += int((np.asarray(labels)[logits.argmax(axis=1)] == chunk.labels[own]).sum())
     if not images:
         return {}, ""
-    return {
-        name: wilson(hit, images) for name, hit in hits.items()
-    }, f"{images:,} image{'s' * (images > 1)} of {fidelity.image_set!r}"
+    note = f"{images:,} image{'s' * (images > 1)} of {fidelity.image_set!r}"
+    return {name: wilson(hit, images) for name, hit in hits.items()}, note
