@@ -23,7 +23,7 @@ from subspect import DecomposedHead, Network, SubspectError, Supports, decompose
 from subspect.cli import app
 from subspect.cost import head_costs, size_of
 from subspect.specialise import specialise
-from subspect.tradeoff import tradeoff
+from subspect.tradeoff import Point, Tradeoff, tradeoff
 
 MakeFolder = Callable[..., Path]
 SUPPORTS = [[1, 4], [4, 7], [9, 1]]  # of 12 features; 2, 3, 5, 6, 8, 10, 11 and 0 are unused
@@ -346,6 +346,11 @@ def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path)
     dense = found.points[0]
     assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.why
     assert isinstance(found.plot(), Figure) and len(found.tables()[0].rows) == 4 and json.dumps(found.to_json())
+    assert found.plot().axes[0].get_xlabel().startswith("multiplications of the whole network")
+    flat = Tradeoff(tuple(Point(one.pool, dense.size, one.accuracy, one.fidelity) for one in found.points), 2, "", "x")
+    axes = flat.plot().axes[0]
+    assert axes.get_xlabel().startswith("pool: features for all classes together")
+    assert sorted(text.xy[0] for text in axes.texts) == [4, 8, 12, 12]  # type: ignore[attr-defined]
     with pytest.raises(
         SubspectError, match="pools must be whole numbers from k = 2 to the layer's 12 features, got 1, 13"
     ):

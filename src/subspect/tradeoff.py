@@ -94,11 +94,14 @@ class Tradeoff:
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()
         labelled = self.points[0].accuracy is not None
-        shown = [(one, one.accuracy if labelled else one.fidelity) for one in self.points]
-        for one, share in shown:
+        counts = [one.size.multiplications for one in self.points]
+        flat = min(counts) > 0.99 * max(counts)  # nothing could be removed: their curve would be one vertical line
+        for one in self.points:
+            share = one.accuracy if labelled else one.fidelity
             if share is None:
                 continue
-            x, y = one.size.multiplications / 1e6, 100 * share.value
+            features = self.points[0].size.features if one.pool is None else one.pool
+            x, y = features if flat else one.size.multiplications / 1e6, 100 * share.value
             room = [[y - 100 * share.low], [100 * share.high - y]]
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
@@ -107,8 +110,12 @@ class Tradeoff:
             axes.annotate(name, (x, y), fontsize=8, zorder=1, **place)  # type: ignore[arg-type]
         axes.margins(x=0.12, y=0.1)
         axes.ticklabel_format(useOffset=False)
+        whole = "multiplications of the whole network for one image"
         axes.set_xlabel(
-            "multiplications of the whole network for one image, millions; at the points: the pool", fontsize=8
+            f"pool: features for all classes together\n{whole}: {counts[0] / 1e6:,.1f} million, whatever the pool"
+            if flat
+            else f"{whole}, millions; at the points: the pool",
+            fontsize=8,
         )
         axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %", fontsize=8)
         title = f"on {self.note}; 95 % intervals" + (
