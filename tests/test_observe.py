@@ -24,6 +24,7 @@ from torch import nn
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, observe
+from subspect.files import part_name
 from subspect.images import decode
 from subspect.study import in_part, lock
 
@@ -160,7 +161,7 @@ def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
     process.wait()
     left = sorted(path.name for path in first.parent.glob("*.arrow"))
     assert 0 < len(left) < 8
-    (first.parent / ".00007.arrow.123.part").write_bytes(b"half a shard")  # what a kill within a write leaves
+    (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves
     subprocess.run(script(0, folder, tmp_path / "killed"), check=True, timeout=120)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 

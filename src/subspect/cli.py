@@ -18,7 +18,6 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import subspect
 from subspect.boundary import TARGETS, Target
@@ -58,6 +57,7 @@ from subspect.selectivity import selectivity as measure_selectivity
 from subspect.specialise import Specialised
 from subspect.specialise import specialise as make_smaller
 from subspect.study import Study
+from subspect.tables import Table
 from subspect.tradeoff import Tradeoff
 from subspect.tradeoff import tradeoff as weigh_up
 from subspect.zoo import load_network

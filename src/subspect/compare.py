@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from subspect.boundary import FLOOR, SHARPNESS
 from subspect.decomposition import Decomposition
@@ -22,6 +21,7 @@ from subspect.explain import Term, terms
 from subspect.fidelity import Fidelity, evaluate
 from subspect.pursuit import pursue
 from subspect.study import Part, Study
+from subspect.tables import Table
 
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each

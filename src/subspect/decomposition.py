@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from subspect.errors import SubspectError, near, some
 from subspect.files import atomic
 from subspect.head import DecomposedHead
 from subspect.network import weights_fingerprint, with_head
+from subspect.seals import is_sealed, tensor_bytes
 from subspect.study import Part, Study
 from subspect.supports import Supports
 
@@ -324,8 +324,8 @@ class Decomposition:
             "mean": self.mean,
             **({} if self.trust is None else vars(self.trust)),
         }
-        with atomic(Path(path)) as file:
-            file.write(save(tensors, metadata={"subspect": json.dumps(header, ensure_ascii=False)}))
+        with atomic(Path(path), is_sealed) as file:
+            file.write(tensor_bytes(tensors, header))
 
     @classmethod
     def load(cls, path: str | Path) -> Decomposition:

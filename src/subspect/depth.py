@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.table import Table
 from scipy.stats import linregress, rankdata, t
 from torch import nn
 
@@ -35,6 +34,7 @@ from subspect.images import Images, open_images
 from subspect.network import Network
 from subspect.observe import find_head, observe, sample
 from subspect.study import Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, some
 from subspect.fidelity import evaluate
 from subspect.study import Part, Study
+from subspect.tables import Table
 
 _SAME = 0.5  # correlation from which on two features count as the same
 _IDS = 12  # images listed

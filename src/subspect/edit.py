@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from subspect.boundary import TARGETS, Target
 from subspect.decomposition import Decomposition, decomposition_path
@@ -26,6 +25,7 @@ from subspect.refit import refit
 from subspect.rows import Rows
 from subspect.statistics import Confusion
 from subspect.study import Study, lock
+from subspect.tables import Table
 
 log = logging.getLogger("subspect")
 

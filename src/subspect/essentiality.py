@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
@@ -36,6 +35,7 @@ from subspect.fidelity import evaluate
 from subspect.figures import COLOURS
 from subspect.progress import progress
 from subspect.study import Part, Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

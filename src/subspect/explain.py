@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from rich.table import Table
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable
@@ -30,6 +29,7 @@ from subspect.network import Network
 from subspect.pictures import enlarged, lay_over
 from subspect.preprocessing import AnyPreprocessing, from_description, view
 from subspect.study import Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from subspect.decomposition import Decomposition
@@ -40,6 +39,7 @@ from subspect.maps import observed
 from subspect.network import Head, Network, logits_of, with_head
 from subspect.observe import find_head, sample
 from subspect.study import Study
+from subspect.tables import Table
 
 Format = Literal["onnx", "torch", "safetensors"]
 FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from subspect.decomposition import Decomposition
 from subspect.errors import MissingExtra, SubspectError
 from subspect.study import Chunk, Part, Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd

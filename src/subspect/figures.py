@@ -16,7 +16,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from subspect.errors import SubspectError
-from subspect.files import atomic, make_folder
+from subspect.files import make_folder
+from subspect.seals import write_sealed
 from subspect.supports import Supports
 
 if TYPE_CHECKING:
@@ -229,8 +230,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     check_figure(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
-    with atomic(path) as file:
-        file.write(buffer.getvalue())
+    write_sealed(path, buffer.getvalue())
 
 
 def check_figure(path: Path | None) -> None:

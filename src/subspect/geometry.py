@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.figures import COLOURS, count_axis
 from subspect.study import Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

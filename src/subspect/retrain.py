@@ -24,7 +24,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.table import Table
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +40,7 @@ from subspect.network import Head, Network, logits_of, with_head
 from subspect.observe import find_head
 from subspect.progress import progress
 from subspect.study import Study, hashed
+from subspect.tables import Table
 
 log = logging.getLogger("subspect")
 

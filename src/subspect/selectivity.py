@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from subspect.errors import SubspectError, near, some
 from subspect.influence import frequency
 from subspect.statistics import ClassSums, Needed, TopFeatures
 from subspect.study import Part, Study
 from subspect.supports import Supports
+from subspect.tables import Table
 
 FEATURES = "features"  #: what the head's input is called among the layers
 SHARE = 0.9  #: of the mass that Ψ is about

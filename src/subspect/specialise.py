@@ -23,7 +23,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from subspect.cost import Size, size_of
@@ -35,6 +34,7 @@ from subspect.head import DecomposedHead
 from subspect.network import Head, Network, logits_of, with_head
 from subspect.study import Study
 from subspect.supports import Supports
+from subspect.tables import Table
 
 log = logging.getLogger("subspect")
 

@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -34,7 +33,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from subspect.errors import SubspectError, near, some
-from subspect.files import PART, atomic, explain, read_json, write_json
+from subspect.files import atomic, locked, read_json, sweep
+from subspect.seals import write_json
 
 SCHEMA = 1  #: version of the folder's layout; a newer one is refused
 Part = Literal["all", "80 %", "20 %"]  #: which images of a set: all, or a split by a hash of the image id
@@ -311,22 +311,9 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         SubspectError: another process is writing there, or the folder cannot be written.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        guard = filelock.FileLock(path / ".lock")
-        guard.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise SubspectError(
-            f"another process is writing to the study {path}; wait for it, or choose another folder"
-        ) from error
-    except OSError as error:
-        raise SubspectError(explain(error, path)) from error
-    try:
-        for leftover in [*path.glob(f".*{PART}"), *path.glob(f"*/**/.*{PART}")]:
-            leftover.unlink(missing_ok=True)
+    with locked(path, f"writing to the study {path}", wait=0):
+        sweep(path)
         yield
-    finally:
-        guard.release()
 
 
 # Shards ---------------------------------------------------------------------------------------------------------------
@@ -485,6 +472,7 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
 def _versioned(path: Path) -> dict[str, Any]:
     values = read_json(path)
     version = values.pop("schema", None) if isinstance(values, dict) else None
+    values.pop("checksum", None)
     if version != SCHEMA:
         raise SubspectError(
             f"{path} has schema version {version}, this subspect reads {SCHEMA}; use the subspect that wrote it"

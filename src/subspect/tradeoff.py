@@ -13,7 +13,6 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 
 from subspect.cost import Size, size_of
 from subspect.decompose import decompose_each
@@ -24,6 +23,7 @@ from subspect.figures import COLOURS
 from subspect.network import Network
 from subspect.specialise import check_pruning, specialise
 from subspect.study import Study
+from subspect.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,12 +26,12 @@ from subspect.essentiality import without_each
 from subspect.export import prepared
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
-from subspect.files import atomic
 from subspect.head import MANY, Kernel
 from subspect.network import Network
 from subspect.progress import progress
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
+from subspect.seals import write_sealed
 from subspect.study import ImageSet, Study
 
 SINGLE = 60  #: classes that fit into a single file
@@ -209,8 +209,7 @@ def write_report(
     )
     if not single:
         _write_pages(site, environment, path.parent / site.folder, show_progress)
-    with atomic(path) as file:
-        file.write(environment.get_template("report.html").render(site=site).encode())
+    write_sealed(path, environment.get_template("report.html").render(site=site).encode())
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.figures import curve_figure
-from subspect.files import atomic
+from subspect.seals import write_sealed
 
 
 def write_curve(decomposition: Decomposition, path: str | Path) -> None:
@@ -24,5 +24,4 @@ def write_curve(decomposition: Decomposition, path: str | Path) -> None:
         raise SubspectError(
             f"{decomposition.name!r} has no curve of cost against k: method 'pursuit' makes one, on images held out"
         )
-    with atomic(path) as file:
-        file.write(svg.encode())
+    write_sealed(path, svg.encode())

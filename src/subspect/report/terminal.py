@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from rich.table import Table
+from rich.text import Text
 
 from subspect.decomposition import Decomposition
 from subspect.errors import some
 from subspect.fidelity import Fidelity, percent
 from subspect.study import Study
+from subspect.tables import Table
 
 
 def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
@@ -36,7 +37,7 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     each = f"{sizes.mean() if len(sizes) else 0:.3g} of {decomposition.supports.n_features} on average"
     overall = fidelity.overall
     estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)
-    table.add_row("all", each, *(percent(estimate).replace(" (", "\n(") for estimate in estimates), style="bold")
+    table.add_row("all", each, *(Text(percent(estimate).replace(" (", "\n(")) for estimate in estimates), style="bold")
     return table
 
 
