@@ -105,7 +105,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder: regular files with names of ours that no process holds locked."""
     try:
-        names = [entry.name for entry in os.scandir(folder) if _is_part(entry.name)]
+        names = [entry.name for entry in os.scandir(folder) if is_part(entry.name)]
     except OSError:
         return
     for path in (folder / name for name in names):
@@ -127,7 +127,8 @@ def part_name() -> str:
     return f".subspect-{digits}{_check_digits(digits)}.part"
 
 
-def _is_part(name: str) -> bool:
+def is_part(name: str) -> bool:
+    """Tell whether a name is one of ours for something unfinished."""
     found = _PART.fullmatch(name)
     return found is not None and found[2] == _check_digits(found[1])
 
@@ -282,7 +283,7 @@ def read_bytes(path: Path, what: str = "", limit: int = JSON_BYTES) -> bytes:
         if size > limit:
             raise SubspectError(f"{name} has {size:,} bytes, more than the {limit:,} that are read of such a file")
         try:
-            return file.read(limit + 1)
+            return file.read(min(limit, size + 2**16))  # a file in /proc says 0
         except OSError as error:
             _refuse_reading(name, error)
 
