@@ -105,7 +105,7 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_a_shard_that_is_not_what_the_manifest_promises(tmp_path: Path, what: str) -> None:
     change, message = BAD[what]
-    path = arrow(tmp_path / "00000.arrow", change)  # type: ignore[arg-type]
+    path = arrow(tmp_path / "00000.arrow", change)
     with pytest.raises(
         SubspectError, match=f"00000.arrow is damaged .*{message}.*; delete it and run the same observe"
     ):
