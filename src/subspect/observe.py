@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from subspect.errors import SubspectError, some
-from subspect.images import Batch, ClassMatch, Images, batches, match_classes, numbered, open_images
+from subspect.images import Batch, ClassMatch, Images, batches, lost_workers, match_classes, numbered, open_images
 from subspect.layers import layer_names, watching
 from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
@@ -46,6 +46,7 @@ _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 _TRIED = 64
 
 
+@lost_workers()
 def observe(
     network: Network,
     images: object,
