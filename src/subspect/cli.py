@@ -42,9 +42,10 @@ from subspect.export import FORMATS, OPSET, SMALL, Format, check_path
 from subspect.export import export as export_to
 from subspect.fidelity import evaluate as cost_of
 from subspect.figures import check_figure, save_figure
-from subspect.files import make_folder
+from subspect.files import make_folder, read_text
 from subspect.geometry import POINTS, Geometry
 from subspect.geometry import geometry as measure_geometry
+from subspect.images import Images, open_images
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network
@@ -123,6 +124,9 @@ NetworkOption = Annotated[
 Observed = Annotated[str, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")]
 ToCheck = Annotated[
     Path | None, typer.Option("--images", help="Real images to check with; those that were observed unless given.")
+]
+Outside = Annotated[
+    bool, typer.Option("--outside", help="Follow links and CSV paths that lead out of the folder of the images given.")
 ]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
 
@@ -219,6 +223,7 @@ def run(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
+    outside: Outside = False,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
@@ -238,10 +243,10 @@ def run(
     loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
     made = main_job(
         loaded,
-        images,
+        _images(images, outside, "train"),
         output,
-        test=test,
-        promise=promise,
+        test=_images(test, outside, "test"),
+        promise=_images(promise, outside, "promise"),
         k=_size(k[0], Auto(tolerance, measure, None, most)),
         method=method,
         target=target,
@@ -276,6 +281,7 @@ def observe(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
+    outside: Outside = False,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -292,7 +298,7 @@ def observe(
     """
     study = run_once(
         _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation)),
-        images,
+        _images(images, outside, name),
         output,
         name,
         batch_size=batch_size,
@@ -587,6 +593,7 @@ def retrain(
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     device: Device = None,
     workers: Workers = 0,
+    outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the network with the decomposed head in place; the same command goes on where it was stopped, less a minute.
@@ -611,10 +618,10 @@ def retrain(
         opened,
         loaded,
         model,
-        images,
+        _images(images, outside),
         output,
         settings,
-        test=test,
+        test=_images(test, outside),
         control=control,
         class_map=class_map,
         workers=workers,
@@ -745,6 +752,7 @@ def depth(
     device: Device = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
+    outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
     """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
@@ -777,9 +785,9 @@ def depth(
             family[name] = _network(spec, Path(weights) if weights else None, None, None, given)
     made = set_against_depth(
         family,
-        images,
+        _images(images, outside, "train"),
         output,
-        test=test,
+        test=_images(test, outside, "test"),
         fidelity=fidelity,
         batch_size=batch_size,
         workers=workers,
@@ -882,6 +890,10 @@ def _network(
     return load_network(spec, weights, preprocessing=_preprocessing(*given), class_names=_lines(names), head=head)
 
 
+def _images(path: Path | None, outside: bool, name: str = "images") -> Images | None:
+    return None if path is None else open_images(path, name, outside=outside)
+
+
 def _preprocessing(
     resize: str | None, crop: str | None, mean: str | None, std: str | None, interpolation: str | None
 ) -> object:
@@ -941,11 +953,7 @@ def _size(text: str, auto: Auto) -> Size:
 def _lines(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SubspectError(f"cannot read class names from {path}: {why}") from error
+    return [line.strip() for line in read_text(path, "class names from").splitlines() if line.strip()]
 
 
 def _entry(text: str) -> tuple[str, int]:

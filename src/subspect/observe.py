@@ -21,7 +21,7 @@ import torch
 
 from subspect.errors import SubspectError, some
 from subspect.files import is_file
-from subspect.images import Batch, ClassMatch, Images, batches, match_classes, numbered, open_images
+from subspect.images import Batch, ClassMatch, Images, batches, lost_workers, match_classes, numbered, open_images
 from subspect.layers import layer_names, watching
 from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
@@ -35,6 +35,7 @@ _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 _TRIED = 64
 
 
+@lost_workers()
 def observe(
     network: Network,
     images: object,
@@ -291,7 +292,7 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
         torch.cat(predictions).numpy(),
         batch.ids,
         {name: torch.cat(parts).numpy() for name, parts in layers.items()},
-        getattr(batch, "digests", [None] * len(batch.ids)),
+        batch.digests,
     )
     bad = np.flatnonzero(
         ~np.all([np.isfinite(x).all(axis=1) for x in (chunk.features, *chunk.layers.values())], axis=0)
