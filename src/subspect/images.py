@@ -43,8 +43,7 @@ from torch.utils.data import (
 
 from subspect.errors import SubspectError, Unusable, near, some
 from subspect.files import fingerprint, is_file, is_folder, open_file, read_bytes, read_json
-from subspect.pictures import check_pixels
-from subspect.preprocessing import AnyPreprocessing, visible
+from subspect.preprocessing import AnyPreprocessing, check_pixels, visible
 
 log = logging.getLogger("subspect")
 

@@ -1,4 +1,4 @@
-"""Pictures: how large they may be, thumbnails for the report, and maps laid over them."""
+"""Small pictures for the report: thumbnails, and maps laid over them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from subspect.errors import Unusable
-
 _MARK = (255, 176, 0)  # amber: visible on dark and on light pictures, and to colour-blind readers
 _STRENGTH = 0.6  # how much of a picture the mark covers where a feature is most active
-
-
-def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) -> None:
-    """Refuse what takes more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, before memory is asked for.
-
-    Args:
-        width: in pixels; all of them where ``height`` is 1.
-        height: in pixels.
-        what: what would have that many, for the message.
-        share: which part of the limit is allowed: 2 for a half of it.
-
-    Raises:
-        Unusable: there are more; the message names both numbers.
-    """
-    most = None if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS // share
-    if most is not None and width * height > most:
-        size = f"{width:,}" if height == 1 else f"{width:,}×{height:,}"
-        raise Unusable(
-            f"{what} {size} pixels, more than the {most:,} that are taken; make it smaller, or raise "
-            f"PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,})"
-        )
 
 
 def fit(picture: Image.Image, side: int) -> Image.Image:

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from subspect.errors import SubspectError, Unusable
-from subspect.pictures import check_pixels
 
 INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
 
@@ -182,6 +181,27 @@ class Transform:
 
 AnyPreprocessing = Preprocessing | Transform
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
+
+
+def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) -> None:
+    """Refuse what takes more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, before memory is asked for.
+
+    Args:
+        width: in pixels; all of them where ``height`` is 1.
+        height: in pixels.
+        what: what would have that many, for the message.
+        share: which part of the limit is allowed: 2 for a half of it.
+
+    Raises:
+        Unusable: there are more; the message names both numbers.
+    """
+    most = None if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS // share
+    if most is not None and width * height > most:
+        size = f"{width:,}" if height == 1 else f"{width:,}×{height:,}"
+        raise Unusable(
+            f"{what} {size} pixels, more than the {most:,} that are taken; make it smaller, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,})"
+        )
 
 
 def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
