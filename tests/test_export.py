@@ -284,7 +284,7 @@ def test_what_is_there_is_refused_before_the_work(make_folder: MakeFolder, tmp_p
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next(make_folder: MakeFolder, tmp_path: Path) -> None:
-    study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
+    study, made, _ = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
     code = f"""
 import os
 from pathlib import Path
