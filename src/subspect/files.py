@@ -105,7 +105,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder: regular files with names of ours that no process holds locked."""
     try:
-        names = [entry.name for entry in os.scandir(folder) if _is_part(entry.name)]
+        names = [entry.name for entry in os.scandir(folder) if is_part(entry.name)]
     except OSError:
         return
     for path in (folder / name for name in names):
@@ -127,7 +127,8 @@ def part_name() -> str:
     return f".subspect-{digits}{_check_digits(digits)}.part"
 
 
-def _is_part(name: str) -> bool:
+def is_part(name: str) -> bool:
+    """Tell whether a name is one of ours for something unfinished."""
     found = _PART.fullmatch(name)
     return found is not None and found[2] == _check_digits(found[1])
 
