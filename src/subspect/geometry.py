@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
-from subspect.figures import COLOURS, count_axis
+from subspect.figures import COLOURS, count_axis, drawing, escaped
 from subspect.study import Study
 from subspect.tables import Table
 
@@ -176,6 +176,7 @@ class Geometry:
             spread.add_row(name, f"{one.points:,}", _text(one.participation), components, *dimensions)
         return [whole, spread]
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw fidelity against the number of directions, and against the number of features of a class."""
         from matplotlib.figure import Figure
@@ -189,7 +190,7 @@ class Geometry:
             "-o",
             color=blue,
             markersize=3,
-            label=f"directions, for all classes together, on {self.note}",
+            label=escaped(f"directions, for all classes together, on {self.note}"),
         )
         if self.coordinates:
             sizes, shares = zip(*sorted(self.coordinates.items()), strict=True)
