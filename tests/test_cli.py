@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,40 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
     study = subspect.Study.open(tmp_path / "study")
     fidelity = subspect.evaluate(study, subspect.load_decomposition(study))
     assert value["fidelity"]["overall"]["accuracy"]["value"] == fidelity.overall.accuracy.value
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_images_that_lead_outside(run: Callable[..., Result], tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        Path(f"linked-{name}").mkdir()
+        for label in "abc":
+            Path(f"linked-{name}", label).symlink_to(tmp_path / name / label)
+    network = "python:model.py:declared"
+    refused = "a leads outside linked-train: to "
+    for line in (
+        f"run {network} linked-train -o study -k 2",
+        f"observe {network} linked-train -o study",
+        f"depth {network} --images linked-train -o family",
+    ):
+        result = run(line, 1)
+        assert refused in result.stderr and "pass outside=True (--outside) if that is meant" in result.stderr
+    assert "a leads outside linked-test: to " in run(f"run {network} train --test linked-test -o study", 1).stderr
+    assert not Path("study").exists()
+    run(f"run {network} linked-train --test linked-test -o study -k 2 --outside --no-images")
+    retrain = f"retrain study linked-train --network {network} -o retrained --epochs 1 --batch-size 16"
+    assert refused in run(retrain, 1).stderr
+    run(f"{retrain} --test linked-test --outside")
+    assert "a family needs two networks" in run(f"depth {network} --images linked-train -o family --outside", 1).stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices of POSIX")
+def test_class_names_from_what_is_no_text(run: Callable[..., Result]) -> None:
+    Path("names").write_bytes("é".encode("latin-1"))
+    line = f"observe python:model.py:make train -o study {PIXELS} --class-names"
+    assert "class names from names is not text in UTF-8: " in run(f"{line} names", 1).stderr
+    assert "cannot read class names from /dev/zero: it is a device, not a file" in run(f"{line} /dev/zero", 1).stderr
+    Path("names").write_bytes("\ufeffa\nb\n\nc\n".encode())
+    assert run(f"{line} names").exit_code == 0
 
 
 def test_step_by_step(run: Callable[..., Result], tmp_path: Path) -> None:

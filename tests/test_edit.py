@@ -174,7 +174,7 @@ def test_confusions_beyond_the_first_are_summed(study: Study, monkeypatch: pytes
     assert own is not None and after == round(own.images * (1 - own.accuracy.value))
     columns = [list(column.cells) for column in changed.table().columns]
     shown = [int(str(now)) for what, now in zip(columns[0], columns[2], strict=True) if "taken for" in str(what)]
-    assert len(shown) == 2 and sum(shown) == after and columns[0][-1] == "class 1 taken for others"
+    assert len(shown) == 2 and sum(shown) == after and str(columns[0][-1]) == "class 1 taken for others"
 
 
 def test_no_edit_takes_the_place_of_another(study: Study) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +22,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import EpsImagePlugin, ExifTags, Image
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -26,6 +32,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     TensorDataset,
+    get_worker_info,
 )
 
 from conftest import PIXELS
@@ -40,6 +47,8 @@ from subspect.images import (
     Images,
     batches,
     decode,
+    decode_with_digest,
+    lost_workers,
     match_classes,
     open_images,
     to_rgb,
@@ -260,14 +269,187 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="^no such file$"):
         decode(tmp_path / "a.png")
-    with pytest.raises(Unusable, match="Error: .+"):  # which one depends on the system
+    with pytest.raises(Unusable, match="^cannot read .*: "):  # in words that depend on the system
         decode(tmp_path)
 
 
-def test_picture_too_large_to_be_honest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
-    with pytest.raises(Unusable, match="DecompressionBombError: "):
-        decode(put(tmp_path / "a.png"))
+@pytest.mark.parametrize("most", [4, 15])
+def test_picture_of_more_pixels_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Pillow warns beyond its limit and raises beyond twice its limit; neither comes up."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    path = put(tmp_path / "a.png")
+    with pytest.raises(Unusable) as refused:
+        decode(path)
+    assert str(refused.value) == (
+        f"it has 16 pixels, more than the {most} that are taken; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS ({most})"
+    )
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    assert decode(path).size == (4, 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode(path).size == (4, 4)
+
+
+def test_small_file_of_many_pixels(tmp_path: Path) -> None:
+    """One that says in 30 bytes that it has 400 million pixels."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 20000 20000 255\n" + bytes(9))
+    with pytest.raises(Unusable, match=r"^it has 400,000,000 pixels, more than the 89,478,485 that are taken; make it"):
+        decode(tmp_path / "a.pgm")
+
+
+def test_readers_that_hold_more_take_fewer_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.webp")
+    with pytest.raises(
+        Unusable, match=r"^it has 4×4 pixels, more than the 10 that are taken; .*MAX_IMAGE_PIXELS \(20\)$"
+    ):
+        decode(tmp_path / "a.webp")
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+newpath 0 0 moveto 8 8 lineto stroke
+showpage
+%%EOF
+"""
+
+
+def test_no_file_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[object]()
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: started.append(given))
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **_: started.append(given))
+    (tmp_path / "photo.png").write_bytes(EPS)
+    with Image.open(tmp_path / "photo.png") as image:
+        assert image.format == "EPS"  # which Pillow would hand to Ghostscript
+    with pytest.raises(Unusable, match=rf"^not an image \({len(EPS)} bytes\)$"):
+        decode(tmp_path / "photo.png")
+    assert not started
+
+
+@pytest.mark.parametrize("format", ["TGA", "ICO", "PCX", "SGI", "XBM"])
+def test_other_formats_are_not_tried(tmp_path: Path, format: str) -> None:
+    Image.new("1" if format == "XBM" else "RGB", (4, 4)).save(tmp_path / "a.png", format)
+    with pytest.raises(Unusable, match="^not an image"):
+        decode(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes, sockets and devices of POSIX")
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    os.mkfifo("pipe.png")
+    Path("zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("socket.png")
+        for name, kind in {"pipe": "a named pipe", "zero": "a device"}.items():
+            with pytest.raises(Unusable, match=rf"^cannot read {name}\.png: it is {kind}, not a file$"):
+                decode(Path(f"{name}.png"))
+        with pytest.raises(Unusable, match=r"^cannot read socket\.png: "):
+            decode(Path("socket.png"))
+        put(tmp_path / "a.png")
+        assert ids(open_images(tmp_path, outside=True)) == ["a.png"]
+
+
+def test_file_of_too_many_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(
+        Unusable, match=r"^1,099,511,627,776 bytes, more than the 536,870,912 that are read of an image"
+    ):
+        decode(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a\0.png", "a" * 255 + "/" + "b.png"])
+def test_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Unusable, match="^(cannot read|no such file)"):
+        decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_converted_some_at_a_time(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    suffix, image, options, _ = KINDS[kind]
+    tall = Image.new(image.mode, (image.width, 7))
+    if image.mode == "P":
+        tall.putpalette(image.getpalette() or [])
+    for row in range(7):
+        tall.paste(image.crop((row % 2, 0, image.width, 1)), (0, row))
+    tall.save(tmp_path / f"a.{suffix}", **options)
+    whole = rgb(decode(tmp_path / f"a.{suffix}"))
+    monkeypatch.setattr("subspect.images._STRIP", 2 * image.width)
+    assert rgb(decode(tmp_path / f"a.{suffix}")) == whole
+
+
+def test_sixteen_bits_take_little_memory() -> None:
+    image = Image.fromarray(np.full((8192, 1024), 777, np.uint16))
+    tracemalloc.start()
+    try:
+        to_rgb(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 8192 * 1024  # of NumPy; it was 24 bytes a pixel
+
+
+def test_every_value_of_sixteen_bits_is_rounded_exactly() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    grey = np.asarray(to_rgb(Image.fromarray(values)))[..., 0]
+    np.testing.assert_array_equal(grey, np.round(values.astype(np.float64) / 257))
+
+
+def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = put(tmp_path / "cat" / "a.png")
+    expected = hashlib.sha256(path.read_bytes()).digest()[:16]
+    image, found = decode_with_digest(path)
+    assert (rgb(image), found) == (rgb(decode(path)), expected)
+    images = open_images(tmp_path)
+    assert images.read(0).digest == images.given_with_digest("cat/a.png")[1] == expected
+    assert images.read(0)._fields == ("image", "label", "digest")
+    assert images.read(0).label == "cat"
+    assert open_images(noise(2, 3, 4)).read(0).digest is None
+    assert open_images(noise(2, 3, 4)).given_with_digest("1")[1] is None
+    assert open_images(Listed(Image.new("RGB", (2, 1)))).read(0).digest is None
+
+
+def test_digests_of_a_batch(holed: Path) -> None:
+    read = open_images(holed)
+    crop = Preprocessing(resize=None, crop=3, mean=0, std=1)  # type: ignore[arg-type]
+    for batch in batches(read, crop, None, [[0, 1, 2], [3, 4], [6]]):
+        assert batch.digests == [hashlib.sha256((holed / id).read_bytes()).digest()[:16] for id in batch.ids]
+    assert every(open_images(noise(2, 3, 4))).digests == [None, None]
+
+
+# Ids ------------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_was_listed_is_opened(tmp_path: Path) -> None:
+    put(tmp_path / "secret.png")
+    put(tmp_path / "set" / "cat" / "a.png")
+    put(tmp_path / "set" / "cat" / ".hidden.png")
+    images = open_images(tmp_path / "set")
+    assert images.picture("cat/a.png").size == (4, 4)
+    for id in (
+        str(tmp_path / "secret.png"),
+        "../secret.png",
+        "cat/../../secret.png",
+        "cat/.hidden.png",
+        "./cat/a.png",
+        "",
+    ):
+        with pytest.raises(Unusable, match=r"^no image with id '.*' among 1$"):
+            images.given(id)
+
+
+@pytest.mark.parametrize("id", ["9" * 5000, "00", "٣", "1\n", "+1", "1_0", "10", "3"])
+def test_ids_of_positions_are_plain_numbers(id: str) -> None:
+    images = Arrays(noise(3, 4, 4))
+    with pytest.raises(Unusable, match=r"^no image with id '[^']{0,101}' among 3$"):
+        images.given(id)
+
+
+def test_ids_of_positions() -> None:
+    images = Arrays(noise(11, 4, 4))
+    assert [images.picture(str(index)).size for index in range(11)] == [(4, 4)] * 11
+    with pytest.raises(Unusable, match="^no image with id '0' among 0$"):
+        Arrays(noise(0, 4, 4)).given("0")
 
 
 @given(
@@ -413,14 +595,78 @@ def test_file_names_that_are_not_text(tmp_path: Path) -> None:
         open_images(tmp_path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
-def test_class_folders_and_files_may_be_links(tmp_path: Path) -> None:
-    put(tmp_path / "store" / "1.png")
-    (tmp_path / "set" / "dog").mkdir(parents=True)
-    (tmp_path / "set" / "cat").symlink_to(tmp_path / "store")
-    (tmp_path / "set" / "dog" / "2.png").symlink_to(tmp_path / "store" / "1.png")
-    (tmp_path / "set" / "dog" / "3.png").symlink_to(tmp_path / "gone.png")
-    assert ids(open_images(tmp_path / "set")) == ["cat/1.png", "dog/2.png"]
+LINKS = pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+
+
+@LINKS
+def test_class_folders_and_files_may_be_links_inside(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    put(root / ".store" / "1.png")
+    (root / "dog").mkdir()
+    (root / "cat").symlink_to(root / ".store")
+    (root / "dog" / "2.png").symlink_to("../.store/1.png")
+    (root / "dog" / "3.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "named").symlink_to(root)  # what the user names may itself be a link
+    for folder in (root, tmp_path / "named"):
+        assert ids(open_images(folder)) == ["cat/1.png", "dog/2.png"]
+        assert not every(open_images(folder)).failed
+
+
+@LINKS
+@pytest.mark.parametrize("flat", [False, True])
+def test_links_that_lead_outside(tmp_path: Path, flat: bool) -> None:
+    put(tmp_path / "secret.png")
+    put(tmp_path / "set" / "dog" / "1.png")
+    root = tmp_path / "set" / "dog" if flat else tmp_path / "set"
+    (tmp_path / "set" / "dog" / "2.png").symlink_to(tmp_path / "secret.png")
+    name = "2.png" if flat else "dog/2.png"
+    with pytest.raises(SubspectError) as refused:
+        open_images(root)
+    assert str(refused.value) == (
+        f"{name} leads outside {root}: to {tmp_path / 'secret.png'}; pass outside=True (--outside) if that is meant"
+    )
+    assert name in ids(open_images(root, outside=True))
+
+
+@LINKS
+def test_class_folder_that_leads_outside(tmp_path: Path) -> None:
+    put(tmp_path / "set-of-another" / "1.png")  # beside it, with a name that begins alike
+    put(tmp_path / "set" / "dog" / "2.png")
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "set-of-another")
+    with pytest.raises(
+        SubspectError, match=r"^cat leads outside .*set: to .*set-of-another; pass outside=True \(--outside\)"
+    ):
+        open_images(tmp_path / "set")
+    assert ids(open_images(tmp_path / "set", outside=True)) == ["cat/1.png", "dog/2.png"]
+
+
+def asked_where(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keep the paths of which it is asked where they really lie."""
+    asked, real = list[str](), os.path.realpath
+
+    def ask(path: str | os.PathLike[str]) -> str:
+        asked.append(os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", ask)
+    return asked
+
+
+@LINKS
+def test_only_links_are_asked_where_they_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(5):
+        put(tmp_path / "cat" / "in" / f"{index}.png")
+    (tmp_path / "cat" / "5.png").symlink_to("in/0.png")
+    asked = asked_where(monkeypatch)
+    assert len(open_images(tmp_path)) == 6
+    assert sorted(asked) == sorted([str(tmp_path), str(tmp_path / "cat" / "5.png")])
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "a/" * 3000])
+def test_path_of_images_that_no_folder_can_have(name: str) -> None:
+    for suffix in ("", ".csv"):
+        with pytest.raises(SubspectError, match="^no such folder or CSV file: "):
+            open_images(name + suffix)
 
 
 def test_no_such_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,10 +716,58 @@ def test_csv_paths_are_relative_to_the_csv(tmp_path: Path, monkeypatch: pytest.M
     put(tmp_path / "near" / "a.png")
     put(tmp_path / "near" / "in" / "b.png")
     monkeypatch.chdir(tmp_path)
-    images = open_images(write_csv(tmp_path / "near", f"path\na.png\nin\\b.png\n../far/c.png\n{other}\n"))
+    csv = write_csv(tmp_path / "near", f"path\na.png\nin\\b.png\n../far/c.png\n{other}\n")
+    images = open_images(csv, outside=True)
     assert ids(images) == ["a.png", "in/b.png", "../far/c.png", other.as_posix()]
     assert not every(images).failed
-    assert open_images("near/list.csv").root == Path("near")
+    assert open_images("near/list.csv", outside=True).root == Path("near")
+
+
+def test_csv_paths_that_lead_outside(tmp_path: Path) -> None:
+    put(tmp_path / "far" / "c.png")
+    put(tmp_path / "near" / "a.png")
+    for path in ("../far/c.png", str(tmp_path / "far" / "c.png"), "x/../../far/c.png", "..", "/dev/zero", "a/../.."):
+        csv = write_csv(tmp_path / "near", f"path\na.png\n{path}\n")
+        with pytest.raises(SubspectError) as refused:
+            open_images(csv)
+        assert str(refused.value).startswith(f"{path} in line 3 leads outside {tmp_path / 'near'}: to /")
+        assert str(refused.value).endswith("; pass outside=True (--outside) if that is meant")
+        assert ids(open_images(csv, outside=True)) == ["a.png", path]
+
+
+def test_csv_paths_that_come_back_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "in" / "a.png")
+    paths = [f"{tmp_path}/in/a.png", "in/../in/a.png", "./in/a.png", f"../{tmp_path.name}/in/a.png", "in//a.png"]
+    csv = write_csv(tmp_path, "\n".join(["path", *paths]))
+    expected = ["in/a.png", "in/a.png", "./in/a.png", "in/a.png", "in//a.png"]
+    assert ids(open_images(csv)) == expected
+    assert not every(open_images(csv)).failed
+    monkeypatch.chdir(tmp_path)
+    assert ids(open_images("list.csv")) == expected
+
+
+@LINKS
+def test_csv_paths_through_links(tmp_path: Path) -> None:
+    put(tmp_path / "far" / "c.png")
+    put(tmp_path / "near" / "in" / "a.png")
+    (tmp_path / "near" / "folder").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "file.png").symlink_to(tmp_path / "far" / "c.png")
+    (tmp_path / "near" / "same.png").symlink_to("in/a.png")
+    for path in ("folder/c.png", "file.png", "in/../file.png"):
+        with pytest.raises(
+            SubspectError, match=rf"^{path} in line 2 leads outside .*near: to .*far/c\.png; pass outside"
+        ):
+            open_images(write_csv(tmp_path / "near", f"path\n{path}\n"))
+    images = open_images(write_csv(tmp_path / "near", f"path\nsame.png\n{tmp_path}/near/same.png\n"))
+    assert ids(images) == ["same.png", "same.png"]
+    assert not every(images).failed
+
+
+def test_csv_asks_once_for_each_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    csv = write_csv(tmp_path, "\n".join(["path", *(f"in/{index}.png" for index in range(9))]))
+    asked = asked_where(monkeypatch)
+    assert len(open_images(csv)) == 9
+    assert asked == [str(tmp_path), str(tmp_path / "in")]
 
 
 @pytest.mark.parametrize(
@@ -534,10 +828,64 @@ def test_csv_without_rows(tmp_path: Path) -> None:
         open_images(write_csv(tmp_path, "path,label\n"))
 
 
-def test_csv_with_a_path_that_no_file_can_have(tmp_path: Path) -> None:
-    images = open_images(write_csv(tmp_path, "path\na\0.png\n"))
-    assert len(images.fingerprint(None)) == 64
-    assert [reason for _, reason in every(images).failed] == ["ValueError: embedded null byte"]
+@pytest.mark.parametrize("row", ["a\0.png,cat", "a.png,c\0t", "a.png,cat,\0"])
+def test_csv_with_a_nul(tmp_path: Path, row: str) -> None:
+    with pytest.raises(SubspectError, match=r"list\.csv has a NUL character in line 2, which no path holds$"):
+        open_images(write_csv(tmp_path, f"path,label,note\n{row}\n"))
+
+
+def test_csv_with_more_fields_than_columns(tmp_path: Path) -> None:
+    with pytest.raises(
+        SubspectError, match=r"list\.csv has 3 fields in line 3 but 2 columns; put those that hold a comma in quotes"
+    ):
+        open_images(write_csv(tmp_path, "path,label\na.png,cat\nb,c.png,cat\n"))
+    assert ids(open_images(write_csv(tmp_path, 'path,label\n"b,c.png",cat\n'))) == ["b,c.png"]
+
+
+@pytest.mark.parametrize("column", ["path", "label"])
+def test_csv_with_a_column_twice(tmp_path: Path, column: str) -> None:
+    with pytest.raises(SubspectError, match=rf"list\.csv has the column '{column}' 2 times; keep one of them"):
+        open_images(write_csv(tmp_path, f"path,label,{column.upper()}\na.png,cat,b.png\n"))
+
+
+def test_csv_with_very_long_fields(tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match=r"list\.csv is not a CSV file in UTF-8 \(field larger than field limit"):
+        open_images(write_csv(tmp_path, f"path\n{'a' * 200_000}\n"))
+    images = open_images(write_csv(tmp_path, f"path\n{'a' * 100_000}\n"))
+    assert [reason.rpartition(": ")[2] for _, reason in every(images).failed] == ["File name too long"]
+    with pytest.raises(SubspectError) as refused:
+        open_images(write_csv(tmp_path, f"path\n/{'a' * 100_000}\n"))
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices of POSIX")
+def test_csv_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.csv"):
+        with pytest.raises(SubspectError, match=rf"^no such folder or CSV file: .*{name}"):
+            open_images(tmp_path / name)
+
+
+def test_csv_of_too_many_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "list.csv").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(
+        SubspectError, match=r"list\.csv has 1,099,511,627,776 bytes, more than the 268,435,456 that are"
+    ):
+        open_images(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("label", ["7" * 5000, "-" + "7" * 5000])
+def test_csv_with_labels_of_5000_digits(tmp_path: Path, label: str) -> None:
+    images = open_images(write_csv(tmp_path, f"path,label\na.png,{label}\nb.png,0\n"))
+    with pytest.raises(
+        SubspectError, match=rf"^labels {label[:100]}… are not class indices of this network: expected 0 to 2"
+    ):
+        match_classes(images, 3)
+    match_classes(images, 2, class_map="sorted")  # warns of numbers, or not, without counting their digits
+    zeros = open_images(write_csv(tmp_path, f"path,label\na.png,{'0' * 5000}1\n"))
+    assert placed(match_classes(zeros, 3)) == {"0" * 5000 + "1": 1}
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -1084,6 +1432,31 @@ def test_map_of_another_form(tmp_path: Path, given: str) -> None:
 def test_map_with_indices_outside_the_classes() -> None:
     with pytest.raises(SubspectError, match="the class map holds indices outside 0 to 3: dog → 4, cow → -1$"):
         match_classes(labelled("cat"), 4, class_map={"cat": 3, "dog": 4, "cow": -1})
+    with pytest.raises(SubspectError, match="the class map holds indices outside 0 to 3: cat → a huge number$"):
+        match_classes(labelled("cat"), 4, class_map={"cat": 10**5000})
+
+
+@pytest.mark.parametrize("value", ["true", "null", '"3"', "1.0", "[1]", "1e400", "9" * 5000])
+def test_class_map_of_odd_values(tmp_path: Path, value: str) -> None:
+    (tmp_path / "map.json").write_text(f'{{"cat": {value}}}')
+    with pytest.raises(SubspectError, match=r"^(a class map must be a JSON object of|.*map\.json is not JSON: )"):
+        match_classes(labelled("cat"), 4, class_map=tmp_path / "map.json")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices of POSIX")
+def test_class_map_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in {tmp_path / "pipe": "a named pipe", Path("/dev/zero"): "a device", tmp_path: "a folder"}.items():
+        with pytest.raises(SubspectError, match=rf"^cannot read the class map {path}: it is {kind}, not a file$"):
+            match_classes(labelled("cat"), 4, class_map=path)
+
+
+def test_class_map_of_many_names_takes_no_time() -> None:
+    given = {f"name {index}": 7 for index in range(200_000)}
+    start = time.perf_counter()
+    match = match_classes(labelled("name 3"), 2000, class_map=given)
+    assert time.perf_counter() - start < 5  # trying each name for each class takes minutes
+    assert (match.names[6], match.names[7]) == ("class 6", "name 0")
 
 
 def test_map_that_lacks_a_folder() -> None:
@@ -1213,6 +1586,49 @@ def test_worker_processes_change_nothing(holed: Path) -> None:
             assert one.pixels is two.pixels is None
         else:
             assert torch.equal(one.pixels, two.pixels)
+
+
+class Deadly(Dataset[Any]):
+    """Its third item ends the worker process that reads it, as the system does where memory runs out."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 2 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(3, 4, 4), 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_worker_that_is_killed() -> None:
+    images = open_images(Deadly())
+    read = batches(images, None, None, [[index] for index in range(6)], 1)
+    with (
+        pytest.raises(
+            SubspectError,
+            match=r"^a process that reads images was ended from outside, usually for want of memory; what was stored "
+            r"stays: run again with fewer --workers \(0 reads images without such processes\)$",
+        ),
+        lost_workers(),
+    ):
+        for _ in read:
+            time.sleep(0.05)  # the news may come while the main process does something else
+
+
+def test_other_errors_of_a_source_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="a bug of the user's"):
+        list(batches(Arrays(noise(1, 4, 4)), Transform(Bug()), None, [[0]]))
+
+
+class Bug:
+    """A transform with a mistake."""
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        raise RuntimeError("a bug of the user's")
+
+    def __repr__(self) -> str:
+        return "Bug()"
 
 
 SIZES = r"^images of different sizes: a\.png is 3×4×4, c\.png is 3×5×5 after preprocessing; give resize and crop, so that all"

@@ -550,15 +550,13 @@ def test_a_named_head_stands_for_whichever_output_has_its_shape(caplog: pytest.L
     "form",
     [
         lambda logits, map: map,
-        lambda logits, map: logits[:, 0],
-        lambda logits, map: logits[:, :1],
         lambda logits, map: logits.argsort(1),
         lambda logits, map: logits.flatten()[None],
         lambda logits, map: "logits",
         lambda logits, map: None,
         lambda logits, map: [],
     ],
-    ids=["map", "vector", "one logit", "integers", "another number of rows", "text", "nothing", "empty"],
+    ids=["map", "integers", "another number of rows", "text", "nothing", "empty"],
 )
 def test_no_logits_in_the_output(form: Callable[[Tensor, Tensor], object]) -> None:
     refuse(Returns(form), r"the network returns no class logits: expected a tensor \(images, classes\), of two")
@@ -702,11 +700,37 @@ def test_head_that_runs_more_than_once(name: str | None) -> None:
     refuse(Twice(), "the head 'fc' runs 2 times in one pass, so its input is not one set of features; pass a", name)
 
 
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,), (-1, 1, 1, 1)])
+def test_one_class_decides_nothing(shape: tuple[int, ...]) -> None:
+    model = Returns(lambda logits, map: logits[:, :1].reshape(shape))
+    refuse(
+        model,
+        r"^the network has one class \(its output is \(2(, 1|,)\)\), and one class decides nothing: subspect needs two",
+    )
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers(value: float) -> None:
+@pytest.mark.parametrize("name", [None, "fc"])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_head_that_holds_no_numbers(value: float, name: str | None, part: str) -> None:
     model = Net()
     with torch.no_grad():
-        model.fc.bias[1] = value
+        getattr(model.fc, part)[1] = value
+    refuse(
+        model, r"^the head 'fc' holds NaN or infinity: \d+ of its \d+ weights and biases; load the weights of a", name
+    )
+
+
+def test_named_head_that_holds_no_numbers_though_the_logits_do() -> None:
+    model = Returns(lambda logits, map: logits.nan_to_num())
+    with torch.no_grad():
+        model.fc.weight[0, 0] = math.nan
+    refuse(model, "^the head 'fc' holds NaN or infinity: 1 of its ", "fc")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers(value: float) -> None:
+    model = Returns(lambda logits, map: logits * value)
     refuse(model, "logits are NaN or infinite on the first images tried; check its weights and preprocessing")
 
 
@@ -1053,6 +1077,20 @@ def test_class_names_of_a_configuration_in_order_of_their_indices() -> None:
 @pytest.mark.parametrize("labels", [{0: "LABEL_0", 1: "LABEL_1"}, {}, None, ["a", "b"]])
 def test_placeholders_are_no_class_names(labels: object) -> None:
     assert Network(configured(config=Config(labels))).class_names is None
+
+
+def test_class_name_that_is_half_a_pair() -> None:
+    names = ["a", "b", "c", "bad \ud800"]
+    match = "^class name 3 is no text: it holds half of a surrogate pair; rename it$"
+    with pytest.raises(SubspectError, match=match):
+        Network(Net(), class_names=names)
+    with pytest.raises(SubspectError, match=match):
+        Network(configured(class_names=names))
+
+
+def test_other_odd_class_names_are_kept() -> None:
+    names = ("[/INST]", "$0_to_$10", "\x1b[31m", "\u202eabc", "🐈")
+    assert Network(Net(), class_names=names).class_names == names
 
 
 @pytest.mark.parametrize("names", ["abc", [1, 2, 3], ["a", None], 3, lambda: ["a"]])

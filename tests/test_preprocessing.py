@@ -173,6 +173,61 @@ def test_image_smaller_than_the_crop() -> None:
         Preprocessing(resize=None, crop=(5, 6), **HALF)(noise(4, 9))
 
 
+def test_resize_that_would_take_too_much_memory() -> None:
+    """A file of 196 bytes that became 15.7 GB."""
+    image = Image.new("RGB", (1, 60_000))
+    for use in (Preprocessing(resize=256, crop=224, **HALF), Preprocessing(resize=256, crop=224, **HALF).view):
+        with pytest.raises(
+            Unusable,
+            match=r"^resized it would have 256×15,360,000 pixels, more than the 89,478,485 that are taken; make it",
+        ):
+            use(image)
+    with pytest.raises(
+        Unusable, match=r"^while it is resized it would have 2,000×60,000 pixels, more than the 89,478,485"
+    ):
+        Preprocessing(resize=(10, 2000), crop=None, **HALF)(image)
+    assert Preprocessing(resize=(10, 20), crop=None, **HALF)(image).shape == (3, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "crop"), [((4097, 4096), None, None), ((2, 2), 4097, None), ((1, 1), 5000, (4096, 4097))]
+)
+def test_more_pixels_than_a_network_is_given(size: tuple[int, int], resize: Any, crop: Any) -> None:
+    with pytest.raises(
+        Unusable,
+        match=r"^the network would get 4,097×4,09[67] pixels, more than the 16,777,216 that an image may bring; give a smaller",
+    ):
+        Preprocessing(resize=resize, crop=crop, **HALF)(Image.new("RGB", size))
+
+
+def test_limit_of_pillow_may_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, small = noise(4, 2), Preprocessing(resize=4, crop=2, **HALF)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(
+        Unusable, match=r"^resized it would have 8×4 pixels, more than the 31 that are taken; .* \(31\)$"
+    ):
+        small(image)
+    for most in (32, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        assert small(image).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+def test_image_without_pixels(size: tuple[int, int]) -> None:
+    with pytest.raises(Unusable, match=rf"^{size[0]}×{size[1]} pixels: there is nothing to see$"):
+        Preprocessing(resize=8, crop=None, **HALF)(Image.new("RGB", size))
+
+
+@given(width=sides, height=sides, mean=st.floats(0, 1), std=st.floats(0.01, 1), grey=st.booleans())
+@settings(deadline=None)
+def test_bits_are_those_of_one_formula(width: int, height: int, mean: float, std: float, grey: bool) -> None:
+    image, channels = noise(width, height), 1 if grey else 3
+    tensor = Preprocessing(resize=None, crop=None, mean=(mean,) * channels, std=(std,) * channels)(image)
+    pixels = np.asarray(image.convert("L") if grey else image, dtype=np.float32).reshape(height, width, -1)
+    expected = (pixels / np.float32(255) - np.float32(mean)) / np.float32(std)
+    assert np.array_equal(tensor.numpy(), expected.transpose(2, 0, 1))
+
+
 # What it is called ----------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +284,9 @@ def test_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("name", ["resize", "crop"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, True, "8", (8,), (8, 9, 10), (8, None), (8, 0), ((1, 2), 3), {8: 9}])
+@pytest.mark.parametrize(
+    "value", [0, -1, 2**31, 10**400, 2.5, True, "8", (8,), (8, 9, 10), (8, None), (8, 0), ((1, 2), 3), {8: 9}]
+)
 def test_size_that_is_none(name: str, value: object) -> None:
     given: dict[str, Any] = {"resize": None, "crop": None, **HALF, name: value}
     with pytest.raises(SubspectError, match=rf"{name} must be a number of pixels, \(height, width\) or None; got"):

@@ -122,12 +122,14 @@ def test_other_images_under_the_same_names_are_told(
         with Image.open(path) as picture:
             inverted = ImageChops.invert(picture.convert("RGB"))
         inverted.save(path)
-    page = report(study, network=Network(tiny))
-    number = int(re.search(r"(\d+) images are not those that were observed as 'train'", caplog.text).group(1))  # type: ignore[union-attr]
-    shown = set(re.findall(r"a/\d+\.png", page))
-    assert (
-        0 < number <= len(shown) and f"{number} images are not those that were observed: their features differ" in page
-    )
+    page = report(study, network=Network(tiny), source=tmp_path / "train")
+    found = re.search(r"(\d+) images are not those that were observed as 'train'", caplog.text)
+    assert found is not None and 0 < int(found[1]) <= len(set(re.findall(r"a/\d+\.png", page)))
+    assert f"{found[1]} images are not those that were observed: a/" in page
+    caplog.clear()
+    page = report(study)  # where only the study says where they are, they are not shown at all
+    assert f"{found[1]} images could not be read again and are left grey: a/" in page
+    assert "it is not the image that was observed" in caplog.text
 
 
 def test_what_does_not_belong_to_the_study(study: Study) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ import pytest
 import subspect
 from conftest import Tiny
 from subspect.rows import Block, Rows
-from subspect.study import Chunk, ImageSet, Part, in_part
+from subspect.shards import Chunk
+from subspect.study import ImageSet, Part, in_part
 
 PARTS: tuple[Part, ...] = ("all", "80 %", "20 %")
 IMAGES, SHARD = 120, 16
@@ -36,10 +37,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = sys.modules["subspect.study"].read_shard
 
-    def noted(path: Path, layers: Sequence[str] = ()) -> Chunk:
+    def noted(path: Path, *args: Any) -> tuple[Chunk, list[tuple[str, str]]]:
         names.append(path.name)
-        chunk: Chunk = read(path, layers)
-        return chunk
+        found: tuple[Chunk, list[tuple[str, str]]] = read(path, *args)
+        return found
 
     monkeypatch.setattr("subspect.study.read_shard", noted)
     return names

@@ -155,7 +155,7 @@ def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
     assert found.dense.parameters == sum(parameter.numel() for parameter in one.model.parameters())
     assert found.rows.multiplications == first + 12 * 6 * 9 * places + 12 * 2
     assert found.rows.parameters == found.dense.parameters - 13 and "dense, these rows" in [
-        column.header for column in found.tables()[0].columns
+        str(column.header) for column in found.tables()[0].columns
     ]
     assert found.times == {} and found.small.features == 3
     alone = specialise(one.study, one.made, one.network, np.array([1]), rounds=0)  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,35 @@ def test_no_index_file(tmp_path: Path, table: Any) -> None:
 def test_other_classes(tmp_path: Path, table: Any, held: str) -> None:
     with pytest.raises(SubspectError, match=rf"supports.json holds {held}; the network has 2: 0 to 1$"):
         read(tmp_path, table)
+
+
+@pytest.mark.parametrize("key", ["00", "01", " 1", "1 ", "1_0", "+1", "-0", "٣", "1\n"])
+def test_class_index_that_is_not_written_plainly(tmp_path: Path, key: str) -> None:
+    expected = (
+        rf"supports.json has class indices that are not written plainly: {re.escape(repr(key))}; write 0, 1, 2, …"
+    )
+    with pytest.raises(SubspectError, match=expected):
+        read(tmp_path, {"0": [1], key: [2]})
+
+
+def test_class_index_of_5000_digits(tmp_path: Path) -> None:
+    with pytest.raises(SubspectError, match=r"supports.json is not an index file: expected"):
+        read(tmp_path, {"0": [1], "1" * 5000: [2]})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices of POSIX")
+def test_index_file_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in {tmp_path / "pipe": "a named pipe", Path("/dev/zero"): "a device", tmp_path: "a folder"}.items():
+        with pytest.raises(SubspectError, match=rf"^cannot read {path}: it is {kind}, not a file$"):
+            Supports.read(path, 2, D)
+
+
+def test_index_file_of_too_many_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "supports.json").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(SubspectError, match=r"supports.json has 1,099,511,627,776 bytes, more than the "):
+        Supports.read(tmp_path / "supports.json", 2, D)
 
 
 def test_index_file_of_a_wider_network(tmp_path: Path) -> None:

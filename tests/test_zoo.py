@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -458,6 +461,85 @@ def test_no_mapping(value: object, kind: str) -> None:
 def test_no_file_of_weights(folder: Path) -> None:
     for path in ("nothing.pth", str(folder)):
         with pytest.raises(SubspectError, match=f"^no such file of weights: {path}$"):
+            load_weights(net(), path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices of POSIX")
+def test_weights_that_are_no_file(folder: Path) -> None:
+    os.mkfifo("pipe.pth")
+    os.mkfifo("pipe.safetensors")
+    for path in (
+        "pipe.pth",
+        "pipe.safetensors",
+        "/dev/zero",
+        "a" * 300,
+        "b" * 300 + ".safetensors",
+        "a\0.pth",
+        "a/" * 3000,
+    ):
+        with pytest.raises(SubspectError, match="^no such file of weights: "):
+            load_weights(net(), path)
+
+
+@pytest.mark.parametrize("place", ["a" * 300 + ".py", "a\0.py", "a/" * 3000 + "b.py", "\ud800.py"])
+def test_python_file_that_cannot_be(place: str) -> None:
+    refuse(f"python:{place}:make", "^no such Python file: ")
+
+
+def odd_tensors() -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these kinds are not all finished, or no longer wanted, in PyTorch
+        return {
+            "sparse": torch.eye(3).to_sparse(),
+            "sparse by rows": torch.eye(3).to_sparse_csr(),
+            "quantized": torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+            "without data, on the meta device": torch.empty(3, 3, device="meta"),
+            "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_that_are_not_plain(kind: str) -> None:
+    torch.save(net().state_dict() | {"3.weight": odd_tensors()[kind]}, "weights.pth")
+    expected = re.escape(kind.removesuffix(" by rows"))
+    with pytest.raises(
+        SubspectError,
+        match=rf"^the weights weights.pth hold tensors that are not plain: 3.weight \({expected}\); save them as",
+    ):
+        load_weights(net(), "weights.pth")
+
+
+def test_names_of_control_characters_in_a_checkpoint() -> None:
+    torch.save(net().state_dict() | {"\x1b[31m\0\n": torch.ones(1)}, "weights.pth")
+    with pytest.raises(SubspectError, match="do not fit the network Sequential; unexpected: "):
+        load_weights(net(), "weights.pth")
+
+
+def test_checkpoint_that_holds_itself() -> None:
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    torch.save(endless, "weights.pth")
+    with pytest.raises(SubspectError, match=r"^weights.pth holds no tensors by name: expected .*; it has model$"):
+        load_weights(net(), "weights.pth")
+
+
+def test_keys_of_a_checkpoint_that_are_no_names() -> None:
+    torch.save({(1, 2): torch.ones(1), 3: torch.ones(1)}, "weights.pth")
+    with pytest.raises(SubspectError, match=r"; it has a key of type tuple, 3$"):
+        load_weights(net(), "weights.pth")
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), MemoryError()])
+def test_reader_that_gives_up(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", give_up)
+    monkeypatch.setattr("subspect.zoo.load_file", give_up)
+    for path in ("weights.pth", "weights.safetensors"):
+        Path(path).write_bytes(b"")
+        with pytest.raises(SubspectError, match=rf"^cannot read the weights {path}: {type(error).__name__}: "):
             load_weights(net(), path)
 
 

@@ -39,6 +39,7 @@ from subspect.specialise import Specialised, specialise
 from subspect.study import Study
 from subspect.supports import Supports
 from subspect.tradeoff import Tradeoff, tradeoff
+from subspect.verify import Verified, verify
 from subspect.zoo import load_network
 
 __version__ = "0.1.0.dev0"
@@ -72,6 +73,7 @@ __all__ = [
     "SubspectError",
     "Supports",
     "Tradeoff",
+    "Verified",
     "compare",
     "decompose",
     "decompose_by_file",
@@ -95,5 +97,6 @@ __all__ = [
     "selectivity",
     "specialise",
     "tradeoff",
+    "verify",
     "write_report",
 ]

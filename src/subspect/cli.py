@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import logging
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 
 import subspect
 from subspect.boundary import TARGETS, Target
@@ -40,9 +42,10 @@ from subspect.export import FORMATS, OPSET, SMALL, Format, check_path
 from subspect.export import export as export_to
 from subspect.fidelity import evaluate as cost_of
 from subspect.figures import check_figure, save_figure
-from subspect.files import make_folder
+from subspect.files import make_folder, read_text
 from subspect.geometry import POINTS, Geometry
 from subspect.geometry import geometry as measure_geometry
+from subspect.images import Images, open_images
 from subspect.job import Job
 from subspect.job import run as main_job
 from subspect.network import Network
@@ -58,8 +61,10 @@ from subspect.specialise import Specialised
 from subspect.specialise import specialise as make_smaller
 from subspect.study import Study
 from subspect.tables import Table
+from subspect.text import legible, to_json
 from subspect.tradeoff import Tradeoff
 from subspect.tradeoff import tradeoff as weigh_up
+from subspect.verify import verify as verify_study
 from subspect.zoo import load_network
 
 app = typer.Typer(
@@ -71,7 +76,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-out, err = Console(emoji=False), Console(stderr=True, emoji=False)
+out, err = (Console(stderr=stderr, emoji=False, markup=False, highlight=False) for stderr in (False, True))
 
 NetworkName = Annotated[
     str, typer.Argument(help="python:package.module:callable or python:path/file.py:callable. Its code is run.")
@@ -120,6 +125,9 @@ Observed = Annotated[str, typer.Option("--network", help="The network that was o
 ToCheck = Annotated[
     Path | None, typer.Option("--images", help="Real images to check with; those that were observed unless given.")
 ]
+Outside = Annotated[
+    bool, typer.Option("--outside", help="Follow links and CSV paths that lead out of the folder of the images given.")
+]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
 
 
@@ -133,8 +141,12 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except SubspectError as error:
-            err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        except (SubspectError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # whoever read our output has seen enough
+            if isinstance(error, OSError):
+                _let_go_of_stdout()
+            err.print(Text.assemble(("error: ", "bold red"), legible(_said(error))), soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             goes_on = (
@@ -148,7 +160,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out.print(subspect.__version__, highlight=False)
+        out.print(subspect.__version__)
         raise typer.Exit
 
 
@@ -177,7 +189,7 @@ class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
+        return prefix + legible(record.getMessage())
 
 
 @_command
@@ -211,6 +223,7 @@ def run(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
+    outside: Outside = False,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
@@ -230,10 +243,10 @@ def run(
     loaded = _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
     made = main_job(
         loaded,
-        images,
+        _images(images, outside, "train"),
         output,
-        test=test,
-        promise=promise,
+        test=_images(test, outside, "test"),
+        promise=_images(promise, outside, "promise"),
         k=_size(k[0], Auto(tolerance, measure, None, most)),
         method=method,
         target=target,
@@ -268,6 +281,7 @@ def observe(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
+    outside: Outside = False,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -284,7 +298,7 @@ def observe(
     """
     study = run_once(
         _network(network, weights, head, class_names, (resize, crop, mean, std, interpolation)),
-        images,
+        _images(images, outside, name),
         output,
         name,
         batch_size=batch_size,
@@ -304,6 +318,9 @@ def decompose(
     k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
     supports: Annotated[Path | None, typer.Option(help="An index file (class → features) instead of a method.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --supports: what to call it; as the file unless given.")
+    ] = None,
     target: TargetName = TARGETS[0],
     refit: WithRefit = None,
     pool: Pool = None,
@@ -329,8 +346,9 @@ def decompose(
         _only_with(
             context, "a method, not with --supports", "k", "method", "pool", "tolerance", "measure", "most", "promise"
         )
-        made = [decompose_by_file(opened, supports, on=on, target=target, refit=bool(refit))]
+        made = [decompose_by_file(opened, supports, on=on, name=name, target=target, refit=bool(refit))]
     else:
+        _only_with(context, "--supports", "name")
         sizes = [_size(one, auto) for one in k]
         made = decompose_each(opened, sizes, method, on=on, target=target, refit=refit, pool=pool)
     measured = [cost_of(opened, decomposition) for decomposition in made]
@@ -419,6 +437,26 @@ def show(
     labels = [loaded.label(name) for name in classes]
     value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
     _show(value, as_json, *(features(loaded, label) for label in labels))
+
+
+@_command
+def verify(
+    study: StudyPath,
+    write: Annotated[
+        bool, typer.Option("--write", help="Give a study of an earlier version its checksums, if all else is right.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a study against its checksum, and what they say against each other.
+
+    Ends with exit code 1 where something is damaged, missing or not the study's own.
+
+    Example: subspect verify study
+    """
+    made = verify_study(study, write=write)
+    _show(made.to_json(), as_json, *made.tables())
+    if not made.sound:
+        raise typer.Exit(1)
 
 
 @_command
@@ -556,6 +594,7 @@ def retrain(
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     device: Device = None,
     workers: Workers = 0,
+    outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the network with the decomposed head in place; the same command goes on where it was stopped, less a minute.
@@ -580,10 +619,10 @@ def retrain(
         opened,
         loaded,
         model,
-        images,
+        _images(images, outside),
         output,
         settings,
-        test=test,
+        test=_images(test, outside),
         control=control,
         class_map=class_map,
         workers=workers,
@@ -714,6 +753,7 @@ def depth(
     device: Device = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
+    outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
     """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
@@ -746,9 +786,9 @@ def depth(
             family[name] = _network(spec, Path(weights) if weights else None, None, None, given)
     made = set_against_depth(
         family,
-        images,
+        _images(images, outside, "train"),
         output,
-        test=test,
+        test=_images(test, outside, "test"),
         fidelity=fidelity,
         batch_size=batch_size,
         workers=workers,
@@ -851,6 +891,10 @@ def _network(
     return load_network(spec, weights, preprocessing=_preprocessing(*given), class_names=_lines(names), head=head)
 
 
+def _images(path: Path | None, outside: bool, name: str = "images") -> Images | None:
+    return None if path is None else open_images(path, name, outside=outside)
+
+
 def _preprocessing(
     resize: str | None, crop: str | None, mean: str | None, std: str | None, interpolation: str | None
 ) -> object:
@@ -900,27 +944,26 @@ def _size(text: str, auto: Auto) -> Size:
         if word == "mean" and len(numbers) in (1, 3):
             return Mean(float(numbers[0]), *(int(number) for number in numbers[1:]))
         return int(text) if text.isdecimal() else float(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
-            f"-k must be a whole number, auto, mean:5, mean:5:LEAST:MOST, or a share of the mass between 0 and 1; got {text!r}"
+            "-k must be a whole number, auto, mean:5, mean:5:LEAST:MOST, or a share of the mass between 0 and 1; got "
+            f"{text[:100]!r}"
         ) from error
 
 
 def _lines(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SubspectError(f"cannot read class names from {path}: {why}") from error
+    return [line.strip() for line in read_text(path, "class names from").splitlines() if line.strip()]
 
 
 def _entry(text: str) -> tuple[str, int]:
     """Read CLASS:FEATURE."""
     name, colon, feature = text.rpartition(":")
-    if not colon or not feature.isdecimal():
-        raise SubspectError(f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text!r}")
+    if not colon or not feature.isdecimal() or len(feature) > 9:
+        raise SubspectError(
+            f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text[:100]!r}"
+        )
     return name, int(feature)
 
 
@@ -946,8 +989,19 @@ def _show_job(made: Job, as_json: bool, *lines: str) -> None:
     _show(value, as_json, *tables, f"report: {made.report}", *lines)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _let_go_of_stdout() -> None:
+    """Keep what could not be written from being tried again, with a traceback, when Python ends."""
+    with suppress(OSError, ValueError):
+        handle = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(handle, sys.stdout.fileno())
+        os.close(handle)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says; of the system's errors, such as a full disk behind stdout, what and where."""
+    if isinstance(error, OSError) and not isinstance(error, SubspectError):
+        return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    return str(error)
 
 
 def _show_measured(
@@ -966,10 +1020,8 @@ def _show_measured(
 def _show(value: Any, as_json: bool, *shown: Table | str) -> None:
     """Print the JSON, or the tables and lines."""
     if as_json:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-        return
-    for one in shown:
-        if isinstance(one, str):
-            out.print(one, soft_wrap=True, highlight=False, markup=False)
-        else:
-            out.print(one)
+        sys.stdout.write(to_json(value) + "\n")
+    else:
+        for one in shown:
+            out.print(legible(one) if isinstance(one, str) else one, soft_wrap=isinstance(one, str))
+    sys.stdout.flush()  # here, where a full disk behind it still has an error message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,11 +15,12 @@ import torch
 from subspect import influence
 from subspect.boundary import TARGETS, Target
 from subspect.budget import Auto, Checked, Mean, Size, check_budget
-from subspect.decomposition import Decomposition, Trusted, decomposition_path
+from subspect.decomposition import Decomposition, Trusted, keep_in
 from subspect.errors import SubspectError, some
+from subspect.files import check_writable, fingerprint
 from subspect.selection import Result, Seen, by_pursuit, influential, keep, look
 from subspect.stability import Trust
-from subspect.study import Study, lock
+from subspect.study import Study, check_name
 from subspect.supports import Supports
 
 METHODS = ("pursuit", *influence.METHODS)  #: the first is the default
@@ -76,6 +78,8 @@ def decompose_each(
 ) -> list[Decomposition]:
     """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
     sizes = check_choice(ks, method, study.identity.n_features, target, pool)
+    if keep_files:
+        check_writable(study.path)  # before the work, not after
     refit = method == "pursuit" if refit is None else refit
     suffix = (f"-pool{pool}" if pool else "") + (
         "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
@@ -92,7 +96,7 @@ def decompose_each(
     for size, one in zip(sizes, found, strict=True):
         made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))
         if keep_files:
-            _save(study, made[-1])
+            keep_in(study, made[-1])
     return made
 
 
@@ -130,13 +134,15 @@ def decompose_by_file(
     Frequency and mean of each feature are still measured on the image set ``on``.
 
     Raises:
-        SubspectError: not an index file, or one for other classes or features.
+        SubspectError: not an index file, or one for other classes or features; a name that is taken by a decomposition that
+            came to be otherwise, or that is none.
     """
+    name = check_name(name or Path(path).stem + ("-refit" if refit else ""))
     supports = Supports.read(path, study.identity.n_classes, study.identity.n_features)
+    check_writable(study.path)
     seen = look(study, on, [int(supports.sizes.max())], target)
-    name = name or Path(path).stem + ("-refit" if refit else "")
     made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
-    _save(study, made)
+    keep_in(study, made)
     return made
 
 
@@ -162,6 +168,11 @@ def _assemble(
             "labelled": seen.labelled,
             "target": seen.target,
             "pool": pool,
+            **(
+                {"supports": fingerprint(json.dumps([row.tolist() for row in found.choice.supports]))}
+                if size is None
+                else {}
+            ),
         }
     ]
     if result.auto:
@@ -187,11 +198,6 @@ def _assemble(
     )
     _warn(decomposition, int(seen.sums.images.sum()))
     return decomposition
-
-
-def _save(study: Study, decomposition: Decomposition) -> None:
-    with lock(study.path):
-        decomposition.save(decomposition_path(study, decomposition.name))
 
 
 def _stack(trusted: Sequence[Trust]) -> Trusted | None:

@@ -5,27 +5,28 @@ It is saved as one safetensors file: the numbers as tensors, all else as JSON in
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from subspect.errors import SubspectError, near, some
-from subspect.files import atomic
+from subspect.files import atomic, is_file
 from subspect.head import DecomposedHead
 from subspect.network import weights_fingerprint, with_head
-from subspect.seals import is_sealed, tensor_bytes
-from subspect.study import Part, Study
+from subspect.seals import read_tensors, tensor_bytes
+from subspect.study import Part, Study, as_type, check_name, entries, misfit, refuse_links, writing
 from subspect.supports import Supports
 
-SCHEMA = 1
+SCHEMA = 2  #: 1 had no checksum
+_NAMED = re.compile(r"[^.].*\.safetensors", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Decomposition:
         names = self.class_names
         if isinstance(given, str) and given in names:
             return names.index(given)
-        whole = given.isdecimal() if isinstance(given, str) else hasattr(given, "__index__")
+        whole = given.isdecimal() and len(given) < 10 if isinstance(given, str) else hasattr(given, "__index__")
         index = int(given) if whole else -1
         if not 0 <= index < len(names):
             raise SubspectError(
@@ -223,6 +224,15 @@ class Decomposition:
             raise SubspectError(
                 f"decomposition {self.name!r} is of another network ({self.network!r}) than the study "
                 f"{study.path} ({study.identity.network!r})"
+            )
+        own, shape = (
+            (len(self.supports), self.supports.n_features),
+            (study.identity.n_classes, study.identity.n_features),
+        )
+        if own != shape:
+            raise SubspectError(
+                f"decomposition {self.name!r} has {own[0]} classes and {own[1]} features, the study {study.path} has "
+                f"{shape[0]} and {shape[1]}; it is another study's, or damaged"
             )
 
     def class_json(self, label: int) -> dict[str, Any]:
@@ -305,7 +315,6 @@ class Decomposition:
         header = {
             **(also or {}),
             "schema": SCHEMA,
-            "name": self.name,
             "n_features": self.supports.n_features,
             "class_names": self.class_names,
             "network": self.network,
@@ -324,66 +333,238 @@ class Decomposition:
             "mean": self.mean,
             **({} if self.trust is None else vars(self.trust)),
         }
-        with atomic(Path(path), is_sealed) as file:
+        with atomic(Path(path), _is_decomposition) as file:
             file.write(tensor_bytes(tensors, header))
 
     @classmethod
     def load(cls, path: str | Path) -> Decomposition:
-        """Read what `save` wrote.
+        """Read what `save` wrote; its name is the file's.
 
         Raises:
-            SubspectError: no such file, or not a decomposition.
+            SubspectError: no such file, damaged, or not a decomposition.
         """
         path = Path(path)
-        if not path.is_file():
+        if not is_file(path):
             raise SubspectError(f"no decomposition at {path}")
+        tensors, values = read_tensors(path, "a decomposition", sealed=False)
+        header = _header(values, path)
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["subspect"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if header["schema"] != SCHEMA:
-                raise SubspectError(f"{path} has schema version {header['schema']}, this subspect reads {SCHEMA}")
-            rows = np.split(tensors["indices"].numpy(), tensors["offsets"].numpy()[1:-1])
-            return cls(
-                name=header["name"],
-                supports=Supports(rows, header["n_features"]),
-                weights=tensors["weights"],
-                bias=tensors["bias"],
-                frequency=tensors["frequency"],
-                mean=tensors["mean"],
-                class_names=tuple(header["class_names"]),
-                network=header["network"],
-                fingerprint=header["fingerprint"],
-                head=header["head"],
-                unseen=tuple(header["unseen"]),
-                history=tuple(header["history"]),
-                trust=Trusted(*(tensors[name.name] for name in fields(Trusted))) if "stability" in tensors else None,
-                curve=tuple(header.get("curve", ())),
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            supports = _supports(tensors, header)
+            trust = _trust(tensors, supports)
+        except (ValueError, SubspectError) as error:
             raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error
+        return cls(
+            name=check_name(path.stem),
+            supports=supports,
+            weights=tensors["weights"],
+            bias=tensors["bias"],
+            frequency=tensors["frequency"],
+            mean=tensors["mean"],
+            class_names=header.class_names,
+            network=header.network,
+            fingerprint=header.fingerprint,
+            head=header.head,
+            unseen=header.unseen,
+            history=header.history,
+            trust=trust,
+            curve=header.curve,
+        )
+
+
+# What a file must hold ------------------------------------------------------------------------------------------------
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+@dataclass(frozen=True)
+class _Header:
+    class_names: tuple[str, ...]
+    network: str
+    fingerprint: str
+    head: str
+    n_features: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    unseen: tuple[Index, ...]
+    history: tuple[dict[str, Any], ...]
+    curve: tuple[dict[str, Any], ...] = ()
+
+
+class _Chosen(TypedDict):
+    method: str
+    k: int | float | dict[str, Any] | str | None
+    set: str
+    part: Part
+    labelled: NotRequired[bool]
+    target: NotRequired[str]
+    pool: NotRequired[int | None]
+
+
+class _Promise(TypedDict):
+    set: str
+    text: str
+
+
+class _Sized(TypedDict):
+    tolerance: float
+    measure: str
+    met: bool
+    sized_on: tuple[str, Part]
+    promise: _Promise | None
+    no_promise: str | None
+
+
+class _Dropped(TypedDict):
+    dropped: tuple[Index, Index]
+
+
+class _Refit(TypedDict):
+    refit: Literal["labels", "dense"]
+    refit_on: NotRequired[str]
+
+
+class _Point(TypedDict):
+    k: Annotated[float, msgspec.Meta(ge=0)]
+    refit: bool
+    images: Annotated[int, msgspec.Meta(ge=1)]
+    fidelity: Share
+    accuracy: Share
+    dense_accuracy: Share
+
+
+_STEPS = {"tolerance": _Sized, "dropped": _Dropped, "refit": _Refit}  # by a key that no other step has
+
+
+def _header(values: Mapping[str, Any], path: Path) -> _Header:
+    """Read the header of a file.
+
+    Raises:
+        SubspectError: a field is missing or misshaped, or another version wrote it.
+    """
+    if values.get("schema") not in (1, SCHEMA):
+        raise SubspectError(
+            f"{path} is not a decomposition of subspect: it has schema version {values.get('schema')!r}, this subspect reads "
+            f"1 and {SCHEMA}"
+        )
+    known = {field.name for field in fields(_Header)}
+    header = as_type(_Header, {key: one for key, one in values.items() if key in known}, path, "a decomposition")
+    if not header.history:
+        raise SubspectError(f"{path} is not a decomposition of subspect: its history is empty")
+    as_type(_Chosen, header.history[0], path, "a decomposition")
+    for step in header.history[1:]:
+        kind = next((kind for key, kind in _STEPS.items() if key in step), None)
+        if kind is not None:
+            as_type(kind, step, path, "a decomposition")
+        if "dropped" in step and step["dropped"][0] >= len(header.class_names):
+            raise SubspectError(
+                f"{path} is not a decomposition of subspect: its history drops from a class there is not"
+            )
+    for point in header.curve:
+        as_type(_Point, point, path, "a decomposition")
+    return header
+
+
+def _supports(tensors: Mapping[str, Tensor], header: _Header) -> Supports:
+    """Return the supports, once all tensors fit each other.
+
+    Raises:
+        ValueError: they don't.
+        SubspectError: a support holds a feature twice, or one that there is not.
+    """
+    n_classes, whole, real = len(header.class_names), torch.int64, torch.float32
+    entries = tensors["indices"].numel() if "indices" in tensors else 0
+    wanted = {"indices": (whole, (entries,)), "offsets": (whole, (n_classes + 1,)), "bias": (real, (n_classes,))}
+    wanted |= dict.fromkeys(("weights", "frequency", "mean"), (real, (entries,)))
+    if wrong := misfit({name: one for name, one in tensors.items() if name not in _trust_names()}, wanted):
+        raise ValueError(wrong)
+    offsets = tensors["offsets"].numpy()
+    if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
+        raise ValueError(f"its offsets don't cut {entries} features into {n_classes} classes")
+    if any(label >= n_classes for label in header.unseen):
+        raise ValueError(f"its unseen classes {some(header.unseen)} are not all among the {n_classes}")
+    return Supports(np.split(tensors["indices"].numpy(), offsets[1:-1]), header.n_features)
+
+
+def _trust(tensors: Mapping[str, Tensor], supports: Supports) -> Trusted | None:
+    if not _trust_names() & set(tensors):
+        return None
+    entries, n_classes = len(supports.flat), len(supports)
+    most = tensors["substitutes"].shape[-1] if "substitutes" in tensors and tensors["substitutes"].ndim == 2 else 0
+    real = torch.float32
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    wanted = {"stability": (real, (entries,)), "jaccard": (real, (n_classes,))}
+    wanted |= {"substitutes": (torch.int64, (entries, most)), "recovered": (real, (entries, most))}
+    given = {name: tensor for name, tensor in tensors.items() if name in _trust_names()}
+    if wrong := misfit(given, wanted):
+        raise ValueError(wrong)
+    substitutes = given["substitutes"]
+    if substitutes.numel() and not -1 <= int(substitutes.min()) <= int(substitutes.max()) < supports.n_features:
+        raise ValueError(f"its substitutes are not all among the {supports.n_features} features")
+    return Trusted(**given)
+
+
+def _trust_names() -> set[str]:
+    return {one.name for one in fields(Trusted)}
 
 
 def decomposition_path(study: Study, name: str) -> Path:
-    """Return where a study keeps the decomposition of a name."""
-    return study.path / "decompositions" / f"{name}.safetensors"
+    """Return where a study keeps the decomposition of a name.
+
+    Raises:
+        SubspectError: no decomposition can be called so, or a link is in the way.
+    """
+    refuse_links(study.path, "decompositions")
+    return study.path / "decompositions" / f"{check_name(name)}.safetensors"
 
 
 def decomposition_names(study: Study) -> list[str]:
     """List a study's decompositions, the newest last."""
-    found = (study.path / "decompositions").glob("*.safetensors")
-    return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+    refuse_links(study.path, "decompositions")
+    found = [entry for entry in entries(study.path / "decompositions") if _NAMED.fullmatch(entry.name)]
+    regular = [entry for entry in found if entry.is_file(follow_symlinks=False)]
+    return [entry.name[: -len(".safetensors")] for entry in sorted(regular, key=lambda one: one.stat().st_mtime_ns)]
 
 
 def load_decomposition(study: Study, name: str | None = None) -> Decomposition:
     """Read a decomposition of a study, the newest unless one is named.
 
     Raises:
-        SubspectError: the study has none, or none of that name.
+        SubspectError: the study has none, or none of that name, or it is damaged.
     """
     known = decomposition_names(study)
     if not known:
         raise SubspectError(f"the study {study.path} has no decomposition; make one: subspect decompose {study.path}")
     if name is not None and name not in known:
         raise SubspectError(f"no decomposition {name!r} in {study.path}{near(name, known)}; it has: {some(known)}")
-    return Decomposition.load(decomposition_path(study, name or known[-1]))
+    found = Decomposition.load(decomposition_path(study, name or known[-1]))
+    found.check(study)
+    return found
+
+
+def keep_in(study: Study, decomposition: Decomposition) -> None:
+    """Write a decomposition into its study, in place of an earlier one that was asked for in the same way.
+
+    Raises:
+        SubspectError: another decomposition or another file has its name, or it cannot be written.
+    """
+    path = decomposition_path(study, decomposition.name)
+    with writing(study.path):
+        if is_file(path) and _is_decomposition(path):
+            there = Decomposition.load(path)
+            if _asked(there) != _asked(decomposition):
+                raise SubspectError(
+                    f"the study {study.path} has another decomposition called {decomposition.name!r} (by {there.method}): it "
+                    "stays as it is; give yours another name (--name)"
+                )
+        decomposition.save(path)
+
+
+def _asked(decomposition: Decomposition) -> list[Any]:
+    return [decomposition.history[0].get(key) for key in ("method", "k", "supports")]
+
+
+def _is_decomposition(path: Path) -> bool:
+    try:
+        Decomposition.load(path)
+    except SubspectError:
+        return False
+    return True

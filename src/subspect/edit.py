@@ -21,10 +21,11 @@ from subspect.boundary import TARGETS, Target
 from subspect.decomposition import Decomposition, decomposition_path
 from subspect.errors import SubspectError
 from subspect.fidelity import Fidelity, evaluate, percent
+from subspect.files import check_writable
 from subspect.refit import refit
 from subspect.rows import Rows
 from subspect.statistics import Confusion
-from subspect.study import Study, lock
+from subspect.study import Study, writing
 from subspect.tables import Table
 
 log = logging.getLogger("subspect")
@@ -113,6 +114,7 @@ def edit(
         raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
     if target is not None and target not in TARGETS:
         raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    check_writable(study.path)
     edited, entries = decomposition, [(decomposition.label(label), feature) for label, feature in drop]
     for place, (label, feature) in enumerate(entries):
         if (label, feature) in entries[:place]:
@@ -125,7 +127,7 @@ def edit(
         edited = _relearned(study, edited, refit_on, target)
     after = evaluate(study, edited, on)
     before = evaluate(study, decomposition, after.image_set)
-    with lock(study.path):
+    with writing(study.path):
         edited = _named(study, edited)
         edited.save(decomposition_path(study, edited.name))
     labels = list(dict.fromkeys(label for label, _ in entries))

@@ -23,12 +23,13 @@ from PIL import Image
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable
 from subspect.figures import COLOURS, as_label, drawing, escaped, picture_of
-from subspect.files import atomic, make_folder
-from subspect.images import decode, to_rgb
+from subspect.files import atomic, make_folder, read_bytes
+from subspect.images import decode, digest, to_rgb
 from subspect.maps import observed, read_maps
 from subspect.network import Network
 from subspect.pictures import enlarged, lay_over
 from subspect.preprocessing import AnyPreprocessing, from_description, view
+from subspect.reopen import Reopened
 from subspect.study import Study
 from subspect.tables import Table
 from subspect.text import legible
@@ -345,21 +346,30 @@ def _nearest(
         for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
             best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
         best = sorted(best)[: _NEAREST + 1]
-    stored, close = study[decomposition.chosen_on[0]].manifest.root, _ITSELF * float(np.linalg.norm(here))
-    root = Path(stored or "")
-    same = [one for one in best if (root / one[1]).resolve() == Path(name).resolve()]
+    image_set, close = study[decomposition.chosen_on[0]], _ITSELF * float(np.linalg.norm(here))
+    own, near = _digest(name), Reopened(image_set, [one[1] for one in best])
+    same = [one for one in best if own is not None and near.digest(one[1]) == own]
     itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
     others = [one for one in best if one not in itself][:_NEAREST]
 
     def picture(id: str) -> Image.Image | None:
         try:
-            return view(preprocessing, decode(root / id)) if stored else None
+            given = near.given(id)
+            return view(preprocessing, given) if isinstance(given, Image.Image) else None
         except Unusable:
             return None
 
     return tuple(
         Neighbour(id, names[label], names[said], distance, picture(id)) for distance, id, label, said in others
     )
+
+
+def _digest(name: str) -> bytes | None:
+    """Return by what an image file is known; None for an image that is called so, but is none."""
+    try:
+        return digest(read_bytes(Path(name)))
+    except SubspectError:
+        return None
 
 
 def open_picture(image: object, name: str | None = None) -> tuple[Image.Image, str]:

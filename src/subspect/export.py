@@ -32,13 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from subspect.decomposition import Decomposition
-from subspect.errors import MissingExtra, SubspectError, some
+from subspect.errors import MissingExtra, SubspectError, Unusable, some
 from subspect.files import atomic, check_free
 from subspect.head import MANY, DecomposedHead
 from subspect.images import open_images
 from subspect.maps import observed
 from subspect.network import Head, Network, logits_of, with_head
 from subspect.observe import find_head, sample
+from subspect.reopen import Reopened
 from subspect.study import Study
 from subspect.tables import Table
 
@@ -48,6 +49,7 @@ SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, t
 OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
 BATCHES = (1, 7)  #: images at a time when a file is checked and timed
 TOLERANCE = 1e-4  #: by which logits may differ from PyTorch's; where some are larger than 1, that share of the largest
+_CHECKED = 64  # images that are looked for
 _TURNS, _TURN = 5, 0.1  # of timing each batch; seconds
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product
 _SOURCE = ("stack_trace", "from_node", "source_fn_stack")  # of a program's nodes: lines and paths of the network's code
@@ -232,14 +234,9 @@ def prepared(study: Study, network: Network, images: object = None) -> tuple[Ten
         SubspectError: another network, or images that aren't there.
     """
     preprocessing = observed(study, network)
-    if images is None:
-        images = next((study[name].manifest.root for name in study.set_names if study[name].manifest.root), None)
-        if images is None or not Path(images).exists():
-            where = f"are no longer at {images}" if images is not None else "were in memory"
-            raise SubspectError(f"the images that were observed {where}; name some to check the file with (--images)")
     if network.preprocessing is None:
         network = Network(network.model, preprocessing=preprocessing, class_names=network.class_names)
-    source = open_images(images)
+    source = open_images(images, outside=True) if images is not None else _observed_images(study)
     head = network.head if network.head_known else find_head(network, source)
     if not head.exact:
         raise SubspectError(
@@ -247,6 +244,29 @@ def prepared(study: Study, network: Network, images: object = None) -> tuple[Ten
         )
     pixels = sample(network, source, max(BATCHES))
     return pixels.repeat(-(-max(BATCHES) // len(pixels)), 1, 1, 1)[: max(BATCHES)], head
+
+
+def _observed_images(study: Study) -> Reopened:
+    """Return some of the images that were observed.
+
+    Raises:
+        SubspectError: they aren't there any more.
+    """
+    sets = [study[name] for name in study.set_names if study[name].manifest.root is not None]
+    if not sets:
+        raise SubspectError("the images that were observed were in memory; name some to check the file with (--images)")
+    again = Reopened(sets[0], next(sets[0].chunks()).ids[:_CHECKED])
+    reasons = []
+    for id in (again.id(place) for place in range(len(again))):
+        try:
+            again.given(id)
+            return again
+        except Unusable as error:
+            reasons.append(f"{id}: {error}")
+    raise SubspectError(
+        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); name some to check the file with "
+        "(--images)"
+    )
 
 
 def write(

@@ -16,7 +16,8 @@ import torch
 
 from subspect.decomposition import Decomposition
 from subspect.errors import MissingExtra, SubspectError
-from subspect.study import Chunk, Part, Study
+from subspect.shards import Chunk
+from subspect.study import Part, Study
 from subspect.tables import Table
 
 if TYPE_CHECKING:

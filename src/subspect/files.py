@@ -283,7 +283,7 @@ def read_bytes(path: Path, what: str = "", limit: int = JSON_BYTES) -> bytes:
         if size > limit:
             raise SubspectError(f"{name} has {size:,} bytes, more than the {limit:,} that are read of such a file")
         try:
-            return file.read(limit + 1)
+            return file.read(min(limit, size + 2**16))  # a file in /proc says 0
         except OSError as error:
             _refuse_reading(name, error)
 

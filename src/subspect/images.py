@@ -1,26 +1,36 @@
 """Where images come from: a folder, a CSV, arrays in memory, a torch Dataset or DataLoader.
 
-Every source yields ``(image, label or None, id)``, by position, so that a run can go on where it stopped and worker
-processes can share the work. Files are decoded with Pillow into RGB; tensors are taken as they are, ready for the
-network. Labels become class indices through a `ClassMatch`: by name, by sorted order, or by the user's own map.
+Every source yields an `Example` (image, label, digest) and its id, by position, so that a run can go on where it stopped
+and worker processes can share the work. Files are decoded with Pillow into RGB; tensors are taken as they are, ready for
+the network. Labels become class indices through a `ClassMatch`: by name, by sorted order, or by the user's own map.
+
+What lies in a folder may come from strangers: nothing is followed out of it, only regular files are opened, only formats
+whose readers start no other program are decoded, and sizes are checked before memory is asked for.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import logging
 import os
+import re
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -32,8 +42,8 @@ from torch.utils.data import (
 )
 
 from subspect.errors import SubspectError, Unusable, near, some
-from subspect.files import fingerprint, read_json
-from subspect.preprocessing import AnyPreprocessing, visible
+from subspect.files import fingerprint, is_file, is_folder, open_file, read_bytes, read_json
+from subspect.preprocessing import AnyPreprocessing, check_pixels, visible
 
 log = logging.getLogger("subspect")
 
@@ -42,9 +52,36 @@ SUFFIXES = frozenset(
 )  #: file names that count as images, in upper or lower case
 _SETS = frozenset("train test val valid validation".split())
 _TRIED = 64  # items of a Dataset that are tried to learn what its items are
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # whose readers start no program
+_COPIES = {"WEBP": 2, "AVIF": 2, "JPEG2000": 3}  # how many times as much their readers hold as others do
+_FILE_BYTES = 512 * 2**20  # larger image files are refused unread
+_STRIP = 2**20  # pixels that are converted at once
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation → what undoes it
 
 Picture = Image.Image | torch.Tensor
 Labels = npt.NDArray[np.int64]
+
+
+class Example(NamedTuple):
+    """What a source holds at a position.
+
+    Attributes:
+        image: RGB, or a tensor that is ready for the network.
+        label: as the source gives it, a name or a class index; None where it has none.
+        digest: of the image file's bytes (see `digest`); None for what comes from memory.
+    """
+
+    image: Picture
+    label: int | str | None
+    digest: bytes | None
 
 
 class Images(ABC):
@@ -68,8 +105,8 @@ class Images(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, index: int) -> tuple[Picture, int | str | None]:
-        """Return the image (RGB, or a tensor where ``ready``) and its raw label.
+    def read(self, index: int) -> Example:
+        """Return the image (RGB, or a tensor where ``ready``), its raw label, and the digest of its file.
 
         Raises:
             Unusable: this one image cannot be used.
@@ -87,11 +124,21 @@ class Images(ABC):
         """Return the image of an id: RGB, or a tensor where ``ready``.
 
         Raises:
-            Unusable: it is missing or cannot be decoded.
+            Unusable: there is no such id, or its image is missing or cannot be decoded.
         """
-        if not id.isdecimal() or int(id) >= len(self):
-            raise Unusable(f"no image with id {id!r} among {len(self)}")
-        return self.read(int(id))[0]
+        return self.given_with_digest(id)[0]
+
+    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
+        """Return the image of an id, and the digest of its file, where it comes from one.
+
+        Raises:
+            Unusable: there is no such id, or its image is missing or cannot be decoded.
+        """
+        count = str(len(self))
+        if not re.fullmatch("0|[1-9][0-9]*", id) or (len(id), id) >= (len(count), count):
+            raise self._unknown(id)  # told by its digits: there may be more of them than Python converts
+        image, _, found = self.read(int(id))
+        return image, found
 
     def picture(self, id: str) -> Image.Image:
         """Return the image of an id as a person would look at it.
@@ -101,6 +148,9 @@ class Images(ABC):
         """
         image = self.given(id)
         return image if isinstance(image, Image.Image) else visible(image)
+
+    def _unknown(self, id: str) -> Unusable:
+        return Unusable(f"no image with id {_short(id)!r} among {len(self)}")
 
 
 class Files(Images):
@@ -121,14 +171,22 @@ class Files(Images):
         """Return the path relative to the root."""
         return self.paths[index]
 
-    def read(self, index: int) -> tuple[Picture, int | str | None]:
+    def read(self, index: int) -> Example:
         """Decode the file into RGB."""
-        return self.given(self.paths[index]), self.raw[index] if self.raw is not None else None
-
-    def given(self, id: str) -> Picture:
-        """Decode the file of an id into RGB."""
         assert self.root is not None
-        return decode(self.root / id)
+        image, found = decode_with_digest(self.root / self.paths[index])
+        return Example(image, self.raw[index] if self.raw is not None else None, found)
+
+    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
+        """Decode the file of an id into RGB; only files that were listed are ever opened."""
+        assert self.root is not None
+        if id not in self._listed:
+            raise self._unknown(id)
+        return decode_with_digest(self.root / id)
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(self.paths)
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash paths, file sizes and class indices; not the files' bytes, which would cost a second reading."""
@@ -180,9 +238,9 @@ class Arrays(Images):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int) -> tuple[Picture, int | str | None]:
+    def read(self, index: int) -> Example:
         """Return the picture or the tensor at a position."""
-        return _picture(self.images[index]), None if self.labels is None else int(self.labels[index])
+        return Example(_picture(self.images[index]), None if self.labels is None else int(self.labels[index]), None)
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash type, shape, bytes and labels."""
@@ -209,7 +267,7 @@ class DatasetImages(Images):
         self.ready = self.labelled = False
         for index in range(min(len(self), _TRIED)):
             try:
-                image, label = self.read(index)
+                image, label, _ = self.read(index)
             except Unusable:
                 continue  # listed when its turn comes
             self.ready, self.labelled = isinstance(image, torch.Tensor), label is not None
@@ -218,7 +276,7 @@ class DatasetImages(Images):
     def __len__(self) -> int:
         return len(cast(Any, self.dataset))
 
-    def read(self, index: int) -> tuple[Picture, int | str | None]:
+    def read(self, index: int) -> Example:
         """Return the item at a position."""
         try:
             item = self.dataset[index]
@@ -229,28 +287,30 @@ class DatasetImages(Images):
         if isinstance(label, torch.Tensor | np.generic | np.ndarray):
             numbers = label.reshape(-1).tolist()
             label = numbers[0] if len(numbers) == 1 else numbers
-        return picture, cast(int | str | None, label)
+        return Example(picture, cast(int | str | None, label), None)
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash the length and the name."""
         return fingerprint(self.name, str(len(self)))
 
 
-def open_images(source: object, name: str = "images") -> Images:
+def open_images(source: object, name: str = "images", *, outside: bool = False) -> Images:
     """Return the images of a path, arrays, an ``(images, labels)`` pair, a Dataset or a DataLoader.
 
     Args:
         source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, where there are labels,
             ``label``; a uint8 or floating array or tensor; a Dataset or a DataLoader that doesn't shuffle.
         name: what a Dataset is called in fingerprints.
+        outside: whether a folder's links and a CSV's paths may lead out of the folder; else such a source is refused.
 
     Raises:
-        SubspectError: no such path, nothing in it, a layout or a loader that can't be read in a fixed order.
+        SubspectError: no such path, nothing in it, something that leads outside, a layout or a loader that can't be read in
+            a fixed order.
     """
     if isinstance(source, Images):
         images = source
     elif isinstance(source, str | Path):
-        images = _from_path(Path(source))
+        images = _from_path(Path(source), outside)
     elif isinstance(source, np.ndarray | torch.Tensor):
         images = Arrays(source)
     elif isinstance(source, tuple) and len(source) == 2:
@@ -375,12 +435,12 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
 
 
 def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
-    outside = [label for label in found if not 0 <= int(label) < n_classes]
+    outside = [label for label in found if not 0 <= Decimal(label) < n_classes]  # of any length, unlike int
     if outside:
         raise SubspectError(
-            f"labels {some(outside)} are not class indices of this network: expected 0 to {n_classes - 1}"
+            f"labels {some(map(_short, outside))} are not class indices of this network: expected 0 to {n_classes - 1}"
         )
-    index = {label: int(label) for label in found}
+    index = {label: int(Decimal(label)) for label in found}
     return ClassMatch(n_classes, index, known or numbered(n_classes), "labels are class indices")
 
 
@@ -396,7 +456,7 @@ def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> 
             f"the folders in {images.root} look like image sets, not classes: {some(found)}; pass one of them, or a class "
             "map if they are classes"
         )
-    if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=int):
+    if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=Decimal):
         log.warning(
             "class folders are numbers; sorted as text (%s) as torchvision does it, not by value; pass a class map if "
             "the network counts them by value",
@@ -414,12 +474,17 @@ def _inside(images: Images, names: Sequence[str]) -> str:
 def _by_map(
     found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | None, class_map: Mapping[str, int] | str | Path
 ) -> ClassMatch:
-    given = class_map if isinstance(class_map, Mapping) else read_json(Path(class_map))
+    given = class_map if isinstance(class_map, Mapping) else read_json(Path(class_map), "the class map")
     if not isinstance(given, Mapping) or not all(type(value) is int for value in given.values()):
         raise SubspectError(
-            f'a class map must be a JSON object of folder name → class index, such as {{"cat": 3}}; got {class_map}'
+            f'a class map must be a JSON object of folder name → class index, such as {{"cat": 3}}; got '
+            f"{_short(str(class_map))}"
         )
-    wrong = [f"{name} → {value}" for name, value in given.items() if not 0 <= value < n_classes]
+    wrong = [
+        f"{_short(name)} → {value if abs(value) < 2**63 else 'a huge number'}"
+        for name, value in given.items()
+        if not 0 <= value < n_classes
+    ]
     if wrong:
         raise SubspectError(f"the class map holds indices outside 0 to {n_classes - 1}: {some(wrong)}")
     missing = [name for name in found if name not in given]
@@ -427,9 +492,8 @@ def _by_map(
         raise SubspectError(
             f"the class map lacks {len(missing)} of the class folders or labels: {some(map(repr, missing))}; add them"
         )
-    names = known or tuple(
-        next((name for name, value in given.items() if value == index), f"class {index}") for index in range(n_classes)
-    )
+    first = {value: name for name, value in reversed(list(given.items()))}
+    names = known or tuple(first.get(index, f"class {index}") for index in range(n_classes))
     return ClassMatch(n_classes, {name: given[name] for name in found}, names, "by the class map")
 
 
@@ -444,6 +508,7 @@ class Batch:
         pixels: (m, channels, height, width) float32; None where none could be used.
         labels: (m,) class indices, −1 where there are none.
         ids: the m ids.
+        digests: the m digests of the images' files (see `digest`), None for what comes from memory.
         failed: id and reason of each image that couldn't be used.
         error: what stops the run, found in a worker process.
     """
@@ -451,6 +516,7 @@ class Batch:
     pixels: torch.Tensor | None
     labels: Labels
     ids: list[str]
+    digests: list[bytes | None]
     failed: list[tuple[str, str]]
     error: str | None = None
 
@@ -472,16 +538,17 @@ class _Batches(Dataset[Batch]):
         try:
             return self._batch(self.positions[index])
         except SubspectError as error:  # raised again in the main process, without the worker's traceback in its text
-            return Batch(None, np.empty(0, np.int64), [], [], str(error))
+            return Batch(None, np.empty(0, np.int64), [], [], [], str(error))
 
     def _batch(self, positions: Sequence[int]) -> Batch:
         tensors: list[torch.Tensor] = []
         labels: list[int] = []
         ids: list[str] = []
+        digests: list[bytes | None] = []
         failed: list[tuple[str, str]] = []
         for position in positions:
             try:
-                image, raw = self.images.read(position)
+                image, raw, found = self.images.read(position)
                 tensor = self._prepare(image)
             except Unusable as error:
                 failed.append((self.images.id(position), str(error)))
@@ -489,7 +556,8 @@ class _Batches(Dataset[Batch]):
             tensors.append(tensor)
             labels.append(self._label(raw, position))
             ids.append(self.images.id(position))
-        return Batch(_stack(tensors, ids), np.array(labels, dtype=np.int64), ids, failed)
+            digests.append(found)
+        return Batch(_stack(tensors, ids), np.array(labels, dtype=np.int64), ids, digests, failed)
 
     def _label(self, raw: int | str | None, position: int) -> int:
         try:
@@ -519,7 +587,8 @@ def batches(
     """Read the images at given positions, a batch for each list of positions, in order, in worker processes if any.
 
     Raises:
-        SubspectError: pictures without preprocessing, images of different sizes, or a label outside the classes.
+        SubspectError: pictures without preprocessing, images of different sizes, a label outside the classes, or a worker
+            process that was ended from outside.
     """
     if preprocessing is None and not images.ready:
         raise SubspectError(
@@ -529,10 +598,32 @@ def batches(
     loader = DataLoader(
         _Batches(images, preprocessing, match, positions), batch_size=None, shuffle=False, num_workers=workers
     )
-    for batch in loader:
-        if batch.error is not None:
-            raise SubspectError(batch.error)
-        yield batch
+    with lost_workers():
+        for batch in loader:
+            if batch.error is not None:
+                raise SubspectError(batch.error)
+            yield batch
+
+
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Say what happened where a worker process was killed.
+
+    PyTorch tells of it by a signal, so that its error comes up wherever the main process happens to be: what consumes
+    `batches` from workers is to run in such a block too.
+
+    Raises:
+        SubspectError: a worker process was ended from outside.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)) is None:
+            raise
+        raise SubspectError(
+            "a process that reads images was ended from outside, usually for want of memory; what was stored stays: run "
+            "again with fewer --workers (0 reads images without such processes)"
+        ) from error
 
 
 def _stack(tensors: list[torch.Tensor], ids: list[str]) -> torch.Tensor | None:
@@ -554,20 +645,78 @@ def _shape(tensor: torch.Tensor) -> str:
 # Paths ----------------------------------------------------------------------------------------------------------------
 
 
-def _from_path(path: Path) -> Images:
-    if path.is_dir():
-        return _from_folder(path)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return _from_csv(path)
-    if path.is_file():
+def _from_path(path: Path, outside: bool) -> Images:
+    if is_folder(path):
+        return _from_folder(path, outside)
+    if is_file(path) and path.suffix.lower() == ".csv":
+        return _from_csv(path, outside)
+    if is_file(path):
         raise SubspectError(f"{path} is a file; expected a folder of images or a .csv file with the column 'path'")
     raise SubspectError(f"no such folder or CSV file: {path} (looked in {Path.cwd()})")
 
 
-def _from_folder(root: Path) -> Images:
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    flat = [entry.name for entry in entries if _is_image(entry)]
-    folders = {entry.name: _below(entry) for entry in entries if entry.is_dir()}
+class _Fence:
+    """Tells what leads out of a folder; with ``outside``, nothing does."""
+
+    def __init__(self, root: Path, outside: bool) -> None:
+        self.root, self.outside = root, outside
+        self.real = os.path.realpath(root)
+        self._inner = self.real.rstrip(os.sep) + os.sep
+        self._folders: dict[str, str] = {}  # as a CSV writes them → where they really lie
+
+    def check(self, path: str, name: str) -> None:
+        """Check a link.
+
+        Raises:
+            SubspectError: it leads outside.
+        """
+        if not self.outside and self.inside(real := os.path.realpath(path)) is None:
+            self.refuse(name, real)
+
+    def inside(self, real: str) -> str | None:
+        """Return a real path relative to the root, or None where it lies outside."""
+        if real == self.real:
+            return ""
+        return real.removeprefix(self._inner) if real.startswith(self._inner) else None
+
+    def id(self, given: str, line: int) -> str:
+        """Return the id of a CSV's path: as written, or relative to the root if it was absolute or held ``..``.
+
+        Raises:
+            SubspectError: it leads outside.
+        """
+        folder, name = os.path.split(given)
+        if name == "..":
+            folder, name = given, ""
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(self.root / folder)
+        place = Path(self._folders[folder], name)
+        within, shown = self.inside(str(place)), f"{_short(given)} in line {line}"
+        if within is None:
+            self.refuse(shown, str(place))
+        if _is_link(place):
+            self.check(str(place), shown)
+        return Path(within).as_posix() if Path(given).is_absolute() or ".." in given.split("/") else given
+
+    def refuse(self, name: str, real: str) -> NoReturn:
+        """Say what leads where."""
+        raise SubspectError(
+            f"{name} leads outside {self.root}: to {_short(real)}; pass outside=True (--outside) if that is meant"
+        )
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # a name that is too long, say
+        return False
+
+
+def _from_folder(root: Path, outside: bool) -> Images:
+    fence = _Fence(root, outside)
+    entries = sorted(_entries(root), key=lambda entry: Path(entry.name))
+    flat = [entry.name for entry in entries if _is_image(entry, entry.name, fence)]
+    folders = {entry.name: _below(entry, fence) for entry in entries if _is_folder(entry)}
     filled = [name for name, paths in folders.items() if paths]
     if flat and filled:
         raise SubspectError(
@@ -582,49 +731,114 @@ def _from_folder(root: Path) -> Images:
             f"no images in {root}: it holds {others}; expected class folders with images, or images "
             f"({' '.join(sorted(SUFFIXES))})"
         )
-    pairs = [(path.relative_to(root).as_posix(), name) for name, paths in folders.items() for path in paths]
+    pairs = [(path, name) for name, paths in folders.items() for path in paths]
     files = Files("folder", root, [path for path, _ in pairs], [name for _, name in pairs])
     files.classes = tuple(sorted(folders))  # a class folder without images still holds its place in the order
     return files
 
 
-def _below(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise SubspectError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+def _below(folder: os.DirEntry[str], fence: _Fence) -> list[str]:
+    """List the images below a class folder, relative to the root; links to folders further below are passed over."""
+    if folder.is_symlink():
+        fence.check(folder.path, folder.name)
+    found: list[str] = []
+    todo = [(folder.path, folder.name)]
+    while todo:
+        place, prefix = todo.pop()
+        for entry in _entries(place):
+            name = f"{prefix}/{entry.name}"
+            if _is_image(entry, name, fence):
+                found.append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                todo.append((entry.path, name))
+    return sorted(found, key=Path)
 
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(place, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if _is_image(path)]
-    return sorted(found)
 
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List a folder but for hidden names.
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _from_csv(path: Path) -> Images:
+    Raises:
+        SubspectError: it cannot be read.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or []]
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SubspectError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error
-    if "path" not in columns:
-        raise SubspectError(f"{path} has the columns {', '.join(columns) or 'none'}; expected 'path' and 'label'")
-    blank = [line for line, row in rows if not (row["path"] or "").strip()]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise SubspectError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return is_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
+
+
+def _is_image(entry: os.DirEntry[str], name: str, fence: _Fence) -> bool:
+    """Tell whether an entry is a file named like an image; only links are asked where they lead, which takes time."""
+    if Path(entry.name).suffix.lower() not in SUFFIXES:
+        return False
+    if not entry.is_symlink():
+        return entry.is_file(follow_symlinks=False)
+    if not is_file(Path(entry.path)):
+        return False
+    fence.check(entry.path, name)
+    return True
+
+
+def _from_csv(path: Path, outside: bool) -> Images:
+    lines, paths, labels = _rows(path)
+    blank = [line for line, given in zip(lines, paths, strict=True) if not given.strip()]
     if blank:
         raise SubspectError(f"{path} has no path in line {some(blank)}; give one in every line")
-    labels = [(row["label"] or "").strip() for _, row in rows] if "label" in columns else None
     if labels is not None and "" in labels:
-        lines = [line for (line, _), label in zip(rows, labels, strict=True) if not label]
+        unlabelled = [line for line, label in zip(lines, labels, strict=True) if not label]
         raise SubspectError(
-            f"{path} has no label in {len(lines)} of {len(rows)} lines (line {some(lines)}); label every image, or "
-            "leave the column out"
+            f"{path} has no label in {len(unlabelled)} of {len(lines)} lines (line {some(unlabelled)}); label every image, "
+            "or leave the column out"
         )
-    return Files("CSV", path.parent, [row["path"].replace("\\", "/") for _, row in rows], labels)
+    if not outside:
+        fence = _Fence(path.parent, outside)
+        paths = [fence.id(given, line) for given, line in zip(paths, lines, strict=True)]
+    return Files("CSV", path.parent, paths, labels)
+
+
+def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
+    """Read a CSV: the number of each line, its path with ``/``, and the labels, if there is such a column.
+
+    Raises:
+        SubspectError: not a CSV in UTF-8, no column "path", or a line with more fields than there are columns.
+    """
+    lines, paths, labels = list[int](), list[str](), list[str]()
+    with io.TextIOWrapper(io.BytesIO(read_bytes(path)), encoding="utf-8-sig", newline="") as text:
+        try:
+            reader = csv.reader(text, skipinitialspace=True)
+            columns = [name.strip().casefold() for name in next(reader, [])]
+            at, label_at = _column(path, columns, "path"), _column(path, columns, "label")
+            if at is None:
+                raise SubspectError(
+                    f"{path} has the columns {_short(', '.join(columns)) or 'none'}; expected 'path' and 'label'"
+                )
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) > len(columns):
+                    raise SubspectError(
+                        f"{path} has {len(row)} fields in line {reader.line_num} but {len(columns)} columns; put those that "
+                        "hold a comma in quotes"
+                    )
+                if "\0" in "".join(row):
+                    raise SubspectError(f"{path} has a NUL character in line {reader.line_num}, which no path holds")
+                row += [""] * (len(columns) - len(row))
+                lines.append(reader.line_num)
+                paths.append(row[at].replace("\\", "/"))
+                labels += [] if label_at is None else [row[label_at].strip()]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SubspectError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error
+    return lines, paths, None if label_at is None else labels
+
+
+def _column(path: Path, columns: list[str], name: str) -> int | None:
+    if columns.count(name) > 1:
+        raise SubspectError(f"{path} has the column {name!r} {columns.count(name)} times; keep one of them")
+    return columns.index(name) if name in columns else None
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
@@ -647,6 +861,11 @@ def _dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
     return loader.dataset
 
 
+def _short(text: str, most: int = 100) -> str:
+    """Cut text of the user's that may be of any length, for a message."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -661,20 +880,77 @@ def decode(path: Path) -> Image.Image:
     """Read an image file as RGB, upright.
 
     Raises:
-        Unusable: no such file, not an image, truncated, or of a kind without a sure way to RGB.
+        Unusable: see `decode_with_digest`.
     """
+    return decode_with_digest(path)[0]
+
+
+def decode_with_digest(path: Path) -> tuple[Image.Image, bytes]:
+    """Read an image file once: the image as RGB, upright, and the digest of the file's bytes (see `digest`).
+
+    Raises:
+        Unusable: no such file, not a regular one, too large, not an image of a format in ``_FORMATS``, truncated, of more
+            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or of a kind without a sure way to RGB.
+    """
+    data = _contents(path)
     try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except FileNotFoundError as error:
-        raise Unusable("no such file") from error
+        return _decoded(data), digest(data)
     except UnidentifiedImageError as error:
-        raise Unusable(f"not an image ({_bytes(path)} bytes)") from error
+        raise Unusable(f"not an image ({len(data)} bytes)") from error
     except Unusable:
         raise
     except Exception as error:  # a broken file makes Pillow's decoders raise almost anything; it mustn't stop the run
         raise Unusable(f"{type(error).__name__}: {error}") from error
+
+
+def digest(data: bytes) -> bytes:
+    """Return what an image file is known by: the first 16 bytes of the SHA-256 of its bytes."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _FILE_BYTES:
+                raise Unusable(
+                    f"{size:,} bytes, more than the {_FILE_BYTES:,} that are read of an image file; shrink it"
+                )
+            return file.read(size)
+    except OSError as error:
+        raise Unusable(f"{type(error).__name__}: {error}") from error
+    except SubspectError as error:
+        raise Unusable("no such file" if isinstance(error.__cause__, FileNotFoundError) else str(error)) from error
+
+
+def _decoded(data: bytes) -> Image.Image:
+    """Decode a file's bytes; of the image as it was stored nothing is left when the turned one is made."""
+    image = _opened(data)
+    turn = _turn(image)
+    image = _flat(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Load an image whose size was checked first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data), formats=_formats())
+            check_pixels(*image.size, share=_COPIES.get(image.format or "", 1))
+            image.load()
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            found = re.search(r"\((\d+) pixels\)", str(error))
+            check_pixels(int(found[1]) if found else 2**63, 1)
+            raise  # of something else than the image, such as a tile
+    return image
+
+
+@cache
+def _formats() -> list[str]:
+    """List those of the formats that this Pillow was built with."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -686,16 +962,43 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         Unusable: floating-point pixels, or 32-bit ones beyond 16 bits, whose range is anyone's guess.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _turn(image)
+    flat = _flat(image)
+    if turn is not None:
+        return flat.transpose(turn)
+    return image.copy() if flat is image else flat
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what puts an image upright, by its EXIF orientation."""
+    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Convert to RGB, some rows at a time, so that nothing is held but the image and the result, 4 bytes a pixel."""
     if image.mode == "RGB":
         return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.int64)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise Unusable(f"32-bit pixels from {pixels.min()} to {pixels.max()}; convert to 8 or 16 bits")
-        image = Image.fromarray(np.round(pixels / 257).astype(np.uint8))
     if image.mode == "F":
         raise Unusable("floating-point pixels, whose range is not known; convert to 8 or 16 bits")
+    if image.mode == "I":
+        low, high = cast(tuple[int, int], image.getextrema())
+        if low < 0 or high > 65535:
+            raise Unusable(f"32-bit pixels from {low} to {high}; convert to 8 or 16 bits")
+    rows = max(1, _STRIP // max(1, image.width))
+    if rows >= image.height:
+        return _strip(image)
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result.paste(_strip(image.crop(box)), box)
+    return result
+
+
+def _strip(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((pixels + 128) // 257).astype(np.uint8))  # p / 257 rounded; 257 is odd: no ties
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns when it drops a palette's transparency in one step
     return image.convert("RGB")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from subspect.errors import SubspectError, near, some
 from subspect.files import fingerprint
 from subspect.preprocessing import AnyPreprocessing, as_preprocessing
+from subspect.text import is_text
 
 log = logging.getLogger("subspect")
 
@@ -122,8 +123,8 @@ class Network:
         two heads): the layer's own output then stands for the logits, with a warning.
 
         Raises:
-            SubspectError: no linear layer gives the logits, or the one named has another number of outputs; the
-                candidates are listed.
+            SubspectError: no linear layer gives the logits, or the one named has another number of outputs, and the
+                candidates are listed; the network has one class; or the head holds NaN or infinity.
         """
         if len(pixels) < 2:
             raise SubspectError(f"finding the head needs a batch of at least 2 images, got {len(pixels)}")
@@ -249,11 +250,20 @@ def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         if tensor.ndim == 2 and len(tensor) == len(pixels) and tensor.shape[1] > 1 and tensor.is_floating_point()
     }
     if not tensors:
+        alone = next((tensor for tensor in outputs if tensor.shape in ((len(pixels),), (len(pixels), 1))), None)
+        if alone is not None and alone.is_floating_point():
+            raise SubspectError(
+                f"the network has one class (its output is {tuple(alone.shape)}), and one class decides nothing: subspect "
+                "needs two or more; a network that says yes or no by one logit needs a head with a logit for each"
+            )
         raise SubspectError(
             "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
             f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
         )
     if not any(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        for one in reversed(seen):
+            if any(one.output.shape == tensor.shape for tensor in tensors.values()):
+                _check_finite(one)
         raise SubspectError(
             "the network's logits are NaN or infinite on the first images tried; check its weights and preprocessing"
         )
@@ -275,6 +285,7 @@ def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
     else:
         raise SubspectError(_not_found(seen, next(iter(tensors.values()))))
+    _check_finite(call)
     calls = sum(one.module is call.module for one in seen)
     if calls > 1:
         raise SubspectError(
@@ -285,6 +296,21 @@ def _find_head(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         _check(call.features, call.module, tensors[which], call.name)
     weight, bias = _affine(call.module)
     return Head(call.name, weight.detach().float().cpu().clone(), bias.detach().float().cpu().clone(), which, exact)
+
+
+def _check_finite(call: _Seen) -> None:
+    """Refuse a head whose numbers are none.
+
+    Raises:
+        SubspectError: a weight or the bias is NaN or infinite.
+    """
+    numbers = torch.cat([part.detach().float().flatten() for part in _affine(call.module)])
+    bad = int((~numbers.isfinite()).sum())
+    if bad:
+        raise SubspectError(
+            f"the head {call.name!r} holds NaN or infinity: {bad:,} of its {len(numbers):,} weights and biases; load the "
+            "weights of a training that went well (--weights)"
+        )
 
 
 def _named(name: str, module: nn.Module, seen: list[_Seen], tensors: list[Tensor]) -> _Seen:
@@ -476,6 +502,9 @@ def _names(names: object) -> tuple[str, ...] | None:
         return None
     if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise SubspectError(f"class_names must be a list of strings, one for each class; got {names!r}")
+    odd = next((index for index, name in enumerate(names) if not is_text(name)), None)
+    if odd is not None:
+        raise SubspectError(f"class name {odd} is no text: it holds half of a surrogate pair; rename it")
     return tuple(names)
 
 

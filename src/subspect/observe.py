@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import sqrt
@@ -20,25 +20,14 @@ import numpy as np
 import torch
 
 from subspect.errors import SubspectError, some
-from subspect.images import Batch, ClassMatch, Images, batches, match_classes, numbered, open_images
+from subspect.files import is_file
+from subspect.images import Batch, ClassMatch, Images, batches, lost_workers, match_classes, numbered, open_images
 from subspect.layers import layer_names, watching
 from subspect.network import Head, Network
 from subspect.preprocessing import GIVEN_AS_TENSORS
 from subspect.progress import progress
-from subspect.study import (
-    Chunk,
-    Identity,
-    SetManifest,
-    Study,
-    check_disk,
-    joined,
-    lock,
-    read_failed,
-    read_shard,
-    shard_bytes,
-    shard_name,
-    write_shard,
-)
+from subspect.shards import Chunk, joined, shard_bytes
+from subspect.study import Identity, ImageSet, SetManifest, Study, check_disk, check_set_name
 
 log = logging.getLogger("subspect")
 
@@ -46,6 +35,7 @@ _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 _TRIED = 64
 
 
+@lost_workers()
 def observe(
     network: Network,
     images: object,
@@ -90,21 +80,21 @@ def observe(
         raise SubspectError(
             f"expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1; got {batch_size}, {workers}, {max_failed}"
         )
+    check_set_name(name)
     folder, source = Path(study), open_images(images, name)
     with network.running(device), ExitStack() as held:
         head = find_head(network, source)
         widths = _widths(network, source, layers)
         match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
-        held.enter_context(lock(folder))  # once it is clear that there is something to write
-        if (folder / "study.json").exists() and network.class_names is None:
+        if is_file(folder / "study.json") and network.class_names is None:
             match = replace(match, names=Study.open(folder).identity.class_names)
         identity = _identity(network, source, match)
         manifest = _manifest(source, match, identity, batch_size, widths)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
-        manifest = opened.begin(name, manifest)
-        place = folder / "sets" / name
-        if manifest.complete and len(_done(place, manifest)) == manifest.n_shards:
-            log.info("%s: all %s images of %r are there already", folder, f"{manifest.rows:,}", name)
+        held.enter_context(opened.observing(name))
+        image_set = opened.begin(name, manifest)
+        if image_set.manifest.complete:
+            log.info("%s: all %s images of %r are there already", folder, f"{len(image_set):,}", name)
             if source.kind == "dataset":
                 log.warning(
                     "the Dataset %r is known by its length and its name alone; if its images or labels have changed, "
@@ -112,15 +102,15 @@ def observe(
                     name,
                 )
             return opened
-        _try(network, source, match, manifest, place)
-        _run(network, source, match, place, manifest, workers, max_failed, show_progress)
-        _finish(opened, name, manifest)
+        _try(network, source, match, image_set)
+        _run(network, source, match, image_set, workers, max_failed, show_progress)
+        _finish(opened, image_set)
     return opened
 
 
 def _known_names(network: Network, folder: Path) -> tuple[str, ...] | None:
     """Return the class names to match by: the network's, or those that the study's first image set brought."""
-    if network.class_names is not None or not (folder / "study.json").exists():
+    if network.class_names is not None or not is_file(folder / "study.json"):
         return network.class_names
     names = Study.open(folder).identity.class_names
     return None if names == numbered(len(names)) else names
@@ -214,10 +204,10 @@ def _manifest(
     )
 
 
-def _try(network: Network, source: Images, match: ClassMatch, manifest: SetManifest, folder: Path) -> None:
+def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> None:
     """Run the spread images through everything: say what the run will cost, and whether it looks right."""
-    positions = _spread(source)
-    left = manifest.images - _positions(manifest, _done(folder, manifest))
+    manifest, positions = image_set.manifest, _spread(source)
+    left = manifest.images - _positions(manifest, image_set.done)
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
     chunk = _chunk(network, batch, manifest)
@@ -227,7 +217,7 @@ def _try(network: Network, source: Images, match: ClassMatch, manifest: SetManif
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
     log.info("labels: %s", match.how if source.labelled else "none; the network's predictions stand in for them")
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
-    check_disk(folder, needed)
+    check_disk(image_set.folder, needed)
     if source.labelled:
         _warn_near_chance(
             int((chunk.labels == chunk.predictions).sum()), len(chunk.ids), match.n_classes, "tried first"
@@ -238,42 +228,41 @@ def _run(
     network: Network,
     source: Images,
     match: ClassMatch,
-    folder: Path,
-    manifest: SetManifest,
+    image_set: ImageSet,
     workers: int,
     max_failed: float,
     show: bool,
 ) -> None:
     """Write the missing shards."""
-    done = _done(folder, manifest)
-    failed = [failure for index in done for failure in read_failed(folder / shard_name(index))]
-    _check_failed(failed, manifest, max_failed, folder)
+    manifest, done = image_set.manifest, set(image_set.done)
+    failed = [failure for index in done for failure in image_set.shard(index)[1]]
+    _check_failed(failed, manifest, max_failed, image_set.folder)
     if done:
         log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
     cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
     positions = [positions for shard in cuts.values() for positions in shard]
     read = batches(source, network.preprocessing, match, positions, workers)
-    with progress(folder.name, manifest.images, "images", done=_positions(manifest, done), show=show) as advance:
+    with progress(image_set.name, manifest.images, "images", done=_positions(manifest, done), show=show) as advance:
         for index, shard in cuts.items():
             chunks, fresh = [], []
             for cut, batch in zip(shard, read, strict=False):
                 chunks.append(_chunk(network, batch, manifest))
                 fresh += batch.failed
                 advance(len(cut))
-            _check_failed(failed := failed + fresh, manifest, max_failed, folder)
-            write_shard(folder / shard_name(index), joined(chunks), fresh)
+            _check_failed(failed := failed + fresh, manifest, max_failed, image_set.folder)
+            image_set.write(index, joined(chunks), fresh)
 
 
-def _finish(study: Study, name: str, manifest: SetManifest) -> None:
+def _finish(study: Study, image_set: ImageSet) -> None:
     """Write the manifest that says that the set is complete, and say what was found."""
-    folder = study.path / "sets" / name
+    name, manifest = image_set.name, image_set.manifest
     rows = right = 0
     failed: list[tuple[str, str]] = []
     for index in range(manifest.n_shards):
-        chunk = read_shard(folder / shard_name(index))
+        chunk, unusable = image_set.shard(index)
         rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
-        failed += read_failed(folder / shard_name(index))
-    study.write_set(name, replace(manifest, complete=True, rows=rows, failed=tuple(failed)))
+        failed += unusable
+    image_set.save(replace(manifest, complete=True, rows=rows, failed=tuple(failed)))
     if failed:
         log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
     if manifest.labelled:
@@ -303,6 +292,7 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
         torch.cat(predictions).numpy(),
         batch.ids,
         {name: torch.cat(parts).numpy() for name, parts in layers.items()},
+        batch.digests,
     )
     bad = np.flatnonzero(
         ~np.all([np.isfinite(x).all(axis=1) for x in (chunk.features, *chunk.layers.values())], axis=0)
@@ -327,11 +317,7 @@ def _ends(manifest: SetManifest, shard: int) -> tuple[int, int]:
     return first, min(first + manifest.shard_size, manifest.images)
 
 
-def _done(folder: Path, manifest: SetManifest) -> set[int]:
-    return {index for index in range(manifest.n_shards) if (folder / shard_name(index)).exists()}
-
-
-def _positions(manifest: SetManifest, shards: set[int]) -> int:
+def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
     return sum(end - first for first, end in (_ends(manifest, shard) for shard in shards))
 
 

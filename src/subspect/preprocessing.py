@@ -17,6 +17,8 @@ from PIL import Image
 
 from subspect.errors import SubspectError, Unusable
 
+INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
+
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -66,19 +68,27 @@ class Preprocessing:
         """Turn an RGB image into a float32 tensor (channels, height, width).
 
         Raises:
-            Unusable: the image is smaller than the crop.
+            Unusable: the image is smaller than the crop, or too large, resized or as the network would get it.
         """
-        image = self._crop(self._resize(image))
+        image = self._cut(image)
         if len(self.mean) == 1:
             image = image.convert("L")
-        pixels = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        scaled = (pixels / np.float32(255) - mean) / std
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        result = np.empty((len(self.mean), image.height, image.width), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            plane = result[channel]
+            np.divide(pixels[..., channel], np.float32(255), out=plane, dtype=np.float32)
+            plane -= np.float32(mean)
+            plane /= np.float32(std)
+        return torch.from_numpy(result)
 
     def view(self, image: Image.Image) -> Image.Image:
-        """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised."""
-        image = self._crop(self._resize(image))
+        """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised.
+
+        Raises:
+            Unusable: as for the call.
+        """
+        image = self._cut(image)
         return image.convert("L").convert("RGB") if len(self.mean) == 1 else image
 
     def describe(self) -> dict[str, Any]:
@@ -93,25 +103,44 @@ class Preprocessing:
         how = f" ({self.interpolation})" if self.resize is not None else ""
         return f"resize {size(self.resize)}{how}, centre crop {size(self.crop)}, {numbers}"
 
-    def _resize(self, image: Image.Image) -> Image.Image:
-        if self.resize is None:
-            return image
-        if isinstance(self.resize, tuple):
-            height, width = self.resize
-        else:
-            short, long = sorted(image.size)
-            other = int(self.resize * long / short)
-            width, height = (self.resize, other) if image.width <= image.height else (other, self.resize)
-        return image.resize((width, height), _FILTERS[self.interpolation])
+    def _cut(self, image: Image.Image) -> Image.Image:
+        """Resize and crop, once it is sure that neither the way nor the result takes too much memory.
 
-    def _crop(self, image: Image.Image) -> Image.Image:
+        Raises:
+            Unusable: it does, or the image is smaller than the crop.
+        """
+        width, height = self._resized(image)
+        if self.resize is not None:
+            check_pixels(width, height, "resized it would have")
+            check_pixels(width, image.height, "while it is resized it would have")  # Pillow makes rows shorter first
+        crop_height, crop_width = self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+        crop_width, crop_height = crop_width or width, crop_height or height
+        if width < crop_width or height < crop_height:
+            raise Unusable(f"{width}×{height} pixels is smaller than the crop of {crop_width}×{crop_height}")
+        if crop_width * crop_height > INPUT_PIXELS:
+            raise Unusable(
+                f"the network would get {crop_width:,}×{crop_height:,} pixels, more than the {INPUT_PIXELS:,} that an image "
+                "may bring; give a smaller resize or crop"
+            )
+        if self.resize is not None:
+            image = image.resize((width, height), _FILTERS[self.interpolation])
         if self.crop is None:
             return image
-        height, width = self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
-        if image.width < width or image.height < height:
-            raise Unusable(f"{image.width}×{image.height} pixels is smaller than the crop of {width}×{height}")
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))
+        left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
+        return image.crop((left, top, left + crop_width, top + crop_height))
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """Return width and height after the resize."""
+        if 0 in image.size:
+            raise Unusable(f"{image.width}×{image.height} pixels: there is nothing to see")
+        if self.resize is None:
+            return image.size
+        if isinstance(self.resize, tuple):
+            height, width = self.resize
+            return width, height
+        short, long = sorted(image.size)
+        other = self.resize * long // short
+        return (self.resize, other) if image.width <= image.height else (other, self.resize)
 
 
 class Transform:
@@ -152,6 +181,27 @@ class Transform:
 
 AnyPreprocessing = Preprocessing | Transform
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
+
+
+def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) -> None:
+    """Refuse what takes more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, before memory is asked for.
+
+    Args:
+        width: in pixels; all of them where ``height`` is 1.
+        height: in pixels.
+        what: what would have that many, for the message.
+        share: which part of the limit is allowed: 2 for a half of it.
+
+    Raises:
+        Unusable: there are more; the message names both numbers.
+    """
+    most = None if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS // share
+    if most is not None and width * height > most:
+        size = f"{width:,}" if height == 1 else f"{width:,}×{height:,}"
+        raise Unusable(
+            f"{what} {size} pixels, more than the {most:,} that are taken; make it smaller, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,})"
+        )
 
 
 def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
@@ -221,7 +271,7 @@ def _size(name: str, value: object) -> int | tuple[int, int] | None:
         first, second = _size(name, value[0]), _size(name, value[1])
         if isinstance(first, int) and isinstance(second, int):
             return first, second
-    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    elif value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31):
         return value
     raise SubspectError(f"{name} must be a number of pixels, (height, width) or None; got {value!r}")
 

@@ -33,7 +33,7 @@ from subspect.errors import SubspectError, some
 from subspect.fidelity import Estimate, percent, wilson
 from subspect.files import atomic, make_folder
 from subspect.head import DecomposedHead
-from subspect.images import Batch, batches, match_classes, open_images
+from subspect.images import Batch, batches, lost_workers, match_classes, open_images
 from subspect.layers import layer_names
 from subspect.maps import observed
 from subspect.network import Head, Network, logits_of, with_head
@@ -145,6 +145,7 @@ class Retrained:
         return {"weights": str(self.weights), "epochs": epochs, **about}
 
 
+@lost_workers()
 def retrain(
     network: Network,
     images: object,
@@ -268,6 +269,7 @@ class Both:
         return [table, test]
 
 
+@lost_workers()
 def retrain_both(
     study: Study,
     decomposition: Decomposition,

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
-from subspect.study import Chunk, ImageSet, Part
+from subspect.shards import Chunk
+from subspect.study import ImageSet, Part
 
 MEMORY = 1 << 30  #: bytes that features, and likewise statistics, may take
 _BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048

@@ -3,8 +3,8 @@
 A seal is the SHA-256 of all that a file says, written where its format has room for it:
 
 - JSON: the field ``checksum``, over the other fields (keys sorted, no spaces).
-- safetensors: the entry ``checksum`` of the header's metadata, over the other metadata and each tensor's name, type, shape
-  and bytes.
+- safetensors: the field ``checksum`` of the JSON object in the header's metadata, over its other fields and each tensor's
+  name, type, shape and bytes.
 - HTML, SVG: a comment at the end; PDF: likewise; PNG: a text chunk before the last. Over all bytes but itself.
 
 A file whose seal is right is as subspect wrote it, to the last bit that matters.
@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from subspect.errors import SubspectError
-from subspect.files import atomic, fingerprint, parse_json, read_bytes, read_json
+from subspect.files import atomic, fingerprint, read_bytes, read_json
 
 _MOST = 2**32  # bytes of a sealed file
 _END = re.compile(rb"\n(?:<!-- |% )sealed by subspect, sha256:([0-9a-f]{64})(?: -->)?\n\Z")
@@ -38,14 +38,14 @@ _CHUNK = b"subspect\0sha256:"
 # JSON -----------------------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with its seal, in place of an earlier one of ours.
+def write_json(path: Path, value: Mapping[str, Any], ours: Callable[[Path], bool] | None = None) -> None:
+    """Write a JSON object with its seal, in place of one that ``ours`` knows; unless given, one that is sealed.
 
     Raises:
         SubspectError: it cannot be written, or another file is there.
     """
     sealed = {**value, "checksum": _json_checksum(value)}
-    with atomic(path, is_sealed) as file:
+    with atomic(path, ours or is_sealed) as file:
         file.write((json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -64,17 +64,20 @@ def open_json(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _json_checksum(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(_canonical(value).encode()).hexdigest()}"
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 # Tensors --------------------------------------------------------------------------------------------------------------
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
-    """Return a safetensors file of some tensors and a JSON header, sealed."""
-    text = json.dumps(header, ensure_ascii=False)
-    return save_tensors(dict(tensors), {"subspect": text, "checksum": _tensor_checksum(tensors, text)})
+    """Return a safetensors file of some tensors and a JSON header, sealed; the same bytes for the same content."""
+    sealed = {**header, "checksum": _tensor_checksum(tensors, header)}
+    return save_tensors(dict(tensors), {"subspect": json.dumps(sealed, ensure_ascii=False)})
 
 
 def read_tensors(path: Path, what: str, *, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -95,23 +98,23 @@ def read_tensors(path: Path, what: str, *, sealed: bool = True) -> tuple[dict[st
     try:
         tensors = load_tensors(data)
         size = int.from_bytes(data[:8], "little")
-        metadata = parse_json(data[8 : 8 + size], path).get("__metadata__") or {}
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        header = json.loads((json.loads(data[8 : 8 + size]).get("__metadata__") or {}).get("subspect", "{}"))
+        json.dumps(header, ensure_ascii=False).encode()  # text, or an error
+        fields = {key: one for key, one in header.items() if key != "checksum"}
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise SubspectError(f"{path} is not {what} of subspect: {error}") from error
-    text = metadata.get("subspect", "{}")
-    if ("checksum" in metadata or sealed) and metadata.get("checksum") != _tensor_checksum(tensors, text):
-        raise SubspectError(f"{path} is not {what} as subspect wrote it: {_changed('checksum' in metadata)}")
-    header = parse_json(text.encode(), path)
-    if not isinstance(header, dict):
-        raise SubspectError(f"{path} is not {what} of subspect: its header is no JSON object")
-    return tensors, header
+    has_seal = "checksum" in header
+    if (sealed or has_seal) and header.get("checksum") != _tensor_checksum(tensors, fields):
+        raise SubspectError(f"{path} is not {what} as subspect wrote it: {_changed(has_seal)}")
+    return tensors, fields
 
 
-def _tensor_checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    parts: list[str | memoryview] = [text]
+def _tensor_checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    parts: list[str | bytes | memoryview] = [_canonical(header)]
     for name, tensor in sorted(tensors.items()):
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), data.data]
+        data = tensor.detach().cpu().contiguous().reshape(-1)
+        whole: memoryview | bytes = data.view(torch.uint8).numpy().data if data.numel() else b""
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), whole]
     return f"sha256:{fingerprint(*parts)}"
 
 

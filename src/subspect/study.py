@@ -3,44 +3,56 @@
 ::
 
     study/
-      study.json                     which network, which preprocessing, which classes
+      study.json                     which network, which preprocessing, which classes; the head's checksum
       head.safetensors               the dense head: weight (C, d), bias (C,)
-      sets/train/set.json            which images, how they are cut into batches and shards, what failed
+      sets/train/set.json            which images, how they are cut into batches and shards, what failed, shards' checksums
       sets/train/00000.arrow …       features, labels, predictions and ids (Arrow IPC; pandas, polars, DuckDB read them)
       decompositions/NAME.safetensors
       report.html
 
-Every file appears whole or not at all. What doesn't belong (another network, preprocessing or list of images) is
-refused, and a lock keeps a second writer out.
+Every file appears whole or not at all and carries a checksum, which is looked at when a command first reads it. What
+doesn't belong (another network, preprocessing or list of images) is refused; so are links within a study, which could lead
+anywhere. One lock keeps a second writer out of each image set, one, held for a moment, out of the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save
 
 from subspect.errors import SubspectError, near, some
-from subspect.files import atomic, locked, read_json, sweep
-from subspect.seals import write_json
+from subspect.files import atomic, is_file, locked, read_bytes, read_json, sweep
+from subspect.seals import is_sealed, open_json, read_tensors, tensor_bytes, write_json
+from subspect.shards import Chunk, Entry, Shape, joined, read_shard, shard_name, write_shard
+from subspect.shards import checksum_of as shard_checksum
+from subspect.text import legible
 
-SCHEMA = 1  #: version of the folder's layout; a newer one is refused
+log = logging.getLogger("subspect")
+
+SCHEMA = 2  #: version of the folder's layout; a newer one is refused
+UNSEALED = 1  #: the version before checksums were kept, which is still read
 Part = Literal["all", "80 %", "20 %"]  #: which images of a set: all, or a split by a hash of the image id
 _SPLIT = 0.8
 _SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "layers", "shard_size")
-_LAYER = "layer:"  # before the name of a layer's column
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME_BYTES = 200  # of a decomposition's name, which is a file's
+_WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
+_told: set[Path] = set()  # studies of which it was said that they have no checksums
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 T = TypeVar("T")
 
 
@@ -61,10 +73,14 @@ class Identity:
     network: str
     weights: str
     head: str
-    n_classes: int
-    n_features: int
+    n_classes: Annotated[int, msgspec.Meta(ge=2, le=2**31)]
+    n_features: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.n_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
 
 
 @dataclass(frozen=True)
@@ -86,22 +102,37 @@ class SetManifest:
         complete: whether every shard is there.
         rows: images with features, once complete.
         failed: id and reason of each image that could not be used, once complete.
+        shards: number → rows and checksum of each shard that is there; empty in a study of before checksums were kept.
     """
 
     weights: str
     preprocessing: Mapping[str, Any]
     kind: str
     root: str | None
-    images: int
+    images: Count
     fingerprint: str
     labelled: bool
     matching: str
-    batch_size: int
-    shard_size: int
-    layers: Mapping[str, int] = field(default_factory=dict)
+    batch_size: Count
+    shard_size: Count
+    layers: Mapping[str, Count] = field(default_factory=dict)
     complete: bool = False
-    rows: int = 0
+    rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()
+    shards: Mapping[int, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shard_size % self.batch_size:
+            raise ValueError(f"shard_size {self.shard_size} is no multiple of batch_size {self.batch_size}")
+        outside = [index for index in self.shards if not 0 <= index < self.n_shards]
+        if outside:
+            raise ValueError(f"shards {some(outside)} of {self.n_shards}")
+        if self.complete and self.rows + len(self.failed) != self.images:
+            raise ValueError(f"{self.rows} rows and {len(self.failed)} failed images of {self.images}")
+        if self.complete and self.shards:
+            rows = sum(entry.rows for entry in self.shards.values())
+            if len(self.shards) != self.n_shards or rows != self.rows:
+                raise ValueError(f"{len(self.shards)} of {self.n_shards} shards with {rows} of {self.rows} rows")
 
     @property
     def n_shards(self) -> int:
@@ -109,47 +140,11 @@ class SetManifest:
         return -(-self.images // self.shard_size)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Some images of a set, in order.
-
-    Attributes:
-        features: (m, d) float32.
-        labels: (m,) class indices; the network's own predictions where the set has no labels.
-        predictions: (m,) the dense network's top-1 classes.
-        ids: the m image ids.
-        layers: name → (m, channels) float32 of the layers that were asked for.
-    """
-
-    features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    predictions: npt.NDArray[np.int64]
-    ids: list[str]
-    layers: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-
-    def at(self, keep: npt.NDArray[np.bool_]) -> Chunk:
-        """Take some of the images."""
-        ids = [id for id, kept in zip(self.ids, keep, strict=True) if kept]
-        layers = {name: values[keep] for name, values in self.layers.items()}
-        return Chunk(self.features[keep], self.labels[keep], self.predictions[keep], ids, layers)
-
-
-def joined(chunks: Sequence[Chunk]) -> Chunk:
-    """Put some chunks, of the same layers, together in memory."""
-    return Chunk(
-        np.concatenate([chunk.features for chunk in chunks]),
-        np.concatenate([chunk.labels for chunk in chunks]),
-        np.concatenate([chunk.predictions for chunk in chunks]),
-        [id for chunk in chunks for id in chunk.ids],
-        {name: np.concatenate([chunk.layers[name] for chunk in chunks]) for name in chunks[0].layers},
-    )
-
-
 class ImageSet:
     """One named image set of a study, observed to its end."""
 
-    def __init__(self, name: str, folder: Path, manifest: SetManifest) -> None:
-        self.name, self.folder, self.manifest = name, folder, manifest
+    def __init__(self, name: str, folder: Path, manifest: SetManifest, shape: Shape) -> None:
+        self.name, self.folder, self.manifest, self.shape = name, folder, manifest, shape
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -169,9 +164,42 @@ class ImageSet:
         Raises:
             SubspectError: a shard is missing or damaged.
         """
+        rows = 0
         for index in range(self.manifest.n_shards):
-            chunk = read_shard(self.folder / shard_name(index), layers)
+            chunk, _ = self.shard(index, layers)
+            rows += len(chunk.ids)
             yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
+        if rows != self.manifest.rows:
+            raise SubspectError(
+                f"image set {self.name!r} in {self.folder} is damaged: its shards hold {rows:,} images, its manifest says "
+                f"{self.manifest.rows:,}; delete {self.folder} and observe it again"
+            )
+
+    def shard(self, index: int, layers: Sequence[str] = ()) -> tuple[Chunk, list[tuple[str, str]]]:
+        """Read one shard: its images, and id and reason of each that couldn't be used.
+
+        Raises:
+            SubspectError: it is missing or damaged.
+        """
+        return read_shard(self.folder / shard_name(index), self.shape, self.manifest.shards.get(index), layers)
+
+    def write(self, index: int, chunk: Chunk, failed: Sequence[tuple[str, str]]) -> None:
+        """Write one shard, and enter it into the manifest."""
+        entry = write_shard(self.folder / shard_name(index), chunk, failed, SCHEMA)
+        self.save(replace(self.manifest, shards=dict(sorted({**self.manifest.shards, index: entry}.items()))))
+
+    def save(self, manifest: SetManifest) -> None:
+        """Write the manifest."""
+        shards = {str(index): asdict(entry) for index, entry in manifest.shards.items()}
+        fields = {"schema": SCHEMA, **asdict(manifest), "shards": shards}
+        write_json(self.folder / "set.json", fields, _is_manifest)
+        self.manifest = manifest
+
+    @property
+    def done(self) -> list[int]:
+        """Numbers of the shards that are there and known to the manifest."""
+        known = self.manifest.shards or range(self.manifest.n_shards)
+        return [index for index in _shards_in(self.folder) if index in known]
 
     def whole(self, part: Part = "all") -> Chunk:
         """Return the stored images, or a part of them, in memory at once.
@@ -185,26 +213,35 @@ class ImageSet:
 class Study:
     """A study folder, opened. ``study["train"]`` is an image set."""
 
-    def __init__(self, path: Path, identity: Identity) -> None:
-        self.path, self.identity = path, identity
+    def __init__(self, path: Path, identity: Identity, head_checksum: str | None) -> None:
+        self.path, self.identity, self.head_checksum = path, identity, head_checksum
 
     @classmethod
     def open(cls, path: str | Path) -> Study:
         """Open an existing study.
 
         Raises:
-            SubspectError: there is none, or a newer version of subspect wrote it.
+            SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
         """
         path = Path(path)
-        if not (path / "study.json").is_file():
+        if not is_file(path / "study.json"):
             raise SubspectError(f"no study in {path}: it has no study.json; make one with: subspect observe")
-        manifest = _versioned(path / "study.json")
-        manifest["class_names"] = tuple(manifest["class_names"])
-        return cls(path, _load(Identity, manifest, path / "study.json"))
+        schema, fields = _versioned(path / "study.json")
+        checksum = fields.pop("head_checksum", None)
+        if schema == UNSEALED and path.absolute() not in _told:
+            _told.add(path.absolute())
+            log.warning(
+                "%s has no checksums yet, so that damage goes unnoticed: subspect verify %s --write adds them",
+                path,
+                path,
+            )
+        elif schema != UNSEALED and not isinstance(checksum, str):
+            raise SubspectError(f"{path / 'study.json'} is not a manifest of subspect: it has no head_checksum")
+        return cls(path, as_type(Identity, fields, path / "study.json"), checksum)
 
     @classmethod
     def create(cls, path: str | Path, identity: Identity, weight: torch.Tensor, bias: torch.Tensor) -> Study:
-        """Open the study at a path, or make it; the caller holds its `lock`.
+        """Open the study at a path, or make it.
 
         Args:
             path: the folder.
@@ -213,36 +250,54 @@ class Study:
             bias: (C,) float32.
 
         Raises:
-            SubspectError: the study there is about another network or preprocessing.
+            SubspectError: the study there is about another network or preprocessing, or files of others lie there.
         """
         path = Path(path)
-        if (path / "study.json").exists():
-            study = cls.open(path)
-            _refuse_other(study, identity)
-            return study
-        with atomic(path / "head.safetensors") as file:
-            file.write(save({"weight": weight.contiguous(), "bias": bias.contiguous()}))
-        write_json(path / "study.json", {"schema": SCHEMA, **asdict(identity)})
-        return cls(path, identity)
+        with locked(path, f"writing to the study {path}"):
+            if os.path.lexists(path / "study.json"):
+                study = cls.open(path)
+                _refuse_other(study, identity)
+                return study
+            data = tensor_bytes({"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head})
+            with atomic(path / "head.safetensors", is_sealed) as file:
+                file.write(data)
+            study = cls(path, identity, None)
+            study.seal(f"sha256:{hashlib.sha256(data).hexdigest()}")
+        return study
+
+    def seal(self, head_checksum: str) -> None:
+        """Write the study's manifest, with the checksum of its head."""
+        fields = {"schema": SCHEMA, **asdict(self.identity), "head_checksum": head_checksum}
+        write_json(self.path / "study.json", fields, _is_manifest)
+        self.head_checksum = head_checksum
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the dense head's weight (C, d) and bias (C,), float32."""
-        tensors = load_file(self.path / "head.safetensors")
+        """Return the dense head's weight (C, d) and bias (C,), float32.
+
+        Raises:
+            SubspectError: it is missing, damaged, or another study's.
+        """
+        path, shape = self.path / "head.safetensors", (self.identity.n_classes, self.identity.n_features)
+        tensors, _ = read_tensors(path, "a head", sealed=False)
+        wrong = "it is another study's"
+        if self.head_checksum is None or self.head_checksum == file_checksum(path):
+            wrong = misfit(tensors, {"weight": (torch.float32, shape), "bias": (torch.float32, shape[:1])})
+        if wrong:
+            raise SubspectError(
+                f"{path} is not the head of this study: {wrong}; restore it, or delete the study and observe again"
+            )
         return tensors["weight"], tensors["bias"]
 
     @property
     def set_names(self) -> list[str]:
         """Names of the image sets observed to their end, in the order "train" first, then by name."""
-        found = [path.parent.name for path in (self.path / "sets").glob("*/set.json")]
-        return sorted(
-            (name for name in found if self._manifest(name).complete), key=lambda name: (name != "train", name)
-        )
+        found = [name for name in self.set_folders() if self.manifest(name).complete]
+        return sorted(found, key=lambda name: (name != "train", name))
 
     @property
     def unfinished(self) -> list[str]:
         """Names of the image sets that were begun and not observed to their end."""
-        found = sorted(path.parent.name for path in (self.path / "sets").glob("*/set.json"))
-        return [name for name in found if not self._manifest(name).complete]
+        return [name for name in self.set_folders() if not self.manifest(name).complete]
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
@@ -250,6 +305,8 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """Return what the study is about and its image sets as JSON values."""
         sets = {name: asdict(self[name].manifest) for name in self.set_names}
+        for manifest in sets.values():
+            del manifest["shards"]
         return {"path": str(self.path), **asdict(self.identity), "sets": sets, "unfinished": self.unfinished}
 
     def __getitem__(self, name: str) -> ImageSet:
@@ -258,145 +315,195 @@ class Study:
         Raises:
             SubspectError: there is none of that name, or it isn't finished.
         """
-        folder = self.path / "sets" / name
-        if not (folder / "set.json").is_file():
+        if name not in self.set_folders():
             known = self.set_names
             raise SubspectError(
                 f"no image set {name!r} in {self.path}{near(name, known)}; it has: {some(known) or 'none'}"
             )
-        manifest = self._manifest(name)
-        if not manifest.complete:
+        image_set = self.image_set(name, self.manifest(name))
+        if not image_set.manifest.complete:
             raise SubspectError(
-                f"image set {name!r} in {self.path} is unfinished: {len(shards_done(folder))} of {manifest.n_shards} shards; "
-                "run the same observe command again to go on"
+                f"image set {name!r} in {self.path} is unfinished: {len(image_set.done)} of {image_set.manifest.n_shards} "
+                "shards; run the same observe command again to go on"
             )
-        return ImageSet(name, folder, manifest)
+        return image_set
 
-    def begin(self, name: str, manifest: SetManifest) -> SetManifest:
-        """Start an image set or go on with it, and return its manifest as it stands.
+    def begin(self, name: str, manifest: SetManifest) -> ImageSet:
+        """Start an image set or go on with it, and return it as it stands; the caller holds its `observing`.
 
         Raises:
-            SubspectError: an image set of that name holds other images or is cut otherwise.
+            SubspectError: an image set of that name holds other images or is cut otherwise, or files of others lie there.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise SubspectError(f"image set name {name!r} must be letters, digits, '_', '.' and '-', such as 'train'")
+        check_set_name(name)
         folder = self.path / "sets" / name
-        if (folder / "set.json").is_file():
-            stored = self._manifest(name)
-            if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
-                moved = replace(stored, root=manifest.root)
-                if moved != stored:
-                    self.write_set(name, moved)  # the same images in another place
-                return moved
-            if stored.complete or shards_done(folder):
-                raise SubspectError(_difference(self.path, name, stored, manifest))
-        self.write_set(name, manifest)
+        if not os.path.lexists(folder / "set.json"):
+            foreign = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+            if foreign:
+                raise SubspectError(
+                    f"{folder} holds {some(foreign)}, which belongs to no image set; choose another name, or move it away"
+                )
+            return self._begun(name, manifest)
+        stored = self.manifest(name)
+        found = self.image_set(name, stored)
+        if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
+            if not stored.shards and found.done:  # of before checksums were kept
+                shards = {index: entry_of(found, index) for index in found.done}
+                found.save(replace(stored, root=manifest.root, shards=shards))
+            elif stored.root != manifest.root:
+                found.save(replace(stored, root=manifest.root))  # the same images in another place
+            return found
+        if stored.complete or found.done:
+            raise SubspectError(_difference(self.path, name, stored, manifest))
+        return self._begun(name, manifest)
+
+    def observing(self, name: str) -> AbstractContextManager[None]:
+        """Keep every other writer out of an image set while the block runs.
+
+        Raises:
+            SubspectError: another process is still writing it after ten seconds, or the folder cannot be written.
+        """
+        check_set_name(name)
+        refuse_links(self.path, "sets", name)
+        return locked(
+            self.path / "sets" / name, f"observing the image set {name!r} of the study {self.path}", wait=_WAIT
+        )
+
+    def manifest(self, name: str) -> SetManifest:
+        """Read the manifest of an image set.
+
+        Raises:
+            SubspectError: it is damaged, or belongs to another study.
+        """
+        path = self.path / "sets" / name / "set.json"
+        schema, fields = _versioned(path)
+        fields["shards"] = _by_number(fields.get("shards", {}))
+        manifest = as_type(SetManifest, fields, path)
+        if manifest.weights != self.identity.weights or dict(manifest.preprocessing) != dict(
+            self.identity.preprocessing
+        ):
+            raise SubspectError(f"{path} belongs to another study: it is of other weights or another preprocessing")
+        if schema != UNSEALED and manifest.complete and not manifest.shards:
+            raise SubspectError(f"{path} is not a manifest of subspect: it has no checksums of its shards")
+        if manifest.complete and len(_shards_in(path.parent)) < manifest.n_shards:
+            return replace(manifest, complete=False)
         return manifest
 
-    def write_set(self, name: str, manifest: SetManifest) -> None:
-        """Write an image set's manifest."""
-        write_json(self.path / "sets" / name / "set.json", {"schema": SCHEMA, **asdict(manifest)})
+    def _begun(self, name: str, manifest: SetManifest) -> ImageSet:
+        image_set = self.image_set(name, manifest)
+        image_set.save(manifest)
+        return image_set
 
-    def _manifest(self, name: str) -> SetManifest:
-        path = self.path / "sets" / name / "set.json"
-        values = _versioned(path)
-        values["failed"] = tuple((id, reason) for id, reason in values["failed"])
-        return _load(SetManifest, values, path)
+    def image_set(self, name: str, manifest: SetManifest) -> ImageSet:
+        """Return an image set by its manifest, finished or not."""
+        shape = Shape(self.identity.n_features, self.identity.n_classes, manifest.labelled, manifest.layers)
+        return ImageSet(name, self.path / "sets" / name, manifest, shape)
+
+    def set_folders(self) -> list[str]:
+        """List the image sets that were begun, finished or not.
+
+        Raises:
+            SubspectError: a folder cannot be read, or is a link.
+        """
+        refuse_links(self.path, "sets")
+        names = [entry.name for entry in entries(self.path / "sets") if _SET_NAME.fullmatch(entry.name)]
+        found = []
+        for name in sorted(names):
+            refuse_links(self.path, "sets", name)
+            if any(entry.name == "set.json" for entry in entries(self.path / "sets" / name)):
+                found.append(name)
+        return found
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Keep every other writer out of a study while the block runs; a killed writer's lock is released by the system.
+def writing(path: Path) -> Iterator[None]:
+    """Keep every other writer of decompositions out of a study while the block runs; others wait, as it is short.
 
     Raises:
-        SubspectError: another process is writing there, or the folder cannot be written.
+        SubspectError: the folder cannot be written.
     """
-    with locked(path, f"writing to the study {path}", wait=0):
+    with locked(path, f"writing to the study {path}"):
         sweep(path)
+        sweep(path / "decompositions")
         yield
 
 
-# Shards ---------------------------------------------------------------------------------------------------------------
-
-
-def shard_name(index: int) -> str:
-    """Return the file name of a shard."""
-    return f"{index:05d}.arrow"
-
-
-def shards_done(folder: Path) -> list[int]:
-    """List the shards that are there."""
-    return sorted(int(path.stem) for path in folder.glob("[0-9]*.arrow"))
-
-
-def shard_bytes(n_features: int, images: int) -> int:
-    """Estimate the bytes on disk of some images: features, label, prediction and an id of about 40 bytes."""
-    return images * (4 * n_features + 4 + 4 + 44)
-
-
-def write_shard(path: Path, chunk: Chunk, failed: list[tuple[str, str]]) -> None:
-    """Write a shard, whole or not at all.
-
-    Args:
-        path: the file.
-        chunk: what to store; labels below 0 are stored as null.
-        failed: id and reason of each image of the shard that couldn't be used.
-    """
-    columns = [
-        pa.array(chunk.ids, pa.string()),
-        pa.array(chunk.labels, pa.int32(), mask=chunk.labels < 0),
-        pa.array(chunk.predictions, pa.int32()),
-        *(
-            pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-            for values in (chunk.features, *chunk.layers.values())
-        ),
-    ]
-    names = ("id", "label", "prediction", "features", *(f"{_LAYER}{name}" for name in chunk.layers))
-    schema = pa.schema(
-        list(zip(names, (column.type for column in columns), strict=True)),
-        metadata={"subspect": json.dumps({"schema": SCHEMA, "failed": failed}, ensure_ascii=False)},
-    )
-    with atomic(path) as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-
-
-def read_shard(path: Path, layers: Sequence[str] = ()) -> Chunk:
-    """Read a shard; features and layers stay on disk until they are used (memory map).
+def entry_of(image_set: ImageSet, index: int) -> Entry:
+    """Return what a manifest is to say of a shard that was stored before checksums were kept.
 
     Raises:
-        SubspectError: it is missing or damaged.
+        SubspectError: the shard is damaged.
     """
-    batch, _ = _open_shard(path)
-    predictions = batch.column("prediction").to_numpy().astype(np.int64)
-    labels = batch.column("label")
-    return Chunk(
-        _rows(batch.column("features")),
-        predictions if labels.null_count else labels.to_numpy().astype(np.int64),
-        predictions,
-        batch.column("id").to_pylist(),
-        {name: _rows(batch.column(f"{_LAYER}{name}")) for name in layers},
-    )
+    path = image_set.folder / shard_name(index)
+    chunk, _ = read_shard(path, image_set.shape, None)
+    return Entry(len(chunk.ids), shard_checksum(path))
 
 
-def _rows(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
-    values: npt.NDArray[np.float32] = column.flatten().to_numpy()
-    return values.reshape(len(column), column.type.list_size)
+# Names and places -----------------------------------------------------------------------------------------------------
 
 
-def read_failed(path: Path) -> list[tuple[str, str]]:
-    """Read which images of a shard couldn't be used, and why."""
-    _, metadata = _open_shard(path)
-    return [(id, reason) for id, reason in metadata["failed"]]
+def check_set_name(name: str) -> None:
+    """Check that an image set can be called so.
 
-
-def _open_shard(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        return reader.get_batch(0), json.loads(reader.schema.metadata[b"subspect"])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    Raises:
+        SubspectError: it cannot.
+    """
+    if not _SET_NAME.fullmatch(name):
         raise SubspectError(
-            f"shard {path} is missing or damaged ({error}); delete it and run the same observe command again"
-        ) from error
+            f"image set name {name!r} must be letters, digits, '_', '.' and '-', such as 'train', 100 at most"
+        )
+
+
+def check_name(name: str) -> str:
+    """Check that a decomposition can be called so, since its name is that of a file; return it.
+
+    Raises:
+        SubspectError: it cannot.
+    """
+    odd = not name or name[0] in ".- " or any(one in '/\\:*?"<>|' for one in name) or not name.isprintable()
+    if odd or legible(name) != name or len(name.encode(errors="replace")) > _NAME_BYTES:
+        raise SubspectError(
+            f"a decomposition cannot be called {legible(name[:100])!r}: its name is a file's, printable, without / and the "
+            f"like, of at most {_NAME_BYTES} bytes, and begins with a letter or a digit"
+        )
+    return name
+
+
+def refuse_links(study: Path, *parts: str) -> None:
+    """Check that a place within a study is reached without following a link, which could lead anywhere.
+
+    Raises:
+        SubspectError: a part of the way is a link.
+    """
+    for number in range(1, len(parts) + 1):
+        place = study.joinpath(*parts[:number])
+        if place.is_symlink():
+            raise SubspectError(
+                f"{place} is a link, and nothing outside a study is read or written through one; put the folder in its place "
+                "(the study as a whole may be a link)"
+            )
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List what lies in a folder; nothing where there is none.
+
+    Raises:
+        SubspectError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SubspectError(f"cannot read {folder}: {error.strerror}; make it readable, or move it away") from error
+
+
+def _shards_in(folder: Path) -> list[int]:
+    names = (entry.name for entry in entries(folder))
+    return sorted(int(name[:-6]) for name in names if re.fullmatch(r"[0-9]{5,12}\.arrow", name))
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
 
 
 def in_part(ids: list[str], part: Part) -> npt.NDArray[np.bool_]:
@@ -469,19 +576,69 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
     )
 
 
-def _versioned(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    version = values.pop("schema", None) if isinstance(values, dict) else None
-    values.pop("checksum", None)
-    if version != SCHEMA:
+def _versioned(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the version and the fields of a manifest, once its seal, if its version has one, is found right."""
+    fields = read_json(path, "manifest")
+    version = fields.get("schema") if isinstance(fields, dict) else None
+    if version not in (UNSEALED, SCHEMA) or isinstance(version, bool):
         raise SubspectError(
-            f"{path} has schema version {version}, this subspect reads {SCHEMA}; use the subspect that wrote it"
+            f"{path} has schema version {version!r}, this subspect reads {UNSEALED} and {SCHEMA}; use the subspect that "
+            "wrote it"
         )
-    return cast(dict[str, Any], values)
+    if version != UNSEALED or "checksum" in fields:
+        fields = open_json(path, fields)
+    return version, {key: value for key, value in fields.items() if key != "schema"}
 
 
-def _load(kind: type[T], values: dict[str, Any], path: Path) -> T:
+def _is_manifest(path: Path) -> bool:
+    """Tell whether a file is a manifest of ours, sealed or of before seals were kept."""
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise SubspectError(f"{path} is not a manifest of subspect: {error}") from error
+        _versioned(path)
+    except SubspectError:
+        return False
+    return True
+
+
+def _by_number(shards: object) -> object:
+    """Return the shards of a manifest by their numbers, which JSON has as text."""
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"0|[1-9][0-9]{0,11}", key) for key in shards):
+        return shards  # which is refused
+    return {int(key): value for key, value in shards.items()}
+
+
+def as_type(kind: type[T], values: Any, path: Path, what: str = "a manifest") -> T:
+    """Return what was read from a file as a dataclass, once every field is there and of its type.
+
+    Raises:
+        SubspectError: a field is missing, unknown or of another type or range.
+    """
+    known = set(getattr(kind, "__dataclass_fields__", values))  # of other kinds, such as a TypedDict, all
+    try:
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise msgspec.ValidationError(f"unknown fields {some(unknown)}")
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, RecursionError, TypeError) as error:
+        raise SubspectError(f"{path} is not {what} of subspect: {error}") from error
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as manifests hold it.
+
+    Raises:
+        SubspectError: it cannot be read.
+    """
+    return f"sha256:{hashlib.sha256(read_bytes(path, limit=2**40)).hexdigest()}"
+
+
+def misfit(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
+    """Say how tensors differ from those that are wanted; nothing where they don't."""
+    if set(tensors) != set(wanted):
+        return f"it holds {some(sorted(tensors)) or 'nothing'}, expected {some(wanted)}"
+    for name, (kind, shape) in wanted.items():
+        given = tensors[name]
+        if (given.dtype, tuple(given.shape)) != (kind, shape):
+            return f"{name} is {given.dtype} {tuple(given.shape)}, expected {kind} {shape}"
+        if not torch.isfinite(given).all():
+            return f"{name} holds NaN or infinity"
+    return ""

@@ -92,7 +92,8 @@ class Supports:
         """Read an index file.
 
         Raises:
-            SubspectError: it isn't one, or doesn't hold every class, or not for this many features.
+            SubspectError: it isn't one, doesn't write class indices plainly, doesn't hold every class, or isn't for this
+                many features.
         """
         table = read_json(Path(path))
         try:
@@ -101,6 +102,12 @@ class Supports:
             raise SubspectError(
                 f'{path} is not an index file: expected {{"0": [3, 17, …], "1": …}}, class index → feature indices'
             ) from error
+        odd = [label for label in table if label != str(int(label))]
+        if odd:  # "0" and "00" would be one class
+            raise SubspectError(
+                f"{path} has class indices that are not written plainly: {some(map(repr, odd))}; write 0, 1, 2, … without "
+                "signs, spaces, underscores or leading zeros"
+            )
         if sorted(rows) != list(range(n_classes)):
             raise SubspectError(
                 f"{path} holds {len(rows)} classes ({some(sorted(rows))}); the network has {n_classes}: 0 to {n_classes - 1}"

@@ -23,9 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from subspect.errors import SubspectError, near, some
+from subspect.files import is_file
 from subspect.network import Network
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
+_DEPTH = 4  # of such mappings in one another
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
@@ -56,6 +58,8 @@ def load_network(
             f"cannot tell what network {spec!r} is; expected python:package.module:callable or "
             "python:path/file.py:callable"
         )
+    if place.endswith(".py") and not is_file(Path(place)):
+        raise SubspectError(f"no such Python file: {place} (looked in {Path.cwd()})")
     with _beside(place):
         made = _call(_module(place), callable_name, spec)
     parts = made if isinstance(made, tuple) else (made,)
@@ -107,7 +111,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
+    if not is_file(path):
         raise SubspectError(f"no such file of weights: {path}")
     try:
         if path.suffix == ".safetensors":
@@ -121,17 +125,41 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # a damaged file ends in almost any error of its reader
         reason = str(error).partition("\n")[0]
         raise SubspectError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
-    while isinstance(loaded, Mapping) and not _is_state(loaded):
+    for depth in range(_DEPTH + 1):
+        if not isinstance(loaded, Mapping) or _is_state(loaded):
+            break
         inner = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
+        if inner is None or depth == _DEPTH:  # it may hold itself
+            names = [_shown(key) for key in loaded]
             raise SubspectError(
                 f"{path} holds no tensors by name: expected a state_dict, or one under {', '.join(_NESTED)}; it has "
-                f"{some(loaded) or 'nothing'}"
+                f"{some(names) or 'nothing'}"
             )
         loaded = inner
     if not isinstance(loaded, Mapping):
         raise SubspectError(f"{path} holds a {type(loaded).__name__}; expected a state_dict, name → tensor")
+    odd = [f"{name} ({kind})" for name, tensor in loaded.items() if (kind := _kind(tensor))]
+    if odd:
+        raise SubspectError(
+            f"the weights {path} hold tensors that are not plain: {some(odd)}; save them as dense ones of numbers, such as "
+            "by tensor.to_dense() or tensor.dequantize()"
+        )
     return loaded
+
+
+def _shown(key: object) -> str:
+    return str(key) if isinstance(key, str | int) else f"a key of type {type(key).__name__}"
+
+
+def _kind(tensor: Tensor) -> str:
+    """Say in what way a tensor is not a plain one, or nothing."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "without data, on the meta device": tensor.is_meta,
+        "quantized": tensor.is_quantized,
+        "sparse": tensor.layout != torch.strided,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "")
 
 
 def _is_state(loaded: Mapping[Any, Any]) -> bool:
@@ -155,8 +183,6 @@ def _strip(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
 
 def _module(place: str) -> ModuleType:
     path = Path(place)
-    if path.suffix == ".py" and not path.is_file():
-        raise SubspectError(f"no such Python file: {path} (looked in {Path.cwd()})")
     try:
         if path.suffix != ".py":
             return importlib.import_module(place)

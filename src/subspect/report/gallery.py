@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +18,13 @@ from PIL import Image
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable, some
-from subspect.images import Images, decode, open_images
+from subspect.images import Images, open_images
 from subspect.maps import observed, read_maps
 from subspect.network import Network
 from subspect.pictures import data_uri, fit, lay_over
 from subspect.preprocessing import AnyPreprocessing, view, visible
 from subspect.progress import progress
+from subspect.reopen import Reopened
 from subspect.statistics import TopImages
 from subspect.study import ImageSet, Study
 
@@ -92,7 +92,7 @@ def hang(
         show_progress: whether to draw a progress bar.
     """
     image_set = study[decomposition.chosen_on[0]]
-    opened = open_images(source) if source is not None else None
+    opened = open_images(source, outside=True) if source is not None else None
     if opened is None and image_set.manifest.root is None:
         remark = (
             f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "
@@ -106,8 +106,9 @@ def hang(
             wanted.setdefault(id, {})[feature] = value
     drawn: dict[tuple[str, int], str] = {}
     missing, other, mapped = list[str](), list[str](), network is not None
+    again = Reopened(image_set, sorted(wanted), opened)
     with progress("report", len(wanted), "images", show=show_progress) as advance:
-        for id, picture, maps, read in _pictures(sorted(wanted), opened, image_set, study, network, missing):
+        for id, picture, maps, read in _pictures(again, study, network, missing):
             if read is not None and not all(isclose(read[one], value, **_SAME) for one, value in wanted[id].items()):
                 other.append(id)
             small = fit(picture, SIDE)
@@ -127,17 +128,15 @@ def hang(
 
     features = {feature: strip for (_, feature), strip in shots("all").items()}
     remark = _remark(image_set, network, mapped, missing, opened)
+    other = sorted({*other, *again.changed})
     if other:
         log.warning(
-            "report: %d images are not those that were observed as %r, since their features differ: %s; give the images that "
-            "were: --images FOLDER",
+            "report: %d images are not those that were observed as %r: %s; give the images that were: --images FOLDER",
             len(other),
             image_set.name,
-            some(sorted(other), 3),
+            some(other, 3),
         )
-        remark += (
-            f" {len(other)} images are not those that were observed: their features differ: {some(sorted(other), 3)}."
-        )
+        remark += f" {len(other)} images are not those that were observed: {some(other, 3)}."
     return Gallery(features, shots("inside"), shots("outside"), remark)
 
 
@@ -175,24 +174,16 @@ def _rows(top: TopImages, column: int) -> _Rows:
     return [row for row in zip(*columns, strict=True) if row[1] >= 0]
 
 
-def _pictures(
-    ids: list[str],
-    source: Images | None,
-    image_set: ImageSet,
-    study: Study,
-    network: Network | None,
-    missing: list[str],
-) -> Iterator[_Shown]:
+def _pictures(again: Reopened, study: Study, network: Network | None, missing: list[str]) -> Iterator[_Shown]:
     """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,)."""
-    root = Path(image_set.manifest.root or "")
+    ids = [again.id(place) for place in range(len(again))]
     preprocessing = observed(study, network) if network is not None else None
     for start in range(0, len(ids), _BATCH):
         shown: list[tuple[str, Image.Image]] = []
         pixels: list[torch.Tensor] = []
         for id in ids[start : start + _BATCH]:
             try:
-                given = decode(root / id) if source is None else source.given(id)
-                picture, tensor = _seen(given, preprocessing)
+                picture, tensor = _seen(again.given(id), preprocessing)
             except (Unusable, SubspectError):
                 missing.append(id)
                 continue

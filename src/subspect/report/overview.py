@@ -16,8 +16,9 @@ from scipy.special import softmax
 from subspect.decomposition import Decomposition
 from subspect.explain import Term, terms
 from subspect.fidelity import Fidelity
+from subspect.shards import Chunk
 from subspect.statistics import Calibration, Confusion
-from subspect.study import Chunk, Study
+from subspect.study import Study
 
 _PAIRS = 12  # confusions that are shown
 _BEHIND = 3  # features named for each
