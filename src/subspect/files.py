@@ -33,7 +33,8 @@ if sys.platform != "win32":  # there, a file that is open cannot be deleted
 
 log = logging.getLogger("subspect")
 
-JSON_BYTES = 256 * 2**20  #: larger JSON is refused unread
+JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
+_TEXT_BYTES = 256 * 2**20  # likewise of other text
 _PART = re.compile(r"\.subspect-([0-9a-f]{16})([0-9a-f]{8})\.part")
 _NOFOLLOW, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))
 
@@ -271,7 +272,7 @@ def open_file(path: Path, what: str = "") -> BinaryIO:
         raise
 
 
-def read_bytes(path: Path, what: str = "", limit: int = JSON_BYTES) -> bytes:
+def read_bytes(path: Path, what: str = "", limit: int = _TEXT_BYTES) -> bytes:
     """Read a regular file that is no larger than a limit in bytes.
 
     Raises:
@@ -306,7 +307,7 @@ def read_json(path: Path, what: str = "") -> Any:
     Raises:
         SubspectError: the file is missing, unreadable or not such JSON.
     """
-    return parse_json(read_bytes(path, what), path)
+    return parse_json(read_bytes(path, what, JSON_BYTES), path)
 
 
 def parse_json(data: bytes, path: Path) -> Any:

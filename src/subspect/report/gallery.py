@@ -105,7 +105,7 @@ def hang(
         for id, _, value in rows:
             wanted.setdefault(id, {})[feature] = value
     drawn: dict[tuple[str, int], str] = {}
-    missing, other, mapped = list[str](), list[str](), network is not None
+    missing, other, mapped = dict[str, str](), list[str](), network is not None
     again = Reopened(image_set, sorted(wanted), opened)
     with progress("report", len(wanted), "images", show=show_progress) as advance:
         for id, picture, maps, read in _pictures(again, study, network, missing):
@@ -174,7 +174,7 @@ def _rows(top: TopImages, column: int) -> _Rows:
     return [row for row in zip(*columns, strict=True) if row[1] >= 0]
 
 
-def _pictures(again: Reopened, study: Study, network: Network | None, missing: list[str]) -> Iterator[_Shown]:
+def _pictures(again: Reopened, study: Study, network: Network | None, missing: dict[str, str]) -> Iterator[_Shown]:
     """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,)."""
     ids = [again.id(place) for place in range(len(again))]
     preprocessing = observed(study, network) if network is not None else None
@@ -184,8 +184,8 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: l
         for id in ids[start : start + _BATCH]:
             try:
                 picture, tensor = _seen(again.given(id), preprocessing)
-            except (Unusable, SubspectError):
-                missing.append(id)
+            except (Unusable, SubspectError) as error:
+                missing[id] = str(error)
                 continue
             shown.append((id, picture))
             pixels += [] if tensor is None else [tensor]
@@ -224,7 +224,7 @@ def _with_maps(
 
 
 def _remark(
-    image_set: ImageSet, network: Network | None, mapped: bool, missing: list[str], opened: Images | None
+    image_set: ImageSet, network: Network | None, mapped: bool, missing: dict[str, str], opened: Images | None
 ) -> str:
     remark = f"Images of {image_set.name!r} that activate a feature most."
     if mapped:
@@ -241,7 +241,7 @@ def _remark(
             "report: %d images could not be read again from %s: %s; if they were moved, say where they are: --images FOLDER",
             len(missing),
             place,
-            some(sorted(missing), 3),
+            some((f"{id} ({why})" for id, why in sorted(missing.items())), 3),
         )
         remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
     return remark
