@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
 from subspect.explain import terms
 from subspect.figures import picture_of
+from subspect.files import atomic
 
 CLASSES = ("a", "b", "c")
 
@@ -301,20 +304,15 @@ def test_saving_never_replaces_a_file(
     (out / "005.png").symlink_to(tmp_path / "nowhere")
     (out / "005-2.png").mkdir()
     assert one.save(out) == out / "005-3.png" and not (tmp_path / "nowhere").exists()
-    made_by_others = iter([out / "005-4.png", out / "005-5.png"])
+    others = iter((b"mine", b"mine"))
 
-    def beside(figure: Figure, *given: object) -> bytes:  # two others take the next names meanwhile
-        for other in made_by_others:
-            monkeypatch.setattr("subspect.explain.os.path.lexists", lambda path, real=lexists: once(path, real))
-            other.write_bytes(b"mine")
-        return b"picture"
+    def beside(path: Path) -> AbstractContextManager[BinaryIO]:  # two others take the next names meanwhile
+        for data in others:
+            path.write_bytes(data)
+            break
+        return atomic(path)
 
-    def once(path: Path, real: Callable[[Path], bool]) -> bool:
-        monkeypatch.setattr("subspect.explain.os.path.lexists", real)
-        return False  # not there yet when it is asked first
-
-    lexists = os.path.lexists
-    monkeypatch.setattr("subspect.explain.picture_of", beside)
+    monkeypatch.setattr(sys.modules["subspect.explain"], "atomic", beside)
     assert one.save(out) == out / "005-6.png"
     assert (out / "005-4.png").read_bytes() == (out / "005-5.png").read_bytes() == b"mine"
     assert len(list(out.iterdir())) == 6

@@ -223,8 +223,8 @@ def test_heads_of_few_classes_and_of_zeros(classes: int, scale: float, tmp_path:
     generator = np.random.default_rng(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
     with torch.no_grad():
-        model[1].weight.mul_(scale)
-        model[1].bias.mul_(scale)
+        for parameter in model.parameters():
+            parameter.mul_(scale)
     images = generator.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     network = Network(model, preprocessing=PIXELS, head="1")
     study = subspect.observe(network, (images, np.zeros(60, int)), tmp_path / "study", show_progress=False)
