@@ -28,7 +28,7 @@ from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
 from subspect.cost import head_costs
 from subspect.explain import terms
-from subspect.files import part_name
+from subspect.files import is_part, part_name
 from subspect.report import _environment
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
@@ -263,18 +263,9 @@ def test_what_is_no_report_stays_and_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr("subspect.report.hang", None)  # the work
     here = tmp_path / "here"
-    for name, made in (
-        ("file", lambda place: place.write_text("mine")),
-        ("link", lambda place: place.symlink_to(tmp_path / "study")),
-        ("notes.txt", lambda place: (place.mkdir(), (place / "notes.txt").write_text("mine"))),
-        ("0123456789ab", lambda place: ((place / "0123456789ab").mkdir(parents=True), sums(place / "0123456789ab"))),
-        (".lock", lambda place: (place.mkdir(), (place / ".lock").write_text("mine"))),
-        ("class-1.html", lambda place: (place.mkdir(), (place / "class-1.html").write_text("mine"))),
-        (part_name(), lambda place: (place.mkdir(), (place / part_name()).symlink_to(tmp_path / "study"))),
-    ):
+    for name in ("file", "link", "notes.txt", "0123456789ab", ".lock", "class-1.html", part_name()):
         shutil.rmtree(here, ignore_errors=True)
-        here.mkdir()
-        made(here / "holiday-pages")
+        place(here / "holiday-pages", name, tmp_path / "study")
         before = content(here)
         with pytest.raises(
             SubspectError, match=rf"holiday-pages.* (exists|a link|{re.escape(name[:10])}).*choose another"
@@ -290,10 +281,23 @@ def test_what_is_no_report_stays_and_is_refused_before_the_work(
         many(f"{'x' * 250}.html")
 
 
-def sums(folder: Path) -> None:
-    """A file of checksums that isn't the folder's."""
-    (folder / "class-1.html").write_text("mine")
-    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(b'mine').hexdigest()}  class-1.html\n")
+def place(folder: Path, name: str, elsewhere: Path) -> None:
+    """Put something of the user's where pages are to go."""
+    folder.parent.mkdir()
+    if name == "file":
+        folder.write_text("mine")
+    elif name == "link":
+        folder.symlink_to(elsewhere)
+    elif name == "0123456789ab":  # like a generation, but not by its checksums
+        (folder / name).mkdir(parents=True)
+        (folder / name / "class-1.html").write_text("mine")
+        (folder / name / "SHA256SUMS").write_text(f"{hashlib.sha256(b'mine').hexdigest()}  class-1.html\n")
+    elif is_part(name):
+        folder.mkdir()
+        (folder / name).symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+        (folder / name).write_text("mine")
 
 
 def test_a_report_is_replaced_but_not_what_was_added_or_changed(
