@@ -398,6 +398,20 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
     assert (study.path / "holiday.jpg").exists()
 
 
+def test_verify_looks_at_the_report(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.report.SINGLE", 2)
+    made = subspect.decompose(study, 2)
+    report = subspect.write_report(study, made, subspect.evaluate(study, made))
+    assert verify(study.path).sound
+    page = next((study.path / "report-pages").glob("*/class-0.html"))
+    page.write_bytes(page.read_bytes() + b" ")
+    [fault] = verify(study.path).faults
+    assert fault.path == "report.html" and "its pages are missing or not as subspect wrote them: " in fault.what
+    report.write_bytes(report.read_bytes() + b" ")
+    [fault] = verify(study.path).faults
+    assert "it is not as subspect wrote it (changed, damaged, or another program's)" in fault.what
+
+
 def test_verify_of_a_sound_study(study: Study) -> None:
     before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
     made = verify(study.path, write=True)

@@ -20,6 +20,7 @@ from subspect.decomposition import Decomposition, decomposition_names, decomposi
 from subspect.errors import SubspectError, some
 from subspect.files import is_part
 from subspect.progress import progress
+from subspect.report.pages import changed_pages
 from subspect.seals import is_sealed
 from subspect.shards import Chunk, shard_name
 from subspect.study import SetManifest, Study, entries, entry_of, file_checksum
@@ -220,6 +221,8 @@ class _Noting:
 def _look_at_report(path: Path) -> None:
     if path.is_symlink() or not is_sealed(path):
         raise SubspectError("it is not as subspect wrote it (changed, damaged, or another program's); move it away")
+    if changed := changed_pages(path.with_name("report-pages")):
+        raise SubspectError(f"its pages are missing or not as subspect wrote them: {some(changed)}; move them away")
 
 
 def _strays(study: Path) -> Iterator[str]:

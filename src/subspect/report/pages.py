@@ -57,6 +57,20 @@ def check_pages(folder: Path) -> None:
         )
 
 
+def changed_pages(folder: Path) -> list[str]:
+    """List the pages that are missing or not as subspect wrote them, over all generations that have their name."""
+    generations = sorted(
+        path for path in folder.glob("*") if _GENERATION.fullmatch(path.name) and not path.is_symlink()
+    )
+    changed = []
+    for path in generations:
+        sums = _sums(path)
+        if sums is None:
+            changed.append(f"{path.name}/{SUMS}")
+        changed += [f"{path.name}/{name}" for name, digest in (sums or {}).items() if not _has(path / name, digest)]
+    return changed
+
+
 def write_generation(folder: Path, pages: Iterable[tuple[str, bytes]]) -> str:
     """Write pages into a folder of their own that then appears as a whole; the caller holds the lock.
 
