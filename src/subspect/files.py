@@ -232,7 +232,8 @@ def locked(folder: Path, what: str, *, wait: float = -1) -> Iterator[None]:
         try:
             guard.acquire(timeout=0)
         except filelock.Timeout:
-            log.info("waiting: another process is %s", what)
+            if wait:
+                log.info("waiting: another process is %s", what)
             guard.acquire(timeout=wait)
     except filelock.Timeout as error:
         raise SubspectError(f"another process is {what}; wait for it, or choose another folder") from error
