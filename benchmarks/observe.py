@@ -1,9 +1,11 @@
-"""What observing costs beyond running the network, and what the histograms cost beside a full sort.
+"""What observing costs beyond running the network, what checksums cost, and histograms beside a full sort.
 
-Two ratios, each against a named baseline in the same run: observing 10,000 CIFAR images against a plain
-``for batch: model(batch)`` loop over the same loader (medians of alternating rounds); top-k histograms for ten values of k
-at once, one thread, against a full argsort of every row and counting. Needs ``cifar10-jpeg.tar`` and ``weights/`` in the
-folder given by --data or the environment variable SUBSPECT_DATA. About four minutes on two cores.
+Ratios, each against a named baseline in the same run: observing 10,000 CIFAR images against a plain
+``for batch: model(batch)`` loop over the same loader, and against observing without checksums (medians of alternating
+rounds); reading a study, in a fresh process each time, against one plain read of the same files, and against reading it
+unchecked; top-k histograms for ten values of k at once, one thread, against a full argsort of every row and counting.
+Needs ``cifar10-jpeg.tar`` and ``weights/`` in the
+folder given by --data or the environment variable SUBSPECT_DATA. About six minutes on two cores.
 
 Example: python benchmarks/observe.py --data DIR --json observe.json
 """
@@ -13,13 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,7 +33,9 @@ from numpy.typing import NDArray
 import subspect
 from _rows import Row, publish, row
 from subspect.images import batches, match_classes, open_images
+from subspect.seals import write_json
 from subspect.statistics import TopFeatures
+from subspect.study import ImageSet, SetManifest
 
 KS = tuple(range(10, 101, 10))
 BATCH = 256
@@ -44,7 +51,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
-    rows = observing(Path(arguments.data), arguments.rounds) + histograms(arguments.images)
+    rows = observing(Path(arguments.data), arguments.rounds) + reading(50_000) + histograms(arguments.images)
     return 0 if publish("The cost of observing", rows, arguments.json) else 1
 
 
@@ -58,18 +65,99 @@ def observing(data: Path, rounds: int) -> list[Row]:
         archive.extractall(folder, members, filter="data")
         images = Path(folder) / "cifar10-jpeg/test"
         plain(network, images)  # reads every file once, so that no round pays for a cold disk
-        loop, observed = [], []
+        loop, observed, bare = [], [], []
         for turn in range(rounds):
             loop.append(timed(lambda: plain(network, images)))
             study = Path(folder) / f"study-{turn}"
             observed.append(timed(lambda study=study: subspect.observe(network, images, study, batch_size=BATCH)))  # type: ignore[misc]
+            with unchecked():
+                study = Path(folder) / f"bare-{turn}"
+                bare.append(timed(lambda study=study: subspect.observe(network, images, study, batch_size=BATCH)))  # type: ignore[misc]
     ratios = [one / other for one, other in zip(observed, loop, strict=True)]
+    checks = [one / other for one, other in zip(observed, bare, strict=True)]
     return [
         *row("plain loop, 10,000 images, median", statistics.median(loop), "s"),
         *row("observing, 10,000 images, median", statistics.median(observed), "s"),
         *row("observing / plain loop, median of rounds", statistics.median(ratios), "×", "<= 1.10"),
         *row("the same, worst round", max(ratios), "×"),
+        *row("observing / observing without checksums, median of rounds", statistics.median(checks), "×", "<= 1.01"),
+        *row("the same, of the fastest rounds", min(observed) / min(bare), "×"),
     ]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Keep no checksums: of shards, of image files, in manifests."""
+    shards, images, study = (sys.modules[f"subspect.{name}"] for name in ("shards", "images", "study"))
+    with (
+        patch.object(shards, "_checksum", lambda _: "xxh3:none"),
+        patch.object(shards, "_look", lambda *_: None),
+        patch.object(images, "digest", lambda _: bytes(16)),
+        patch.object(study.ImageSet, "save", _saved_at_the_ends),
+    ):
+        yield
+
+
+def _saved_at_the_ends(image_set: ImageSet, manifest: SetManifest) -> None:
+    """Write a manifest when a set begins and when it ends, as it was done before shards were entered one by one."""
+    if manifest.complete or not manifest.shards:
+        write_json(image_set.folder / "set.json", {"schema": 2})
+        image_set.folder.joinpath("set.json").unlink()
+    image_set.manifest = manifest
+
+
+def reading(images: int) -> list[Row]:
+    """Time a first pass over a study against one plain read of its files, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "study"
+        made, _ = _large(study, images), _large(Path(folder) / "small", 10)
+        size = sum(path.stat().st_size for path in made) / 1e9
+        plain_read, first, loose = [], [], []
+        for _ in range(5):
+            plain_read.append(timed(lambda: [path.read_bytes() for path in made]))
+            first.append(_elsewhere(study, "pass"))
+            loose.append(
+                _elsewhere(
+                    study,
+                    "sys.modules['subspect.shards']._checksum = lambda _: type('Any', (), {'__ne__': lambda *_: False})()",
+                )
+            )
+    read, ours, bare = min(plain_read), min(first), min(loose)
+    return [
+        *row(f"one plain read of {size:.2g} GB in {len(made)} files", read, "s"),
+        *row("a first pass over the study, checksums looked at", ours, "s"),
+        *row("first pass / plain read", ours / read, "×", "<= 1.50"),
+        *row("the same without checksums", bare / read, "×"),
+    ]
+
+
+def _large(study: Path, images: int) -> list[Path]:
+    """Write a study of some images with 2,048 features, and return its shards."""
+    network = subspect.Network(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2048, 10)))
+    subspect.observe(network, torch.rand(images, 2048, 1, 1), study, batch_size=BATCH, show_progress=False)
+    return sorted((study / "sets/train").glob("*.arrow"))
+
+
+_PASS = """
+import sys, time
+import numpy as np
+import subspect
+list(subspect.Study.open({small!r})["train"].chunks())  # so that no import of Arrow's counts
+image_set = subspect.Study.open({study!r})["train"]
+{change}
+start = time.perf_counter()
+for chunk in image_set.chunks():
+    np.dot(chunk.features.reshape(-1), chunk.features.reshape(-1))
+print(time.perf_counter() - start)
+"""
+
+
+def _elsewhere(study: Path, change: str) -> float:
+    """Return the seconds of a pass over a study, every feature touched, in a new process on one thread."""
+    code = _PASS.format(study=str(study), small=str(study.with_name("small")), change=change)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def plain(network: subspect.Network, folder: Path) -> None:

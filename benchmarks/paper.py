@@ -125,7 +125,7 @@ def trained(study: subspect.Study, images: Path, weights: Path, folder: Path) ->
     line += ["--network", NETWORK, "--weights", str(weights), "--decomposition", "pursuit-k5", "--control", "--json"]
     line += ["--test", str(images / "test"), "-o", str(folder), "--epochs", "3", "--flip", "--shift", "4"]
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    while first.poll() is None and not (folder / "decomposed/state.pt").exists():
+    while first.poll() is None and not (folder / "decomposed/state.safetensors").exists():
         time.sleep(1)
     first.kill()
     first.wait()

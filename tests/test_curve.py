@@ -13,14 +13,17 @@ import torch
 from hypothesis import settings
 from rich.console import Console
 from rich.table import Table
+from typer.testing import CliRunner
 
 import subspect
 from conftest import Tiny
 from subspect import Decomposition, Mean, Study, SubspectError, decompose, evaluate, write_report
+from subspect.cli import app
 from subspect.decomposition import Trusted
 from subspect.figures import COLOURS, curve_figure
 from subspect.report.curve import write_curve
 from subspect.report.terminal import curve_table, features
+from subspect.seals import is_sealed
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = dict[str, Any]
@@ -55,8 +58,15 @@ def test_the_figure_is_written_with_its_colours(study: Study, tmp_path: Path) ->
     made = decompose(study, 2)
     for path in (tmp_path / "curve.svg", tmp_path / "new folder" / "CURVE.SVG"):
         write_curve(made, path)
-        assert path.read_text(encoding="utf-8") == curve_figure(made.curve, standalone=True)
-    write_curve(made, str(tmp_path / "curve.svg"))
+        assert path.read_text(encoding="utf-8").startswith(curve_figure(made.curve, standalone=True)) and is_sealed(
+            path
+        )
+    write_curve(made, str(tmp_path / "curve.svg"))  # in place of the earlier one
+    (tmp_path / "mine.svg").write_text("<svg></svg>")
+    with pytest.raises(SubspectError, match=r"mine\.svg is there already, and not as subspect wrote it"):
+        write_curve(made, tmp_path / "mine.svg")
+    result = CliRunner().invoke(app, ["show", str(study.path), "--figure", str(tmp_path / "mine.svg")])
+    assert result.exit_code == 1 and (tmp_path / "mine.svg").read_text() == "<svg></svg>"
 
 
 @pytest.mark.parametrize("name", ["curve.png", "curve", "svg", "curve.svg.gz"])
@@ -149,7 +159,7 @@ def with_trust(made: Decomposition) -> Decomposition:
 def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     made = with_trust(decompose(study, 2))
     table = features(made, 0)
-    assert [column.header for column in table.columns][-2:] == ["stability", "substitutes"]
+    assert [str(column.header) for column in table.columns][-2:] == ["stability", "substitutes"]
     assert [row[-2:] for row in cells(table)] == [("65 %", "41 (97 %), 37 (61 %)"), ("5 %", "")]
     assert [row[0] for row in cells(table)] == [str(row.feature) for row in made.rows(0)]
     text = printed(table)
@@ -159,7 +169,13 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
 
 def test_a_method_without_trust_has_no_such_columns(study: Study) -> None:
     table = features(decompose(study, 2, "contribution"), 0)
-    assert [column.header for column in table.columns] == ["feature", "weight", "frequency", "mean", "contribution"]
+    assert [str(column.header) for column in table.columns] == [
+        "feature",
+        "weight",
+        "frequency",
+        "mean",
+        "contribution",
+    ]
     assert table.caption is None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
 from subspect.decompose import METHODS
+from subspect.decomposition import decomposition_path, load_decomposition
+from subspect.seals import read_tensors, tensor_bytes
+from subspect.supports import Supports
 
 
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +92,100 @@ def test_save_and_load(study: Study, tmp_path: Path) -> None:
         2,
         "pursuit",
     )
+
+
+def test_a_decomposition_under_another_ones_name(study: Study) -> None:
+    decompose(study, 1), decompose(study, 2)
+    one, two = (decomposition_path(study, f"pursuit-k{k}") for k in (1, 2))
+    two.write_bytes(one.read_bytes())
+    with pytest.raises(
+        SubspectError, match=r"pursuit-k2.safetensors is not the decomposition .*: it is 'pursuit-k1'; give"
+    ):
+        load_decomposition(study, "pursuit-k2")
+    assert Decomposition.load(two).name == "pursuit-k2"  # as a file of its own it may be called anything
+
+
+def resealed(path: Path, tensors: dict[str, torch.Tensor], **changes: object) -> None:
+    """Write a decomposition with some tensors and fields of the header changed, as a stranger would; None removes one."""
+    given, header = read_tensors(path, "a decomposition")
+    fields = {key: one for key, one in {**header, **changes}.items() if one is not None}
+    merged = {name: one for name, one in {**given, **tensors}.items() if one is not None}
+    path.write_bytes(tensor_bytes(merged, fields))
+
+
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "schema": ({}, {"schema": 7}, "schema version 7, this subspect reads 1 and 2"),
+    "no history": ({}, {"history": []}, "its history is empty"),
+    "history": ({}, {"history": [{}]}, "missing required field `method`"),
+    "step": ({}, {"history": [{"method": "x", "k": 1, "set": "train", "part": "half"}]}, "Invalid enum value 'half'"),
+    "dropped": (
+        {},
+        {"history": [{"method": "x", "k": 1, "set": "train", "part": "all"}, {"dropped": [9, 0]}]},
+        "its history drops from a class there is not",
+    ),
+    "unseen": ({}, {"unseen": [99]}, r"its unseen classes 99 are not all among the 3"),
+    "negative": ({}, {"unseen": [-1]}, "`int` >= 0"),
+    "names": ({}, {"class_names": ["a", "b"]}, r"expected torch.int64 \(3,\)"),
+    "no names": ({}, {"class_names": None}, "missing required field `class_names`"),
+    "features": ({}, {"n_features": 1}, "feature indices"),
+    "point": (
+        {},
+        {"curve": [{"k": 1, "refit": True, "images": 0, "fidelity": 1, "accuracy": 1, "dense_accuracy": 1}]},
+        ">= 1",
+    ),
+    "floats": ({"indices": torch.zeros(6)}, {}, "indices is torch.float32"),
+    "short": ({"weights": torch.zeros(5)}, {}, r"weights is torch.float32 \(5,\), expected torch.float32 \(6,\)"),
+    "twice": ({"indices": torch.zeros(6, dtype=torch.int64)}, {}, "has a feature twice"),
+    "offsets": ({"offsets": torch.tensor([0, 4, 2, 6])}, {}, "its offsets don't cut 6 features into 3 classes"),
+    "nan": ({"bias": torch.full((3,), float("nan"))}, {}, "bias holds NaN or infinity"),
+    "substitutes": ({"substitutes": torch.full((6, 3), 99)}, {}, "its substitutes are not all among the 6 features"),
+    "half a trust": ({"jaccard": None}, {}, "expected stability, jaccard"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_decompositions_that_do_not_fit(study: Study, what: str) -> None:
+    decompose(study, 2)
+    path = decomposition_path(study, "pursuit-k2")
+    tensors, changes, message = WRONG[what]
+    if what == "substitutes":
+        tensors = {"substitutes": torch.full_like(read_tensors(path, "it")[0]["substitutes"], 99)}
+    resealed(path, tensors, **changes)
+    with pytest.raises(SubspectError, match=f"pursuit-k2.safetensors is not a decomposition of subspect: .*{message}"):
+        load_decomposition(study)
+
+
+def test_a_file_of_another_study_or_shape(study: Study) -> None:
+    made = decompose(study, 2)
+    wide = replace(made, supports=Supports([row.tolist() for row in made.supports], 7))
+    wide.save(decomposition_path(study, "wide"))
+    with pytest.raises(
+        SubspectError, match="has 3 classes and 7 features, the study .* has 3 and 6; it is another study's"
+    ):
+        Decomposition.load(decomposition_path(study, "wide")).check(study)
+
+
+def test_features_from_a_file_never_take_anothers_place(study: Study, tmp_path: Path) -> None:
+    made = decompose(study, 2)
+    path = decomposition_path(study, "pursuit-k2")
+    before = path.read_bytes()
+    made.supports.write(tmp_path / "pursuit-k2.json")
+    refused = pytest.raises(
+        SubspectError, match=r"has another decomposition called 'pursuit-k2' \(by pursuit\).*--name"
+    )
+    with refused:
+        decompose_by_file(study, tmp_path / "pursuit-k2.json")
+    assert path.read_bytes() == before
+    assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"
+    assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"  # the same again
+    (tmp_path / "other").mkdir()
+    decompose(study, 1).supports.write(tmp_path / "other" / "pursuit-k2.json")
+    with pytest.raises(SubspectError, match="has another decomposition called 'mine'"):
+        decompose_by_file(study, tmp_path / "other" / "pursuit-k2.json", name="mine")
+    path.write_bytes(b"theirs")
+    with pytest.raises(SubspectError, match="is there already, and not as subspect wrote it"):
+        decompose(study, 2)
+    assert path.read_bytes() == b"theirs"
 
 
 def test_files_that_are_no_decomposition(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 import subspect
-from subspect import MissingExtra
-from subspect.demo import run_demo, write_digits
+from subspect import MissingExtra, SubspectError
+from subspect.demo import digits_family, run_demo, write_digits
+from subspect.seals import is_sealed
 
 
 def test_the_demo(tmp_path: Path) -> None:
@@ -21,6 +24,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert made.decomposition.supports.sizes.tolist() == [5] * 10
     assert made.report.stat().st_size < 10e6
     weights = (tmp_path / "demo/weights.safetensors").read_bytes()
+    assert is_sealed(tmp_path / "demo/weights.safetensors")
     again = run_demo(tmp_path / "demo", k=3, show_progress=False)  # nothing is trained or observed twice
     assert (tmp_path / "demo/weights.safetensors").read_bytes() == weights
     assert again.decomposition.supports.sizes.tolist() == [3] * 10
@@ -28,6 +32,38 @@ def test_the_demo(tmp_path: Path) -> None:
         subspect.load_network("python:subspect.demo:network", tmp_path / "demo/weights.safetensors").model
     )
     assert isinstance(small.get_submodule("linear"), subspect.DecomposedHead)
+
+
+def test_digits_that_are_there_stay_and_other_files_are_refused(tmp_path: Path) -> None:
+    write_digits(tmp_path / "train", tmp_path / "test")
+    files = {path: (path.stat().st_ino, path.read_bytes()) for path in tmp_path.rglob("*.png")}
+    assert len(files) == 1797
+    write_digits(tmp_path / "train", tmp_path / "test")
+    assert files == {path: (path.stat().st_ino, path.read_bytes()) for path in tmp_path.rglob("*.png")}
+    one, other = sorted(files)[:2]
+    one.write_bytes(b"mine")
+    with pytest.raises(SubspectError, match=rf"{one.name} is there already, and not as subspect wrote it"):
+        write_digits(tmp_path / "train", tmp_path / "test")
+    one.unlink()
+    one.symlink_to(other)
+    with pytest.raises(SubspectError, match=rf"{one.name} is there already, as a link"):
+        write_digits(tmp_path / "train", tmp_path / "test")
+    assert one.is_symlink() and other.read_bytes() == files[other][1]
+
+
+def test_weights_that_are_not_the_demos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    monkeypatch.setattr("subspect.demo.train_network", lambda *_, **__: pytest.fail("it was trained"))
+    for data in (b"mine", save({"linear.weight": torch.zeros(2)}), save({})):
+        path.write_bytes(data)
+        with pytest.raises(SubspectError, match=r"weights\.safetensors .*; delete it to train anew, or choose another"):
+            run_demo(tmp_path, show_progress=False)
+        assert path.read_bytes() == data and [one.name for one in tmp_path.iterdir()] == [path.name]
+    family = tmp_path / "family"
+    write_digits(family / "images" / "train", family / "images" / "test")
+    (family / "ResNet-8-0.safetensors").mkdir()
+    with pytest.raises(SubspectError, match=r"ResNet-8-0\.safetensors is there already, as a folder"):
+        digits_family(family, [8], 1, show_progress=False)
 
 
 def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

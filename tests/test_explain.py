@@ -7,8 +7,10 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ import subspect
 from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
 from subspect.explain import terms
+from subspect.figures import picture_of
+from subspect.files import atomic
 
 CLASSES = ("a", "b", "c")
 
@@ -289,6 +293,56 @@ def test_plot_and_save(study: Study, made: Decomposition, network: Network, path
     assert saved == tmp_path / "new/folder/005.png" and list(saved.parent.iterdir()) == [saved]
     with Image.open(saved) as picture:
         assert picture.format == "PNG" and picture.width > 1000
+
+
+def test_saving_never_replaces_a_file(
+    study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, out = explain(study, made, network, path), tmp_path / "out"
+    out.mkdir()
+    (out / "005.png").symlink_to(tmp_path / "nowhere")
+    (out / "005-2.png").mkdir()
+    assert one.save(out) == out / "005-3.png" and not (tmp_path / "nowhere").exists()
+    others = iter((b"mine", b"mine"))
+
+    def beside(path: Path) -> AbstractContextManager[BinaryIO]:  # two others take the next names meanwhile
+        for data in others:
+            path.write_bytes(data)
+            break
+        return atomic(path)
+
+    monkeypatch.setattr(sys.modules["subspect.explain"], "atomic", beside)
+    assert one.save(out) == out / "005-6.png"
+    assert (out / "005-4.png").read_bytes() == (out / "005-5.png").read_bytes() == b"mine"
+    assert len(list(out.iterdir())) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("folder/.hidden.png", "hidden"),
+        ("..", "image"),
+        ("", "image"),
+        ("a\x1b[31m\u202eb\n.jpg", "a_x1b[31m_u202eb_n"),
+        ("\udcff.png", "_udcff"),
+        ("é" * 200 + ".png", "é" * 120),
+        ('a:b*"c".png', "a_b__c_"),
+    ],
+)
+def test_names_of_images_that_are_no_names_of_files(
+    name: str, expected: str, study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path
+) -> None:
+    one = replace(explain(study, made, network, path), name=name)
+    assert [one.save(tmp_path / "out").name for _ in range(2)] == [f"{expected}.png", f"{expected}-2.png"]
+
+
+def test_names_are_drawn_and_not_parsed(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    odd = "$0_to_$10\x1b\ud800"
+    one = explain(study, made, network, path)
+    near = tuple(replace(other, label=odd, prediction=odd[::-1]) for other in one.neighbours)
+    one = replace(one, name=f"{odd}.png", predicted=odd, against="$$", dense={odd: 0.5}, neighbours=near, image_set=odd)
+    assert one.plot().axes[1].get_xlabel() == r"logits: for \$0_to_\$10\x1b\ud8… (right), for \$\$ (left)"
+    picture_of(one.plot(), "svg", 50)
 
 
 def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], tmp_path: Path) -> None:

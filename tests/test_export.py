@@ -24,7 +24,7 @@ import subspect
 from conftest import PIXELS
 from subspect import DecomposedHead, Decomposition, Network, Study, SubspectError, Supports, decompose
 from subspect.cli import app
-from subspect.export import _Gather, _kind, export
+from subspect.export import _Gather, _kind, check_path, export
 from subspect.images import open_images
 from subspect.observe import find_head, sample
 
@@ -250,6 +250,54 @@ def test_an_interrupt_within_an_exporter_stays_one(
     monkeypatch.setattr("torch.export.export", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(study, made, tmp_path / "net.pt2", network)
+
+
+@pytest.mark.parametrize("name", ["net.pt2", "net.safetensors"])
+def test_of_two_exports_to_one_file_the_first_stays(
+    name: str, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
+    checked = sys.modules["subspect.export"].check_path
+
+    def beside(path: Path, format: str | None) -> str:
+        found: str = checked(path, format)
+        Decomposition.save(made, path) if name.endswith("safetensors") else path.write_text("the other's")
+        return found
+
+    monkeypatch.setattr(sys.modules["subspect.export"], "check_path", beside)
+    with pytest.raises(SubspectError, match=f"{name} exists; choose another name, or delete it"):
+        export(study, made, tmp_path / name, network)
+    beside_it = sorted(path.name for path in tmp_path.glob("*") if path.is_file())
+    assert beside_it == [name] and (name == "net.safetensors" or (tmp_path / name).read_text() == "the other's")
+
+
+def test_what_is_there_is_refused_before_the_work(make_folder: MakeFolder, tmp_path: Path) -> None:
+    study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
+    (tmp_path / "dangling.onnx").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.onnx").mkdir()
+    for name, kind in (("dangling.onnx", "a link"), ("folder.onnx", "a folder")):
+        with pytest.raises(SubspectError, match=f"{name} is there already, as {kind}; choose another name"):
+            check_path(tmp_path / name, None)
+        with pytest.raises(SubspectError, match=f"{name} is there already, as {kind}; choose another name"):
+            export(study, made, tmp_path / name, network)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(make_folder: MakeFolder, tmp_path: Path) -> None:
+    study, made, _ = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
+    code = f"""
+import os
+from pathlib import Path
+from subspect.files import atomic
+with atomic(Path({str(tmp_path / "out" / "net.pt2")!r})) as file:
+    file.write(b"half")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (tmp_path / "out" / ".mine.part").write_text("the user's")
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    export(study, made, tmp_path / "out" / "net.safetensors")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".mine.part", "net.safetensors"]
 
 
 def test_few_images_are_taken_again(make_folder: MakeFolder, tmp_path: Path) -> None:

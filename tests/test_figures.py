@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -22,16 +26,21 @@ from subspect import SubspectError, Supports
 from subspect.cli import app
 from subspect.figures import (
     COLOURS,
+    FORMATS,
+    _svg,
+    as_label,
     calibration_figure,
     check_figure,
     curve_figure,
     draw_curve,
     order_of,
+    picture_of,
     save_figure,
     shared_figure,
 )
 from subspect.pictures import data_uri, enlarged, fit, lay_over
 from subspect.statistics import Calibration
+from subspect.text import legible
 from test_curve import BOTH, REFITTED, Point, point
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
@@ -164,6 +173,79 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None
     with pytest.raises(SubspectError, match=r"is a file, not a folder"):
         check_figure(tmp_path / "a.png" / "e.png")
     check_figure(None)
+
+
+def test_another_programs_figure_is_refused_before_the_work(tmp_path: Path) -> None:
+    save_figure(Figure(), tmp_path / "ours.png")
+    for name in ("mine.png", "mine.svg"):
+        (tmp_path / name).write_bytes((tmp_path / "ours.png").read_bytes()[:-40])
+        with pytest.raises(SubspectError, match=rf"{name} is there already, and not as subspect wrote it"):
+            check_figure(tmp_path / name)
+    check_figure(tmp_path / "ours.png")
+    result = CliRunner().invoke(app, ["geometry", "nothing", "--figure", str(tmp_path / "mine.png")])
+    assert result.exit_code == 1 and "not as subspect wrote it" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_figures_are_the_same_in_every_run(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = axes_of(BOTH).figure
+    assert isinstance(figure, Figure)
+    found = set()
+    for second in (0, 10**9):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(second))  # what matplotlib takes for the time
+        save_figure(figure, tmp_path / f"a{suffix}")
+        found.add((tmp_path / f"a{suffix}").read_bytes())
+    assert len(found) == 1
+
+
+ODD = ("$0_to_$10", "a$b", r"\$x_^$", "$$", "\u202eb\x1b[31m\n", "\ud800", "_hidden", "")
+
+
+def test_names_are_drawn_as_they_are() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.set_xticks(range(len(ODD)), [as_label(name) for name in ODD])
+    with rc_context({"svg.fonttype": "none"}):
+        texts = [one.text for one in ET.fromstring(picture_of(figure, "svg", 100)).iter() if one.tag.endswith("}text")]
+    assert [legible(name) for name in ODD if name] == texts[: len(ODD) - 1]
+    assert as_label("x" * 30) == "x" * 17 + "…" and as_label("$" * 18) == r"\$" * 18
+    ET.fromstring(shared_figure(Supports([[0, 1]] * len(ODD), 4), ODD))
+    for form in ("png", "pdf"):
+        assert picture_of(figure, form, 50)
+
+
+def test_a_title_is_text() -> None:
+    assert "<title>a &lt;b&gt; &amp; \\x1b</title>" in _svg(Figure(), "a <b> & \x1b")
+
+
+def test_a_matplotlibrc_starts_no_latex(tmp_path: Path) -> None:
+    """One that lies in the working folder is read when matplotlib is imported."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsvg.image_inline: False\n")
+    code = """
+import sys, os, subprocess
+from pathlib import Path
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from subspect import Supports
+from subspect.figures import curve_figure, drawing, save_figure, shared_figure
+from test_curve import BOTH
+os.chdir(sys.argv[1])
+assert rcParams["text.usetex"]
+subprocess.Popen = None
+@drawing()
+def plot():
+    figure = Figure()
+    figure.add_subplot().set_title("50 % of a_b")
+    return figure
+save_figure(plot(), Path("a.png"))
+Path("curve.svg").write_text(curve_figure(BOTH))
+Path("shared.svg").write_text(shared_figure(Supports([[0], [1]], 3), ["a_b", "$c$"]))
+"""
+    environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curve.svg").read_text() == curve_figure(BOTH)
 
 
 def test_a_bad_figure_is_refused_before_the_work(tmp_path: Path) -> None:

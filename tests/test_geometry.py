@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import subspect
+from conftest import PIXELS
 from subspect import Network, Study, SubspectError, decompose
 from subspect.cli import app
 from subspect.geometry import (
@@ -203,6 +205,37 @@ def test_classes_without_images_take_no_part(tmp_path: Path) -> None:
     found, kept = geometry(study, made), {feature for row in list(made.supports)[:3] for feature in row.tolist()}
     assert made.unseen == (3,) and found.union == len(kept) <= 6
     assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0][:3]))
+
+
+def test_of_classes_that_tie_each_counts_as_said(tmp_path: Path) -> None:
+    weight = planted(4, 12)[0]
+    twice = np.concatenate([weight, weight])  # each class has a twin, whose logits are the same
+    study = observed(tmp_path / "study", twice, train=pictures(0, 300), test=pictures(1, 200))
+    found = geometry(study)
+    plain = geometry(observed(tmp_path / "plain", weight, train=pictures(0, 300), test=pictures(1, 200)))
+    assert found.fidelity[-1] == 1 and found.decision == plain.decision <= 3
+    assert found.fidelity[:3] == pytest.approx(plain.fidelity)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_heads_of_few_classes_and_of_zeros(classes: int, scale: float, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    images = generator.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    network = Network(model, preprocessing=PIXELS, head="1")
+    study = subspect.observe(network, (images, np.zeros(60, int)), tmp_path / "study", show_progress=False)
+    found = geometry(study)
+    assert found.ceiling == classes - 1 and (found.decision <= 1 if classes < 3 or not scale else found.decision <= 3)
+    assert (found.fidelity >= 0).all() and (scale or (found.fidelity == 1).all())
+    single = replace(found, ceiling=0, ranks=np.empty(0, np.int64), fidelity=np.empty(0))  # of one class
+    assert single.decision == 0
+    for one in (found, single):
+        assert len(one.tables()) == 2 and json.dumps(one.to_json(), allow_nan=False)
+        one.plot().savefig(tmp_path / "a.svg")
 
 
 def test_bad_input(study: Study, tmp_path: Path) -> None:

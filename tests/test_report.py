@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -21,6 +28,8 @@ from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
 from subspect.cost import head_costs
 from subspect.explain import terms
+from subspect.files import is_part, part_name
+from subspect.report import _environment
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
 
@@ -178,6 +187,21 @@ def test_names_and_paths_are_shown_as_text(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "猫 кот" in page and "&#34;quoted&#34; &amp;" in page
 
 
+def test_names_from_outside_act_neither_on_the_page_nor_on_a_shell(tmp_path: Path) -> None:
+    odd, cost = "a\u202eb\x1b[31m", "it's $(rm) `x` $0_to_$10"
+    network = Network(Tiny(), class_names=(odd, cost, "\u2028"), preprocessing=PIXELS, name="net\u2066\x07")
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    study = subspect.observe(network, (images, np.arange(60) % 3), tmp_path / "study", show_progress=False)
+    page = report(study, source=(images, np.arange(60) % 3))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
+    assert "a\\u202eb\\x1b[31m" in page and "net\\u2066\\x07" in page and "\\u2028" in page
+    shown = _environment().from_string("{{ a }}").render(a="<\ud800>")
+    assert shown == "&lt;\\ud800&gt;"
+    data = json.loads(re.search(r'id="what-if">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
+    assert shlex.split(data["command"]) == ["--decomposition", "pursuit-k2", "--on", "train"]
+    assert [shlex.split(f"{word}:7") for word in data["words"]] == [["0:7"], [f"{cost}:7"], ["2:7"]]
+
+
 def test_unseen_classes_and_failed_images_are_named(tiny: Tiny, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for index in range(40):
@@ -211,23 +235,220 @@ def test_strips_are_of_the_images_in_and_outside_the_class(study: Study) -> None
     assert "Amber: where in the image the feature is active." in made.remark
 
 
-def test_with_many_classes_the_other_pages_lie_in_a_folder(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_classes_the_other_pages_lie_in_a_folder(study: Study, many: Callable[..., Path]) -> None:
+    path = many("a #1.html", network=Network(Tiny()))
+    [folder] = generations(path)
+    used = {f"feature-{feature}.html" for feature in decompose(study, 2).supports.flat.tolist()}
+    pages = used | {f"class-{label}.html" for label in range(3)}
+    assert {page.name for page in folder.iterdir()} == pages | {"SHA256SUMS"}
+    assert folder.name == hashlib.sha256((folder / "SHA256SUMS").read_bytes()).hexdigest()[:12]
+    checked = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, check=True)
+    assert len(checked.stdout.splitlines()) == len(pages)
+    for page in (path, *(folder / name for name in pages)):
+        links = Links()
+        links.feed(page.read_text(encoding="utf-8"))
+        targets = [unquote(link.partition("#")[0]) for link in links.found if not link.startswith(("#", "data:image/"))]
+        assert targets and all((page.parent / target).is_file() for target in targets)
+        assert page == path or any((page.parent / target).resolve() == path for target in targets)
+    assert "data:image/webp" not in path.read_text() and "data:image/webp" in (folder / "class-1.html").read_text()
+    before = content(path.parent)
+    assert content(many("a #1.html", network=Network(Tiny())).parent) == before  # the same in every run
+    many("a #1.html", images=False)
+    [other] = generations(path)
+    assert other.name != folder.name and f"/{other.name}/class-1.html" in path.read_text()
+
+
+def test_what_is_no_report_stays_and_is_refused_before_the_work(
+    many: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.report.hang", None)  # the work
+    here = tmp_path / "here"
+    for name in ("file", "link", "notes.txt", "0123456789ab", ".lock", "class-1.html", part_name()):
+        shutil.rmtree(here, ignore_errors=True)
+        place(here / "holiday-pages", name, tmp_path / "study")
+        before = content(here)
+        with pytest.raises(
+            SubspectError, match=rf"holiday-pages.* (exists|a link|{re.escape(name[:10])}).*choose another"
+        ):
+            many("here/holiday.html")
+        assert content(here) == before
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(SubspectError, match=r"mine\.html is there already, and not as subspect wrote it"):
+        many("mine.html")
+    with pytest.raises(SubspectError, match=r"the report is HTML; name a file that ends in \.html, not 'a\.htm'"):
+        many("a.htm")
+    with pytest.raises(SubspectError, match="File name too long"):
+        many(f"{'x' * 250}.html")
+
+
+def place(folder: Path, name: str, elsewhere: Path) -> None:
+    """Put something of the user's where pages are to go."""
+    folder.parent.mkdir()
+    if name == "file":
+        folder.write_text("mine")
+    elif name == "link":
+        folder.symlink_to(elsewhere)
+    elif name == "0123456789ab":  # like a generation, but not by its checksums
+        (folder / name).mkdir(parents=True)
+        (folder / name / "class-1.html").write_text("mine")
+        (folder / name / "SHA256SUMS").write_text(f"{hashlib.sha256(b'mine').hexdigest()}  class-1.html\n")
+    elif is_part(name):
+        folder.mkdir()
+        (folder / name).symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+        (folder / name).write_text("mine")
+
+
+def test_a_report_is_replaced_but_not_what_was_added_or_changed(
+    many: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = many("a.html")
+    [old] = generations(path)
+    (old / "notes.txt").write_text("mine")
+    (old / "class-1.html").write_text("mine")
+    (old.parent / part_name()).write_bytes(b"half")  # of a killed writer
+    for _ in range(2):
+        caplog.clear()
+        many("a.html", images=False)
+        assert (
+            f"{old.name}/class-1.html, {old.name}/notes.txt stayed, since it is not as subspect wrote it" in caplog.text
+        )
+        assert sorted(page.name for page in old.iterdir()) == ["SHA256SUMS", "class-1.html", "notes.txt"]
+    assert len(generations(path)) == 2 and len(list(old.parent.iterdir())) == 3  # and the lock
+    shown = path.read_bytes()
+    with pytest.raises(
+        SubspectError, match=rf"{old.name} holds pages that are not as subspect wrote them: class-1.html"
+    ):
+        many("a.html")
+    assert path.read_bytes() == shown and len(generations(path)) == 2
+    (old / "class-1.html").unlink()
+    many("a.html")  # adds what is missing
+    assert "<h1>b</h1>" in (old / "class-1.html").read_text() and generations(path) == [old]
+
+
+def test_names_and_links_that_are_put_into_checksums_lead_nowhere(many: Callable[..., Path], tmp_path: Path) -> None:
+    path = many("a.html")
+    (tmp_path / "mine.html").write_text("mine")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    part = tmp_path / "a-pages" / part_name()
+    part.mkdir()
+    (part / "class-9.html").symlink_to(tmp_path / "mine.html")
+    (part / "SHA256SUMS").write_text(f"{digest}  class-9.html\n{digest}  ../../mine.html\n")
+    again = part.with_name(part_name())
+    again.mkdir()
+    (again / "class-9.html").symlink_to(tmp_path / "mine.html")
+    (again / "SHA256SUMS").write_text(f"{digest}  class-9.html\n{digest}  class-10.ht")
+    many("a.html")
+    assert (tmp_path / "mine.html").read_text() == "mine" and path.exists()
+    assert (part / "class-9.html").is_symlink() and (again / "class-9.html").is_symlink()
+
+
+KILLS = """
+import hashlib, os, sys
+from pathlib import Path
+from subspect.report import pages
+
+os.chdir(sys.argv[1])
+left, plain, killed = 10**9, Path("plain"), Path("killed")
+
+def step(event, _):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+
+def write(folder, said):
+    folder.mkdir(exist_ok=True)
+    given = ((f"class-{n}.html", f"page {n} of {said}".encode() * 1000) for n in range(2))
+    pages.remove_others(folder, pages.write_generation(folder, given))
+
+def dies(steps):
+    global left
+    child = os.fork()
+    if not child:
+        try:
+            left = steps
+            write(killed, "new")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, 9)
+    return status == 9
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else "" for path in folder.rglob("*")}
+
+def whole(folder):
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    return len(lines) == 2 and all(
+        hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for digest, name in map(str.split, lines)
+    )
+
+sys.addaudithook(step)
+write(plain, "new")
+write(killed, "old")
+[old], steps = killed.glob("[0-9a-f]*"), 0
+while dies(steps):
+    pages.check_pages(killed)
+    assert all(whole(one) for one in killed.glob("[0-9a-f]*") if one != old), steps
+    assert any(whole(one) for one in killed.glob("[0-9a-f]*")), steps
+    write(killed, "new")
+    assert content(killed) == content(plain), steps
+    write(killed, "old")
+    steps += 1
+print(steps)
+"""
+
+
+def test_a_kill_at_any_step_leaves_whole_pages_and_the_next_run_mends_the_rest(tmp_path: Path) -> None:
+    """Each call that touches the disk is the last one once."""
+    done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+
+
+def test_two_reports_at_once(
+    many: Callable[..., Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    path = many("a.html")
+    expected = content(path.parent)
+    with ThreadPoolExecutor() as pool:
+        for made in [pool.submit(many, "a.html", images=which) for which in (True, False, True, False)]:
+            made.result()
+        many("a.html")
+    assert content(path.parent) == expected and f"waiting: another process is writing the report {path}" in caplog.text
+
+
+@pytest.fixture
+def many(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a report with pages, under a name."""
     monkeypatch.setattr("subspect.report.SINGLE", 2)
     decomposition = decompose(study, 2)
     cost = evaluate(study, decomposition)
-    path = write_report(study, decomposition, cost, network=Network(Tiny()))
-    for _ in range(2):  # the second report takes the place of the first
-        assert path == write_report(study, decomposition, cost, network=Network(Tiny()))
-    folder = study.path / "report-pages"
-    used = {f"feature-{feature}.html" for feature in decomposition.supports.flat.tolist()}
-    assert {page.name for page in folder.iterdir()} == used | {f"class-{label}.html" for label in range(3)}
-    assert not (study.path / "report-pages.new").exists()
-    for page in (path, *folder.iterdir()):
-        links = Links()
-        links.feed(page.read_text(encoding="utf-8"))
-        targets = [link for link in links.found if not link.startswith(("#", "data:image/"))]
-        assert targets and all((page.parent / target.partition("#")[0]).is_file() for target in targets)
-    assert "data:image/webp" not in path.read_text() and "data:image/webp" in (folder / "class-1.html").read_text()
+    return lambda name, **options: write_report(
+        study, decomposition, cost, tmp_path / name, show_progress=False, **options
+    )
+
+
+def generations(path: Path) -> list[Path]:
+    return sorted(one for one in path.with_name(f"{path.stem}-pages").iterdir() if len(one.name) == 12)
+
+
+def content(folder: Path) -> dict[str, bytes | str]:
+    """Return what lies in a folder, whatever it is."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else ""
+        for path in folder.rglob("*")
+        if not any(part == "study" for part in path.parts[len(folder.parts) :])
+    }
 
 
 def test_what_if_data_give_back_the_figures(study: Study) -> None:

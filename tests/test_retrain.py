@@ -20,8 +20,10 @@ import subspect
 from conftest import PIXELS
 from subspect import Decomposition, Network, Study, SubspectError, decompose
 from subspect.cli import app
+from subspect.files import locked, read_json
 from subspect.observe import find_head
 from subspect.retrain import Settings, _Run, _varied, retrain, retrain_both
+from subspect.seals import is_sealed, open_json, read_tensors, tensor_bytes
 from subspect.study import hashed
 
 MakeFolder = Callable[..., Path]
@@ -90,6 +92,12 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def kept(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Return some tensors of a training's state."""
+    tensors, _ = read_tensors(folder / "state.safetensors", "a state")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     before = state(network.model)
     done = retrain(network, images, tmp_path / "run", made, Settings(epochs=6, batch_size=8, rate=0.1, held_out=0.25))
@@ -110,7 +118,8 @@ def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: D
     ids = [f"{path.parent.name}/{path.name}" for path in sorted(images.glob("*/*.png"))]
     held = hashed(ids) >= 0.75
     assert right[held].mean() == pytest.approx(done.epochs[done.best - 1].held_out)
-    assert json.loads((tmp_path / "run" / "log.json").read_text()) == done.to_json()
+    log = tmp_path / "run" / "log.json"
+    assert open_json(log, read_json(log)) == done.to_json() and is_sealed(done.weights)
 
 
 def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_path: Path) -> None:
@@ -119,9 +128,9 @@ def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_p
     done = retrain(network, images, tmp_path / "run", None, settings)
     paths = sorted(images.glob("*/*.png"))
     ids = [f"{path.parent.name}/{path.name}" for path in paths]
-    kept = np.flatnonzero(hashed(ids) < 0.75)
-    order = np.random.default_rng([3, 0]).permutation(kept)
-    steps = len(kept) // 8
+    learned = np.flatnonzero(hashed(ids) < 0.75)
+    order = np.random.default_rng([3, 0]).permutation(learned)
+    steps = len(learned) // 8
     model = Net().eval()  # neither norm nor dropout is among what learns
     pictures = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() for path in paths])
     x, labels = (pictures / 255 - 0.5) / 0.5, torch.arange(90) // 30
@@ -134,7 +143,7 @@ def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_p
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    trained = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["model"]
+    trained = kept(tmp_path / "run", "model.")
     for name, tensor in model.state_dict().items():
         assert torch.allclose(trained[name], tensor, atol=1e-5)
     assert torch.equal(trained["norm.running_mean"], Net().norm.running_mean)  # type: ignore[arg-type]
@@ -178,8 +187,8 @@ def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, i
     done = retrain(network, images, tmp_path / "run", None, settings)
     shares = [epoch.held_out for epoch in done.epochs]
     assert done.best == 1 + shares.index(max(shares))
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert all(torch.equal(load_file(done.weights)[name], tensor) for name, tensor in state["kept"].items())
+    weights = load_file(done.weights)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in kept(tmp_path / "run", "kept.").items())
 
 
 def test_a_network_that_returns_several_tensors_learns_the_same(network: Network, images: Path, tmp_path: Path) -> None:
@@ -198,7 +207,7 @@ def test_only_the_layers_named_learn(network: Network, images: Path, made: Decom
     before = network.model.state_dict()
     settings = Settings(epochs=3, batch_size=8, rate=0.05, held_out=0.25, layers=("fc",))
     retrain(network, images, tmp_path / "run", made, settings)
-    after = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["model"]
+    after = kept(tmp_path / "run", "model.")
     for name in ("conv.weight", "norm.weight", "norm.running_mean", "norm.running_var"):
         assert torch.equal(after[name], before[name])
     assert not torch.equal(after["fc.weights"], made.weights)
@@ -279,11 +288,65 @@ def test_another_run_in_the_folder(network: Network, images: Path, made: Decompo
         )
     with pytest.raises(SubspectError, match="run holds a training with other decomposition"):
         retrain(network, images, tmp_path / "run", None, SHORT)
-    (tmp_path / "run" / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(
-        SubspectError, match=r"state\.pt is damaged, or no state of a training; delete it to start again"
+    path = tmp_path / "run" / "state.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[-100] ^= 1
+    sealed = [tensor_bytes({}, header) for header in ({"about": "{}", "step": 1}, {"made_by": "subspect retrain"})]
+    for data in (b"nothing", bytes(flipped), *sealed):
+        path.write_bytes(data)
+        with pytest.raises(
+            SubspectError, match=r"state\.safetensors is damaged, or no state of a training; delete it to"
+        ):
+            retrain(network, images, tmp_path / "run", made, SHORT)
+        assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "log.json", "state.safetensors"])
+def test_what_is_no_training_is_refused_before_one(
+    name: str, network: Network, images: Path, made: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Run, "train", None)
+    for kind in ("file", "link", "folder"):
+        path = tmp_path / kind / name
+        path.parent.mkdir()
+        if kind == "link":
+            path.symlink_to(tmp_path / "nowhere")
+        else:
+            path.touch() if kind == "file" else path.mkdir()
+        refusal = "is there already|is damaged, or no state of a training"
+        with pytest.raises(SubspectError, match=f"{name} ({refusal})"):
+            retrain(network, images, path.parent, made, SHORT)
+        assert sorted(one.name for one in path.parent.iterdir()) == [".lock", name]
+
+
+def test_one_training_in_a_folder_at_a_time(
+    network: Network, images: Path, made: Decomposition, tmp_path: Path
+) -> None:
+    with (
+        locked(tmp_path / "run", "x"),
+        pytest.raises(
+            SubspectError, match=r"another process is training in .*run; wait for it, or choose another folder"
+        ),
     ):
         retrain(network, images, tmp_path / "run", made, SHORT)
+
+
+def test_a_state_that_somebody_replaced_meanwhile_stays(
+    network: Network, images: Path, made: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, learn = tmp_path / "run" / "state.safetensors", _Run._learn
+
+    def beside(self: _Run, *given: object) -> None:
+        if self.step == 5:
+            assert is_sealed(path)
+            path.write_bytes(b"mine")
+        learn(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_Run, "_learn", beside)
+    monkeypatch.setattr(sys.modules["subspect.retrain"], "_EVERY", -1)
+    with pytest.raises(SubspectError, match=r"state\.safetensors is there already, and not as subspect wrote it"):
+        retrain(network, images, tmp_path / "run", made, SHORT)
+    assert path.read_bytes() == b"mine"
 
 
 def test_a_head_without_a_bias(images: Path, tmp_path: Path) -> None:

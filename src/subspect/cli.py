@@ -51,7 +51,7 @@ from subspect.job import run as main_job
 from subspect.network import Network
 from subspect.observe import observe as run_once
 from subspect.preprocessing import as_preprocessing
-from subspect.report import write_report
+from subspect.report import check_report, write_report
 from subspect.report.curve import write_curve
 from subspect.report.terminal import curve_table, features, overview, summary
 from subspect.retrain import Both, Optimiser, Settings, retrain_both
@@ -403,6 +403,7 @@ def report(
         _only_with(context, "images, not with --no-images", "network", "weights", "images")
     opened = Study.open(study)
     loaded = _loaded(opened, decomposition)
+    check_report(output or opened.path / "report.html", opened.identity.n_classes)
     model = load_network(network, weights) if network is not None else None
     cost = cost_of(opened, loaded, on)
     path = write_report(opened, loaded, cost, output, images=not no_images, source=images, network=model)

@@ -24,6 +24,7 @@ from subspect.network import weights_fingerprint, with_head
 from subspect.seals import read_tensors, tensor_bytes
 from subspect.study import Part, Study, as_type, check_name, entries, misfit, refuse_links, writing
 from subspect.supports import Supports
+from subspect.text import legible
 
 SCHEMA = 2  #: 1 had no checksum
 _NAMED = re.compile(r"[^.].*\.safetensors", re.DOTALL)
@@ -315,6 +316,7 @@ class Decomposition:
         header = {
             **(also or {}),
             "schema": SCHEMA,
+            "name": self.name,
             "n_features": self.supports.n_features,
             "class_names": self.class_names,
             "network": self.network,
@@ -337,8 +339,12 @@ class Decomposition:
             file.write(tensor_bytes(tensors, header))
 
     @classmethod
-    def load(cls, path: str | Path) -> Decomposition:
+    def load(cls, path: str | Path, *, own: bool = False) -> Decomposition:
         """Read what `save` wrote; its name is the file's.
+
+        Args:
+            path: the file.
+            own: whether it must be the one that was saved under that name.
 
         Raises:
             SubspectError: no such file, damaged, or not a decomposition.
@@ -348,6 +354,11 @@ class Decomposition:
             raise SubspectError(f"no decomposition at {path}")
         tensors, values = read_tensors(path, "a decomposition", sealed=False)
         header = _header(values, path)
+        if own and header.name is not None and header.name != path.stem:
+            raise SubspectError(
+                f"{path} is not the decomposition that was stored under that name: it is {legible(header.name)!r}; give it its "
+                "name back, or make the one that is missing anew"
+            )
         try:
             supports = _supports(tensors, header)
             trust = _trust(tensors, supports)
@@ -386,6 +397,7 @@ class _Header:
     n_features: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     unseen: tuple[Index, ...]
     history: tuple[dict[str, Any], ...]
+    name: str | None = None
     curve: tuple[dict[str, Any], ...] = ()
 
 
@@ -535,7 +547,7 @@ def load_decomposition(study: Study, name: str | None = None) -> Decomposition:
         raise SubspectError(f"the study {study.path} has no decomposition; make one: subspect decompose {study.path}")
     if name is not None and name not in known:
         raise SubspectError(f"no decomposition {name!r} in {study.path}{near(name, known)}; it has: {some(known)}")
-    found = Decomposition.load(decomposition_path(study, name or known[-1]))
+    found = Decomposition.load(decomposition_path(study, name or known[-1]), own=True)
     found.check(study)
     return found
 

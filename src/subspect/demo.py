@@ -6,7 +6,9 @@ user would on their own: ``subspect run python:subspect.demo:network IMAGES --we
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,18 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save
+from torch import nn
 from torch.nn import functional as F
 
 from subspect.decompose import METHODS, check_choice
-from subspect.errors import MissingExtra
-from subspect.files import atomic
+from subspect.errors import MissingExtra, SubspectError
+from subspect.files import atomic, check_free, read_bytes
 from subspect.images import batches, match_classes, open_images
 from subspect.job import Job, run
 from subspect.network import Network
 from subspect.preprocessing import Preprocessing
 from subspect.progress import progress
 from subspect.resnet import ResNet
+from subspect.seals import is_sealed, read_tensors, tensor_bytes
 from subspect.zoo import load_network, load_weights
 
 log = logging.getLogger("subspect")
@@ -53,17 +56,16 @@ def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> J
 
     Raises:
         MissingExtra: scikit-learn is not installed.
-        SubspectError: the folder cannot be written.
+        SubspectError: the folder cannot be written, or holds other files by the names of the demo's.
     """
     check_choice([k], METHODS[0], 64)  # before the training, not after
     folder = Path(folder)
     train, test, weights = folder / "images" / "train", folder / "images" / "test", folder / "weights.safetensors"
-    if not weights.exists():
+    if not _are_trained(weights):
         write_digits(train, test)
         log.info("training ResNet-8 on 1,437 handwritten digits")
         model = train_network(train, show_progress=show_progress)
-        with atomic(weights) as file:
-            file.write(save(model.state_dict()))
+        _write(model, weights)
     trained = load_network(NETWORK, weights)
     return run(trained, train, folder / "study", test=test, k=k, show_progress=show_progress)
 
@@ -81,7 +83,7 @@ def digits_family(
 
     Raises:
         MissingExtra: scikit-learn is not installed.
-        SubspectError: a depth that isn't 6n + 2, or the folder cannot be written.
+        SubspectError: a depth that isn't 6n + 2, or the folder cannot be written, or holds other files by these names.
     """
     folder = Path(folder)
     train, family = folder / "images" / "train", dict[str, Network]()
@@ -91,11 +93,10 @@ def digits_family(
         for seed in range(seeds):
             name = f"ResNet-{depth}-{seed}"
             weights, build = folder / f"{name}.safetensors", partial(network, depth)
-            if not weights.exists():
+            if not _are_trained(weights):
                 log.info("training %s on %s", name, train)
                 trained = train_network(train, build=build, seed=seed, show_progress=show_progress)
-                with atomic(weights) as file:
-                    file.write(save(trained.state_dict()))
+                _write(trained, weights)
             model = build()
             load_weights(model, weights)
             family[name] = Network(model.eval(), name=name)
@@ -107,6 +108,7 @@ def write_digits(train: Path, test: Path, seed: int = 0) -> None:
 
     Raises:
         MissingExtra: scikit-learn is not installed.
+        SubspectError: a file is there by the name of one of them, and not this one.
     """
     try:
         from sklearn.datasets import load_digits
@@ -116,9 +118,40 @@ def write_digits(train: Path, test: Path, seed: int = 0) -> None:
     order = np.random.default_rng(seed).permutation(len(digits.images))
     for place, index in enumerate(order):
         name = f"{digits.target[index]}/{index:04d}.png"
-        path = (test if place < 360 else train) / name
+        pixels = np.round(digits.images[index] * (255 / 16)).astype(np.uint8)
+        _write_digit((test if place < 360 else train) / name, Image.fromarray(pixels))
+
+
+def _write_digit(path: Path, picture: Image.Image) -> None:
+    """Write a PNG file, unless it is there already, with the same bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    check_free(path, lambda there: read_bytes(there) == buffer.getvalue())
+    if not path.exists():
         with atomic(path) as file:
-            Image.fromarray(np.round(digits.images[index] * (255 / 16)).astype(np.uint8)).save(file, "PNG")
+            file.write(buffer.getvalue())
+
+
+def _are_trained(weights: Path) -> bool:
+    """Tell whether weights are there.
+
+    Raises:
+        SubspectError: something else is.
+    """
+    if not os.path.lexists(weights):
+        return False
+    check_free(weights, lambda _: True)  # a link or a folder is none
+    try:
+        read_tensors(weights, "a file of weights")
+    except SubspectError as error:
+        raise SubspectError(f"{error}; delete it to train anew, or choose another folder") from error
+    return True
+
+
+def _write(model: nn.Module, weights: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with atomic(weights, is_sealed) as file:
+        file.write(tensor_bytes(tensors, {"made_by": "subspect demo"}))
 
 
 def train_network(

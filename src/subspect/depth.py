@@ -27,7 +27,7 @@ from torch import nn
 
 from subspect.decompose import decompose
 from subspect.errors import SubspectError
-from subspect.figures import COLOURS
+from subspect.figures import COLOURS, drawing, escaped
 from subspect.files import make_folder
 from subspect.geometry import geometry
 from subspect.images import Images, open_images
@@ -202,6 +202,7 @@ class Depth:
         tables[-1].caption = self.verdict
         return tables
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw measures against depth, parameters and accuracy, a point for each network."""
         from matplotlib.figure import Figure
@@ -231,7 +232,7 @@ class Depth:
         for axes, label in zip(grid[-1], AGAINST.values(), strict=True):
             axes.set_xlabel(label, fontsize=8)
             axes.ticklabel_format(axis="x", useOffset=False, style="plain")
-        figure.suptitle(self.note, fontsize=8)
+        figure.suptitle(escaped(self.note), fontsize=8)
         return figure
 
 

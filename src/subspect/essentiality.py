@@ -32,7 +32,7 @@ import numpy.typing as npt
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.fidelity import evaluate
-from subspect.figures import COLOURS
+from subspect.figures import COLOURS, drawing, escaped
 from subspect.progress import progress
 from subspect.study import Part, Study
 from subspect.tables import Table
@@ -189,6 +189,7 @@ class Essentiality:
             each.add_row(self.class_names[label], *(f"{100 * s:.1f}" for s in (self.before[label], *shares)), *own)
         return [mean, under, each]
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw deletion and insertion, mean over classes, and the middle 95 % of random orders."""
         from matplotlib.figure import Figure
@@ -206,7 +207,7 @@ class Essentiality:
         axes.axvline(size, color=COLOURS["ink"][0], linestyle=":", linewidth=0.8)
         axes.annotate(f"{size:.3g} influential", (size, 0), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set_ylim(0, 100)
-        axes.set_title(f"{self.decomposition}, {self.note}", fontsize=9)
+        axes.set_title(escaped(f"{self.decomposition}, {self.note}"), fontsize=9)
         axes.set_xlabel("features set to their mean (deletion) or put back (insertion)")
         axes.set_ylabel("class accuracy, %, mean over classes")
         axes.grid(alpha=0.3)

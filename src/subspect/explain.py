@@ -7,7 +7,8 @@ add up to the difference of the logits, nothing is left over.
 
 from __future__ import annotations
 
-import io
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,7 +22,7 @@ from PIL import Image
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable
-from subspect.figures import COLOURS, short
+from subspect.figures import COLOURS, as_label, drawing, escaped, picture_of
 from subspect.files import atomic, make_folder, read_bytes
 from subspect.images import decode, digest, to_rgb
 from subspect.maps import observed, read_maps
@@ -31,13 +32,16 @@ from subspect.preprocessing import AnyPreprocessing, from_description, view
 from subspect.reopen import Reopened
 from subspect.study import Study
 from subspect.tables import Table
+from subspect.text import legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_STEM = 240  # bytes, of the 255 that a file's name may have
 _NEAREST = 6  # images of the study that are shown beside an image
 _BARS = 12  # features that are drawn as bars
+_TITLE = 160  # letters of a figure's title
 _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 _CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
@@ -160,16 +164,22 @@ class Explanation:
         Raises:
             SubspectError: the folder cannot be written to.
         """
-        make_folder(Path(folder))
-        name = Path(self.name).stem
-        taken = (Path(folder) / f"{name}{'' if number == 1 else f'-{number}'}.png" for number in count(1))
-        path = next(path for path in taken if not path.exists())
-        buffer = io.BytesIO()
-        self.plot().savefig(buffer, format="png", dpi=120)
-        with atomic(path) as file:
-            file.write(buffer.getvalue())
-        return path
+        folder = Path(folder)
+        make_folder(folder)
+        data, stem = picture_of(self.plot(), "png", 120), _stem(self.name)
+        for number in count(1):
+            path = folder / f"{stem}{'' if number == 1 else f'-{number}'}.png"
+            if not os.path.lexists(path):
+                try:
+                    with atomic(path) as file:
+                        file.write(data)
+                    return path
+                except SubspectError:
+                    if not os.path.lexists(path):  # else something took the name meanwhile
+                        raise
+        raise AssertionError("numbers have no end")
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw the image, what each feature says, where it looks, and the nearest images."""
         from matplotlib.figure import Figure
@@ -182,11 +192,13 @@ class Explanation:
             :, 0
         ].tolist()  # own columns each
         picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
-        said, against = short(self.predicted), short(self.against)
+        said, against = as_label(self.predicted), as_label(self.against)
         likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
-        dense = ", ".join(f"{short(name)} {100 * share:.0f} %" for name, share in likely)
+        dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
         _show(picture, enlarged(self.picture), f"{said}, not {against}\n(dense: {dense})", 10)
-        figure.suptitle(f"{Path(self.name).name}, {self.decomposition}", fontsize=8, x=0.01, ha="left")
+        figure.suptitle(
+            as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
+        )
         rest = sum(term.contribution for term in self.terms[_BARS:])
         rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
@@ -205,11 +217,11 @@ class Explanation:
             for place, (one, name) in enumerate(zip(laid, names, strict=True)):
                 _show(parts[1].add_subplot(1, _DRAWN, place + 1), one, name)
         if near:
-            parts[-1].suptitle(f"nearest images of {self.image_set!r} by these features", fontsize=9)
+            parts[-1].suptitle(escaped(f"nearest images of {self.image_set!r} by these features"), fontsize=9)
             for place, neighbour in enumerate(near):
                 assert neighbour.picture is not None
                 wrong = neighbour.prediction != neighbour.label
-                title = short(neighbour.label) + (f"\nsaid: {short(neighbour.prediction)}" if wrong else "")
+                title = as_label(neighbour.label) + (f"\nsaid: {as_label(neighbour.prediction)}" if wrong else "")
                 _show(parts[-1].add_subplot(1, _NEAREST, place + 1), enlarged(neighbour.picture), title)
         return figure
 
@@ -218,6 +230,14 @@ def _show(axes: Axes, picture: Image.Image, title: str, size: int = 9) -> None:
     axes.imshow(picture)
     axes.set_title(title, fontsize=size)
     axes.set_axis_off()
+
+
+def _stem(name: str) -> str:
+    """Return what a figure of an image is called, short enough for a file with a number and a suffix."""
+    stem = re.sub(r'[\\/:*?"<>|]', "_", legible(Path(name).stem)).lstrip(".")
+    while len(stem.encode()) > _STEM:
+        stem = stem[:-1]
+    return stem or "image"
 
 
 def terms(

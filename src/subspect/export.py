@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import torch
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from subspect.decomposition import Decomposition
 from subspect.errors import MissingExtra, SubspectError, Unusable, some
-from subspect.files import atomic
+from subspect.files import atomic, check_free
 from subspect.head import MANY, DecomposedHead
 from subspect.images import open_images
 from subspect.maps import observed
@@ -148,7 +149,11 @@ def export(
     decomposition.check(study)
     about = about_of(study, decomposition)
     if form == "safetensors":
-        decomposition.save(path, {"preprocessing": about["preprocessing"]})
+        with TemporaryDirectory() as folder:  # `save` would replace a decomposition that appears meanwhile
+            decomposition.save(Path(folder) / path.name, {"preprocessing": about["preprocessing"]})
+            data = (Path(folder) / path.name).read_bytes()
+        with atomic(path) as file:
+            file.write(data)
         return Exported(path, form, Cost(path.stat().st_size, {}), None, None, None, about)
     if network is None:
         raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
@@ -174,8 +179,7 @@ def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = F
         )
     if told is not None and told != named:
         raise SubspectError(f"a file called {path.name!r} is no {named!r}; call it {path.stem}{FORMATS[named]}")
-    if path.exists():
-        raise SubspectError(f"{path} exists; choose another name, or delete it")
+    check_free(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise SubspectError(f"cannot write {path}: {folder} is a file, not a folder; choose another place")

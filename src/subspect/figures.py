@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from subspect.errors import SubspectError
-from subspect.files import make_folder
-from subspect.seals import write_sealed
+from subspect.files import check_free, make_folder
+from subspect.seals import is_sealed, write_sealed
 from subspect.supports import Supports
+from subspect.text import legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +43,21 @@ _NAMED = 40  # classes whose names fit beside a matrix
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
-    """Set matplotlib's style: text stays text, thin lines, and the same bytes in every run."""
+def drawing() -> Iterator[None]:
+    """Draw without LaTeX, whatever a matplotlibrc in the working folder says, and the same bytes in every run."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.usetex": False, "svg.hashsalt": "subspect"}):
+        yield
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Set matplotlib's style, with nothing of the user's: text stays text, thin lines."""
     import matplotlib as mpl
 
     style: Any = {
         "svg.fonttype": "none",
-        "svg.hashsalt": "subspect",
         "font.size": 10,
         "font.sans-serif": ["system-ui", "DejaVu Sans"],
         "axes.spines.top": False,
@@ -64,7 +74,8 @@ def _drawing() -> Iterator[None]:
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
     }
-    with mpl.rc_context(style):
+    plain = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    with mpl.rc_context(plain), drawing(), mpl.rc_context(style):
         yield
 
 
@@ -80,7 +91,7 @@ def _svg(figure: Figure, title: str, *, standalone: bool = False) -> str:
     for name, mark in _MARKS.items():
         text = text.replace(mark, f"var(--{name})")
     text = text.replace("<svg ", '<svg role="img" class="figure" ', 1)
-    head = f"<title>{title}</title>"
+    head = f"<title>{escape(legible(title))}</title>"
     if standalone:
         light, dark = ("".join(f"--{name}:{pair[which]};" for name, pair in COLOURS.items()) for which in (0, 1))
         head += f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
@@ -107,7 +118,7 @@ def curve_figure(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False
     points = sorted((point for point in curve if point["k"] > 0), key=lambda point: float(point["k"]))
     if not points:
         return ""
-    with _drawing():
+    with _styled():
         figure, axes = _axes(6, 3.2)
         draw_curve(axes, points)
         return _svg(figure, "Fidelity and accuracy against the number of features", standalone=standalone)
@@ -158,7 +169,7 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
     order = order_of(shared)
     shared = shared[np.ix_(order, order)]
     np.fill_diagonal(shared, np.nan)
-    with _drawing():
+    with _styled():
         from matplotlib.ticker import MaxNLocator
 
         side = 5.0 if len(kept) > _NAMED else 1.6 + 0.28 * len(kept)
@@ -169,7 +180,7 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
         bar.outline.set_visible(False)
         axes.spines[:].set_visible(False)
         if len(kept) <= _NAMED:
-            labels = [short(names[kept[place]]) for place in order]
+            labels = [as_label(names[kept[place]]) for place in order]
             axes.set_xticks(range(len(kept)), labels, rotation=90)
             axes.set_yticks(range(len(kept)), labels)
             if len(kept) <= 20:
@@ -196,15 +207,15 @@ def order_of(shared: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
     """Draw the share of right answers against confidence, for the dense and the decomposed network."""
-    with _drawing():
+    with _styled():
         figure, axes = _axes(6.4, 3.4)
         axes.set_box_aspect(1)
         axes.plot([0, 100], [0, 100], "--", color=_MARKS["dim"], linewidth=1)
         for one, name, colour, shape in ((dense, "dense", "orange", "s"), (decomposed, "decomposed", "blue", "o")):
             said, right = one.means()
-            label = f"{name}: error {100 * one.error():.1f} points"
+            words = f"{name}: error {100 * one.error():.1f} points"
             axes.plot(
-                100 * said, 100 * right, f"-{shape}", color=_MARKS[colour], markersize=4, linewidth=1.5, label=label
+                100 * said, 100 * right, f"-{shape}", color=_MARKS[colour], markersize=4, linewidth=1.5, label=words
             )
         axes.set_xlabel("probability of the class that it says, %")
         axes.set_ylabel("how often it is right, %")
@@ -225,25 +236,44 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure to a file, in the format that its suffix names.
 
     Raises:
-        SubspectError: a suffix that is no format, or a place that cannot be written.
+        SubspectError: a suffix that is no format, or a place that cannot be written or holds another's file.
     """
     check_figure(path)
+    write_sealed(path, picture_of(figure, path.suffix[1:].lower(), 150))
+
+
+def picture_of(figure: Figure, form: str, dpi: int) -> bytes:
+    """Return a figure as the bytes of a "png", "svg" or "pdf" file, which don't say when they were made."""
+    undated: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
-    write_sealed(path, buffer.getvalue())
+    with drawing(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # no font has all scripts; such letters become boxes
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=undated.get(form))
+    return buffer.getvalue()
 
 
 def check_figure(path: Path | None) -> None:
     """Refuse a file that no figure can be written to, before the work that it is to show.
 
     Raises:
-        SubspectError: a suffix that is no format, or a folder that cannot be written to.
+        SubspectError: a suffix that is no format, a file that is no figure of ours, or a folder that cannot be written to.
     """
     if path is None:
         return
     if path.suffix.lower() not in FORMATS:
         raise SubspectError(f"cannot draw into {path}: its suffix must be one of {', '.join(FORMATS)}")
+    check_free(path, is_sealed)
     make_folder(path.parent)
+
+
+def as_label(text: str, most: int = 18) -> str:
+    """Return a name from outside as text that matplotlib draws as it is: short, legible, and never parsed as mathematics."""
+    return escaped(short(legible(text), most))
+
+
+def escaped(text: str) -> str:
+    r"""Return text whose dollars matplotlib draws, and control characters and halves of surrogates as escapes (``\x1b``)."""
+    return legible(text, lines=True).replace("$", r"\$")
 
 
 def short(name: str, most: int = 18) -> str:

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
-from subspect.figures import COLOURS, count_axis
+from subspect.figures import COLOURS, count_axis, drawing, escaped
 from subspect.study import Study
 from subspect.tables import Table
 
@@ -44,6 +44,7 @@ POINTS = 3000  #: images, and boundary points, whose intrinsic dimension is take
 _SHARES = (0.9, 0.95, 0.99)
 _NEAREST = 20  # for maximum likelihood
 _KEPT = 0.9  # of the ratios, the smallest; Facco et al. leave out the tail
+_ROUNDING = 1e-9  # of the logits' size: what is nearer to the largest ties with it
 _ROUNDS = 20  # of pairing images for boundary points
 _ALL = 40  # up to so many directions each number is tried
 _LEAST = 50  # points for an intrinsic dimension; of fewer it says more of their number
@@ -115,8 +116,9 @@ class Geometry:
 
     @property
     def decision(self) -> int:
-        """The least number of directions at which the fidelity is 99 %."""
-        return int(self.ranks[np.flatnonzero(self.fidelity >= LEVEL)[0]])
+        """The least number of directions at which the fidelity is 99 %; 0 where there is one class, so nothing to decide."""
+        reached = np.flatnonzero(self.fidelity >= LEVEL)
+        return int(self.ranks[reached[0]]) if len(reached) else self.ceiling
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -155,7 +157,9 @@ class Geometry:
             ]
         steps = zip(self.ranks.tolist(), self.fidelity.tolist(), strict=True)
         shown = [f"{100 * share:.1f} % at {rank}" for rank, share in steps if rank <= self.decision]
-        whole.caption = f"{self.note}; fidelity with features projected on few directions: {', '.join(shown[-6:])}"
+        whole.caption = self.note
+        if shown:
+            whole.caption += f"; fidelity with features projected on few directions: {', '.join(shown[-6:])}"
         for row in rows:
             whole.add_row(*row)
         caption = (
@@ -172,6 +176,7 @@ class Geometry:
             spread.add_row(name, f"{one.points:,}", _text(one.participation), components, *dimensions)
         return [whole, spread]
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw fidelity against the number of directions, and against the number of features of a class."""
         from matplotlib.figure import Figure
@@ -185,7 +190,7 @@ class Geometry:
             "-o",
             color=blue,
             markersize=3,
-            label=f"directions, for all classes together, on {self.note}",
+            label=escaped(f"directions, for all classes together, on {self.note}"),
         )
         if self.coordinates:
             sizes, shares = zip(*sorted(self.coordinates.items()), strict=True)
@@ -195,8 +200,11 @@ class Geometry:
         axes.axhline(100 * LEVEL, color=ink, linestyle=":", linewidth=0.8)
         reached = f"99 %, by {self.decision} directions"
         axes.annotate(reached, (1, 100 * LEVEL), xytext=(4, 3), textcoords="offset points", fontsize=8, color=ink)
-        axes.axvline(self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"classes less one, {self.ceiling}")
-        count_axis(axes, 1, max([*self.ranks.tolist(), *self.coordinates]))
+        if self.ceiling:  # a logarithmic axis has no 0
+            axes.axvline(
+                self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"classes less one, {self.ceiling}"
+            )
+        count_axis(axes, 1, max([1, *self.ranks.tolist(), *self.coordinates]))
         axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
         axes.set_ylabel("fidelity, % of images")
         axes.grid(alpha=0.3)
@@ -286,7 +294,10 @@ def _directions(study: Study, image_set: str, weight: Array, bias: Array) -> tup
 def _by_rank(
     x: npt.NDArray[np.float32], weight: Array, bias: Array, mean: Array, directions: Array
 ) -> tuple[Indices, Array]:
-    """Return numbers of directions, 1 to C − 1, and the share of images whose class stays with features projected on them."""
+    """Return numbers of directions, 1 to C − 1, and the share of images whose class stays with features projected on them.
+
+    It stays too where it ties with others for the largest logit, within rounding: which of them argmax takes says nothing.
+    """
     ceiling = len(weight) - 1
     spaced = np.arange(1, ceiling + 1) if ceiling <= _ALL else np.geomspace(1, ceiling, _ALL).round().astype(np.int64)
     ranks = np.unique(spaced)
@@ -296,7 +307,9 @@ def _by_rank(
         said, inside = centred.argmax(axis=1), (centred - mean) @ directions
         for place, rank in enumerate(ranks):
             projected = inside[:, :rank] @ directions[:, :rank].T + mean
-            same[place] += np.count_nonzero(projected.argmax(axis=1) == said)
+            own = projected[np.arange(len(projected)), said]
+            rounding = _ROUNDING * (np.abs(centred).max(axis=1) + np.abs(mean).max())
+            same[place] += np.count_nonzero(own >= projected.max(axis=1) - rounding)
     return ranks, same / len(x)
 
 

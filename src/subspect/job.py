@@ -21,7 +21,7 @@ from subspect.fidelity import Fidelity, evaluate
 from subspect.images import match_classes, open_images
 from subspect.network import Network
 from subspect.observe import find_head, observe
-from subspect.report import write_report
+from subspect.report import check_report, write_report
 from subspect.study import Study
 
 
@@ -93,6 +93,7 @@ def run(
     for source in sets.values():
         head = find_head(network, source)
         check_choice([k], method, head.n_features, target, pool)
+        check_report(Path(study) / "report.html", head.n_classes)
         match = match_classes(source, head.n_classes, names, class_map)
         names = match.names
         prints.add(source.fingerprint(match))

@@ -6,15 +6,15 @@ beside it: the dense network trained just as long in just the same way.
 
 A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. The order of the images
 and every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run
-that was killed goes on, and ends as it would have.
+that was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,14 +24,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, some
 from subspect.fidelity import Estimate, percent, wilson
-from subspect.files import atomic, make_folder
+from subspect.files import atomic, check_free, locked, make_folder
 from subspect.head import DecomposedHead
 from subspect.images import Batch, batches, lost_workers, match_classes, open_images
 from subspect.layers import layer_names
@@ -39,6 +38,7 @@ from subspect.maps import observed
 from subspect.network import Head, Network, logits_of, with_head
 from subspect.observe import find_head
 from subspect.progress import progress
+from subspect.seals import is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.study import Study, hashed
 from subspect.tables import Table
 
@@ -52,6 +52,8 @@ RATES: Mapping[Optimiser, float] = {
 HELD_OUT = 0.05  #: share of the images
 _FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
 _EVERY = 60  # seconds between two states
+_STATE, _BEST, _LOG = "state.safetensors", "best.safetensors", "log.json"
+_MADE_BY = {"made_by": "subspect retrain"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,8 @@ def retrain(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        SubspectError: no labels, a layer that doesn't exist, another network's decomposition, a folder with another run, a
-            loss that is not a number.
+        SubspectError: no labels, a layer that doesn't exist, another network's decomposition, a folder with another run or
+            files that aren't a run's, or in which another process trains, a loss that is not a number.
     """
     settings, folder, source = settings or Settings(), Path(folder), open_images(images)
     if not source.labelled:
@@ -201,13 +203,18 @@ def retrain(
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
     about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()}
-    run = _Run(model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True))
 
     def read(positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
         return batches(source, network.preprocessing, match, positions, workers)
 
-    run.train(kept, held, read, show_progress)
-    return run.finish(lambda trained: _plain(trained, head.name, network.model), len(held))
+    with locked(folder, f"training in {folder}", wait=0):
+        for name in (_BEST, _LOG):
+            check_free(folder / name, is_sealed)
+        run = _Run(
+            model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True)
+        )
+        run.train(kept, held, read, show_progress)
+        return run.finish(lambda trained: _plain(trained, head.name, network.model), len(held))
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,6 +395,7 @@ class _Run:
         self.step, self.loss, self.start, self.best = 0, 0.0, float("nan"), 0
         self.epochs: list[Epoch] = []
         self.kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.written: tuple[int, ...] | None = None
         self._load()
 
     def train(
@@ -435,12 +443,9 @@ class _Run:
         """Take the best epoch's weights, and write them in the form of the network that was given."""
         self.model.load_state_dict(self.kept)
         self.model.eval().requires_grad_(False)
-        path = self.folder / "best.safetensors"
-        tensors = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in plain(self.model).state_dict().items()
-        }
-        with atomic(path) as file:
-            file.write(save(tensors))
+        path = self.folder / _BEST
+        with atomic(path, is_sealed) as file:
+            file.write(tensor_bytes(_copied(plain(self.model).state_dict()), _MADE_BY))
         best = self.epochs[self.best - 1].held_out
         if best < self.start - _FALL:
             log.warning(
@@ -448,8 +453,7 @@ class _Run:
                 *(self.folder, 100 * self.start, 100 * best, self.settings.rate),
             )
         made = Retrained(self.model, path, tuple(self.epochs), held, self.start, self.best)
-        with atomic(self.folder / "log.json") as file:
-            file.write((json.dumps(made.to_json(), indent=1) + "\n").encode())
+        write_json(self.folder / _LOG, made.to_json())
         return made
 
     def _learn(self, pixels: Tensor, labels: Tensor, total: int) -> None:
@@ -473,42 +477,81 @@ class _Run:
             module.training = not self.layers or any(f"{path}.".startswith(f"{layer}.") for layer in self.layers)
 
     def _save(self) -> None:
-        state = {
+        tensors = _copied(self.model.state_dict(), "model.") | _copied(self.kept, "kept.")
+        plain: dict[str, dict[str, Any]] = {}  # what the optimiser keeps of a parameter that is no tensor
+        for place, kept in self.optimiser.state_dict()["state"].items():
+            ours = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+            tensors |= _copied(ours, f"optimiser.{place}.")
+            plain[str(place)] = {name: value for name, value in kept.items() if name not in ours}
+        header = {
+            **_MADE_BY,
             "about": self.about,
-            "model": self.model.state_dict(),
-            "kept": self.kept,
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": plain,
             "step": self.step,
             "loss": self.loss,
             "start": self.start,
             "best": self.best,
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with atomic(self.folder / "state.pt") as file:
-            file.write(buffer.getvalue())
+        path = self.folder / _STATE
+        with atomic(path, self._own) as file:
+            file.write(tensor_bytes(tensors, header))
+        self.written = _stamp(path)
+
+    def _own(self, path: Path) -> bool:
+        """Tell whether a state is the one that was written or read last, or at least sealed, which takes reading it all."""
+        return _stamp(path) == self.written or is_sealed(path)
 
     def _load(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
+        path = self.folder / _STATE
+        if not os.path.lexists(path):
             return
+        check_free(path, lambda _: True)  # a link or a folder is no state
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file ends in almost any error of its reader
+            tensors, state = read_tensors(path, "a state")
+            about, epochs = state["about"], [Epoch(**epoch) for epoch in state["epochs"]]
+            numbers = tuple(state[name] for name in ("step", "loss", "start", "best"))
+            if {name: state.get(name) for name in _MADE_BY} != _MADE_BY:
+                raise SubspectError(f"{path} is no state of a training")
+            optimiser: dict[int, dict[str, Any]] = {
+                int(place): dict(kept) for place, kept in state["optimiser"].items()
+            }
+            for name, tensor in _within(tensors, "optimiser.").items():
+                place, _, key = name.partition(".")
+                optimiser[int(place)][key] = tensor
+        except (SubspectError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise SubspectError(f"{path} is damaged, or no state of a training; delete it to start again") from error
-        if state["about"] != self.about:
-            old, new = json.loads(state["about"]), json.loads(self.about)
+        if about != self.about:
+            old, new = json.loads(about), json.loads(self.about)
             differ = [name for name in new if old.get(name) != new[name]]
             raise SubspectError(
                 f"{self.folder} holds a training with other {some(differ)}; choose another folder, or delete it to start again"
             )
-        log.info("%s: going on from step %d", self.folder, state["step"])
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.loss, self.start, self.best = (state[name] for name in ("step", "loss", "start", "best"))
-        self.kept = state["kept"]
-        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        log.info("%s: going on from step %d", self.folder, numbers[0])
+        self.model.load_state_dict(_within(tensors, "model."))
+        # rates and the like follow from the settings, which are the same
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": optimiser})
+        self.step, self.loss, self.start, self.best = numbers
+        self.kept, self.epochs = _within(tensors, "kept."), epochs
+        self.written = _stamp(path)
+
+
+def _copied(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return tensors as a file takes them: on the CPU, contiguous, none sharing memory with another."""
+    return {
+        f"{prefix}{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return by what a file that was replaced or written to is told from what it was."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _refuse_study(folder: Path) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from subspect.errors import SubspectError
 from subspect.files import JSON_BYTES, atomic, fingerprint, parse_json, read_bytes, read_json
 
-_MOST = 2**32  # bytes of a sealed file
+_MOST = 2**35  # bytes of a sealed file; the state of a training is four times as large as the network
 _END = re.compile(rb"\n(?:<!-- |% )sealed by subspect, sha256:([0-9a-f]{64})(?: -->)?\n\Z")
 _CHUNK = b"subspect\0sha256:"
 

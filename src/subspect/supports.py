@@ -78,7 +78,11 @@ class Supports:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def write(self, path: str | Path) -> None:
-        """Write an index file: class index → feature indices."""
+        """Write an index file: class index → feature indices.
+
+        Raises:
+            SubspectError: the file is there already, or cannot be written.
+        """
         table = {str(label): row.tolist() for label, row in enumerate(self)}
         with atomic(Path(path)) as file:
             file.write(json.dumps(table).encode())

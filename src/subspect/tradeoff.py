@@ -19,7 +19,7 @@ from subspect.decompose import decompose_each
 from subspect.errors import SubspectError
 from subspect.export import prepared
 from subspect.fidelity import Estimate, evaluate
-from subspect.figures import COLOURS
+from subspect.figures import COLOURS, drawing, escaped
 from subspect.network import Network
 from subspect.specialise import check_pruning, specialise
 from subspect.study import Study
@@ -87,6 +87,7 @@ class Tradeoff:
             )
         return [table]
 
+    @drawing()
     def plot(self) -> Figure:
         """Draw accuracy (without labels fidelity) against multiplications, with 95 % intervals."""
         from matplotlib.figure import Figure
@@ -118,9 +119,8 @@ class Tradeoff:
             fontsize=8,
         )
         axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %", fontsize=8)
-        title = f"on {self.note}; 95 % intervals" + (
-            f"\nfeatures that no class uses stay, {self.why}" if self.why else ""
-        )
+        title = f"on {self.note}; 95 % intervals"
+        title = escaped(title + (f"\nfeatures that no class uses stay, {self.why}" if self.why else ""))
         axes.set_title("\n".join(line for part in title.split("\n") for line in wrap(part, 95)), fontsize=8, loc="left")
         axes.grid(alpha=0.3)
         return figure

@@ -1,23 +1,26 @@
 """The report: what was found, what it costs, and the images behind every feature, as pages that need nothing else.
 
 With few classes it is one HTML file. With many, the first page is small, and a page for each class and each feature lies in
-a folder beside it, to be opened when wanted. Pages hold all that they show, ask nothing of any network, and escape whatever
-comes from names and paths. Image paths in them are relative to the image set's folder.
+a folder beside it (see `subspect.report.pages`), to be opened when wanted. Pages hold all that they show, ask nothing of any
+network, and escape whatever comes from names and paths. Image paths in them are relative to the image set's folder.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from subspect.cost import HeadCost, Size, head_costs, size_of
 from subspect.decomposition import Decomposition, FeatureRow
@@ -26,13 +29,16 @@ from subspect.essentiality import without_each
 from subspect.export import prepared
 from subspect.fidelity import Cost, Fidelity, percent
 from subspect.figures import calibration_figure, curve_figure, shared_figure
+from subspect.files import check_free, locked, make_folder
 from subspect.head import MANY, Kernel
 from subspect.network import Network
 from subspect.progress import progress
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
-from subspect.seals import write_sealed
+from subspect.report.pages import check_pages, remove_others, write_generation
+from subspect.seals import is_sealed, write_sealed
 from subspect.study import ImageSet, Study
+from subspect.text import legible
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
@@ -62,7 +68,8 @@ class Site:
     """All that the pages show.
 
     ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
-    image and for many, ``whole`` the size of the whole network, if it is at hand.
+    image and for many, ``whole`` the size of the whole network, if it is at hand. ``index`` is the name of the first page,
+    ``folder`` the place of the others seen from it, both as in an address; ``inside`` says that one of those is being written.
     """
 
     study: Study
@@ -78,7 +85,8 @@ class Site:
     what_if: Mapping[str, Any] | None
     single: bool
     script: str
-    folder: str
+    index: str
+    folder: str = ""
     inside: bool = False
     side: int = SIDE
 
@@ -143,7 +151,7 @@ class Site:
     @property
     def index_href(self) -> str:
         """The first page, seen from a page in the folder."""
-        return f"../{self.folder.removesuffix('-pages')}.html"
+        return f"../../{self.index}"
 
     @property
     def _below(self) -> str:
@@ -167,8 +175,8 @@ def write_report(
         study: where the features are stored.
         decomposition: of this study.
         fidelity: what it costs.
-        path: the first page, an HTML file; ``report.html`` in the study unless given. With more than 60 classes, the other
-            pages lie beside it in ``report-pages``.
+        path: the first page, a file that ends in .html; ``report.html`` in the study unless given. With more than 60
+            classes, the other pages lie beside it in ``report-pages``. An earlier report there is replaced, nothing else.
         images: whether to show images; leave them out for private data.
         source: the images that were observed, where they were in memory, or have been moved since.
         network: the network that was observed, to show where in an image each feature is active.
@@ -178,8 +186,8 @@ def write_report(
         The path of the first page.
 
     Raises:
-        SubspectError: decomposition or fidelity are of something else, the file cannot be written, ``source`` is no source
-            of images, or ``network`` another one.
+        SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
+            no report, ``source`` is no source of images, or ``network`` another one.
     """
     decomposition.check(study)
     if fidelity.decomposition != decomposition.name:
@@ -187,6 +195,8 @@ def write_report(
             f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
         )
     path = study.path / "report.html" if path is None else Path(path)
+    check_report(path, len(decomposition.class_names))
+    make_folder(path.parent)
     left_out = Gallery({}, {}, {}, "Images were left out.")
     gallery = hang(study, decomposition, network, source, show_progress) if images else left_out
     environment = _environment()
@@ -205,12 +215,42 @@ def write_report(
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
         script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
-        folder=f"{path.stem}-pages",
+        index=_address(path.name),
     )
-    if not single:
-        _write_pages(site, environment, path.parent / site.folder, show_progress)
-    write_sealed(path, environment.get_template("report.html").render(site=site).encode())
+    first = environment.get_template("report.html")
+    if single:
+        write_sealed(path, first.render(site=site).encode())
+        return path
+    folder = _folder(path)
+    with locked(folder, f"writing the report {path}"):
+        check_pages(folder)  # again: something may have appeared meanwhile
+        kept = write_generation(folder, _pages(replace(site, inside=True), environment, show_progress))
+        site = replace(site, folder=f"{_address(folder.name)}/{kept}")
+        write_sealed(path, first.render(site=site).encode())
+        remove_others(folder, kept)
     return path
+
+
+def check_report(path: Path, n_classes: int) -> None:
+    """Refuse a place where a report would replace, or lie among, what isn't one, before the work.
+
+    Raises:
+        SubspectError: the name doesn't end in .html; or something else is there, or in the folder of the other pages.
+    """
+    if path.suffix != ".html":  # the same letters: the pages of x.htm and x.html would lie in one folder
+        raise SubspectError(f"the report is HTML; name a file that ends in .html, not {path.name!r}")
+    check_free(path, is_sealed)
+    if n_classes > SINGLE:
+        check_pages(_folder(path))
+
+
+def _folder(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-pages")
+
+
+def _address(name: str) -> str:
+    """Return the name of a file as it stands in a link."""
+    return quote(os.fsencode(name), safe="")
 
 
 def _whole(study: Study, network: Network, source: object) -> Size | None:
@@ -223,33 +263,31 @@ def _whole(study: Study, network: Network, source: object) -> Size | None:
         return size_of(network.model, head, pixels)
 
 
-def _write_pages(site: Site, environment: Environment, folder: Path, show: bool) -> None:
-    """Write a page for each class and each feature into a folder that then appears as a whole."""
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    inside = Site(**{**vars(site), "inside": True})
+def _pages(site: Site, environment: Environment, show: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the page of each class and each feature."""
     class_page, feature_page = environment.get_template("class.html"), environment.get_template("feature.html")
     with progress("pages", len(site.classes) + len(site.features), "pages", show=show) as advance:
         for one in site.classes:
-            (new / f"class-{one.label}.html").write_text(class_page.render(site=inside, one=one), encoding="utf-8")
+            yield f"class-{one.label}.html", class_page.render(site=site, one=one).encode()
             advance(1)
         for feature, uses in site.features.items():
-            page = feature_page.render(site=inside, feature=feature, uses=uses)
-            (new / f"feature-{feature}.html").write_text(page, encoding="utf-8")
+            yield f"feature-{feature}.html", feature_page.render(site=site, feature=feature, uses=uses).encode()
             advance(1)
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
 
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
     environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
     return environment
+
+
+def _shown(value: object) -> object:
+    """Make text from outside legible; what is HTML already was made of such text."""
+    return legible(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
@@ -280,8 +318,12 @@ def _features(decomposition: Decomposition) -> dict[int, list[tuple[int, float]]
 
 
 def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> dict[str, Any] | None:
-    """Return what a page needs to compute logits anew; None where that is too much."""
-    columns = np.unique(decomposition.supports.flat)
+    """Return what a page needs to compute logits anew; None where that is too much.
+
+    ``command`` and ``words`` (one for each class) are parts of a command to copy, quoted for a shell. A class whose name
+    would act on the page goes by its index there.
+    """
+    columns, names = np.unique(decomposition.supports.flat), decomposition.class_names
     if fidelity.overall.images * len(columns) > _WHAT_IF:
         return None
     chunks = list(study[fidelity.image_set].chunks(fidelity.part))
@@ -294,8 +336,8 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
         for label in range(len(decomposition.class_names))
     ]
     return {
-        "command": f"--decomposition {decomposition.name} --on {fidelity.image_set}",
-        "names": list(decomposition.class_names),
+        "command": shlex.join(["--decomposition", legible(decomposition.name), "--on", legible(fidelity.image_set)]),
+        "words": [shlex.quote(name if legible(name) == name else str(label)) for label, name in enumerate(names)],
         "columns": columns.tolist(),
         "features": base64.b64encode(np.ascontiguousarray(features.T, "<f4").tobytes()).decode(),
         "labels": np.concatenate([chunk.labels for chunk in chunks]).tolist(),

@@ -7,18 +7,20 @@ from pathlib import Path
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError
 from subspect.figures import curve_figure
-from subspect.seals import write_sealed
+from subspect.files import check_free
+from subspect.seals import is_sealed, write_sealed
 
 
 def write_curve(decomposition: Decomposition, path: str | Path) -> None:
     """Write the curve of cost against the number of features as an SVG file.
 
     Raises:
-        SubspectError: the decomposition has no curve, or the file's name doesn't end in .svg.
+        SubspectError: the decomposition has no curve, the file's name doesn't end in .svg, or another's file is there.
     """
     path = Path(path)
     if path.suffix.lower() != ".svg":
         raise SubspectError(f"the figure is SVG; name a file that ends in .svg, not {path.name!r}")
+    check_free(path, is_sealed)
     svg = curve_figure(decomposition.curve, standalone=True)
     if not svg:
         raise SubspectError(

@@ -86,7 +86,6 @@ if (block) {
     const sum = (counts) => counts.reduce((one, other) => one + other, 0);
     return { classes: right.map((count, c) => count / images[c]), all: sum(right) / n, fidelity: agree / n };
   }
-  const quoted = (word) => (/^[\w:.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`); // for a shell
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   function tell() {
     const now = figures();
@@ -95,7 +94,7 @@ if (block) {
       panel.hidden = left[label].size === 0;
       const change = (from, to) => `${percent(from)} → ${percent(to)}`;
       const own = Number.isNaN(now.classes[label]) ? "" : `this class ${change(before.classes[label], now.classes[label])}, `;
-      const drops = [...left[label]].map((feature) => `--drop ${quoted(`${data.names[label]}:${feature}`)}`).join(" ");
+      const drops = [...left[label]].map((feature) => `--drop ${data.words[label]}:${feature}`).join(" ");
       panel.querySelector("output").textContent =
         `Accuracy: ${own}all ${change(before.all, now.all)}; fidelity ${change(before.fidelity, now.fidelity)}. ` +
         `To keep it: subspect edit STUDY ${data.command} ${drops}`;
