@@ -17,21 +17,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
-_WORDS = (
-    b"NaN",
-    b"null",
-    b"1e999",
-    b"\\ud800",
-    b"\xff\xfe",
-    b"\x00",
-    b"\xed\xa0\x80",
-    b"[" * 40,
-    b'{"a":' * 500,
-    b'"',
-    b"-",
-    b"..",
-    b":",
-)
+_WORDS = (*rb'NaN null 1e999 \ud800 " - .. :'.split(), b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"[" * 40, b'{"a":' * 500)
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 3, 255, 2**31 - 1, 2**31, 2**53, 2**53 + 1, 2**63, -(2**63) - 1, 2**64, 10**30),
     *(0.5, -0.0, 1.0, 1e-320, 1e308, -1e308, 2.0**63, float("nan"), float("inf"), float("-inf")),
@@ -46,7 +32,7 @@ _ODD: tuple[Any, ...] = (
         "pursuit",
         "auto",
         "labels",
-        "../../x",
+        "../x",
         "/etc/passwd",
         "\x1b[31m",
         "\u202e",

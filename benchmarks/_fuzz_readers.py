@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -33,8 +31,8 @@ from subspect.cli import _entry, _lines, _preprocessing, _size
 from subspect.decomposition import Decomposition
 from subspect.edit import edit
 from subspect.errors import SubspectError, Unusable
-from subspect.figures import curve_figure
 from subspect.fidelity import evaluate
+from subspect.figures import curve_figure
 from subspect.files import parse_json
 from subspect.images import Arrays, decode_with_digest, match_classes, open_images
 from subspect.preprocessing import Preprocessing, as_preprocessing, from_description
@@ -50,7 +48,6 @@ from subspect.zoo import load_weights
 
 NAMES = ("cat", "old dog", "a-c")
 D, EACH, BATCH = 6, 8, 4  # features, images of a shard, images of a batch
-PIXELS = 2**22  # as many as an image may have here: what an image takes grows with its pixels
 PREPROCESSING: dict[str, Any] = {
     "resize": 8,
     "crop": 6,
@@ -82,8 +79,6 @@ class Reader:
 
 def readers(folder: Path) -> dict[str, Reader]:
     """Return every reader by its name, with files in an empty folder to work in."""
-    Image.MAX_IMAGE_PIXELS = PIXELS
-    logging.getLogger("subspect").setLevel(logging.ERROR)
     return {
         **_of_studies(folder),
         **_of_shards(folder),
@@ -217,6 +212,7 @@ def _of_shards(folder: Path) -> dict[str, Reader]:
     def believed(data: bytes, entry: Entry | None) -> None:
         path.write_bytes(data)
         shards._believed.clear()  # files that follow each other at once can have one time stamp
+        shards._is_shard(path)
         chunk, failed = read_shard(path, image_set.shape, entry, ["conv"])
         assert np.isfinite(chunk.features).all() and chunk.labels.max(initial=0) < len(NAMES)
         assert all(isinstance(id, str) for id in chunk.ids) and len(chunk.digests) in (0, len(chunk.ids))
@@ -485,7 +481,7 @@ def _of_options(folder: Path) -> dict[str, Reader]:
 
     def pixels(data: bytes) -> None:
         texts = [one if one != "-" else None for one in _argument(data).split("|")]
-        applied(_preprocessing(*([*texts, None, None, None, None, None][:5])))  # type: ignore[arg-type]
+        applied(_preprocessing(*([*texts, None, None, None, None, None][:5])))
 
     sizes = b"5", b"0.5", b"mean:5", b"mean:2.5:1:6", b"auto", b"1e3", b"-1"
     options = b"8|6|0.5,0.5,0.5|0.5,0.5,0.5|bilinear", b"none|none|0.5|0.5|-", b"8x9|6x6|0,0,0|1,1,1|bicubic"
@@ -493,7 +489,7 @@ def _of_options(folder: Path) -> dict[str, Reader]:
         "preprocessing, fields": Reader(description),
         "--resize, --crop, --mean, --std": Reader(pixels, options),
         "-k": Reader(k, sizes, (SubspectError, typer.BadParameter)),
-        "--drop": Reader(drop, (b"cat:1", b"0:3", b"a:b:12")),
+        "--drop": Reader(drop, (f"{NAMES[0]}:{made.supports[0][0]}".encode(), f"1:{made.supports[1][0]}".encode())),
     }
 
 
@@ -512,7 +508,7 @@ def _of_images(folder: Path) -> dict[str, Reader]:
         path = folder / "image"
         path.write_bytes(data)
         picture, _ = decode_with_digest(path)
-        assert picture.mode == "RGB" and picture.width * picture.height <= PIXELS
+        assert picture.mode == "RGB" and picture.width * picture.height <= (Image.MAX_IMAGE_PIXELS or 0)
         assert torch.isfinite(prepare(picture)).all()
 
     found = {f"image, {kind}": Reader(image, _pictures(kind, modes), (Unusable,)) for kind, modes in _MODES.items()}

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import mmap
 import os
 import random
@@ -35,6 +36,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +47,7 @@ KEPT = Path(__file__).parent / "fuzz_seeds.json"
 SECONDS, SILENT = 1.0, 20.0  # of a core's time for one input; of anyone's time until its process is ended
 MEMORY = 2**30  # bytes for one input
 LONGEST = 2**20  # bytes of an input
+PIXELS = 2**22  # an image may have as many here: what one takes grows with its pixels, and what is too large is refused
 _COUNTS = struct.Struct("<6Q")
 
 
@@ -197,7 +200,7 @@ def by_chance(trial: Trial, seeds: list[bytes], inputs: int, seconds: float, see
             return
         data = chance.choice(seeds)
         fresh = chance.randbytes(chance.choice((4, 16, 64, 256))) if len(data) < 64 else b""
-        trial(fresh if fresh and chance.random() < 0.5 or not data else mutated(data, chance.choice(seeds), chance))
+        trial(fresh if (fresh and chance.random() < 0.5) or not data else mutated(data, chance.choice(seeds), chance))
 
 
 def by_coverage(trial: Trial, seeds: list[bytes], inputs: int, seconds: float, seed: int) -> None:
@@ -269,6 +272,8 @@ def tried(name: str, reader: Reader, engine: str, kept: list[bytes], asked: argp
 def _child(trial: Trial, engine: str, seeds: list[bytes], inputs: int, seconds: float, seed: int) -> NoReturn:
     """Run an engine, and end."""
     warnings.simplefilter("ignore")
+    logging.getLogger("subspect").setLevel(logging.ERROR)
+    Image.MAX_IMAGE_PIXELS = PIXELS
     with contextlib.suppress(Exception):
         started = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (started + 2 * MEMORY, -1))  # so that no input takes the machine down

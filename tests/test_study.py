@@ -130,6 +130,31 @@ def test_other_shards(tmp_path: Path) -> None:
         read_shard(tmp_path / "empty", SHAPE, None)
 
 
+def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
+    """Arrow fills as much memory as a compressed batch says it has; and it takes bytes that are no text for a name."""
+    path = arrow(tmp_path / "0", lambda columns: columns)
+    with pa.ipc.open_file(path) as reader:
+        schema, batch = reader.schema, reader.get_batch(0)
+    for kind, batches, reason in (("zstd", 1, "it is compressed"), (None, 2, "and record batch and record batch, exp")):
+        with pa.ipc.new_file(path, schema, options=pa.ipc.IpcWriteOptions(compression=kind)) as writer:
+            for _ in range(batches):
+                writer.write_batch(batch)
+        with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
+            read_shard(path, SHAPE, None)
+    arrow(path, lambda columns: columns)
+    data = path.read_bytes()
+    for old, new, reason in (
+        (b"prediction", b"predicti\xff\xfe", "can't decode"),
+        (b"ARROW1", b"ARROW2", "as an Arrow file"),
+    ):
+        path.write_bytes(data.replace(old, new))
+        with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
+            read_shard(path, SHAPE, None)
+    path.write_bytes(data[:9])
+    with pytest.raises(SubspectError, match="0 is damaged"):
+        read_shard(path, SHAPE, None)
+
+
 def test_large_finite_features_are_finite(tmp_path: Path) -> None:
     big = chunk()
     big.features[:] = 3e38

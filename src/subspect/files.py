@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -335,12 +335,15 @@ def parse_json(data: bytes, path: Path | str) -> Any:
 
 def _is_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(JSON_DEPTH + 1):
-        inner = [one for one in level if isinstance(one, dict | list)]
-        level = [child for one in inner for child in (one.values() if isinstance(one, dict) else one)]
+    for _ in range(JSON_DEPTH):
+        level = [child for one in level for child in _inside(one)]
         if not level:
             return False
-    return True
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
