@@ -151,11 +151,11 @@ def _shown(*tables: Table | str) -> None:
 def _read_through(study: Study) -> None:
     """Read of a study what most commands do."""
     to_json(study.to_json())
-    study.head()
     for name in study.set_names:
         for chunk in study[name].chunks(layers=["conv"]):
             assert np.isfinite(chunk.features).all()
         study[name].whole("80 %")
+    study.head()
     str(from_description(study.identity.preprocessing))
 
 

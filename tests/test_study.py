@@ -187,6 +187,7 @@ def test_any_flipped_bit_of_a_shard_is_noticed(
         ({"n_classes": "3"}, "Expected `int`, got `str`"),
         ({"n_features": 0}, "`int` >= 1"),
         ({"n_features": 10**30}, "is not a manifest"),
+        ({"n_features": 2**31}, "`int` <= 2147483647"),
         ({"class_names": ["a"]}, "1 class names for 3 classes"),
         ({"class_names": None}, "missing required field `class_names`"),
         ({"class_names": [1, 2, 3]}, "Expected `str`"),
@@ -218,6 +219,7 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
         ({"shards": None}, "it has no checksums of its shards"),
         ({"weights": "0" * 64}, "belongs to another study"),
         ({"layers": {"conv": -1}}, "`int` >= 1"),
+        ({"layers": {"conv": 2**31}}, "`int` <= 2147483647"),
     ],
 )
 def test_a_set_whose_manifest_is_misshaped(study: Study, changes: dict[str, object], message: str) -> None:
