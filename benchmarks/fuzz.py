@@ -338,9 +338,13 @@ def main() -> int:
         every, kept = made.readers(Path(folder)), kept_seeds()
         names = [name for name in every if any(one in name for one in asked.only or [""])]
         for engine in engines:
-            rows = [tried(one, every[one], engine, [*kept.get(one, {}).values()], asked) for one in names]
+            rows = outcomes[engine] = []
+            for one in names:
+                rows.append(tried(one, every[one], engine, [*kept.get(one, {}).values()], asked))
+                print(
+                    f"{engine}: {one}: {rows[-1].inputs:,} inputs, {len(rows[-1].findings)} findings", file=sys.stderr
+                )
             _show(engine, rows)
-            outcomes[engine] = rows
     if asked.json is not None:
         asked.json.write_text(
             json.dumps({one: [asdict(row) for row in rows] for one, rows in outcomes.items()}, indent=1)
