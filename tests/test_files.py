@@ -35,6 +35,7 @@ from subspect.files import (
     read_text,
     sweep,
 )
+from subspect.text import to_json
 
 JSON = st.recursive(
     st.none()
@@ -327,6 +328,8 @@ def test_json_is_read_as_the_standard_library_does(value: object) -> None:
         (b"{'a': 1}", "is not JSON: "),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[" * 101 + b"]" * 101, "nested more than 100 deep"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "nested more than 100 deep"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
         (b"[NaN]", "NaN is no JSON value"),
         (b"[-Infinity]", "-Infinity is no JSON value"),
@@ -340,6 +343,11 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) 
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(SubspectError, match=rf"a\.json .*{message}"):
         read_json(tmp_path / "a.json")
+
+
+def test_json_that_is_read_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"a":' * 100 + b"1" + b"}" * 100)
+    assert to_json(read_json(tmp_path / "a.json")).count("{") == 100
 
 
 def test_json_may_hold_pairs_of_surrogates() -> None:

@@ -106,7 +106,7 @@ def test_sealed_tensors_are_plain_safetensors(tmp_path: Path) -> None:
     assert header == {"name": "x"} and tensors.keys() == TENSORS.keys()
 
 
-def test_files_without_a_seal_or_a_header(tmp_path: Path) -> None:
+def test_files_without_a_seal_or_a_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     save_file(TENSORS, path)
     assert read_tensors(path, "a file", sealed=False)[1] == {}
@@ -118,6 +118,13 @@ def test_files_without_a_seal_or_a_header(tmp_path: Path) -> None:
     save_file(TENSORS, path, {"subspect": "[]"})
     with pytest.raises(SubspectError, match="is not a head of subspect"):
         read_tensors(path, "a head", sealed=False)
+    for text, reason in (("[" * 200 + "]" * 200, "nested more than 100 deep"), ('{"a": NaN}', "NaN is no JSON value")):
+        save_file(TENSORS, path, {"subspect": text})
+        with pytest.raises(SubspectError, match=f"the header of .*a.safetensors is not JSON.*{reason}"):
+            read_tensors(path, "a head")
+    monkeypatch.setattr("subspect.seals.JSON_BYTES", 100)
+    with pytest.raises(SubspectError, match="its header has .* bytes, more than the 100 that are read"):
+        read_tensors(path, "a head")
     for data in (b"", b"12345678", b"\xff" * 20, (2**40).to_bytes(8, "little") + b"{}"):
         path.write_bytes(data)
         with pytest.raises(SubspectError, match="is not a head of subspect"):

@@ -130,6 +130,31 @@ def test_other_shards(tmp_path: Path) -> None:
         read_shard(tmp_path / "empty", SHAPE, None)
 
 
+def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
+    """Arrow fills as much memory as a compressed batch says it has; and it takes bytes that are no text for a name."""
+    path = arrow(tmp_path / "0", lambda columns: columns)
+    with pa.ipc.open_file(path) as reader:
+        schema, batch = reader.schema, reader.get_batch(0)
+    for kind, batches, reason in (("zstd", 1, "it is compressed"), (None, 2, "and record batch and record batch, exp")):
+        with pa.ipc.new_file(path, schema, options=pa.ipc.IpcWriteOptions(compression=kind)) as writer:
+            for _ in range(batches):
+                writer.write_batch(batch)
+        with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
+            read_shard(path, SHAPE, None)
+    arrow(path, lambda columns: columns)
+    data = path.read_bytes()
+    for old, new, reason in (
+        (b"prediction", b"predicti\xff\xfe", "can't decode"),
+        (b"ARROW1", b"ARROW2", "as an Arrow file"),
+    ):
+        path.write_bytes(data.replace(old, new))
+        with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
+            read_shard(path, SHAPE, None)
+    path.write_bytes(data[:9])
+    with pytest.raises(SubspectError, match="0 is damaged"):
+        read_shard(path, SHAPE, None)
+
+
 def test_large_finite_features_are_finite(tmp_path: Path) -> None:
     big = chunk()
     big.features[:] = 3e38
@@ -162,6 +187,7 @@ def test_any_flipped_bit_of_a_shard_is_noticed(
         ({"n_classes": "3"}, "Expected `int`, got `str`"),
         ({"n_features": 0}, "`int` >= 1"),
         ({"n_features": 10**30}, "is not a manifest"),
+        ({"n_features": 2**31}, "`int` <= 2147483647"),
         ({"class_names": ["a"]}, "1 class names for 3 classes"),
         ({"class_names": None}, "missing required field `class_names`"),
         ({"class_names": [1, 2, 3]}, "Expected `str`"),
@@ -193,6 +219,7 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
         ({"shards": None}, "it has no checksums of its shards"),
         ({"weights": "0" * 64}, "belongs to another study"),
         ({"layers": {"conv": -1}}, "`int` >= 1"),
+        ({"layers": {"conv": 2**31}}, "`int` <= 2147483647"),
     ],
 )
 def test_a_set_whose_manifest_is_misshaped(study: Study, changes: dict[str, object], message: str) -> None:

@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -33,6 +33,9 @@ if sys.platform != "win32":  # there, a file that is open cannot be deleted
 
 log = logging.getLogger("subspect")
 
+JSON_DEPTH = (
+    100  #: JSON whose values lie deeper in one another is refused, since what goes through it would not come back
+)
 JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
 _TEXT_BYTES = 256 * 2**20  # likewise of other text
 _PART = re.compile(r"\.subspect-([0-9a-f]{16})([0-9a-f]{8})\.part")
@@ -311,8 +314,8 @@ def read_json(path: Path, what: str = "") -> Any:
     return parse_json(read_bytes(path, what, JSON_BYTES), path)
 
 
-def parse_json(data: bytes, path: Path) -> Any:
-    """Read strict JSON from the bytes of a file.
+def parse_json(data: bytes, path: Path | str) -> Any:
+    """Read strict JSON from bytes; ``path`` says where they are from.
 
     Raises:
         SubspectError: they are not such JSON.
@@ -324,9 +327,24 @@ def parse_json(data: bytes, path: Path) -> Any:
         raise SubspectError(f"{path} is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:
         raise SubspectError(f"{path} is not JSON: {error}") from error
+    if _is_deep(value):
+        raise SubspectError(f"{path} is not JSON that can be read: it is nested more than {JSON_DEPTH} deep")
     if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
         raise SubspectError(f"{path} is not JSON that can be read: it holds half of a surrogate pair, which is no text")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        level = [child for one in level for child in _inside(one)]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from subspect.errors import SubspectError, Unusable
 
 INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
+LEAST_STD = 1e-6  #: pixels divided by less would be no numbers that a network could use, or infinite
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -55,13 +56,13 @@ class Preprocessing:
         object.__setattr__(self, "std", _channels("std", self.std))
         if len(self.mean) != len(self.std):
             raise SubspectError(f"mean has {len(self.mean)} channels and std has {len(self.std)}; give as many")
-        if min(self.std) <= 0:
-            raise SubspectError(f"std must be positive, got {self.std}")
+        if min(self.std) < LEAST_STD:
+            raise SubspectError(f"std must be positive, got {self.std}; the least that is taken is {LEAST_STD:g}")
         if max(map(abs, self.mean)) > 1 or max(self.std) > 1:
             raise SubspectError(
                 f"mean {self.mean} and std {self.std} must be on pixels scaled to 0…1; divide yours by 255"
             )
-        if self.interpolation not in _FILTERS:
+        if not isinstance(self.interpolation, str) or self.interpolation not in _FILTERS:
             raise SubspectError(f"interpolation must be one of {', '.join(_FILTERS)}; got {self.interpolation!r}")
 
     def __call__(self, image: Image.Image) -> torch.Tensor:

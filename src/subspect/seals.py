@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from subspect.errors import SubspectError
-from subspect.files import atomic, fingerprint, read_bytes, read_json
+from subspect.files import JSON_BYTES, atomic, fingerprint, parse_json, read_bytes, read_json
 
 _MOST = 2**35  # bytes of a sealed file; the state of a training is four times as large as the network
 _END = re.compile(rb"\n(?:<!-- |% )sealed by subspect, sha256:([0-9a-f]{64})(?: -->)?\n\Z")
@@ -98,8 +98,10 @@ def read_tensors(path: Path, what: str, *, sealed: bool = True) -> tuple[dict[st
     try:
         tensors = load_tensors(data)
         size = int.from_bytes(data[:8], "little")
-        header = json.loads((json.loads(data[8 : 8 + size]).get("__metadata__") or {}).get("subspect", "{}"))
-        json.dumps(header, ensure_ascii=False).encode()  # text, or an error
+        if size > JSON_BYTES:
+            raise ValueError(f"its header has {size:,} bytes, more than the {JSON_BYTES:,} that are read")
+        about = (json.loads(data[8 : 8 + size]).get("__metadata__") or {}).get("subspect", "{}")
+        header = parse_json(about.encode(), f"the header of {path}")
         fields = {key: one for key, one in header.items() if key != "checksum"}
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise SubspectError(f"{path} is not {what} of subspect: {error}") from error

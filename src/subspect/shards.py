@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +28,8 @@ from subspect.files import atomic, open_file, parse_json
 
 _LAYER = "layer:"  # before the name of a layer's column
 DIGEST = 16  #: bytes of an image's digest, the SHA-256 of its file cut short
+_MARK = b"ARROW1\0\0"  # what an Arrow file begins with
+_U32 = struct.Struct("<I")
 _believed: set[tuple[object, ...]] = set()  # shards that were looked at, and how they then were
 
 
@@ -207,16 +211,61 @@ class _Damage(Exception):
 
 def _opened(data: mmap.mmap, path: Path) -> tuple[pa.RecordBatch, list[tuple[str, str]]]:
     try:
-        reader = pa.ipc.open_file(pa.py_buffer(data))
-        if reader.num_record_batches != 1:
-            raise _Damage(f"it holds {reader.num_record_batches} record batches, expected 1")
-        batch = reader.get_batch(0)
-        about = parse_json(reader.schema.metadata[b"subspect"], path)
+        schema, batch = _messages(data)
+        about = parse_json(schema.metadata[b"subspect"], path)
         return batch, [(str(id), str(reason)) for id, reason in about["failed"]]
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, MemoryError, SubspectError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        MemoryError,
+        struct.error,
+        SubspectError,
+    ) as error:
         raise _Damage(
             f"Arrow cannot read it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
+
+
+def _messages(data: mmap.mmap) -> tuple[pa.Schema, pa.RecordBatch]:
+    """Read the schema and the one record batch of an Arrow file, which is a stream of messages between two marks.
+
+    The messages are taken one by one because a batch may be compressed, which no shard is: Arrow would ask for as much memory
+    as the file says, and fill it.
+
+    Raises:
+        _Damage: it holds something else.
+    """
+    if data[: len(_MARK)] != _MARK:
+        raise _Damage("it doesn't begin as an Arrow file")
+    messages = list(islice(pa.ipc.MessageReader.open_stream(pa.py_buffer(data).slice(len(_MARK))), 3))
+    kinds = [message.type for message in messages]
+    if kinds != ["schema", "record batch"]:
+        raise _Damage(f"it holds {' and '.join(kinds) or 'nothing'}, expected a schema and one record batch")
+    schema = pa.ipc.read_schema(messages[0])
+    if not all(name.isprintable() for name in schema.names):  # of bytes that are no text, an error
+        raise _Damage("its columns have no readable names")
+    if _is_compressed(messages[1].metadata.to_pybytes()):
+        raise _Damage("it is compressed")
+    return schema, pa.ipc.read_record_batch(messages[1], schema)
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Tell whether a record batch says that it is compressed: Arrow's Message.header, in it RecordBatch.compression."""
+    (root,) = _U32.unpack_from(message)
+    header = _in_table(message, root, 2)
+    return _in_table(message, header + _U32.unpack_from(message, header)[0], 3) != 0
+
+
+def _in_table(message: bytes, table: int, number: int) -> int:
+    """Return where the field of a number lies in a table of FlatBuffers, or 0 where it has none."""
+    fields = table - struct.unpack_from("<i", message, table)[0]
+    (size,) = struct.unpack_from("<H", message, fields)
+    at = 4 + 2 * number
+    offset = struct.unpack_from("<H", message, fields + at)[0] if at < size else 0
+    return table + offset if offset else 0
 
 
 def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:

@@ -52,6 +52,7 @@ _NAME_BYTES = 200  # of a decomposition's name, which is a file's
 _WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
 _told: set[Path] = set()  # studies of which it was said that they have no checksums
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Width = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # of a column, which Arrow counts in 32 bits
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 T = TypeVar("T")
 
@@ -73,8 +74,8 @@ class Identity:
     network: str
     weights: str
     head: str
-    n_classes: Annotated[int, msgspec.Meta(ge=2, le=2**31)]
-    n_features: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    n_classes: Annotated[int, msgspec.Meta(ge=2, lt=2**31)]
+    n_features: Width
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any]
 
@@ -115,7 +116,7 @@ class SetManifest:
     matching: str
     batch_size: Count
     shard_size: Count
-    layers: Mapping[str, Count] = field(default_factory=dict)
+    layers: Mapping[str, Width] = field(default_factory=dict)
     complete: bool = False
     rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()
