@@ -215,9 +215,10 @@ def by_coverage(trial: Trial, seeds: list[bytes], inputs: int, seconds: float, s
             "max_total_time": max(1, round(seconds)) if seconds < 1e6 else 0,
             "seed": seed + 1,  # 0 would be chance
             "max_len": max(4096, 2 * max(map(len, seeds))),
-            "timeout": 0,  # hangs and memory are watched here
+            "timeout": 3600,  # hangs and memory are watched here; 0 would be none at all
             "rss_limit_mb": 0,
             "verbosity": 0,
+            "artifact_prefix": f"{corpus}/",  # it is saved here too
         }
         atheris.Setup(["fuzz", *(f"-{name}={value}" for name, value in options.items()), corpus], trial)
         atheris.Fuzz()
@@ -255,7 +256,9 @@ def tried(name: str, reader: Reader, engine: str, kept: list[bytes], asked: argp
         how = _wait(child, ledger)
         at_hand = ledger.look()
         if how:
-            save(folder, name, at_hand, how, "")
+            save(
+                folder, name, at_hand, how, (folder / "output").read_text(encoding="utf-8", errors="replace")[-20_000:]
+            )
             seeds = [one for one in seeds if one != at_hand] or [b""]
         outcome.inputs += ledger.inputs
         outcome.accepted += ledger.accepted
@@ -277,9 +280,10 @@ def _child(trial: Trial, engine: str, seeds: list[bytes], inputs: int, seconds: 
     with contextlib.suppress(Exception):
         started = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (started + 2 * MEMORY, -1))  # so that no input takes the machine down
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    output = os.open(trial.folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     try:
         ENGINES[engine](trial, seeds, inputs, seconds, seed)
     except BaseException as error:  # the engine itself
@@ -293,7 +297,9 @@ def _wait(child: int, ledger: Ledger) -> str:
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return f"the process died of signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else ""
+            if os.WIFSIGNALED(status):
+                return f"the process died of signal {os.WTERMSIG(status)}"
+            return f"the process ended with exit code {code}" if (code := os.WEXITSTATUS(status)) else ""
         at_hand = ledger.look()
         if ledger.inputs != inputs or not at_hand:
             inputs, since = ledger.inputs, time.monotonic()

@@ -25,6 +25,7 @@ def test_every_reader_bears_what_it_is_given(tmp_path: Path) -> None:
 DOES = {
     "asks for memory": ("bytearray(3 * 2**30)", "MemoryError at "),
     "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "the process died of signal 11"),
+    "ends": ("os._exit(3)", "the process ended with exit code 3"),
     "hangs": ("all(1 for _ in iter(int, 1))", "Slow at "),
     "raises": ("raise KeyError(data)", "KeyError at "),
     "takes memory": ("bytearray(2**30 + 2**27)[::4096] = bytes(2**18 + 2**15)", "MemoryError at "),
@@ -46,9 +47,9 @@ sys.argv = ["fuzz.py", "--inputs", "2", "--findings", {str(tmp_path)!r}]
 sys.exit(fuzz.main())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 1 and "10 inputs, 5 findings (bar: 0)" in done.stdout, done.stdout + done.stderr
-    saved = sorted(path for path in (tmp_path / "chance").iterdir() if path.suffix == "")
-    assert [path.read_bytes() for path in saved] == [b"bad"] * 5
+    assert done.returncode == 1 and "12 inputs, 6 findings (bar: 0)" in done.stdout, done.stdout + done.stderr
+    saved = sorted(path for path in (tmp_path / "chance").iterdir() if path.suffix == "" and path.name != "output")
+    assert [path.read_bytes() for path in saved] == [b"bad"] * len(DOES)
     for path, (name, (_, finding)) in zip(saved, DOES.items(), strict=True):
         assert path.with_suffix(".txt").read_text(encoding="utf-8").startswith(f"{name}\n{finding}")
 
