@@ -36,6 +36,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -330,6 +331,7 @@ def kept_seeds() -> dict[str, dict[str, bytes]]:
 
 def main() -> int:
     """Fuzz, print, and return 1 where there is a finding."""
+    torch.set_num_threads(1)  # before anything is computed: a pool of threads would not outlive the forks
     asked = _options()
     engines = [*ENGINES] if asked.engine == "both" else [asked.engine]
     if "coverage" in engines and importlib.util.find_spec("atheris") is None:
