@@ -53,8 +53,8 @@ def test_published_indices_are_read_and_written_alike(data: Path, tmp_path: Path
     ):
         read = subspect.Supports.read(data / f"paper/{name}_indices.json", n_classes, width)
         assert read.sizes.tolist() == [k] * n_classes
-        read.write(tmp_path / "again.json")
-        assert subspect.Supports.read(tmp_path / "again.json", n_classes, width) == read
+        read.write(tmp_path / f"{name}.json")
+        assert subspect.Supports.read(tmp_path / f"{name}.json", n_classes, width) == read
 
 
 def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path: Path) -> None:
