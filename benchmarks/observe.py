@@ -51,7 +51,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
-    rows = observing(Path(arguments.data), arguments.rounds) + reading(50_000) + histograms(arguments.images)
+    rows = observing(Path(arguments.data), arguments.rounds) + reading(20_000) + histograms(arguments.images)
     return 0 if publish("The cost of observing", rows, arguments.json) else 1
 
 
