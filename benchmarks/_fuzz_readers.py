@@ -37,9 +37,9 @@ from subspect.files import parse_json
 from subspect.images import Arrays, decode_with_digest, match_classes, open_images
 from subspect.preprocessing import Preprocessing, as_preprocessing, from_description
 from subspect.report.terminal import curve_table, features, overview, summary
-from subspect.seals import is_sealed, tensor_bytes, write_json, write_sealed
+from subspect.seals import file_checksum, is_sealed, tensor_bytes, write_json, write_sealed
 from subspect.shards import Chunk, Entry, read_shard
-from subspect.study import Identity, SetManifest, Study, file_checksum
+from subspect.study import Identity, SetManifest, Study
 from subspect.supports import Supports
 from subspect.tables import Table
 from subspect.text import legible, to_json
@@ -213,7 +213,7 @@ def _of_shards(folder: Path) -> dict[str, Reader]:
         path.write_bytes(data)
         shards._believed.clear()  # files that follow each other at once can have one time stamp
         shards._is_shard(path)
-        chunk, failed = read_shard(path, image_set.shape, entry, ["conv"])
+        chunk, failed = read_shard(path, image_set.shape, entry, image_set.place(0), ["conv"])
         assert np.isfinite(chunk.features).all() and chunk.labels.max(initial=0) < len(NAMES)
         assert all(isinstance(id, str) for id in chunk.ids) and len(chunk.digests) in (0, len(chunk.ids))
         to_json(failed)

@@ -113,11 +113,11 @@ def _after_kill(sandbox: Path, name: str, line: str, before: Tree, after: Tree) 
         within = any(path.startswith(part) for part in parts(sandbox))
         if not within and data not in (before.get(path), after.get(path)) and not is_sealed(sandbox / path):
             yield f"half-written {path}"
-    shards = sum(path.endswith(".arrow") for path in left)
-    known = sum(len(json.loads(data)["shards"]) for path, data in left.items() if path.endswith("set.json"))
-    if shards - known > 1:
-        yield f"{shards - known} shards to be computed again"
+    shards = {path: path.stat().st_ino for path in sandbox.rglob("*.arrow")}
     again = run(line.split(), sandbox)
+    anew = [str(path.relative_to(sandbox)) for path, number in shards.items() if path.stat().st_ino != number]
+    if anew:
+        yield f"shards that were there computed again: {anew}"
     if again.code and not (name in ONCE and "exists" in again.said):
         yield f"run again it ended with {again.code}: {again.said[-300:]}"
     if parts(sandbox):

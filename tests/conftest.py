@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,13 @@ def unsealed(study: Path) -> None:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: one for key, one in fields.items() if key not in ("checksum", "head_checksum", "shards")}
         path.write_text(json.dumps({**kept, "schema": 1}), encoding="utf-8")
+    for path in study.glob("sets/*/*.arrow"):
+        table = pa.ipc.open_file(path).read_all().drop_columns(["digest"])
+        about = json.loads(table.schema.metadata[b"subspect"])
+        table = table.replace_schema_metadata({"subspect": json.dumps({"schema": 1, "failed": about["failed"]})})
+        path.unlink()
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_batch(table.combine_chunks().to_batches()[0])
     for path in (study / "head.safetensors", *study.glob("decompositions/*.safetensors")):
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["subspect"])

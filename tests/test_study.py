@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import subspect
 from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError, verify
-from subspect.shards import Chunk, Entry, Shape, read_shard, write_shard
+from subspect.shards import Chunk, Entry, Shape, _believed, read_shard, write_shard
 from subspect.study import check_name, check_set_name
 
 MakeFolder = Callable[..., Path]
@@ -43,19 +43,19 @@ def chunk(rows: int = 4, labelled: bool = True) -> Chunk:
 
 
 def test_a_shard_comes_back_as_it_was(tmp_path: Path) -> None:
-    entry = write_shard(tmp_path / "0", chunk(), [("x.png", "not an image")], 2)
-    read, failed = read_shard(tmp_path / "0", SHAPE, entry, ["conv"])
+    entry = write_shard(tmp_path / "0", chunk(), [("x.png", "not an image")], 2, "train 0")
+    read, failed = read_shard(tmp_path / "0", SHAPE, entry, "train 0", ["conv"])
     for name in ("features", "labels", "predictions"):
         assert np.array_equal(getattr(read, name), getattr(chunk(), name))
     assert read.ids == chunk().ids and read.digests == chunk().digests and failed == [("x.png", "not an image")]
     assert np.array_equal(read.layers["conv"], chunk().layers["conv"])
-    assert write_shard(tmp_path / "0", chunk(), [("x.png", "not an image")], 2) == entry
+    assert write_shard(tmp_path / "0", chunk(), [("x.png", "not an image")], 2, "train 0") == entry
 
 
 def test_the_checksum_is_xxh3_of_the_bytes(tmp_path: Path) -> None:
     import xxhash
 
-    entry = write_shard(tmp_path / "0", chunk(), [], 2)
+    entry = write_shard(tmp_path / "0", chunk(), [], 2, "train 0")
     assert entry == Entry(4, f"xxh3:{xxhash.xxh3_128((tmp_path / '0').read_bytes()).hexdigest()}")
 
 
@@ -109,25 +109,27 @@ def test_a_shard_that_is_not_what_the_manifest_promises(tmp_path: Path, what: st
     with pytest.raises(
         SubspectError, match=f"00000.arrow is damaged .*{message}.*; delete it and run the same observe"
     ):
-        read_shard(path, SHAPE, None)
+        read_shard(path, SHAPE, None, "train 0")
 
 
 def test_other_shards(tmp_path: Path) -> None:
     path = arrow(tmp_path / "0", lambda columns: columns)
-    assert len(read_shard(path, SHAPE, None)[0].ids) == 4
+    assert len(read_shard(path, SHAPE, None, "train 0")[0].ids) == 4
     with pytest.raises(SubspectError, match="labels stand where there are none"):
-        read_shard(path, Shape(2, 3, False, {"conv": 1}), None)
+        read_shard(path, Shape(2, 3, False, {"conv": 1}), None, "train 0")
     with pytest.raises(SubspectError, match="its bytes are not those that were written"):
-        read_shard(path, SHAPE, Entry(4, "xxh3:00"))
-    entry = write_shard(tmp_path / "1", chunk(), [], 2)
+        read_shard(path, SHAPE, Entry(4, "xxh3:00"), "train 0")
+    entry = write_shard(tmp_path / "1", chunk(), [], 2, "train 0")
     with pytest.raises(SubspectError, match="it has 4 rows, the manifest says 3"):
-        read_shard(tmp_path / "1", SHAPE, Entry(3, entry.checksum))
+        read_shard(tmp_path / "1", SHAPE, Entry(3, entry.checksum), "train 0")
     for about in ("{", "{}", "[]", '{"failed": [1]}', "[" * 100_000):
         with pytest.raises(SubspectError, match="is damaged"):
-            read_shard(arrow(tmp_path / about[:3].replace("{", "x"), lambda columns: columns, about), SHAPE, None)
+            read_shard(
+                arrow(tmp_path / about[:3].replace("{", "x"), lambda columns: columns, about), SHAPE, None, "train 0"
+            )
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(SubspectError, match="cannot be mapped"):
-        read_shard(tmp_path / "empty", SHAPE, None)
+        read_shard(tmp_path / "empty", SHAPE, None, "train 0")
 
 
 def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
             for _ in range(batches):
                 writer.write_batch(batch)
         with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
-            read_shard(path, SHAPE, None)
+            read_shard(path, SHAPE, None, "train 0")
     arrow(path, lambda columns: columns)
     data = path.read_bytes()
     for old, new, reason in (
@@ -149,17 +151,32 @@ def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
     ):
         path.write_bytes(data.replace(old, new))
         with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
-            read_shard(path, SHAPE, None)
+            read_shard(path, SHAPE, None, "train 0")
     path.write_bytes(data[:9])
     with pytest.raises(SubspectError, match="0 is damaged"):
-        read_shard(path, SHAPE, None)
+        read_shard(path, SHAPE, None, "train 0")
+
+
+def test_a_shard_that_no_manifest_knows_yet_speaks_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "0"
+    write_shard(path, chunk(), [("x.png", "not an image")], 2, "train 0")
+    assert read_shard(path, SHAPE, None, "train 0")[0].ids == chunk().ids
+    with pytest.raises(SubspectError, match="it belongs to another place or set"):
+        read_shard(path, SHAPE, None, "train 1")
+    good = path.read_bytes()
+    for value in (chunk().features.tobytes(), b"1.png", bytes([3]) * 16, b"not an image"):
+        place = good.index(value)
+        path.write_bytes(good[:place] + bytes([value[0] ^ 4]) + good[place + 1 :])
+        _believed.clear()  # files that follow each other at once can have one time stamp
+        with pytest.raises(SubspectError, match="its content is not what was written: it doesn't fit its checksum"):
+            read_shard(path, SHAPE, None, "train 0")
 
 
 def test_large_finite_features_are_finite(tmp_path: Path) -> None:
     big = chunk()
     big.features[:] = 3e38
-    entry = write_shard(tmp_path / "0", big, [], 2)
-    assert read_shard(tmp_path / "0", SHAPE, entry)[0].features.max() == np.float32(3e38)
+    entry = write_shard(tmp_path / "0", big, [], 2, "train 0")
+    assert read_shard(tmp_path / "0", SHAPE, entry, "train 0")[0].features.max() == np.float32(3e38)
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
@@ -169,12 +186,12 @@ def test_any_flipped_bit_of_a_shard_is_noticed(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped.arrow"
     path.unlink(missing_ok=True)
-    entry = write_shard(path, chunk(), [], 2)
+    entry = write_shard(path, chunk(), [], 2, "train 0")
     data = bytearray(path.read_bytes())
     data[int(place * len(data))] ^= 1 << bit
     path.write_bytes(data)
     with pytest.raises(SubspectError, match="its bytes are not those that were written"):
-        read_shard(path, SHAPE, entry)
+        read_shard(path, SHAPE, entry, "train 0")
 
 
 # Manifests ------------------------------------------------------------------------------------------------------------

@@ -168,13 +168,10 @@ def _assemble(
             "labelled": seen.labelled,
             "target": seen.target,
             "pool": pool,
-            **(
-                {"supports": fingerprint(json.dumps([row.tolist() for row in found.choice.supports]))}
-                if size is None
-                else {}
-            ),
         }
     ]
+    if size is None:  # two files of one name may hold other features
+        history[0]["supports"] = fingerprint(json.dumps([row.tolist() for row in supports]))
     if result.auto:
         history.append(dict(result.auto))
     if learned := found.learned:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from subspect.errors import SubspectError, near, some
-from subspect.files import atomic, is_file
+from subspect.files import atomic, entries, is_file, refuse_links
 from subspect.head import DecomposedHead
 from subspect.network import weights_fingerprint, with_head
+from subspect.schemas import as_type, misfit
 from subspect.seals import read_tensors, tensor_bytes
-from subspect.study import Part, Study, as_type, check_name, entries, misfit, refuse_links, writing
+from subspect.study import Part, Study, check_name, writing
 from subspect.supports import Supports
 from subspect.text import legible
 
@@ -311,8 +312,17 @@ class Decomposition:
 
         return with_head(model, self.head, make)
 
-    def save(self, path: str | Path, also: Mapping[str, Any] | None = None) -> None:
-        """Write one safetensors file with a JSON header, whole or not at all; the header holds what is given besides."""
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file with a JSON header, in place of an earlier decomposition.
+
+        Raises:
+            SubspectError: it cannot be written, or another file is there.
+        """
+        with atomic(Path(path), _is_decomposition) as file:
+            file.write(self.to_bytes())
+
+    def to_bytes(self, also: Mapping[str, Any] | None = None) -> bytes:
+        """Return the bytes of such a file; its header holds what is given besides."""
         header = {
             **(also or {}),
             "schema": SCHEMA,
@@ -335,8 +345,7 @@ class Decomposition:
             "mean": self.mean,
             **({} if self.trust is None else vars(self.trust)),
         }
-        with atomic(Path(path), _is_decomposition) as file:
-            file.write(tensor_bytes(tensors, header))
+        return tensor_bytes(tensors, header)
 
     @classmethod
     def load(cls, path: str | Path, *, own: bool = False) -> Decomposition:

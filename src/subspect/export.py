@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import torch
@@ -149,11 +148,8 @@ def export(
     decomposition.check(study)
     about = about_of(study, decomposition)
     if form == "safetensors":
-        with TemporaryDirectory() as folder:  # `save` would replace a decomposition that appears meanwhile
-            decomposition.save(Path(folder) / path.name, {"preprocessing": about["preprocessing"]})
-            data = (Path(folder) / path.name).read_bytes()
         with atomic(path) as file:
-            file.write(data)
+            file.write(decomposition.to_bytes({"preprocessing": about["preprocessing"]}))
         return Exported(path, form, Cost(path.stat().st_size, {}), None, None, None, about)
     if network is None:
         raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")

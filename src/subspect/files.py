@@ -33,9 +33,7 @@ if sys.platform != "win32":  # there, a file that is open cannot be deleted
 
 log = logging.getLogger("subspect")
 
-JSON_DEPTH = (
-    100  #: JSON whose values lie deeper in one another is refused, since what goes through it would not come back
-)
+JSON_DEPTH = 100  #: deeper JSON is refused: Python could read what it then could not write
 JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
 _TEXT_BYTES = 256 * 2**20  # likewise of other text
 _PART = re.compile(r"\.subspect-([0-9a-f]{16})([0-9a-f]{8})\.part")
@@ -46,19 +44,18 @@ _NOFOLLOW, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBL
 
 
 @contextmanager
-def atomic(path: Path, ours: Callable[[Path], bool] | None = None, *, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic(path: Path, ours: Callable[[Path], bool] | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
 
     Args:
         path: the file.
         ours: whether a regular file that is there already may be replaced; unless given, none may.
-        sync: whether to wait until the disk has it.
 
     Raises:
         SubspectError: the place cannot be written, or the disk is full, or what is there isn't ours; nothing is left behind.
     """
     check_free(path, ours)
-    temporary = None
+    temporary, seen = None, _stamp(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -66,21 +63,29 @@ def atomic(path: Path, ours: Callable[[Path], bool] | None = None, *, sync: bool
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            if sync:
-                os.fsync(file.fileno())
-            check_free(path, ours)  # again: something may have appeared meanwhile
+            os.fsync(file.fileno())
+            if _stamp(path) != seen:
+                check_free(path, ours)  # again: something appeared meanwhile, or was changed
             if os.path.lexists(path):
                 temporary.replace(path)
             else:
                 _publish(temporary, path)
-        if sync:
-            _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise SubspectError(explain(error, path)) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return by what a file that was changed is told from what it was; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
@@ -202,7 +207,8 @@ def explain(error: Exception, path: Path) -> str:
     return f"cannot write {path}: {reason}; choose a folder that you may write to"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has what was renamed in a folder."""
     if os.name == "posix":  # a rename is durable only once its folder is; Windows has no such call
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -246,6 +252,36 @@ def locked(folder: Path, what: str, *, wait: float = -1) -> Iterator[None]:
         yield
     finally:
         guard.release()
+
+
+def refuse_links(folder: Path, *parts: str) -> None:
+    """Check that a place within a folder of ours is reached without following a link, which could lead anywhere.
+
+    Raises:
+        SubspectError: a part of the way is a link.
+    """
+    for number in range(1, len(parts) + 1):
+        place = folder.joinpath(*parts[:number])
+        if place.is_symlink():
+            raise SubspectError(
+                f"{place} is a link, and nothing outside a study is read or written through one; put the folder in its place "
+                "(the study as a whole may be a link)"
+            )
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List what lies in a folder; nothing where there is none.
+
+    Raises:
+        SubspectError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SubspectError(f"cannot read {folder}: {error.strerror}; make it readable, or move it away") from error
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -395,7 +395,6 @@ class _Run:
         self.step, self.loss, self.start, self.best = 0, 0.0, float("nan"), 0
         self.epochs: list[Epoch] = []
         self.kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        self.written: tuple[int, ...] | None = None
         self._load()
 
     def train(
@@ -493,14 +492,8 @@ class _Run:
             "best": self.best,
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
-        path = self.folder / _STATE
-        with atomic(path, self._own) as file:
+        with atomic(self.folder / _STATE, is_sealed) as file:
             file.write(tensor_bytes(tensors, header))
-        self.written = _stamp(path)
-
-    def _own(self, path: Path) -> bool:
-        """Tell whether a state is the one that was written or read last, or at least sealed, which takes reading it all."""
-        return _stamp(path) == self.written or is_sealed(path)
 
     def _load(self) -> None:
         path = self.folder / _STATE
@@ -533,7 +526,6 @@ class _Run:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": optimiser})
         self.step, self.loss, self.start, self.best = numbers
         self.kept, self.epochs = _within(tensors, "kept."), epochs
-        self.written = _stamp(path)
 
 
 def _copied(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
@@ -546,12 +538,6 @@ def _copied(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor
 
 def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return by what a file that was replaced or written to is told from what it was."""
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _refuse_study(folder: Path) -> None:

@@ -158,6 +158,15 @@ def _is_sealed_picture(data: bytes) -> bool:
     return found is not None and hashlib.sha256(data[: -len(found[0])]).hexdigest().encode() == found[1]
 
 
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as manifests hold it.
+
+    Raises:
+        SubspectError: it cannot be read.
+    """
+    return f"sha256:{hashlib.sha256(read_bytes(path, limit=2**40)).hexdigest()}"
+
+
 def is_sealed(path: Path) -> bool:
     """Tell whether a file is as subspect wrote it."""
     kinds: dict[str, Callable[[], object]] = {

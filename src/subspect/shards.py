@@ -3,7 +3,8 @@
 A shard is believed only after three looks, once for each file in a process: its bytes have the checksum that the set's
 manifest holds (XXH3, 128 bits: on one core as fast as reading from memory, where SHA-256 takes five times as long); Arrow
 finds it valid; and its columns, rows, classes and numbers are those that the manifest promises. Arrow reads bytes that
-were never checked at its peril, so nothing is taken from a shard before.
+were never checked at its peril, so nothing is taken from a shard before. A shard of a set that isn't finished has no entry in
+the manifest yet; it says itself what its content's checksum is, and which shard of which set it is.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def shard_bytes(n_features: int, images: int) -> int:
     return images * (4 * n_features + 4 + 4 + DIGEST + 48)
 
 
-def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], schema: int) -> Entry:
+def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], schema: int, of: str) -> Entry:
     """Write a shard, whole or not at all, in place of an earlier one.
 
     Args:
@@ -121,6 +122,7 @@ def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], sch
         chunk: what to store; labels below 0 are stored as null.
         failed: id and reason of each image of the shard that couldn't be used.
         schema: version of the study's layout.
+        of: which shard of which set it is.
 
     Raises:
         SubspectError: it cannot be written.
@@ -133,25 +135,26 @@ def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], sch
         "features": _lists(chunk.features),
         **{f"{_LAYER}{name}": _lists(values) for name, values in chunk.layers.items()},
     }
-    about = json.dumps({"schema": schema, "failed": failed}, ensure_ascii=False)
-    types = pa.schema([(name, one.type) for name, one in columns.items()], metadata={"subspect": about})
+    batch = pa.record_batch(columns)
+    about = {"schema": schema, "failed": failed, "of": of, "content": _content(batch, failed)}
+    batch = batch.replace_schema_metadata({"subspect": json.dumps(about, ensure_ascii=False)})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, types) as writer:
-        writer.write_batch(pa.record_batch(list(columns.values()), schema=types))
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
     data = sink.getvalue()
-    entry = Entry(len(chunk.ids), _checksum(data))
     with atomic(path, _is_shard) as file:
         file.write(data)
-    return entry
+    return Entry(len(chunk.ids), _checksum(data))
 
 
 def _is_shard(path: Path) -> bool:
-    """Tell whether a file is a shard: one that a kill kept from being entered into its manifest, and that is made again."""
+    """Tell whether a file is a shard, which is made again."""
     try:
-        with open_file(path) as file, _mapped(file) as data:
-            return b"subspect" in (pa.ipc.open_file(pa.BufferReader(bytes(data))).schema.metadata or {})
-    except (SubspectError, _Damage, pa.ArrowException, OSError, ValueError):
+        with open_file(path) as file:
+            _opened(_mapped(file), path)
+    except (SubspectError, _Damage):
         return False
+    return True
 
 
 def checksum_of(path: Path) -> str:
@@ -165,14 +168,15 @@ def checksum_of(path: Path) -> str:
 
 
 def read_shard(
-    path: Path, shape: Shape, entry: Entry | None, layers: Sequence[str] = ()
+    path: Path, shape: Shape, entry: Entry | None, of: str, layers: Sequence[str] = ()
 ) -> tuple[Chunk, list[tuple[str, str]]]:
     """Read a shard; features and layers stay on disk until they are used (memory map).
 
     Args:
         path: the file.
         shape: what it must be like.
-        entry: what the manifest says of it; None in a study of before checksums were kept.
+        entry: what the manifest says of it; None in a set that isn't finished, or of before checksums were kept.
+        of: which shard of which set it must be.
         layers: which layers to read besides the features.
 
     Returns:
@@ -185,13 +189,15 @@ def read_shard(
         with open_file(path, "shard") as file:
             found = os.fstat(file.fileno())
             data = _mapped(file)
-        key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, entry, repr(shape))
+        key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, entry, of, repr(shape))
         fresh = key not in _believed
         if fresh and entry is not None and _checksum(data) != entry.checksum:
             raise _Damage("its bytes are not those that were written: they don't fit their checksum")
-        batch, failed = _opened(data, path)
+        batch, about = _opened(data, path)
         if fresh:
             _look(batch, shape, entry)
+            if entry is None and "content" in about:
+                _look_inside(batch, about, of)
             _believed.add(key)
     except _Damage as error:
         raise SubspectError(
@@ -202,18 +208,19 @@ def read_shard(
     digests = batch.column("digest").to_pylist() if "digest" in batch.schema.names else []
     columns = {name: _array(batch.column(f"{_LAYER}{name}")) for name in layers}
     ids = batch.column("id").to_pylist()
-    return Chunk(_array(batch.column("features")), labels, predictions, ids, columns, digests), failed
+    return Chunk(_array(batch.column("features")), labels, predictions, ids, columns, digests), about["failed"]
 
 
 class _Damage(Exception):
     """What is wrong with a shard."""
 
 
-def _opened(data: mmap.mmap, path: Path) -> tuple[pa.RecordBatch, list[tuple[str, str]]]:
+def _opened(data: mmap.mmap, path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
+    """Return a shard's columns, and what it says of itself."""
     try:
         schema, batch = _messages(data)
         about = parse_json(schema.metadata[b"subspect"], path)
-        return batch, [(str(id), str(reason)) for id, reason in about["failed"]]
+        return batch, {**about, "failed": [(str(id), str(reason)) for id, reason in about["failed"]]}
     except (
         pa.ArrowException,
         OSError,
@@ -299,6 +306,30 @@ def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:
     for name in widths:
         if batch.column(name).flatten().null_count or not _finite(_array(batch.column(name))):
             raise _Damage(f"{name} holds NaN, infinite or missing values")
+
+
+def _look_inside(batch: pa.RecordBatch, about: Mapping[str, Any], of: str) -> None:
+    """Check a shard that no manifest knows yet against what it says itself.
+
+    Raises:
+        _Damage: it is of another set or place, or not as it was written.
+    """
+    if about.get("of") != of:
+        raise _Damage("it belongs to another place or set")
+    if about["content"] != _content(batch, about["failed"]):
+        raise _Damage("its content is not what was written: it doesn't fit its checksum")
+
+
+def _content(batch: pa.RecordBatch, failed: Sequence[tuple[str, str]]) -> str:
+    """Return the checksum of what a shard says, whatever bytes Arrow puts around it."""
+    digest = xxhash.xxh3_128(json.dumps([list(pair) for pair in failed]).encode())
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if isinstance(column, pa.FixedSizeListArray):
+            digest.update(_array(column).data)
+        else:
+            values = [one.hex() if isinstance(one, bytes) else one for one in column.to_pylist()]
+            digest.update(json.dumps([name, values]).encode())
+    return f"xxh3:{digest.hexdigest()}"
 
 
 def _finite(values: npt.NDArray[np.float32]) -> bool:

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -34,8 +34,9 @@ import numpy.typing as npt
 import torch
 
 from subspect.errors import SubspectError, near, some
-from subspect.files import atomic, is_file, locked, read_bytes, read_json, sweep
-from subspect.seals import is_sealed, open_json, read_tensors, tensor_bytes, write_json
+from subspect.files import atomic, entries, is_file, locked, read_json, refuse_links, sweep
+from subspect.schemas import as_type, misfit
+from subspect.seals import file_checksum, is_sealed, open_json, read_tensors, tensor_bytes, write_json
 from subspect.shards import Chunk, Entry, Shape, joined, read_shard, shard_name, write_shard
 from subspect.shards import checksum_of as shard_checksum
 from subspect.text import legible
@@ -54,7 +55,6 @@ _told: set[Path] = set()  # studies of which it was said that they have no check
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Width = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # of a column, which Arrow counts in 32 bits
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class SetManifest:
         complete: whether every shard is there.
         rows: images with features, once complete.
         failed: id and reason of each image that could not be used, once complete.
-        shards: number → rows and checksum of each shard that is there; empty in a study of before checksums were kept.
+        shards: number → rows and checksum of each shard, once complete; empty in a study of before checksums were kept.
     """
 
     weights: str
@@ -146,6 +146,7 @@ class ImageSet:
 
     def __init__(self, name: str, folder: Path, manifest: SetManifest, shape: Shape) -> None:
         self.name, self.folder, self.manifest, self.shape = name, folder, manifest, shape
+        self.entries = dict(manifest.shards)  # and those that were written since
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -182,25 +183,41 @@ class ImageSet:
         Raises:
             SubspectError: it is missing or damaged.
         """
-        return read_shard(self.folder / shard_name(index), self.shape, self.manifest.shards.get(index), layers)
+        path, entry = self.folder / shard_name(index), self.entries.get(index)
+        return read_shard(path, self.shape, entry, self.place(index), layers)
 
     def write(self, index: int, chunk: Chunk, failed: Sequence[tuple[str, str]]) -> None:
-        """Write one shard, and enter it into the manifest."""
-        entry = write_shard(self.folder / shard_name(index), chunk, failed, SCHEMA)
-        self.save(replace(self.manifest, shards=dict(sorted({**self.manifest.shards, index: entry}.items()))))
+        """Write one shard; it enters the manifest with all others, once the set is complete."""
+        path = self.folder / shard_name(index)
+        self.entries[index] = write_shard(path, chunk, failed, SCHEMA, self.place(index))
 
     def save(self, manifest: SetManifest) -> None:
-        """Write the manifest."""
-        shards = {str(index): asdict(entry) for index, entry in manifest.shards.items()}
-        fields = {"schema": SCHEMA, **asdict(manifest), "shards": shards}
+        """Write the manifest; once the set is complete, with the checksums of all its shards.
+
+        Raises:
+            SubspectError: it cannot be written, or a shard is damaged.
+        """
+        known = {index: self._entry(index) for index in range(manifest.n_shards)} if manifest.complete else {}
+        self.manifest = replace(manifest, shards=known)
+        shards = {str(index): asdict(entry) for index, entry in known.items()}
+        fields = {"schema": SCHEMA, **asdict(self.manifest), "shards": shards}
         write_json(self.folder / "set.json", fields, _is_manifest)
-        self.manifest = manifest
 
     @property
     def done(self) -> list[int]:
-        """Numbers of the shards that are there and known to the manifest."""
-        known = self.manifest.shards or range(self.manifest.n_shards)
-        return [index for index in _shards_in(self.folder) if index in known]
+        """Numbers of the shards that are there."""
+        return [index for index in _shards_in(self.folder) if index < self.manifest.n_shards]
+
+    def _entry(self, index: int) -> Entry:
+        """Return what the manifest is to say of a shard; one that isn't known yet is read and looked at."""
+        if index not in self.entries:
+            chunk, _ = self.shard(index)
+            self.entries[index] = Entry(len(chunk.ids), shard_checksum(self.folder / shard_name(index)))
+        return self.entries[index]
+
+    def place(self, index: int) -> str:
+        """Say which shard of which set one is, as the shard itself does."""
+        return f"{self.manifest.fingerprint}, {self.manifest.weights}, {index}"
 
     def whole(self, part: Part = "all") -> Chunk:
         """Return the stored images, or a part of them, in memory at once.
@@ -347,10 +364,7 @@ class Study:
         stored = self.manifest(name)
         found = self.image_set(name, stored)
         if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
-            if not stored.shards and found.done:  # of before checksums were kept
-                shards = {index: entry_of(found, index) for index in found.done}
-                found.save(replace(stored, root=manifest.root, shards=shards))
-            elif stored.root != manifest.root:
+            if stored.root != manifest.root:
                 found.save(replace(stored, root=manifest.root))  # the same images in another place
             return found
         if stored.complete or found.done:
@@ -428,17 +442,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
 
 
-def entry_of(image_set: ImageSet, index: int) -> Entry:
-    """Return what a manifest is to say of a shard that was stored before checksums were kept.
-
-    Raises:
-        SubspectError: the shard is damaged.
-    """
-    path = image_set.folder / shard_name(index)
-    chunk, _ = read_shard(path, image_set.shape, None)
-    return Entry(len(chunk.ids), shard_checksum(path))
-
-
 # Names and places -----------------------------------------------------------------------------------------------------
 
 
@@ -467,36 +470,6 @@ def check_name(name: str) -> str:
             f"like, of at most {_NAME_BYTES} bytes, and begins with a letter or a digit"
         )
     return name
-
-
-def refuse_links(study: Path, *parts: str) -> None:
-    """Check that a place within a study is reached without following a link, which could lead anywhere.
-
-    Raises:
-        SubspectError: a part of the way is a link.
-    """
-    for number in range(1, len(parts) + 1):
-        place = study.joinpath(*parts[:number])
-        if place.is_symlink():
-            raise SubspectError(
-                f"{place} is a link, and nothing outside a study is read or written through one; put the folder in its place "
-                "(the study as a whole may be a link)"
-            )
-
-
-def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List what lies in a folder; nothing where there is none.
-
-    Raises:
-        SubspectError: it cannot be read.
-    """
-    try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise SubspectError(f"cannot read {folder}: {error.strerror}; make it readable, or move it away") from error
 
 
 def _shards_in(folder: Path) -> list[int]:
@@ -605,41 +578,3 @@ def _by_number(shards: object) -> object:
     if not isinstance(shards, dict) or not all(re.fullmatch(r"0|[1-9][0-9]{0,11}", key) for key in shards):
         return shards  # which is refused
     return {int(key): value for key, value in shards.items()}
-
-
-def as_type(kind: type[T], values: Any, path: Path, what: str = "a manifest") -> T:
-    """Return what was read from a file as a dataclass, once every field is there and of its type.
-
-    Raises:
-        SubspectError: a field is missing, unknown or of another type or range.
-    """
-    known = set(getattr(kind, "__dataclass_fields__", values))  # of other kinds, such as a TypedDict, all
-    try:
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise msgspec.ValidationError(f"unknown fields {some(unknown)}")
-        return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, RecursionError, TypeError) as error:
-        raise SubspectError(f"{path} is not {what} of subspect: {error}") from error
-
-
-def file_checksum(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as manifests hold it.
-
-    Raises:
-        SubspectError: it cannot be read.
-    """
-    return f"sha256:{hashlib.sha256(read_bytes(path, limit=2**40)).hexdigest()}"
-
-
-def misfit(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
-    """Say how tensors differ from those that are wanted; nothing where they don't."""
-    if set(tensors) != set(wanted):
-        return f"it holds {some(sorted(tensors)) or 'nothing'}, expected {some(wanted)}"
-    for name, (kind, shape) in wanted.items():
-        given = tensors[name]
-        if (given.dtype, tuple(given.shape)) != (kind, shape):
-            return f"{name} is {given.dtype} {tuple(given.shape)}, expected {kind} {shape}"
-        if not torch.isfinite(given).all():
-            return f"{name} holds NaN or infinity"
-    return ""

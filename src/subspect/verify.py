@@ -8,24 +8,26 @@ files' own structure, and whether the stored predictions are those of the stored
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from subspect.decomposition import Decomposition, decomposition_names, decomposition_path, load_decomposition
 from subspect.errors import SubspectError, some
-from subspect.files import is_part
+from subspect.files import entries, is_part
 from subspect.progress import progress
 from subspect.report.pages import changed_pages
-from subspect.seals import is_sealed
+from subspect.seals import file_checksum, is_sealed
 from subspect.shards import Chunk, shard_name
-from subspect.study import SetManifest, Study, entries, entry_of, file_checksum
+from subspect.study import ImageSet, Study
 from subspect.tables import Table
 
+T = TypeVar("T")
 _FAR = 0.05  # of the largest logit: a prediction that is farther below it is none that rounding explains
 _MOST = 0.02  # share of images of a shard whose prediction may be so; networks in half precision round more
 
@@ -129,55 +131,54 @@ class _Look:
         return 2 + sum(len(entries(self.study.path / "sets" / name)) for name in self.study.set_folders())
 
     def through(self) -> Iterator[None]:
-        with self.faulty("head.safetensors"):
-            self.head = self.study.head()
+        self.head = self.tried("head.safetensors", self.study.head)
         yield
         for name in self.study.set_folders():
             yield from self._set(name)
         for name in decomposition_names(self.study):
-            with self.faulty(f"decompositions/{name}.safetensors"):
-                load_decomposition(self.study, name)
+            self.tried(f"decompositions/{name}.safetensors", partial(load_decomposition, self.study, name))
         report = self.study.path / "report.html"
         if os.path.lexists(report):
-            with self.faulty("report.html"):
-                _look_at_report(report)
+            self.tried("report.html", partial(_look_at_report, report))
         yield
 
-    def faulty(self, path: str) -> _Noting:
-        """Note an error of a block as a fault of a file."""
+    def tried(self, path: str, ask: Callable[[], T]) -> T | None:
+        """Return what a question about a file gives; an error of ours is noted as its fault."""
         self.files += 1
-        return _Noting(self.faults, path)
+        try:
+            return ask()
+        except SubspectError as error:
+            self.faults.append(Fault(path, str(error)))
+            return None
 
     def _set(self, name: str) -> Iterator[None]:
         folder = f"sets/{name}"
-        manifest: SetManifest | None = None
-        with self.faulty(f"{folder}/set.json"):
-            manifest = self.study.manifest(name)
+        manifest = self.tried(f"{folder}/set.json", partial(self.study.manifest, name))
         if manifest is None:
             return
-        image_set = self.study.image_set(name, manifest)
-        rows, seen = 0, set[str]()
-        wanted = range(manifest.n_shards) if manifest.complete else image_set.done
+        image_set, before = self.study.image_set(name, manifest), len(self.faults)
         lost = [index for index in manifest.shards if index not in image_set.done]
         if lost:
             what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
             self.faults.append(Fault(folder, what))
-        for index in wanted:
-            with self.faulty(f"{folder}/{shard_name(index)}"):
-                chunk, _ = image_set.shard(index)
-                again = seen.intersection(chunk.ids)
-                if again or len(set(chunk.ids)) < len(chunk.ids):
-                    raise SubspectError(f"images stand in it twice: {some(sorted(again) or chunk.ids)}; {_REDO}")
-                self._predictions(chunk)
-                seen.update(chunk.ids)
-                rows += len(chunk.ids)
+        seen: set[str] = set()
+        for index in range(manifest.n_shards) if manifest.complete else image_set.done:
+            self.tried(f"{folder}/{shard_name(index)}", partial(self._shard, image_set, index, seen))
             yield
-        if manifest.complete and rows == manifest.rows:
-            self.images += rows
-        elif manifest.complete and not any(fault.path.startswith(folder) for fault in self.faults):
-            self.faults.append(
-                Fault(folder, f"its shards hold {rows:,} images, set.json says {manifest.rows:,}; {_REDO}")
-            )
+        if len(self.faults) > before:
+            return
+        if manifest.complete and len(seen) != manifest.rows:
+            what = f"its shards hold {len(seen):,} images, set.json says {manifest.rows:,}; {_REDO}"
+            self.faults.append(Fault(folder, what))
+        self.images += len(seen)
+
+    def _shard(self, image_set: ImageSet, index: int, seen: set[str]) -> None:
+        chunk, _ = image_set.shard(index)
+        again = seen.intersection(chunk.ids)
+        if again or len(set(chunk.ids)) < len(chunk.ids):
+            raise SubspectError(f"images stand in it twice: {some(sorted(again) or chunk.ids)}; {_REDO}")
+        self._predictions(chunk)
+        seen.update(chunk.ids)
 
     def _predictions(self, chunk: Chunk) -> None:
         """Check that stored predictions are what the head says of the stored features.
@@ -200,22 +201,6 @@ class _Look:
 
 
 _REDO = "delete it and run the same observe command again"
-
-
-class _Noting:
-    """Notes what an error says, with the file that it is about."""
-
-    def __init__(self, faults: list[Fault], path: str) -> None:
-        self.faults, self.path = faults, path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
-        if isinstance(error, SubspectError):
-            self.faults.append(Fault(self.path, str(error)))
-            return True
-        return False
 
 
 def _look_at_report(path: Path) -> None:
@@ -242,8 +227,7 @@ def _write(study: Study) -> None:
     for name in study.set_folders():
         with study.observing(name):
             manifest = study.manifest(name)
-            image_set = study.image_set(name, manifest)
-            image_set.save(replace(manifest, shards={index: entry_of(image_set, index) for index in image_set.done}))
+            study.image_set(name, manifest).save(manifest)
     for name in decomposition_names(study):
         path = decomposition_path(study, name)
         Decomposition.load(path).save(path)

@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from subspect.errors import SubspectError, some
-from subspect.files import check_free, explain, is_part, part_name, read_bytes, sweep
+from subspect.files import check_free, explain, is_part, part_name, read_bytes, sweep, sync_folder
 
 log = logging.getLogger("subspect")
 
@@ -101,8 +101,8 @@ def write_generation(folder: Path, pages: Iterable[tuple[str, bytes]]) -> str:
         _put(part, said).replace(part / SUMS)
         generation = folder / hashlib.sha256(said).hexdigest()[:12]
         _name(part, generation, sums)
-        _sync(generation)
-        _sync(folder)
+        sync_folder(generation)
+        sync_folder(folder)
     except OSError as error:
         raise SubspectError(explain(error, folder)) from error
     finally:
@@ -207,12 +207,3 @@ def _regular(path: Path) -> bytes | None:
         return read_bytes(path, limit=_MOST) if stat.S_ISREG(os.lstat(path).st_mode) else None
     except (OSError, SubspectError):
         return None
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":  # Windows has no such call
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
