@@ -28,13 +28,14 @@ from _fuzz_inputs import Choices, altered, altered_tensors, odd
 from subspect import shards
 from subspect.budget import Auto, check_budget
 from subspect.cli import _entry, _lines, _preprocessing, _size
+from subspect.decoding import decode_with_digest
 from subspect.decomposition import Decomposition
 from subspect.edit import edit
 from subspect.errors import SubspectError, Unusable
 from subspect.fidelity import evaluate
 from subspect.figures import curve_figure
 from subspect.files import parse_json
-from subspect.images import Arrays, decode_with_digest, match_classes, open_images
+from subspect.images import Arrays, match_classes, open_images
 from subspect.preprocessing import Preprocessing, as_preprocessing, from_description
 from subspect.report.terminal import curve_table, features, overview, summary
 from subspect.seals import file_checksum, is_sealed, tensor_bytes, write_json, write_sealed

@@ -36,6 +36,7 @@ from torch.utils.data import (
 )
 
 from conftest import PIXELS
+from subspect.decoding import decode, decode_with_digest, to_rgb
 from subspect.errors import SubspectError, Unusable
 from subspect.images import (
     SUFFIXES,
@@ -46,12 +47,9 @@ from subspect.images import (
     Files,
     Images,
     batches,
-    decode,
-    decode_with_digest,
     lost_workers,
     match_classes,
     open_images,
-    to_rgb,
 )
 from subspect.preprocessing import Preprocessing, Transform
 
@@ -353,7 +351,7 @@ def test_file_of_too_many_bytes(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
         file.truncate(2**40)  # sparse
     with pytest.raises(
-        Unusable, match=r"^1,099,511,627,776 bytes, more than the 536,870,912 that are read of an image"
+        Unusable, match=r"has 1,099,511,627,776 bytes, more than the 536,870,912 that are read of such a file"
     ):
         decode(tmp_path / "a.png")
 
@@ -374,7 +372,7 @@ def test_rows_are_converted_some_at_a_time(tmp_path: Path, kind: str, monkeypatc
         tall.paste(image.crop((row % 2, 0, image.width, 1)), (0, row))
     tall.save(tmp_path / f"a.{suffix}", **options)
     whole = rgb(decode(tmp_path / f"a.{suffix}"))
-    monkeypatch.setattr("subspect.images._STRIP", 2 * image.width)
+    monkeypatch.setattr("subspect.decoding._STRIP", 2 * image.width)
     assert rgb(decode(tmp_path / f"a.{suffix}")) == whole
 
 
@@ -1677,7 +1675,7 @@ def test_folder_that_cannot_be_read(make_folder: MakeFolder, monkeypatch: pytest
         return original(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(SubspectError, match="cannot read the folder .*b: Permission denied"):
+    with pytest.raises(SubspectError, match="cannot read .*b: Permission denied; make it readable"):
         open_images(folder)
 
 

@@ -24,8 +24,8 @@ from torch import nn
 import subspect
 from conftest import PIXELS, Tiny, reseal
 from subspect import Network, Study, SubspectError, observe
+from subspect.decoding import decode
 from subspect.files import part_name
-from subspect.images import decode
 from subspect.study import in_part
 
 MakeFolder = Callable[..., Path]

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from subspect.decoding import decode, digest, to_rgb
 from subspect.decomposition import Decomposition
 from subspect.errors import SubspectError, Unusable
 from subspect.figures import COLOURS, as_label, drawing, escaped, picture_of
 from subspect.files import atomic, make_folder, read_bytes
-from subspect.images import decode, digest, to_rgb
 from subspect.maps import observed, read_maps
 from subspect.network import Network
 from subspect.pictures import enlarged, lay_over

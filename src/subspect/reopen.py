@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from subspect.decoding import decode_with_digest
 from subspect.errors import Unusable
-from subspect.images import ClassMatch, Example, Images, Picture, decode_with_digest
+from subspect.images import ClassMatch, Example, Images, Picture
 from subspect.study import ImageSet
 
 
