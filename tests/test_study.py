@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import subspect
 from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError, verify
+from subspect.files import part_name
 from subspect.shards import Chunk, Entry, Shape, _believed, read_shard, write_shard
 from subspect.study import check_name, check_set_name
 
@@ -327,6 +328,15 @@ def test_files_in_a_sets_folder_stay(tiny: Tiny, study: Study, tmp_path: Path) -
     with pytest.raises(SubspectError, match="holds 00000.arrow, which belongs to no image set; choose another name"):
         subspect.observe(subspect.Network(tiny), tmp_path / "train", study.path, "mine")
     assert (folder / "00000.arrow").read_bytes() == b"mine"
+
+
+def test_a_kill_before_the_first_manifest_is_gone_on_from(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "study/sets/train"
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / part_name()).write_bytes(b"half a manifest")
+    study = subspect.observe(subspect.Network(tiny), make_folder(), tmp_path / "study")
+    assert sorted(path.name for path in (study.path / "sets/train").iterdir()) == [".lock", "00000.arrow", "set.json"]
 
 
 @pytest.mark.parametrize("place", ["sets", "sets/train", "decompositions"])

@@ -354,6 +354,7 @@ class Study:
         """
         check_set_name(name)
         folder = self.path / "sets" / name
+        sweep(folder)  # a kill may have come before the manifest was there
         if not os.path.lexists(folder / "set.json"):
             foreign = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
             if foreign:
