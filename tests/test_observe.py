@@ -228,6 +228,25 @@ def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder:
         observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
 
 
+def test_a_run_begun_again_matches_labels_as_at_first(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, folder = subspect.Network(tiny), make_folder()
+    whole = subspect.observe(network, folder, tmp_path / "whole").path / "sets/train/set.json"
+    begun = subspect.observe(network, folder, tmp_path / "begun").path / "sets/train"
+    for path in (begun / "set.json", begun / "00000.arrow"):  # killed before it came to them
+        path.unlink()
+    caplog.set_level("INFO")
+    subspect.observe(network, folder, tmp_path / "begun")
+    assert (begun / "set.json").read_bytes() == whole.read_bytes()
+    subspect.observe(network, make_folder("test"), tmp_path / "begun", "test")
+    (begun / "00000.arrow").unlink()
+    caplog.clear()
+    subspect.observe(network, folder, tmp_path / "begun")
+    assert "labels: by sorted order" in caplog.text
+    assert (begun / "set.json").read_bytes() == whole.read_bytes()
+
+
 def test_folders_after_a_set_without_names(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     observe(Network(tiny), torch.rand(10, 3, 8, 8), tmp_path / "study", "unlabelled", batch_size=5)
     with pytest.raises(SubspectError, match="belongs to another preprocessing"):

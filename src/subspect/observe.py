@@ -85,9 +85,7 @@ def observe(
     with network.running(device), ExitStack() as held:
         head = find_head(network, source)
         widths = _widths(network, source, layers)
-        match = match_classes(source, head.n_classes, _known_names(network, folder), class_map)
-        if is_file(folder / "study.json") and network.class_names is None:
-            match = replace(match, names=Study.open(folder).identity.class_names)
+        match = _match(network, source, head.n_classes, folder, name, class_map)
         identity = _identity(network, source, match)
         manifest = _manifest(source, match, identity, batch_size, widths)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
@@ -108,12 +106,23 @@ def observe(
     return opened
 
 
-def _known_names(network: Network, folder: Path) -> tuple[str, ...] | None:
-    """Return the class names to match by: the network's, or those that the study's first image set brought."""
+def _match(
+    network: Network,
+    source: Images,
+    n_classes: int,
+    folder: Path,
+    name: str,
+    class_map: Mapping[str, int] | str | Path | None,
+) -> ClassMatch:
+    """Match labels to classes: by the network's names, or else by those that the study's other image sets brought."""
     if network.class_names is not None or not is_file(folder / "study.json"):
-        return network.class_names
-    names = Study.open(folder).identity.class_names
-    return None if names == numbered(len(names)) else names
+        return match_classes(source, n_classes, network.class_names, class_map)
+    study = Study.open(folder)
+    if not set(study.set_folders()) - {name}:  # this set brings them, however often it is begun
+        return match_classes(source, n_classes, None, class_map)
+    names = study.identity.class_names
+    match = match_classes(source, n_classes, None if names == numbered(len(names)) else names, class_map)
+    return replace(match, names=names)
 
 
 def find_head(network: Network, images: object) -> Head:
@@ -215,7 +224,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
-    log.info("labels: %s", match.how if source.labelled else "none; the network's predictions stand in for them")
+    log.info("labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them")
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     if source.labelled:
