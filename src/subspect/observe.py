@@ -224,7 +224,9 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
-    log.info("labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them")
+    log.info(
+        "labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them"
+    )
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     if source.labelled:
