@@ -143,6 +143,16 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+def test_a_flipped_bit_in_the_word_checksum_is_noticed(study: Study) -> None:
+    subspect.decompose(study, 2)
+    path = study.path / "decompositions/pursuit-k2.safetensors"
+    data = path.read_bytes()
+    assert data.count(b"checksum") == 1
+    path.write_bytes(data.replace(b"checksum", b"checkSum"))
+    with pytest.raises(SubspectError, match="carries no checksum"):
+        subspect.load_decomposition(study)
+
+
 def test_decompositions_that_do_not_fit(study: Study) -> None:
     decompose(study, 2)
     path = decomposition_path(study, "pursuit-k2")

@@ -86,7 +86,8 @@ def read_tensors(path: Path, what: str, *, sealed: bool = True) -> tuple[dict[st
     Args:
         path: the file.
         what: it is to be, for messages, such as "a decomposition".
-        sealed: whether it must carry a seal; one that is there must be right.
+        sealed: whether it must carry a seal; else only where its header says another version than 1, of before seals were
+            kept. One that is there must be right.
 
     Returns:
         name → tensor, and the header; empty where there is none.
@@ -106,7 +107,9 @@ def read_tensors(path: Path, what: str, *, sealed: bool = True) -> tuple[dict[st
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise SubspectError(f"{path} is not {what} of subspect: {error}") from error
     has_seal = "checksum" in header
-    if (sealed or has_seal) and header.get("checksum") != _tensor_checksum(tensors, fields):
+    if (sealed or has_seal or header.get("schema", 1) != 1) and header.get("checksum") != _tensor_checksum(
+        tensors, fields
+    ):
         raise SubspectError(f"{path} is not {what} as subspect wrote it: {_changed(has_seal)}")
     return tensors, fields
 
