@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,7 @@ def test_files_that_are_no_decomposition(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(SubspectError, match=r"other\.safetensors is not a decomposition of subspect"):
         Decomposition.load(tmp_path / "other.safetensors")
-    save_file({"x": torch.zeros(1)}, tmp_path / "newer.safetensors", {"subspect": json.dumps({"schema": 99})})
+    (tmp_path / "newer.safetensors").write_bytes(tensor_bytes({"x": torch.zeros(1)}, {"schema": 99}))
     with pytest.raises(SubspectError, match="has schema version 99, this subspect reads 1"):
         Decomposition.load(tmp_path / "newer.safetensors")
 

@@ -21,6 +21,7 @@ from subspect import files
 from subspect.errors import MissingExtra, SubspectError, Unusable, near, some
 from subspect.files import (
     atomic,
+    check_free,
     explain,
     fingerprint,
     is_file,
@@ -412,3 +413,11 @@ def test_near() -> None:
     assert near("cat", ["cata", "catb", "catc", "catd"]).count("'cat") == 3
     assert near("cat", ["ship", "plane"]) == ""
     assert near("cat", []) == ""
+
+
+def test_a_refusal_clears_what_a_killed_writer_left(tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_text("whole")
+    (tmp_path / part_name()).write_text("the same file under its first name")
+    with pytest.raises(SubspectError, match="exists; choose another name"):
+        check_free(tmp_path / "small.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]

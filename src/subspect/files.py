@@ -100,6 +100,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
         return
     except (OSError, ValueError) as error:
         raise SubspectError(explain(error, path)) from error
+    sweep(path.parent)  # what a writer left who was killed between the file's two names, and isn't run again
     if not stat.S_ISREG(mode):
         raise SubspectError(f"{path} is there already, as {_kind(mode)}; choose another name")
     if ours is None:
