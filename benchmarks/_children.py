@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,8 +122,9 @@ def start(
     full_at: int | None = None,
 ) -> Child:
     """Start a child; see `run`."""
-    log = folder.parent / f".log-{time.monotonic_ns()}"
-    log.touch()
+    handle, name = tempfile.mkstemp(prefix="log-")  # elsewhere: the folder's disk may be full or read-only
+    os.close(handle)
+    log = Path(name)
     begun = time.perf_counter()
     pid = os.fork()
     if pid:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ from subspect.images import (
     DatasetImages,
     Files,
     Images,
+    _leave_quietly,
     batches,
     lost_workers,
     match_classes,
@@ -1778,3 +1780,14 @@ def test_datasets_are_identified_by_name_and_length() -> None:
     one = open_images(first, "train").fingerprint(None)
     assert one == open_images(DataLoader(first), "train").fingerprint(None)
     assert len({one, open_images(second, "train").fingerprint(None), open_images(first, "test").fingerprint(None)}) == 3
+
+
+def test_a_reading_process_is_quiet_about_the_end_of_the_main_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    _leave_quietly(0)
+    sys.excepthook(ConnectionResetError, ConnectionResetError("reset by peer"), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("a bug"), None)
+    assert "a bug" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -582,13 +584,28 @@ def batches(
             "line --resize, --crop, --mean, --std; 'none' where nothing is done), as in training"
         )
     loader = DataLoader(
-        _Batches(images, preprocessing, match, positions), batch_size=None, shuffle=False, num_workers=workers
+        _Batches(images, preprocessing, match, positions),
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        worker_init_fn=_leave_quietly,
     )
     with lost_workers():
         for batch in loader:
             if batch.error is not None:
                 raise SubspectError(batch.error)
             yield batch
+
+
+def _leave_quietly(_: int) -> None:
+    """Keep a process that reads images from printing tracebacks of connections that broke since the main one has ended."""
+    print_it = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            print_it(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 @contextmanager
