@@ -19,11 +19,12 @@ import subspect
 from conftest import Tiny
 from subspect import Decomposition, Mean, Study, SubspectError, decompose, evaluate, write_report
 from subspect.cli import app
-from subspect.decomposition import Trusted
-from subspect.figures import COLOURS, curve_figure
-from subspect.report.curve import write_curve
+from subspect.ground.drawing import COLOURS
+from subspect.ground.seals import is_sealed
+from subspect.heads.trusted import Trusted
+from subspect.report.curve_file import write_curve
+from subspect.report.figures import curve_figure
 from subspect.report.terminal import curve_table, features
-from subspect.seals import is_sealed
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = dict[str, Any]

@@ -16,10 +16,10 @@ from torch import nn
 import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
-from subspect.decompose import METHODS
-from subspect.decomposition import decomposition_path, load_decomposition
-from subspect.seals import read_tensors, tensor_bytes
-from subspect.supports import Supports
+from subspect.choosing.decompose import METHODS
+from subspect.ground.seals import read_tensors, tensor_bytes
+from subspect.heads.supports import Supports
+from subspect.studies.decompositions import decomposition_path, load_decomposition
 
 
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 import subspect
 from subspect import MissingExtra, SubspectError
 from subspect.demo import digits_family, run_demo, write_digits
-from subspect.seals import is_sealed
+from subspect.ground.seals import is_sealed
 
 
 def test_the_demo(tmp_path: Path) -> None:

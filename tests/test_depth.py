@@ -24,10 +24,10 @@ import subspect
 import subspect.demo as demo
 from conftest import PIXELS, Tiny
 from subspect import Network, SubspectError
+from subspect.asking.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
 from subspect.cli import app
-from subspect.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
-from subspect.images import open_images
-from subspect.observe import find_head
+from subspect.images.opening import open_images
+from subspect.studies.observe import find_head
 
 MakeFolder = Callable[..., Path]
 fast = settings(deadline=None, derandomize=True, max_examples=20)

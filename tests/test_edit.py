@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
-from subspect.boundary import FLOOR, Target
+from subspect.choosing.boundary import FLOOR, Target
 from subspect.cli import app
-from subspect.study import Part
+from subspect.heads.history import Part
 from test_sizes import Array, Wide, observed, pictures, planted
 
 MARK = 5  # the feature that sees the mark
@@ -166,7 +166,7 @@ def test_a_class_by_its_name_and_what_was_done_in_words(study: Study) -> None:
 
 
 def test_confusions_beyond_the_first_are_summed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["subspect.edit"], "_CONFUSIONS", 1)
+    monkeypatch.setattr(sys.modules["subspect.giving.edit"], "_CONFUSIONS", 1)
     made = decompose(study, 3)
     changed = edit(study, made, [(1, int(made.supports[1][0]))])
     after = sum(now for _, now in changed.confusions["class 1"].values())

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file
+from subspect.asking.essentiality import KINDS, essentiality, without_each
 from subspect.cli import app
-from subspect.essentiality import KINDS, essentiality, without_each
 from test_sizes import Array, Wide, labels_of, observed, pictures, planted
 
 

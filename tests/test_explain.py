@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
-from subspect.explain import terms
-from subspect.figures import picture_of
-from subspect.files import atomic
+from subspect.asking.explain import terms
+from subspect.ground.drawing import picture_of
+from subspect.ground.files import atomic
 
 CLASSES = ("a", "b", "c")
 
@@ -211,7 +211,7 @@ def test_the_image_itself_is_told_by_its_path_too(
 ) -> None:
     """Observed on another device, its features differ by rounding."""
     wanted = explain(study, made, network, path).neighbours
-    monkeypatch.setattr(sys.modules["subspect.explain"], "_ITSELF", -1)
+    monkeypatch.setattr(sys.modules["subspect.asking.explain"], "_ITSELF", -1)
     monkeypatch.chdir(path.parent)
     for name in (path, "005.png", "../b/005.png"):
         assert explain(study, made, network, name).neighbours == wanted
@@ -311,7 +311,7 @@ def test_saving_never_replaces_a_file(
             break
         return atomic(path)
 
-    monkeypatch.setattr(sys.modules["subspect.explain"], "atomic", beside)
+    monkeypatch.setattr(sys.modules["subspect.asking.explain"], "atomic", beside)
     assert one.save(out) == out / "005-6.png"
     assert (out / "005-4.png").read_bytes() == (out / "005-5.png").read_bytes() == b"mine"
     assert len(list(out.iterdir())) == 6

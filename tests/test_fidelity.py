@@ -20,7 +20,7 @@ from scipy.stats import binomtest, norm
 import subspect
 from conftest import Tiny
 from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
-from subspect.fidelity import Cost, wilson
+from subspect.measuring.fidelity import Cost, wilson
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -24,23 +24,11 @@ from typer.testing import CliRunner
 
 from subspect import SubspectError, Supports
 from subspect.cli import app
-from subspect.figures import (
-    COLOURS,
-    FORMATS,
-    _svg,
-    as_label,
-    calibration_figure,
-    check_figure,
-    curve_figure,
-    draw_curve,
-    order_of,
-    picture_of,
-    save_figure,
-    shared_figure,
-)
-from subspect.pictures import data_uri, enlarged, fit, lay_over
-from subspect.statistics import Calibration
-from subspect.text import legible
+from subspect.ground.drawing import COLOURS, FORMATS, as_label, check_figure, picture_of, save_figure
+from subspect.ground.pictures import data_uri, enlarged, fit, lay_over
+from subspect.ground.text import legible
+from subspect.report.figures import _svg, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
+from subspect.statistics.outcomes import Calibration
 from test_curve import BOTH, REFITTED, Point, point
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)

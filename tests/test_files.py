@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspect import files
-from subspect.errors import MissingExtra, SubspectError, Unusable, near, some
-from subspect.files import (
+from subspect.ground import files
+from subspect.ground.errors import MissingExtra, SubspectError, Unusable, near, some
+from subspect.ground.files import (
     atomic,
     check_free,
     explain,
@@ -36,7 +36,7 @@ from subspect.files import (
     read_text,
     sweep,
 )
-from subspect.text import to_json
+from subspect.ground.text import to_json
 
 JSON = st.recursive(
     st.none()

@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 import subspect
 from conftest import PIXELS
 from subspect import Network, Study, SubspectError, decompose
-from subspect.cli import app
-from subspect.geometry import (
+from subspect.asking.geometry import (
     boundary_points,
     components,
     effective_rank,
@@ -35,6 +34,7 @@ from subspect.geometry import (
     two_nn,
     variances,
 )
+from subspect.cli import app
 from test_sizes import Wide, observed, pictures, planted
 
 Array = npt.NDArray[np.float64]

@@ -37,23 +37,15 @@ from torch.utils.data import (
 )
 
 from conftest import PIXELS
-from subspect.decoding import decode, decode_with_digest, to_rgb
-from subspect.errors import SubspectError, Unusable
-from subspect.images import (
-    SUFFIXES,
-    Arrays,
-    Batch,
-    ClassMatch,
-    DatasetImages,
-    Files,
-    Images,
-    _leave_quietly,
-    batches,
-    lost_workers,
-    match_classes,
-    open_images,
-)
-from subspect.preprocessing import Preprocessing, Transform
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.images.batches import Batch, _leave_quietly, batches, lost_workers
+from subspect.images.decoding import decode, decode_with_digest, to_rgb
+from subspect.images.folders import SUFFIXES, Files
+from subspect.images.labels import match_classes
+from subspect.images.memory import Arrays, DatasetImages
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import Preprocessing, Transform
+from subspect.images.sources import ClassMatch, Images
 
 MakeFolder = Callable[..., Path]
 Pixels = npt.NDArray[np.uint8]
@@ -374,7 +366,7 @@ def test_rows_are_converted_some_at_a_time(tmp_path: Path, kind: str, monkeypatc
         tall.paste(image.crop((row % 2, 0, image.width, 1)), (0, row))
     tall.save(tmp_path / f"a.{suffix}", **options)
     whole = rgb(decode(tmp_path / f"a.{suffix}"))
-    monkeypatch.setattr("subspect.decoding._STRIP", 2 * image.width)
+    monkeypatch.setattr("subspect.images.decoding._STRIP", 2 * image.width)
     assert rgb(decode(tmp_path / f"a.{suffix}")) == whole
 
 

@@ -26,9 +26,9 @@ from PIL import Image, ImageChops
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
-from subspect.cost import head_costs
-from subspect.explain import terms
-from subspect.files import is_part, part_name
+from subspect.asking.explain import terms
+from subspect.ground.files import is_part, part_name
+from subspect.heads.cost import head_costs
 from subspect.report import _environment
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over

@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Auto, Decomposition, Mean, Study, SubspectError, decompose, decompose_each, evaluate
-from subspect.boundary import Boundary
-from subspect.budget import Size, allocate, at_least, helped, most_lost
+from subspect.choosing.boundary import Boundary
+from subspect.choosing.promise import at_least, most_lost
+from subspect.choosing.settle import helped
+from subspect.choosing.sizes import Size, allocate
 from subspect.cli import app
-from subspect.rows import Rows
+from subspect.studies.rows import Rows
 
 Array = npt.NDArray[np.float64]
 C, D = 6, 40

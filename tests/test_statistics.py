@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from subspect import SubspectError
-from subspect.statistics import (
-    Calibration,
-    ClassSums,
-    Confusion,
-    Moments,
-    TopFeatures,
-    TopImages,
-    WeightedMoments,
-    check_size,
-    largest,
-)
+from subspect.statistics.largest import TopFeatures, TopImages, check_size, largest
+from subspect.statistics.moments import ClassSums, Moments, WeightedMoments
+from subspect.statistics.outcomes import Calibration, Confusion
 
 Features = npt.NDArray[np.float32]
 D, C = 7, 3

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from conftest import PIXELS
 from subspect import SubspectError, load_network
-from subspect.zoo import load_weights
+from subspect.networks.weights import load_weights
 
 NET = """
 from torch import nn
@@ -536,7 +536,7 @@ def test_reader_that_gives_up(error: Exception, monkeypatch: pytest.MonkeyPatch)
         raise error
 
     monkeypatch.setattr(torch, "load", give_up)
-    monkeypatch.setattr("subspect.zoo.load_file", give_up)
+    monkeypatch.setattr("subspect.networks.weights.load_file", give_up)
     for path in ("weights.pth", "weights.safetensors"):
         Path(path).write_bytes(b"")
         with pytest.raises(SubspectError, match=rf"^cannot read the weights {path}: {type(error).__name__}: "):

@@ -12,35 +12,39 @@
     small = decomposition.apply(model)
 """
 
-from subspect.budget import Auto, Mean
-from subspect.compare import Comparison, compare
-from subspect.decompose import decompose, decompose_by_file, decompose_each
-from subspect.decomposition import Decomposition, load_decomposition
-from subspect.depth import Depth, depth
-from subspect.diff import Difference, diff
-from subspect.edit import Edited, edit
-from subspect.errors import MissingExtra, SubspectError
-from subspect.essentiality import Essentiality, essentiality
-from subspect.explain import Explanation, explain
-from subspect.export import Exported, export
-from subspect.fidelity import Fidelity, evaluate
-from subspect.geometry import Geometry, geometry
-from subspect.head import DecomposedHead
-from subspect.images import Arrays, DatasetImages, Images, open_images
+from subspect.asking.compare import Comparison, compare
+from subspect.asking.depth import Depth, depth
+from subspect.asking.diff import Difference, diff
+from subspect.asking.essentiality import Essentiality, essentiality
+from subspect.asking.explain import Explanation, explain
+from subspect.asking.geometry import Geometry, geometry
+from subspect.asking.selectivity import Selectivity, selectivity
+from subspect.choosing.decompose import decompose, decompose_by_file, decompose_each
+from subspect.choosing.sizes import Auto, Mean
+from subspect.giving.edit import Edited, edit
+from subspect.giving.export import Exported, export
+from subspect.giving.retrain import retrain, retrain_both
+from subspect.giving.specialise import Specialised, specialise
+from subspect.giving.tradeoff import Tradeoff, tradeoff
+from subspect.giving.training import Retrained, Settings
+from subspect.ground.errors import MissingExtra, SubspectError
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import DecomposedHead
+from subspect.heads.supports import Supports
+from subspect.images.memory import Arrays, DatasetImages
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import Preprocessing
+from subspect.images.sources import Images
 from subspect.job import Job, run
-from subspect.maps import read_maps
-from subspect.network import Network
-from subspect.observe import observe
-from subspect.preprocessing import Preprocessing
+from subspect.measuring.fidelity import Fidelity, evaluate
+from subspect.networks.maps import read_maps
+from subspect.networks.naming import load_network
+from subspect.networks.network import Network
 from subspect.report import write_report
-from subspect.retrain import Retrained, Settings, retrain, retrain_both
-from subspect.selectivity import Selectivity, selectivity
-from subspect.specialise import Specialised, specialise
-from subspect.study import Study
-from subspect.supports import Supports
-from subspect.tradeoff import Tradeoff, tradeoff
-from subspect.verify import Verified, verify
-from subspect.zoo import load_network
+from subspect.studies.decompositions import load_decomposition
+from subspect.studies.observe import observe
+from subspect.studies.study import Study
+from subspect.studies.verify import Verified, verify
 
 __version__ = "0.1.0.dev0"
 

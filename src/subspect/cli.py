@@ -22,50 +22,54 @@ from rich.console import Console
 from rich.text import Text
 
 import subspect
-from subspect.boundary import TARGETS, Target
-from subspect.budget import MEASURES, Auto, Mean, Measure, Size
-from subspect.compare import Comparison
-from subspect.compare import compare as compare_classes
-from subspect.decompose import METHODS, decompose_by_file, decompose_each
-from subspect.decomposition import Decomposition, decomposition_names, load_decomposition
+from subspect.asking.compare import Comparison
+from subspect.asking.compare import compare as compare_classes
+from subspect.asking.depth import FIDELITY, Depth
+from subspect.asking.depth import depth as set_against_depth
+from subspect.asking.diff import diff as compare_studies
+from subspect.asking.essentiality import REPEATS, Essentiality
+from subspect.asking.essentiality import essentiality as measure_essentiality
+from subspect.asking.explain import explain as why
+from subspect.asking.explain import open_picture
+from subspect.asking.geometry import POINTS, Geometry
+from subspect.asking.geometry import geometry as measure_geometry
+from subspect.asking.selectivity import SHARE
+from subspect.asking.selectivity import selectivity as measure_selectivity
+from subspect.choosing.boundary import TARGETS, Target
+from subspect.choosing.decompose import METHODS, decompose_by_file, decompose_each
+from subspect.choosing.sizes import MEASURES, Auto, Mean, Measure, Size
 from subspect.demo import NETWORK, digits_family, run_demo
-from subspect.depth import FIDELITY, Depth
-from subspect.depth import depth as set_against_depth
-from subspect.diff import diff as compare_studies
-from subspect.edit import edit as edit_features
-from subspect.errors import SubspectError
-from subspect.essentiality import REPEATS, Essentiality
-from subspect.essentiality import essentiality as measure_essentiality
-from subspect.explain import explain as why
-from subspect.explain import open_picture
-from subspect.export import FORMATS, OPSET, SMALL, Format, check_path
-from subspect.export import export as export_to
-from subspect.fidelity import evaluate as cost_of
-from subspect.figures import check_figure, save_figure
-from subspect.files import make_folder, read_text
-from subspect.geometry import POINTS, Geometry
-from subspect.geometry import geometry as measure_geometry
-from subspect.images import Images, open_images
+from subspect.giving.edit import edit as edit_features
+from subspect.giving.export import check_path
+from subspect.giving.export import export as export_to
+from subspect.giving.formats import FORMATS, OPSET, SMALL, Format
+from subspect.giving.retrain import Both, retrain_both
+from subspect.giving.specialise import Specialised
+from subspect.giving.specialise import specialise as make_smaller
+from subspect.giving.tradeoff import Tradeoff
+from subspect.giving.tradeoff import tradeoff as weigh_up
+from subspect.giving.training import Optimiser, Settings
+from subspect.ground.drawing import check_figure, save_figure
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import make_folder, read_text
+from subspect.ground.tables import Table
+from subspect.ground.text import legible, to_json
+from subspect.heads.decomposition import Decomposition
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import as_preprocessing
+from subspect.images.sources import Images
 from subspect.job import Job
 from subspect.job import run as main_job
-from subspect.network import Network
-from subspect.observe import observe as run_once
-from subspect.preprocessing import as_preprocessing
+from subspect.measuring.fidelity import evaluate as cost_of
+from subspect.networks.naming import load_network
+from subspect.networks.network import Network
 from subspect.report import check_report, write_report
-from subspect.report.curve import write_curve
+from subspect.report.curve_file import write_curve
 from subspect.report.terminal import curve_table, features, overview, summary
-from subspect.retrain import Both, Optimiser, Settings, retrain_both
-from subspect.selectivity import SHARE
-from subspect.selectivity import selectivity as measure_selectivity
-from subspect.specialise import Specialised
-from subspect.specialise import specialise as make_smaller
-from subspect.study import Study
-from subspect.tables import Table
-from subspect.text import legible, to_json
-from subspect.tradeoff import Tradeoff
-from subspect.tradeoff import tradeoff as weigh_up
-from subspect.verify import verify as verify_study
-from subspect.zoo import load_network
+from subspect.studies.decompositions import decomposition_names, load_decomposition
+from subspect.studies.observe import observe as run_once
+from subspect.studies.study import Study
+from subspect.studies.verify import verify as verify_study
 
 app = typer.Typer(
     name="subspect",

@@ -1,7 +1,7 @@
 """The report: what was found, what it costs, and the images behind every feature, as pages that need nothing else.
 
 With few classes it is one HTML file. With many, the first page is small, and a page for each class and each feature lies in
-a folder beside it (see `subspect.report.pages`), to be opened when wanted. Pages hold all that they show, ask nothing of any
+a folder beside it (see `subspect.ground.pages`), to be opened when wanted. Pages hold all that they show, ask nothing of any
 network, and escape whatever comes from names and paths. Image paths in them are relative to the image set's folder.
 """
 
@@ -22,23 +22,25 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from subspect.cost import HeadCost, Size, head_costs, size_of
-from subspect.decomposition import Decomposition, FeatureRow
-from subspect.errors import SubspectError
-from subspect.essentiality import without_each
-from subspect.export import prepared
-from subspect.fidelity import Cost, Fidelity, percent
-from subspect.figures import calibration_figure, curve_figure, shared_figure
-from subspect.files import check_free, locked, make_folder
-from subspect.head import MANY, Kernel
-from subspect.network import Network
-from subspect.progress import progress
+from subspect.asking.essentiality import without_each
+from subspect.giving.export import prepared
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.pages import check_pages, remove_others, write_generation
+from subspect.ground.progress import progress
+from subspect.ground.seals import is_sealed, write_sealed
+from subspect.ground.text import legible
+from subspect.heads.cost import HeadCost, Size, head_costs, size_of
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import MANY, Kernel
+from subspect.heads.trusted import FeatureRow
+from subspect.measuring.fidelity import Cost, Fidelity, percent
+from subspect.networks.network import Network
+from subspect.report.figures import calibration_figure, curve_figure, shared_figure
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
-from subspect.report.pages import check_pages, remove_others, write_generation
-from subspect.seals import is_sealed, write_sealed
-from subspect.study import ImageSet, Study
-from subspect.text import legible
+from subspect.studies.image_set import ImageSet
+from subspect.studies.study import Study
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if

@@ -16,17 +16,20 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subspect.decomposition import Decomposition
-from subspect.errors import SubspectError, Unusable, some
-from subspect.images import Images, open_images
-from subspect.maps import observed, read_maps
-from subspect.network import Network
-from subspect.pictures import data_uri, fit, lay_over
-from subspect.preprocessing import AnyPreprocessing, view, visible
-from subspect.progress import progress
-from subspect.reopen import Reopened
-from subspect.statistics import TopImages
-from subspect.study import ImageSet, Study
+from subspect.ground.errors import SubspectError, Unusable, some
+from subspect.ground.pictures import data_uri, fit, lay_over
+from subspect.ground.progress import progress
+from subspect.heads.decomposition import Decomposition
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import AnyPreprocessing, view, visible
+from subspect.images.sources import Images
+from subspect.networks.maps import read_maps
+from subspect.networks.network import Network
+from subspect.statistics.largest import TopImages
+from subspect.studies.image_set import ImageSet
+from subspect.studies.reopen import Reopened
+from subspect.studies.same_network import observed
+from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from subspect.decomposition import Decomposition
-from subspect.explain import Term, terms
-from subspect.fidelity import Fidelity
-from subspect.shards import Chunk
-from subspect.statistics import Calibration, Confusion
-from subspect.study import Study
+from subspect.asking.explain import Term, terms
+from subspect.heads.decomposition import Decomposition
+from subspect.measuring.fidelity import Fidelity
+from subspect.statistics.outcomes import Calibration, Confusion
+from subspect.studies.shards import Chunk
+from subspect.studies.study import Study
 
 _PAIRS = 12  # confusions that are shown
 _BEHIND = 3  # features named for each

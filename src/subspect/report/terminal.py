@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from rich.text import Text
 
-from subspect.decomposition import Decomposition
-from subspect.errors import some
-from subspect.fidelity import Fidelity, percent
-from subspect.study import Study
-from subspect.tables import Table
+from subspect.ground.errors import some
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.measuring.fidelity import Fidelity, percent
+from subspect.studies.study import Study
 
 
 def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
