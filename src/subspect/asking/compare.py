@@ -2,7 +2,8 @@
 
 For classes a and b, feature i separates them by ``(W[a, i] − W[b, i]) · (mean of x[i] over a − mean over b)`` logits: what it
 says for a against b on images of a, less what it says on images of b. How many features the pair needs is found by pursuit
-(`subspect.choosing.pursuit`) of the difference of the two dense logits on images of both, where images near the boundary count most.
+(`subspect.choosing.pursuit`) of the difference of the two dense logits on images of both, where images near the boundary count
+most.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from subspect.images.preprocessing import AnyPreprocessing, from_description, vi
 from subspect.networks.maps import read_maps
 from subspect.networks.network import Network
 from subspect.studies.reopen import Reopened
-from subspect.studies.same_network import observed
+from subspect.studies.same_network import head_of, same_network
 from subspect.studies.study import Study
 
 if TYPE_CHECKING:
@@ -290,10 +290,10 @@ def explain(
     picture, name = open_picture(image, name)
     decomposition.check(study)
     rival = None if against is None else decomposition.label(against)
-    preprocessing = observed(study, network) or from_description(study.identity.preprocessing)
+    network = same_network(study, network)
+    preprocessing = network.preprocessing or from_description(study.identity.preprocessing)
     pixels = _pixels(preprocessing, picture, name)
-    if not network.head_known:
-        network.find_head(torch.stack([pixels, pixels.flip(-1)]), study.identity.head)
+    head_of(network, pixels[None])
     with network.running():
         read = read_maps(network, pixels[None])
     x = read.features[0].double().cpu().numpy()

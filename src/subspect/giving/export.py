@@ -24,17 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.formats import BATCHES, FORMATS, OLDEST, OPSET, Format, kind_of, made_as, onnx_head, times_of
-from subspect.ground.errors import MissingExtra, SubspectError, Unusable, some
+from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY, DecomposedHead
-from subspect.images.opening import open_images
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network, with_head
-from subspect.studies.observe import find_head, sample
-from subspect.studies.reopen import Reopened
-from subspect.studies.same_network import observed
+from subspect.studies.same_network import head_of, real_images, same_network
 from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
@@ -142,9 +139,9 @@ def export(
     if network is None:
         raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
     tell_unseen(decomposition)
-    pixels, head = prepared(study, network, images)
-    small = decomposition.apply(network.model)
-    return write(path, form, small, network.model, head, pixels, about, opset)
+    same, head, pixels = exportable(study, network, images)
+    small = decomposition.apply(same.model)
+    return write(path, form, small, same.model, head, pixels, about, opset)
 
 
 def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = FORMATS) -> Format:
@@ -211,46 +208,20 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
     }
 
 
-def prepared(study: Study, network: Network, images: object = None) -> tuple[Tensor, Head]:
-    """Return seven real images as the network takes them (again, where there are fewer), and its head.
+def exportable(study: Study, network: Network, images: object = None) -> tuple[Network, Head, Tensor]:
+    """Return the network of a study, its head, and seven real images as it takes them.
 
     Raises:
-        SubspectError: another network, or images that aren't there.
+        SubspectError: another network, images that aren't there, or a head that isn't the network's own output.
     """
-    preprocessing = observed(study, network)
-    if network.preprocessing is None:
-        network = Network(network.model, preprocessing=preprocessing, class_names=network.class_names)
-    source = open_images(images, outside=True) if images is not None else _observed_images(study)
-    head = network.head if network.head_known else find_head(network, source)
+    same = same_network(study, network)
+    pixels = real_images(study, same, max(BATCHES), images)
+    head = head_of(same, pixels)
     if not head.exact:
         raise SubspectError(
             f"the head {head.name!r} is not the network's own output, so the network cannot be exported"
         )
-    pixels = sample(network, source, max(BATCHES))
-    return pixels.repeat(-(-max(BATCHES) // len(pixels)), 1, 1, 1)[: max(BATCHES)], head
-
-
-def _observed_images(study: Study) -> Reopened:
-    """Return some of the images that were observed.
-
-    Raises:
-        SubspectError: they aren't there any more.
-    """
-    sets = [study[name] for name in study.set_names if study[name].manifest.root is not None]
-    if not sets:
-        raise SubspectError("the images that were observed were in memory; name some to check the file with (--images)")
-    again = Reopened(sets[0], next(sets[0].chunks()).ids[:_CHECKED])
-    reasons = []
-    for id in (again.id(place) for place in range(len(again))):
-        try:
-            again.given(id)
-            return again
-        except Unusable as error:
-            reasons.append(f"{id}: {error}")
-    raise SubspectError(
-        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); name some to check the file with "
-        "(--images)"
-    )
+    return same, head, pixels
 
 
 def write(

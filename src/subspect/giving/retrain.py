@@ -38,7 +38,7 @@ from subspect.networks.layers import layer_names
 from subspect.networks.network import Network, with_head
 from subspect.studies.observe import find_head
 from subspect.studies.parts import hashed
-from subspect.studies.same_network import observed
+from subspect.studies.same_network import same_network
 from subspect.studies.study import Study
 
 
@@ -205,11 +205,7 @@ def retrain_both(
         SubspectError: another network, or what `retrain` refuses.
     """
     decomposition.check(study)
-    preprocessing = observed(study, network)
-    if network.preprocessing is None:
-        network = Network(
-            network.model, preprocessing=preprocessing, class_names=network.class_names, name=network.name
-        )
+    network = same_network(study, network)
     folder, source = Path(folder), open_images(images)
     if not network.head_known:
         find_head(network, source)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, prepared, tell_unseen, write
+from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
 from subspect.giving.formats import BATCHES, SMALL
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.tables import Table
@@ -175,7 +175,7 @@ def specialise(
     check_pruning()
     decomposition.check(study)
     tell_unseen(decomposition, labels)
-    pixels, head = prepared(study, network, images)
+    network, head, pixels = exportable(study, network, images)
     used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))
     if not len(used):
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")

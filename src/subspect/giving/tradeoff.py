@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from subspect.choosing.decompose import decompose_each
-from subspect.giving.export import prepared
+from subspect.giving.export import exportable
 from subspect.giving.specialise import check_pruning, specialise
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
@@ -161,18 +161,18 @@ def tradeoff(
             f"pools must be whole numbers from k = {k} to the layer's {d} features, got {', '.join(map(str, wrong)) or 'none'}"
         )
     check_pruning()
-    pixels, head = prepared(study, network, images)
+    same, head, pixels = exportable(study, network, images)
     points: list[Point] = []
     why = note = ""
     dense_accuracy = None
     for pool in sorted(set(pools), reverse=True):
         [made] = decompose_each(study, [k], refit=refit, pool=pool, keep_files=False, show_progress=show_progress)
         cost = evaluate(study, made)
-        small = specialise(study, made, network, images=images, rounds=0)
+        small = specialise(study, made, same, images=images, rounds=0)
         labelled = study[cost.image_set].labelled
         points.append(Point(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity))
         why, note = small.why or why, cost.note
         dense_accuracy = cost.overall.dense_accuracy if labelled else None
-    with torch.no_grad(), network.running():
-        dense = Point(None, size_of(network.model, head, pixels), dense_accuracy, None)
+    with torch.no_grad(), same.running():
+        dense = Point(None, size_of(same.model, head, pixels), dense_accuracy, None)
     return Tradeoff((dense, *points), k, why, note)

@@ -157,6 +157,13 @@ class Network:
             for module, mode in modes.items():
                 module.training = mode
 
+    def known_as(self, head: str, preprocessing: AnyPreprocessing | None) -> Network:
+        """Return the same network with the head of a name, found already if it was, and a preprocessing."""
+        other = copy.copy(self)
+        other._head_name, other.preprocessing = head, preprocessing
+        other._head = self._head if self._head is not None and self._head.name == head else None
+        return other
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of all parameters' and buffers' names, types, shapes and bytes, in 64 hex digits."""
         return weights_fingerprint(self.model)

@@ -23,7 +23,6 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from subspect.asking.essentiality import without_each
-from subspect.giving.export import prepared
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, locked, make_folder
 from subspect.ground.pages import check_pages, remove_others, write_generation
@@ -40,6 +39,7 @@ from subspect.report.figures import calibration_figure, curve_figure, shared_fig
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
 from subspect.studies.image_set import ImageSet
+from subspect.studies.same_network import head_of, real_images, same_network
 from subspect.studies.study import Study
 
 SINGLE = 60  #: classes that fit into a single file
@@ -258,11 +258,13 @@ def _address(name: str) -> str:
 def _whole(study: Study, network: Network, source: object) -> Size | None:
     """Return the size of the whole network; None where there is no image to run it on."""
     try:
-        pixels, head = prepared(study, network, source)
+        same = same_network(study, network)
+        pixels = real_images(study, same, 1, source)
+        head = head_of(same, pixels)
     except SubspectError:  # the images have been moved, which the gallery says
         return None
-    with network.running():
-        return size_of(network.model, head, pixels)
+    with same.running():
+        return size_of(same.model, head, pixels)
 
 
 def _pages(site: Site, environment: Environment, show: bool) -> Iterator[tuple[str, bytes]]:

@@ -28,7 +28,7 @@ from subspect.networks.network import Network
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened
-from subspect.studies.same_network import observed
+from subspect.studies.same_network import head_of, same_network
 from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
@@ -180,7 +180,8 @@ def _rows(top: TopImages, column: int) -> _Rows:
 def _pictures(again: Reopened, study: Study, network: Network | None, missing: dict[str, str]) -> Iterator[_Shown]:
     """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,)."""
     ids = [again.id(place) for place in range(len(again))]
-    preprocessing = observed(study, network) if network is not None else None
+    network = same_network(study, network) if network is not None else None
+    preprocessing = network.preprocessing if network is not None else None
     for start in range(0, len(ids), _BATCH):
         shown: list[tuple[str, Image.Image]] = []
         pixels: list[torch.Tensor] = []
@@ -195,7 +196,7 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: d
         if network is None or len(pixels) < len(shown):
             yield from ((id, picture, None, None) for id, picture in shown)
         else:
-            yield from _with_maps(network, shown, pixels, study)
+            yield from _with_maps(network, shown, pixels)
 
 
 def _seen(
@@ -209,17 +210,14 @@ def _seen(
     return view(preprocessing, given), preprocessing(given)
 
 
-def _with_maps(
-    network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor], study: Study
-) -> Iterator[_Shown]:
+def _with_maps(network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor]) -> Iterator[_Shown]:
     """Run images through the network, those of one size together."""
     by_size: dict[torch.Size, list[int]] = {}
     for place, tensor in enumerate(pixels):
         by_size.setdefault(tensor.shape, []).append(place)
     for places in by_size.values():
         batch = torch.stack([pixels[place] for place in places])
-        if not network.head_known:
-            network.find_head(torch.cat([batch, batch.flip(-1)]), study.identity.head)
+        head_of(network, batch)
         read = read_maps(network, batch)
         for row, place in enumerate(places):
             maps = None if read.maps is None else read.maps[row].cpu().numpy()
