@@ -19,7 +19,7 @@ from subspect.ground.seals import is_sealed
 def test_the_demo(tmp_path: Path) -> None:
     made = run_demo(tmp_path / "demo", show_progress=False)
     cost = made.fidelity.overall
-    assert cost.dense_accuracy.value >= 0.97 and made.fidelity.image_set == "test" and cost.images == 360
+    assert cost.dense_accuracy.value >= 0.97 and made.fidelity.where.image_set == "test" and cost.images == 360
     assert 0.85 <= cost.accuracy.value <= cost.dense_accuracy.value
     assert made.decomposition.supports.sizes.tolist() == [5] * 10
     assert made.report.stat().st_size < 10e6

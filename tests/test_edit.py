@@ -123,7 +123,7 @@ def test_only_the_edited_class_changes(study: Study) -> None:
     assert np.allclose(before[:, 1] - after[:, 1], weight * x[:, feature])
     assert changed.dropped == (("class 1", feature),)
     assert changed.before == evaluate(study, made) and changed.after == evaluate(study, changed.decomposition)
-    assert changed.after.image_set == "test" and changed.decomposition.refitted_on == ()
+    assert changed.after.where.image_set == "test" and changed.decomposition.refitted_on == ()
     assert changed.after.overall.accuracy.value == np.mean(after.argmax(axis=1) == labels)
     own = labels == 1
     pairs = {
@@ -269,7 +269,7 @@ def test_the_feature_of_the_mark_is_named_first_and_dropping_it_is_enough(
 def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
     study, made = leak
     changed = edit(study, made, [(0, MARK)], refit_on="clean")
-    assert changed.after.image_set == "test" and changed.after.overall.accuracy.value > 0.95
+    assert changed.after.where.image_set == "test" and changed.after.overall.accuracy.value > 0.95
     assert MARK not in changed.decomposition.supports[0]
 
 
@@ -308,13 +308,13 @@ def test_labels_that_are_not_there(study: Study) -> None:
 
 def test_the_images_of_the_refit_are_not_evaluated_on(study: Study) -> None:
     made = decompose(study, 2)
-    assert edit(study, made, [], refit_on="other").after.image_set == "test"
+    assert edit(study, made, [], refit_on="other").after.where.image_set == "test"
     changed = edit(study, made, [], refit_on="test")
-    assert changed.before.image_set == changed.after.image_set == "other" and changed.after.held_out
-    assert evaluate(study, changed.decomposition).image_set == "other"
+    assert changed.before.where.image_set == changed.after.where.image_set == "other" and changed.after.where.held_out
+    assert evaluate(study, changed.decomposition).where.image_set == "other"
     cost = evaluate(study, changed.decomposition, "test")
-    assert not cost.held_out and "the figures flatter" in cost.note
-    assert evaluate(study, made, "test").held_out
+    assert not cost.where.held_out and "the figures flatter" in cost.note
+    assert evaluate(study, made, "test").where.held_out
 
 
 def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
     made = decompose(study, 2)
     assert made.chosen_on == ("train", "80 %")
     changed = edit(study, made, [], refit_on="train")
-    assert (changed.after.part, changed.before.part, changed.after.held_out) == ("20 %", "20 %", True)
+    assert (changed.after.where.part, changed.before.where.part, changed.after.where.held_out) == ("20 %", "20 %", True)
     x, labels = stored(study, "train", "80 %")
     assert slope(changed.decomposition, made, x, np.eye(4)[labels]) < 2e-5
 

@@ -282,18 +282,20 @@ def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path
     made = decompose(study, Auto(0.4), refit=False)
     flattering = "200 images of 'test'; the number of features was chosen on them, so the figures flatter a little"
     cost = evaluate(study, made)
-    assert cost.sized and cost.held_out and cost.note == flattering and cost.to_json()["sized"]
+    assert cost.where.sized and cost.where.held_out and cost.note == flattering and cost.to_json()["sized"]
     told = evaluate(study, decompose(study, 3))
-    assert told.image_set == "test" and not told.sized and told.note == "200 images of 'test'"
+    assert told.where.image_set == "test" and not told.where.sized and told.note == "200 images of 'test'"
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100))
     fresh = evaluate(study, decompose(study, Auto(0.4, promise="unseen"), refit=False))
-    assert fresh.image_set == "test" and fresh.sized and fresh.note == flattering  # 'unseen' had a say as well
-    assert evaluate(study, subspect.load_decomposition(study), "unseen").sized
+    assert (
+        fresh.where.image_set == "test" and fresh.where.sized and fresh.note == flattering
+    )  # 'unseen' had a say as well
+    assert evaluate(study, subspect.load_decomposition(study), "unseen").where.sized
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100), copy=pictures(1, 200))
-    assert evaluate(study, subspect.load_decomposition(study), "copy").sized
+    assert evaluate(study, subspect.load_decomposition(study), "copy").where.sized
     fresh = evaluate(study, decompose(study, Auto(0.4), refit=False))
-    assert fresh.image_set == "unseen" and not fresh.sized and fresh.note == "100 images of 'unseen'"
-    assert evaluate(study, decompose(study, 3)).image_set == "test"
+    assert fresh.where.image_set == "unseen" and not fresh.where.sized and fresh.note == "100 images of 'unseen'"
+    assert evaluate(study, decompose(study, 3)).where.image_set == "test"
 
 
 def test_a_promise_on_train_does_not_move_the_choice(wide: Study) -> None:
@@ -492,7 +494,7 @@ def test_the_main_job_promises(tiny: Tiny, make_folder: Callable[..., Path], tmp
         refit=False,
         show_progress=False,
     )
-    assert made.study.set_names == ["train", "promise", "test"] and made.fidelity.image_set == "test"
+    assert made.study.set_names == ["train", "promise", "test"] and made.fidelity.where.image_set == "test"
     assert made.decomposition.auto is not None
     promise = made.decomposition.auto["promise"]
     assert promise["set"] == "promise" and promise["images"] == 96

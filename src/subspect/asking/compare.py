@@ -22,7 +22,8 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
-from subspect.measuring.fidelity import Fidelity, evaluate
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import Where, where
 from subspect.studies.study import Study
 
 _SHOWN = 12  # confused images
@@ -169,23 +170,23 @@ def compare(
     names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)
     if label == other:
         raise SubspectError(f"two classes are compared, and both are {names[label]!r}; name another one")
-    fidelity = evaluate(study, decomposition, on)
-    pair = _images(study, fidelity.image_set, fidelity.part, (label, other))
+    images = where(study, decomposition, on)
+    pair = _pair(study, decomposition, images, (label, other))
     counts = [int((pair.labels == one).sum()) for one in (label, other)]
     if not min(counts):
         without = names[label] if not counts[0] else names[other]
         raise SubspectError(
-            f"there is no image of {without!r} in {fidelity.image_set!r} to compare; take another set (--on)"
+            f"there is no image of {without!r} in {images.image_set!r} to compare; take another set (--on)"
         )
     dense = [tensor.double().numpy() for tensor in study.head()]
     weight, bias = (array.astype(np.float64) for array in decomposition.matrix())
-    heads = {"dense": pair.x @ dense[0].T + dense[1], "decomposed": pair.x @ weight.T + bias}
+    heads = {"dense": pair.dense, "decomposed": pair.decomposed}
     said = {name: logits.argmax(axis=1) for name, logits in heads.items()}
     side = {name: logits[:, label] > logits[:, other] for name, logits in heads.items()}
     return Comparison(
         names=(names[label], names[other]),
         decomposition=decomposition.name,
-        note=fidelity.note,
+        note=images.note,
         separators=_separators(pair, weight, label, other),
         bias=float(bias[label] - bias[other]),
         counts=(
@@ -195,27 +196,35 @@ def compare(
         images=(counts[0], counts[1]),
         confused=_confused(pair, decomposition, heads["decomposed"], said, (label, other)),
         agreement=float(np.mean(side["dense"] == side["decomposed"])),
-        path=_path(study, decomposition, fidelity, pair, (label, other), dense, side["dense"]),
+        path=_path(study, decomposition, pair, (label, other), dense, side["dense"]),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
+    """The images of two classes, (n, d), and what both heads say of them, (n, C)."""
+
     x: Array
     labels: npt.NDArray[np.int64]
     ids: list[str]
+    dense: npt.NDArray[np.float32]
+    decomposed: npt.NDArray[np.float32]
 
 
-def _images(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> _Pair:
-    """Read the images of some classes."""
-    found: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
-    ids: list[str] = []
-    for chunk in study[image_set].chunks(part):
-        rows = np.flatnonzero(np.isin(chunk.labels, labels))
-        found.append((chunk.features[rows], chunk.labels[rows]))
-        ids += [chunk.ids[row] for row in rows.tolist()]
-    x = np.concatenate([features for features, _ in found]).astype(np.float64)
-    return _Pair(x, np.concatenate([own for _, own in found]), ids)
+def _pair(study: Study, decomposition: Decomposition, images: Where, labels: Sequence[int]) -> _Pair:
+    found, ids = [], list[str]()
+    for said in heads_say(study, decomposition, images):
+        rows = np.flatnonzero(np.isin(said.chunk.labels, labels))
+        found.append((said.chunk.features[rows], said.chunk.labels[rows], said.dense[rows], said.decomposed[rows]))
+        ids += [said.chunk.ids[row] for row in rows.tolist()]
+    x, own, dense, decomposed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _Pair(x.astype(np.float64), own, ids, dense, decomposed)
+
+
+def _features(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> Array:
+    """Read the features (n, d) of the images of some classes."""
+    chunks = study[image_set].chunks(part)
+    return np.concatenate([chunk.features[np.isin(chunk.labels, labels)] for chunk in chunks]).astype(np.float64)
 
 
 def _separators(pair: _Pair, weight: Array, label: int, other: int) -> tuple[Separator, ...]:
@@ -241,7 +250,7 @@ def _taken(pair: _Pair, said: dict[str, npt.NDArray[np.int64]], label: int, othe
 def _confused(
     pair: _Pair,
     decomposition: Decomposition,
-    logits: Array,
+    logits: npt.NDArray[np.float32],
     said: dict[str, npt.NDArray[np.int64]],
     labels: tuple[int, int],
 ) -> tuple[ConfusedImage, ...]:
@@ -262,23 +271,22 @@ def _confused(
 def _path(
     study: Study,
     decomposition: Decomposition,
-    fidelity: Fidelity,
     pair: _Pair,
     labels: tuple[int, int],
     dense: Sequence[Array],
     side: npt.NDArray[np.bool_],
 ) -> tuple[tuple[tuple[int, ...], float], ...]:
     """Pursue the difference of two dense logits, on the images that the features were chosen on."""
-    chosen = _images(study, *decomposition.chosen_on, labels)
-    if len(chosen.x) < 2:
+    chosen = _features(study, *decomposition.chosen_on, labels)
+    if len(chosen) < 2:
         return ()
     row, shift = dense[0][labels[0]] - dense[0][labels[1]], float(dense[1][labels[0]] - dense[1][labels[1]])
-    target = chosen.x @ row + shift
+    target = chosen @ row + shift
     scale = SHARPNESS * float(np.median(np.abs(target)))
     weights = (np.exp(-np.abs(target) / scale) if scale else np.ones_like(target)) + FLOOR
     weights /= weights.sum()
-    mean, middle = weights @ chosen.x, float(weights @ target)
-    centred = chosen.x - mean
+    mean, middle = weights @ chosen, float(weights @ target)
+    centred = chosen - mean
     gram, moments = (centred * weights[:, None]).T @ centred, centred.T @ (weights * (target - middle))
     path = []
     for step in pursue(gram, moments, _MOST):

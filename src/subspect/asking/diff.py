@@ -18,8 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.history import Part
-from subspect.measuring.fidelity import evaluate
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import Where, where
 from subspect.studies.study import Study
 
 _SAME = 0.5  # correlation from which on two features count as the same
@@ -149,10 +149,10 @@ def diff(
             f"the two studies have other classes: {len(names)} and {len(second.identity.class_names)}, "
             f"{some([f'{one} and {other}' for one, other in differ]) or 'of another number'}; compare studies of the same ones"
         )
-    fidelity = evaluate(first, decompositions[0], on)
-    image_set, part = fidelity.image_set, fidelity.part
-    notes = dict.fromkeys([fidelity.note, evaluate(second, decompositions[1], image_set).note])
-    sides = [_read(study, one, image_set, part) for study, one in zip((first, second), decompositions, strict=True)]
+    image_set = where(first, decompositions[0], on).image_set
+    images = [where(study, one, image_set) for study, one in zip((first, second), decompositions, strict=True)]
+    notes = dict.fromkeys(one.note for one in images)
+    sides = [_read(*side) for side in zip((first, second), decompositions, images, strict=True)]
     order = {id: row for row, id in enumerate(sides[1].ids)}
     rows = [(row, order[id]) for row, id in enumerate(sides[0].ids) if id in order]
     if not rows:
@@ -213,20 +213,16 @@ class _Side:
         return np.asarray(own / np.maximum(np.linalg.norm(own, axis=0), 1e-300))
 
 
-def _read(study: Study, decomposition: Decomposition, image_set: str, part: Part) -> _Side:
+def _read(study: Study, decomposition: Decomposition, images: Where) -> _Side:
     kept = [s for label, s in enumerate(decomposition.supports) if label not in decomposition.unseen]
     columns = np.unique(np.concatenate([np.empty(0, np.int64), *kept]))
-    weight, bias = decomposition.matrix()
-    chunks = list(study[image_set].chunks(part))
-    return _Side(
-        decomposition,
-        columns,
-        np.concatenate([chunk.features[:, columns] for chunk in chunks]),
-        np.concatenate([chunk.labels for chunk in chunks]),
-        np.concatenate([chunk.predictions for chunk in chunks]),
-        np.concatenate([(chunk.features @ weight.T + bias).argmax(axis=1) for chunk in chunks]),
-        [id for chunk in chunks for id in chunk.ids],
-    )
+    found, ids = [], list[str]()
+    for said in heads_say(study, decomposition, images):
+        chunk = said.chunk
+        found.append((chunk.features[:, columns], chunk.labels, chunk.predictions, said.decomposed.argmax(axis=1)))
+        ids += chunk.ids
+    features, labels, dense, said_by_few = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _Side(decomposition, columns, features, labels, dense, said_by_few, ids)
 
 
 def _change(

@@ -35,7 +35,8 @@ from subspect.ground.progress import progress
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
-from subspect.measuring.fidelity import evaluate
+from subspect.measuring.where import Where, where
+from subspect.studies.shards import joined
 from subspect.studies.study import Study
 
 if TYPE_CHECKING:
@@ -240,10 +241,10 @@ def essentiality(
     """
     if repeats < 1:
         raise SubspectError(f"repeats must be 1 or more, got {repeats}")
-    fidelity = evaluate(study, decomposition, on)
+    images_of = where(study, decomposition, on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)
-    whole = study[fidelity.image_set].whole(fidelity.part)
+    whole = joined(list(images_of.chunks()))
     x, labels = whole.features, whole.labels
     supports, d = decomposition.supports, weight.shape[1]
     n_classes = len(weight)
@@ -254,7 +255,7 @@ def essentiality(
     seen = [label for label in np.unique(labels).tolist() if label not in decomposition.unseen]
     if not seen:
         raise SubspectError(
-            f"there are no images of classes that have influential features to measure on in {fidelity.image_set!r}; measure "
+            f"there are no images of classes that have influential features to measure on in {images_of.image_set!r}; measure "
             f"on another image set (on=, --on): {', '.join(study.set_names)}"
         )
     with progress("essentiality", len(seen), "classes", show=show_progress) as advance:
@@ -280,11 +281,11 @@ def essentiality(
         before=before,
         kinds={kind: Replaced(*values) for kind, values in kinds.items()},
         curves=Curves(sizes, *lines[:, 0], *lines[:, 1:]),
-        note=fidelity.note,
+        note=images_of.note,
     )
 
 
-def without_each(study: Study, decomposition: Decomposition, image_set: str, part: Part) -> Array:
+def without_each(study: Study, decomposition: Decomposition, images_of: Where) -> Array:
     """Return (nnz,): what the dense network's class accuracy loses where each entry of the supports is set to its mean.
 
     NaN for classes without images, here or when features were chosen.
@@ -292,7 +293,7 @@ def without_each(study: Study, decomposition: Decomposition, image_set: str, par
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)
     right, wrong, count = (np.zeros(len(decomposition.supports.flat)) for _ in range(3))
-    for chunk in study[image_set].chunks(part):
+    for chunk in images_of.chunks():
         for label in set(np.unique(chunk.labels).tolist()) - set(decomposition.unseen):
             place = slice(*decomposition.supports.offsets[label : label + 2])
             own = chunk.features[chunk.labels == label].astype(np.float64)

@@ -25,6 +25,7 @@ from scipy.special import softmax
 
 from subspect.choosing.pursuit import Array, Indices, Quadratic, Step
 from subspect.ground.errors import SubspectError
+from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
 from subspect.studies.rows import MEMORY, Block, workers
 
@@ -294,5 +295,4 @@ def _sum(folds: list[WeightedMoments], place: int, times: Indices) -> _Near:
 
 def logits(block: Block, head: Head) -> npt.NDArray[np.float32]:
     """Return (m, C), what a head says of some images."""
-    weight, bias = head
-    return block.features @ weight.T.astype(np.float32) + bias.astype(np.float32)
+    return say(block.features, head[0].astype(np.float32), head[1].astype(np.float32))

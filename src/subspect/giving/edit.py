@@ -24,6 +24,8 @@ from subspect.ground.files import check_writable
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.fidelity import Fidelity, evaluate, percent
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import Where
 from subspect.statistics.outcomes import Confusion
 from subspect.studies.decompositions import decomposition_path
 from subspect.studies.rows import Rows
@@ -127,13 +129,13 @@ def edit(
     if refit_on is not None:
         edited = _relearned(study, edited, refit_on, target)
     after = evaluate(study, edited, on)
-    before = evaluate(study, decomposition, after.image_set)
+    before = evaluate(study, decomposition, after.where.image_set)
     with writing(study.path):
         edited = _named(study, edited)
         edited.save(decomposition_path(study, edited.name))
     labels = list(dict.fromkeys(label for label, _ in entries))
     names = edited.class_names
-    counts = [_confusion(study, one, after) for one in (decomposition, edited)]
+    counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]
     shown = list(after.classes)
     confusions = {}
     for label in labels:
@@ -184,8 +186,8 @@ def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Targe
     )
 
 
-def _confusion(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Confusion:
-    confusion, layer = Confusion(study.identity.n_classes), decomposition.layer().requires_grad_(False)
-    for chunk in study[fidelity.image_set].chunks(fidelity.part):
-        confusion.update(chunk.labels, layer(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy())
+def _confusions(study: Study, decomposition: Decomposition, where: Where) -> Confusion:
+    confusion = Confusion(study.identity.n_classes)
+    for said in heads_say(study, decomposition, where):
+        confusion.update(said.chunk.labels, said.decomposed.argmax(axis=1))
     return confusion

@@ -33,7 +33,9 @@ from subspect.heads.cost import Size, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.heads.supports import Supports
-from subspect.measuring.fidelity import Estimate, evaluate, percent, wilson
+from subspect.measuring.fidelity import Estimate, percent, wilson
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import where
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network, with_head
 from subspect.studies.study import Study
@@ -407,19 +409,17 @@ def _among(study: Study, decomposition: Decomposition, labels: Sequence[int]) ->
     """Return how often each head says the right class among some, on images of these, and on which images."""
     if len(labels) == 1:  # right by itself
         return {}, ""
-    fidelity = evaluate(study, decomposition)
-    image_set = study[fidelity.image_set]
-    if not image_set.labelled:
+    images = where(study, decomposition)
+    if not images.labelled:
         return {}, ""
-    heads = {"dense": tuple(tensor.numpy() for tensor in study.head()), "decomposed": decomposition.matrix()}
-    hits, images = dict.fromkeys(heads, 0), 0
-    for chunk in image_set.chunks(fidelity.part):
-        own = np.isin(chunk.labels, labels)
-        images += int(own.sum())
-        for name, (weight, bias) in heads.items():
-            logits = chunk.features[own] @ weight[list(labels)].T + bias[list(labels)]
-            hits[name] += int((np.asarray(labels)[logits.argmax(axis=1)] == chunk.labels[own]).sum())
-    if not images:
+    hits, count, wanted = {"dense": 0, "decomposed": 0}, 0, np.asarray(labels)
+    for said in heads_say(study, decomposition, images):
+        own = np.isin(said.chunk.labels, wanted)
+        count += int(own.sum())
+        for name, logits in (("dense", said.dense), ("decomposed", said.decomposed)):
+            top = wanted[logits[own][:, wanted].argmax(axis=1)]
+            hits[name] += int((top == said.chunk.labels[own]).sum())
+    if not count:
         return {}, ""
-    note = f"{images:,} image{'s' * (images > 1)} of {fidelity.image_set!r}"
-    return {name: wilson(hit, images) for name, hit in hits.items()}, note
+    note = f"{count:,} image{'s' * (count > 1)} of {images.image_set!r}"
+    return {name: wilson(hit, count) for name, hit in hits.items()}, note

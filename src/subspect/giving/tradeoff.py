@@ -169,7 +169,7 @@ def tradeoff(
         [made] = decompose_each(study, [k], refit=refit, pool=pool, keep_files=False, show_progress=show_progress)
         cost = evaluate(study, made)
         small = specialise(study, made, same, images=images, rounds=0)
-        labelled = study[cost.image_set].labelled
+        labelled = cost.where.labelled
         points.append(Point(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity))
         why, note = small.why or why, cost.note
         dense_accuracy = cost.overall.dense_accuracy if labelled else None

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from subspect.ground.errors import MissingExtra, SubspectError
+from subspect.ground.errors import MissingExtra
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.history import Part
-from subspect.studies.shards import Chunk
+from subspect.measuring.heads_say import Said, heads_say
+from subspect.measuring.where import Where, where
 from subspect.studies.study import Study
 
 if TYPE_CHECKING:
@@ -66,44 +66,30 @@ class Fidelity:
 
     Attributes:
         decomposition: its name.
-        image_set: the image set that was evaluated on.
-        part: which part of it.
-        held_out: whether these images took no part in choosing the features.
-        sized: whether the number of features was chosen on them.
-        labelled: whether the images have labels; else the dense network's predictions stand in for them.
-        unseen: number of these images whose class had no image to choose features on, and so keeps its dense row.
+        where: the images that were evaluated on, and what may be said of them.
         overall: on all images.
         classes: class name → cost on the images of that class; None where there are none.
     """
 
     decomposition: str
-    image_set: str
-    part: Part
-    held_out: bool
-    sized: bool
-    labelled: bool
-    unseen: int
+    where: Where
     overall: Cost
     classes: dict[str, Cost | None]
 
     @property
     def note(self) -> str:
         """Say on which images the figures were taken, and what stands for the labels."""
-        part = "" if self.part == "all" else f", {self.part} of it set apart by a hash of the image id"
-        note = f"{self.overall.images:,} images of {self.image_set!r}{part}"
-        if not self.held_out:
-            note += "; these images took part in choosing features or weights, so the figures flatter"
-        if self.sized:
-            note += "; the number of features was chosen on them, so the figures flatter a little"
-        if self.unseen:
-            note += f"; {self.unseen:,} are of classes that had no image to choose features on and keep their dense row"
-        if not self.labelled:
-            note += "; no labels: the dense network's own predictions stand in, so accuracy here is fidelity"
-        return note
+        return self.where.note
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        return {**asdict(self), "note": self.note}
+        classes = {name: cost and asdict(cost) for name, cost in self.classes.items()}
+        return {
+            "decomposition": self.decomposition,
+            **self.where.to_json(),
+            "overall": asdict(self.overall),
+            "classes": classes,
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row for all images and one for each class, with a column for each figure and each end of its interval.
@@ -152,68 +138,23 @@ def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) 
     Args:
         study: where the features are stored.
         decomposition: of this study.
-        on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
-            there is such, their number; or the 20 % of the same set that were set apart.
+        on: the image set; unless given, one that took no part in choosing the features (see `subspect.measuring.where`).
 
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
     """
-    decomposition.check(study)
-    image_set, part, held_out = _images(decomposition, study, on)
-    tally = _Tally(study.identity.n_classes)
-    weight, bias = study.head()
-    layer = decomposition.layer().requires_grad_(False)
-    for chunk in study[image_set].chunks(part):
-        x = torch.from_numpy(np.array(chunk.features))
-        tally.update(chunk, torch.addmm(bias, x, weight.T), layer(x))
-    if not tally.images.sum():
-        raise SubspectError(f"no images to evaluate on: {part} of {image_set!r} is empty; add an image set of its own")
-    names = _unique(study.identity.class_names)
+    images, tally = where(study, decomposition, on), _Tally(study.identity.n_classes)
+    for said in heads_say(study, decomposition, images):
+        tally.update(said)
     return Fidelity(
         decomposition=decomposition.name,
-        image_set=image_set,
-        part=part,
-        held_out=held_out,
-        sized=_sized(decomposition, study, image_set, part),
-        labelled=study[image_set].labelled,
-        unseen=int(tally.images[list(decomposition.unseen)].sum()),
+        where=images,
         overall=tally.cost(slice(None)),
         classes={
             name: tally.cost(slice(label, label + 1)) if tally.images[label] else None
-            for label, name in enumerate(names)
+            for label, name in enumerate(_unique(study.identity.class_names))
         },
     )
-
-
-def _images(decomposition: Decomposition, study: Study, on: str | None) -> tuple[str, Part, bool]:
-    chosen, part = decomposition.chosen_on
-    others = [name for name in study.set_names if name not in (chosen, *decomposition.refitted_on)]
-    if on is None:
-        labelled = [name for name in others if study[name].labelled] or others
-        known = {study[name].manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names}
-        fresh = [name for name in labelled if study[name].manifest.fingerprint not in known] or labelled
-        on = "test" if "test" in fresh else fresh[0] if fresh else chosen
-    if on != chosen:
-        learned = (chosen, *(name for name in decomposition.refitted_on if name in study.set_names))
-        return on, "all", study[on].manifest.fingerprint not in {study[name].manifest.fingerprint for name in learned}
-    return (on, "20 %", True) if part == "80 %" else (on, "all", False)
-
-
-def _settled_on(decomposition: Decomposition) -> list[str]:
-    """Name the image sets whose images had a say in the number of features."""
-    if decomposition.auto is None:
-        return []
-    promise = decomposition.auto["promise"]
-    return [decomposition.auto["sized_on"][0], *([promise["set"]] if promise else [])]
-
-
-def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Part) -> bool:
-    """Tell whether the number of features was chosen on these images."""
-    chosen = [name for name in _settled_on(decomposition) if name in study.set_names]
-    same = {study[name].manifest.fingerprint for name in chosen}
-    if decomposition.auto is None or study[image_set].manifest.fingerprint not in same:
-        return False
-    return image_set != decomposition.chosen_on[0] or part == decomposition.auto["sized_on"][1]
 
 
 class _Tally:
@@ -226,11 +167,16 @@ class _Tally:
         self.divergence = np.zeros(n_classes)
         self.squares = np.zeros(n_classes)
 
-    def update(self, chunk: Chunk, dense: torch.Tensor, decomposed: torch.Tensor) -> None:
-        """Take in the logits (m, C) of a chunk."""
-        labels, n = torch.from_numpy(chunk.labels), self.n_classes
-        predicted, said = decomposed.argmax(dim=1), torch.from_numpy(chunk.predictions)
-        hits = {"dense_accuracy": said == labels, "accuracy": predicted == labels, "fidelity": predicted == said}
+    def update(self, said: Said) -> None:
+        """Take in what both heads say of some images."""
+        chunk, n = said.chunk, self.n_classes
+        dense, decomposed = torch.from_numpy(said.dense), torch.from_numpy(said.decomposed)
+        labels, predicted, top = (
+            torch.from_numpy(chunk.labels),
+            decomposed.argmax(dim=1),
+            torch.from_numpy(chunk.predictions),
+        )
+        hits = {"dense_accuracy": top == labels, "accuracy": predicted == labels, "fidelity": predicted == top}
         if n > 5:
             hits["dense_top5"], hits["top5"] = _in_top5(dense, labels), _in_top5(decomposed, labels)
         self.images += np.bincount(chunk.labels, minlength=n)

@@ -296,7 +296,7 @@ def _shown(value: object) -> object:
 
 def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
     trust = decomposition.trust
-    lost = without_each(study, decomposition, fidelity.image_set, fidelity.part).tolist()
+    lost = without_each(study, decomposition, fidelity.where).tolist()
     return [
         ClassPage(
             label,
@@ -330,7 +330,7 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
     columns, names = np.unique(decomposition.supports.flat), decomposition.class_names
     if fidelity.overall.images * len(columns) > _WHAT_IF:
         return None
-    chunks = list(study[fidelity.image_set].chunks(fidelity.part))
+    chunks = list(fidelity.where.chunks())
     features = np.concatenate([chunk.features[:, columns] for chunk in chunks])
     classes = [
         {
@@ -340,7 +340,9 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
         for label in range(len(decomposition.class_names))
     ]
     return {
-        "command": shlex.join(["--decomposition", legible(decomposition.name), "--on", legible(fidelity.image_set)]),
+        "command": shlex.join(
+            ["--decomposition", legible(decomposition.name), "--on", legible(fidelity.where.image_set)]
+        ),
         "words": [shlex.quote(name if legible(name) == name else str(label)) for label, name in enumerate(names)],
         "columns": columns.tolist(),
         "features": base64.b64encode(np.ascontiguousarray(features.T, "<f4").tobytes()).decode(),

@@ -33,11 +33,16 @@ class Block:
     predictions: npt.NDArray[np.int64]
 
     def prints(self) -> npt.NDArray[np.uint64]:
-        """Return (m,): a hash of each row of features, the same wherever the row lies."""
-        bits = np.ascontiguousarray(self.features).view(np.uint32).astype(np.uint64)
-        factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
-        total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
-        return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+        """Return (m,): a hash of each row of features."""
+        return prints(self.features)
+
+
+def prints(features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Return (m,): a hash of each row of features (m, d), the same wherever the row lies."""
+    bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
+    total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
 
 
 @contextmanager
