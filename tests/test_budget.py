@@ -21,7 +21,7 @@ from subspect.choosing.boundary import _NEAR, FLOOR, Boundary, Choice, Head
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, Promise, _chance, at_least, count, most_lost
 from subspect.choosing.pursuit import Quadratic
-from subspect.choosing.settle import Found, Rung, Settled, _promise, helped, settle
+from subspect.choosing.settle import Found, Rung, Search, _promise, helped, settle
 from subspect.choosing.sizes import LADDER, MOST, Checked, Measure, Size, allocate, check_budget
 from subspect.studies.rows import Block
 
@@ -537,7 +537,7 @@ def total(found: Rung) -> int:
     return sum(len(support) for support in found.found.choice.supports)
 
 
-def totals(found: Settled) -> list[int]:
+def totals(found: Search) -> list[int]:
     return [total(one) for one in found.rungs]
 
 

@@ -18,8 +18,14 @@ from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
 from subspect.choosing.decompose import METHODS
 from subspect.ground.seals import read_tensors, tensor_bytes
+from subspect.heads.history import Refitted
 from subspect.heads.supports import Supports
 from subspect.studies.decompositions import decomposition_path, load_decomposition
+
+
+def refit_of(made: Decomposition) -> Refitted:
+    assert made.refitted is not None and made.history[-1] is made.refitted
+    return made.refitted
 
 
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
@@ -296,10 +302,10 @@ def test_a_study_without_a_finished_set(study: Study) -> None:
 def test_pursuit_learns_weights_of_its_own(study: Study) -> None:
     made, raw = decompose(study, 2), decompose(study, 2, refit=False)
     assert (made.name, raw.name) == ("pursuit-k2", "pursuit-k2-raw")
-    assert made.history[1]["refit"] == "dense" and made.history[1]["converged"] and len(raw.history) == 1
+    assert refit_of(made).refit == "dense" and refit_of(made).converged and len(raw.history) == 1
     assert made.supports.sizes.tolist() == raw.supports.sizes.tolist() == [2, 2, 2]
     divergences = [subspect.evaluate(study, one, "train").overall.divergence.value for one in (made, raw)]
-    assert divergences[0] == pytest.approx(made.history[1]["loss"], abs=1e-5) and divergences[0] < divergences[1]
+    assert divergences[0] == pytest.approx(refit_of(made).loss, abs=1e-5) and divergences[0] < divergences[1]
 
 
 def test_the_most_important_feature_comes_first(study: Study) -> None:
@@ -324,7 +330,7 @@ def test_any_support_can_be_refitted(study: Study, method: str, tmp_path: Path) 
 
 def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
     made = decompose(study, 2, target="labels")
-    assert made.name == "pursuit-k2-labels" and made.history[1]["refit"] == "labels"
+    assert made.name == "pursuit-k2-labels" and refit_of(made).refit == "labels"
     x, labels = stored(study)
     for one, better in ((made, decompose(study, 2)), (decompose(study, 2), made)):
         with torch.no_grad():
@@ -333,8 +339,8 @@ def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
             "labels": torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).item(),
             "dense": subspect.evaluate(study, one, "train").overall.divergence.value,
         }
-        target = one.history[0]["target"]
-        assert losses[target] == pytest.approx(one.history[1]["loss"], abs=1e-5), better.name
+        target = str(one.chosen.target)
+        assert losses[target] == pytest.approx(refit_of(one).loss, abs=1e-5), better.name
     unlabelled = subspect.observe(subspect.Network(tiny), torch.rand(50, 3, 8, 8), tmp_path / "alone")
     with pytest.raises(SubspectError, match="target 'labels' needs labels, and 'train' has none; take target 'dense'"):
         decompose(unlabelled, 2, target="labels")

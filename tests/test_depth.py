@@ -166,7 +166,7 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path, caplo
         study = subspect.Study.open(tmp_path / "family" / one.name)
         assert study.set_names == ["train", "test"] and one.features == 8
         curve = subspect.load_decomposition(study, "pursuit-k1-raw").curve
-        assert one.fidelity == {point["k"]: point["fidelity"] for point in curve}
+        assert one.fidelity == {point.k: point.fidelity for point in curve}
         if not np.isnan(one.values["needed"]):
             assert one.values["needed"] == needed_at(one.fidelity, 0.8) == 8 * one.values["share"]
             k = int(np.ceil(one.values["needed"]))

@@ -19,11 +19,16 @@ from subspect import Decomposition, Study, SubspectError, Supports, decompose, d
 from subspect import load_decomposition as load
 from subspect.choosing.boundary import FLOOR, Target
 from subspect.cli import app
-from subspect.heads.history import Part
+from subspect.heads.history import Dropped, Part, Refitted
 from test_sizes import Array, Wide, observed, pictures, planted
 
 MARK = 5  # the feature that sees the mark
 ENTRIES = ("stability", "substitutes", "recovered")
+
+
+def refit_of(made: Decomposition) -> Refitted:
+    assert made.refitted is not None and made.history[-1] is made.refitted
+    return made.refitted
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def test_without_takes_just_that_entry(study: Study) -> None:
     feature = int(made.supports[2][1])
     edited = made.without(2, feature)
     assert (made.name, edited.name) == ("pursuit-k3", "pursuit-k3-edited")
-    assert edited.history == (*made.history, {"dropped": [2, feature]}) and edited.curve == () != made.curve
+    assert edited.history == (*made.history, Dropped((2, feature))) and edited.curve == () != made.curve
     expected = [made.rows(label) for label in range(4)]
     del expected[2][1]
     assert [edited.rows(label) for label in range(4)] == expected
@@ -283,10 +288,10 @@ def test_refit_towards_the_labels(study: Study) -> None:
     x, labels = stored(study, "other")
     wanted = np.eye(4)[labels]
     assert slope(edited, start, x, wanted) < 2e-5 < 1e-3 < slope(start, start, x, wanted)
-    step = edited.history[-1]
-    assert (step["refit"], step["refit_on"], step["converged"]) == ("labels", "other", True)
+    step = refit_of(edited)
+    assert (step.refit, step.refit_on, step.converged) == ("labels", "other", True)
     loss = -np.log(softmax(said(edited, x), axis=1))[np.arange(len(x)), labels].mean()
-    assert step["loss"] == pytest.approx(loss, abs=1e-6)
+    assert step.loss == pytest.approx(loss, abs=1e-6)
 
 
 @pytest.mark.parametrize(("refit_on", "target"), [("other", "dense"), ("plain", None)])
@@ -296,7 +301,7 @@ def test_refit_towards_the_network(study: Study, refit_on: str, target: Target |
     x, _ = stored(study, refit_on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     assert slope(edited, made, x, softmax(x @ weight.T + bias, axis=1)) < 2e-5
-    assert edited.history[-1]["refit"] == "dense" and edited.refitted_on == (refit_on,)
+    assert refit_of(edited).refit == "dense" and edited.refitted_on == (refit_on,)
 
 
 def test_labels_that_are_not_there(study: Study) -> None:

@@ -289,7 +289,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(make_folder: MakeFolde
     code = f"""
 import os
 from pathlib import Path
-from subspect.files import atomic
+from subspect.ground.files import atomic
 with atomic(Path({str(tmp_path / "out" / "net.pt2")!r})) as file:
     file.write(b"half")
     os.kill(os.getpid(), 9)

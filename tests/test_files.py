@@ -187,7 +187,7 @@ def test_folders(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from subspect.files import atomic
+from subspect.ground.files import atomic
 with atomic(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()

@@ -88,7 +88,7 @@ def test_what_both_heads_say(study: Study) -> None:
 
 
 def test_an_empty_part_and_a_set_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
-    images, labels = pictures(3)
+    images, labels = pictures(1)
     study = subspect.observe(Network(tiny), (images, labels), tmp_path / "few", show_progress=False)
     made = subspect.decompose(study, 1, "contribution")
     assert not sum(len(chunk.ids) for chunk in study["train"].chunks("20 %"))

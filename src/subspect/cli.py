@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -434,8 +435,13 @@ def show(
     if figure is not None and loaded is not None:
         write_curve(loaded, figure)
     if not classes or loaded is None:
+        points = loaded.curve if loaded is not None else ()
         curve = [curve_table(loaded)] if loaded is not None and loaded.curve else []
-        value = {**opened.to_json(), "decompositions": known, "curve": list(loaded.curve) if loaded is not None else []}
+        value = {
+            **opened.to_json(),
+            "decompositions": known,
+            "curve": [asdict(point) for point in points],
+        }
         _show(value, as_json, overview(opened, known), *curve)
         return
     labels = [loaded.label(name) for name in classes]

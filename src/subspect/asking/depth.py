@@ -308,7 +308,7 @@ def depth(
 
 def _member(name: str, depth: int, network: Network, study: Study, fidelity: float, show: bool) -> tuple[Member, str]:
     made = decompose(study, 1, refit=False, show_progress=show)
-    path = {float(point["k"]): float(point["fidelity"]) for point in made.curve if not point["refit"]}
+    path = {float(point.k): float(point.fidelity) for point in made.curve if not point.refit}
     needed, nothing = needed_at(path, fidelity), float("nan")
     if not np.isnan(needed):
         made = decompose(study, ceil(needed), refit=False, show_progress=show)
@@ -328,13 +328,13 @@ def _member(name: str, depth: int, network: Network, study: Study, fidelity: flo
         "decomposed_rank": nothing if np.isnan(needed) else found.decomposed_rank or nothing,
     }
     point = made.curve[0]
-    if point["images"] < _FEW:
+    if point.images < _FEW:
         log.warning(
-            "%s: the number of features needed is read from %d images; take more to trust it", name, point["images"]
+            "%s: the number of features needed is read from %d images; take more to trust it", name, point.images
         )
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    member = Member(name, depth, parameters, float(point["dense_accuracy"]), d, values, path)
-    at = f"features needed at {100 * fidelity:g} % fidelity on {point['images']:,} images that took no part in the choice"
+    member = Member(name, depth, parameters, float(point.dense_accuracy), d, values, path)
+    at = f"features needed at {100 * fidelity:g} % fidelity on {point.images:,} images that took no part in the choice"
     return member, f"{at}; dimensions on {found.note}"
 
 

@@ -255,7 +255,7 @@ def geometry(
         if len(own):
             classes[name] = spread(own, points, generator)
     at_boundary = boundary_points(x, weight, bias, points, generator)
-    curve = [point for point in decomposition.curve if not point["refit"]] if decomposition is not None else []
+    curve = [point for point in decomposition.curve if not point.refit] if decomposition is not None else []
     seen = [] if decomposition is None else sorted(set(range(len(weight))) - set(decomposition.unseen))
     unlabelled = "" if image_set.labelled else "; no labels: classes are the network's own predictions"
     return Geometry(
@@ -270,8 +270,8 @@ def geometry(
         ceiling=len(weight) - 1,
         ranks=ranks,
         fidelity=fidelity,
-        coordinates={float(point["k"]): float(point["fidelity"]) for point in curve},
-        compared_on=int(curve[0]["images"]) if curve else 0,
+        coordinates={float(point.k): float(point.fidelity) for point in curve},
+        compared_on=int(curve[0].images) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
         note=f"{len(x):,} images of {on!r}{unlabelled}",

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import check_writable, fingerprint
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Chosen, Refitted, Step
 from subspect.heads.names import check_name
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import Trusted
@@ -162,24 +162,12 @@ def _assemble(
     mean = max(1, round(float(np.delete(supports.sizes, seen.unseen).mean() if len(seen.unseen) < len(names) else 1)))
     rank = size if isinstance(size, int | float) else mean
     k = asdict(size) if isinstance(size, Mean) else "auto" if isinstance(size, Auto) else size
-    history: list[dict[str, Any]] = [
-        {
-            "method": method,
-            "k": k,
-            "set": seen.image_set,
-            "part": seen.part,
-            "labelled": seen.labelled,
-            "target": seen.target,
-            "pool": pool,
-        }
-    ]
-    if size is None:  # two files of one name may hold other features
-        history[0]["supports"] = fingerprint(json.dumps([row.tolist() for row in supports]))
-    if result.auto:
-        history.append(dict(result.auto))
+    listed = fingerprint(json.dumps([row.tolist() for row in supports])) if size is None else None  # from a file
+    images = study[seen.image_set].manifest.fingerprint
+    chosen = Chosen(method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed)
+    history: list[Step] = [chosen, *([result.auto] if result.auto else [])]
     if learned := found.learned:
-        step = {"refit": seen.target, "loss": learned.loss, "steps": learned.steps, "converged": learned.converged}
-        history.append(step)
+        history.append(Refitted(seen.target, learned.loss, learned.steps, learned.converged))
     decomposition = Decomposition(
         name=name,
         supports=supports,

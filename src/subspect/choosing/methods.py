@@ -8,10 +8,9 @@ features where none is asked for, and looks how far its choice can be trusted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +22,12 @@ from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices
 from subspect.choosing.refit import ROUNDS, reselect
 from subspect.choosing.refit import refit as relearn
-from subspect.choosing.settle import Found, Settled, helped, settle
+from subspect.choosing.settle import Found, Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
-from subspect.heads.history import Part
+from subspect.heads.history import CurvePoint, Part, Promised, Settled
 from subspect.heads.supports import Supports
 from subspect.statistics.largest import TopFeatures
 from subspect.statistics.moments import ClassSums
@@ -79,9 +78,9 @@ class Result:
     """What a method has found, how the size was settled, how far the choice can be trusted, and cost against size."""
 
     found: Found
-    auto: Mapping[str, Any] | None = None
+    auto: Settled | None = None
     trusted: Sequence[Trust] = ()
-    curve: Sequence[Mapping[str, Any]] = ()
+    curve: Sequence[CurvePoint] = ()
 
 
 def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target) -> Seen:
@@ -230,18 +229,14 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted:
     settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
     _tell(seen, boundary, wanted, settled)
     chosen = settled.chosen
-    auto = {
-        "tolerance": wanted.tolerance,
-        "measure": wanted.measure,
-        "met": settled.met,
-        "sized_on": list(seen.check),
-        "promise": settled.promise and {**asdict(settled.promise), "set": wanted.promise, "text": str(settled.promise)},
-        "no_promise": reason,
-    }
+    promised, made = None, settled.promise
+    if made is not None:
+        promised = Promised(set=str(wanted.promise), text=str(made), **asdict(made))
+    auto = Settled(wanted.tolerance, wanted.measure, settled.met, seen.check, promised, reason)
     return Result(chosen.found, auto, curve=[_point(rung.found, boundary, rung.counts) for rung in settled.rungs])
 
 
-def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Settled) -> None:
+def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None:
     """Say where the search for a size has ended."""
     chosen = settled.chosen
     mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
@@ -290,7 +285,7 @@ def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     return None
 
 
-def _ladder(boundary: Boundary, check: Rows) -> list[dict[str, Any]]:
+def _ladder(boundary: Boundary, check: Rows) -> list[CurvePoint]:
     """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
@@ -299,16 +294,16 @@ def _ladder(boundary: Boundary, check: Rows) -> list[dict[str, Any]]:
     return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
 
 
-def _point(found: Found, boundary: Boundary, counts: Counts) -> dict[str, Any]:
+def _point(found: Found, boundary: Boundary, counts: Counts) -> CurvePoint:
     n = counts.images
-    return {
-        "k": _mean(found, boundary),
-        "refit": found.learned is not None,
-        "images": n,
-        "fidelity": counts.agree / n,
-        "accuracy": counts.right / n,
-        "dense_accuracy": (counts.right + counts.lost - counts.won) / n,
-    }
+    return CurvePoint(
+        k=_mean(found, boundary),
+        refit=found.learned is not None,
+        images=n,
+        fidelity=counts.agree / n,
+        accuracy=counts.right / n,
+        dense_accuracy=(counts.right + counts.lost - counts.won) / n,
+    )
 
 
 def _mean(found: Found, boundary: Boundary) -> float:

@@ -48,7 +48,7 @@ class Rung:
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
+class Search:
     """Where the search for a size has ended.
 
     Attributes:
@@ -72,7 +72,7 @@ def settle(
     check: Iterable[Block],
     promise: Iterable[Block] | None = None,
     skip: npt.NDArray[np.uint64] | None = None,
-) -> Settled:
+) -> Search:
     """Find the fewest features that lose no more than a tolerance.
 
     Args:
@@ -112,10 +112,10 @@ def settle(
             keeps(total)
     tried = [rungs[total] for total in sorted(rungs)]
     if promise is None:
-        return Settled(tried, rungs[high], met, None)
+        return Search(tried, rungs[high], met, None)
     sequence = [rungs[total] for total in sorted(rungs, reverse=True) if total >= high]
     chosen, made = _promise(sequence, count(promise, [rung.found.head for rung in sequence], skip), wanted)
-    return Settled(tried, chosen, made.kept, made)
+    return Search(tried, chosen, made.kept, made)
 
 
 def helped(boundary: Boundary, most: int) -> list[Array]:

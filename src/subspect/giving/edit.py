@@ -7,7 +7,6 @@ labels, since the network itself has learned the shortcut.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_writable
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Refitted
 from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where
@@ -153,10 +153,7 @@ def _named(study: Study, edited: Decomposition) -> Decomposition:
     plain = edited.name.rpartition("-edited")[0] + "-edited"
     names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
     paths = ((name, decomposition_path(study, name)) for name in names)
-    history = json.dumps(edited.history)
-    free = (
-        name for name, path in paths if not path.exists() or json.dumps(Decomposition.load(path).history) == history
-    )
+    free = (name for name, path in paths if not path.exists() or Decomposition.load(path).history == edited.history)
     return replace(edited, name=next(free))
 
 
@@ -175,13 +172,13 @@ def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Targe
         {*edited.unseen, *(set(range(len(supports))) - seen)}
     )  # nothing is learned of a class without images
     learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed, prior=_PRIOR)
-    step = {"refit": target, "refit_on": refit_on, "loss": learned.loss, "steps": learned.steps}
+    step = Refitted(target, learned.loss, learned.steps, learned.converged, refit_on)
     return replace(
         edited,
         name=edited.name if "-edited" in edited.name else f"{edited.name}-edited",
         weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
         bias=torch.from_numpy(learned.bias.astype(np.float32)),
-        history=(*edited.history, {**step, "converged": learned.converged}),
+        history=(*edited.history, step),
         curve=(),
     )
 

@@ -20,7 +20,18 @@ from subspect.ground.files import atomic, is_file
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.ground.text import legible
 from subspect.heads.head import DecomposedHead
-from subspect.heads.history import Part
+from subspect.heads.history import (
+    Chosen,
+    CurvePoint,
+    Dropped,
+    Part,
+    Refitted,
+    Settled,
+    Step,
+    history_json,
+    read_curve,
+    read_history,
+)
 from subspect.heads.names import check_name
 from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
 from subspect.heads.supports import Supports
@@ -66,14 +77,26 @@ class Decomposition:
     fingerprint: str
     head: str
     unseen: tuple[int, ...]
-    history: tuple[Mapping[str, Any], ...]
+    history: tuple[Step, ...]
     trust: Trusted | None = None
-    curve: tuple[Mapping[str, Any], ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def chosen(self) -> Chosen:
+        """How the features were chosen: the first step of the history."""
+        first = self.history[0]
+        assert isinstance(first, Chosen)  # nothing else is made or read
+        return first
+
+    @property
+    def refitted(self) -> Refitted | None:
+        """How weights and biases were re-learned last; None where they weren't."""
+        return next((step for step in reversed(self.history) if isinstance(step, Refitted)), None)
 
     @property
     def method(self) -> str:
         """How the features were chosen."""
-        return str(self.history[0]["method"])
+        return self.chosen.method
 
     @property
     def k(self) -> int | float | Mapping[str, Any] | str | None:
@@ -81,26 +104,26 @@ class Decomposition:
 
         None for features read from a file.
         """
-        return cast(int | float | Mapping[str, Any] | str | None, self.history[0]["k"])
+        return self.chosen.k
 
     @property
-    def auto(self) -> Mapping[str, Any] | None:
+    def auto(self) -> Settled | None:
         """How a number of features was settled, and what is promised; None where it was asked for."""
-        return next((step for step in self.history if "tolerance" in step), None)
+        return next((step for step in self.history if isinstance(step, Settled)), None)
 
     @property
     def settled(self) -> str | None:
         """Say how a number of features was settled, and what is promised; None where it was asked for."""
         if self.auto is None:
             return None
-        share, promise = f"{100 * self.auto['tolerance']:g}", self.auto["promise"]
-        limit = f"{share} point{'s' * (share != '1')} of {self.auto['measure']}"
-        size = "the fewest" if self.auto["met"] else "there is no number of"
+        share, promise = f"{100 * self.auto.tolerance:g}", self.auto.promise
+        limit = f"{share} point{'s' * (share != '1')} of {self.auto.measure}"
+        size = "the fewest" if self.auto.met else "there is no number of"
         if promise:
             said = f"{size} features for which a loss of at most {limit} can be promised"
-            return f"{said}; promise: {promise['text']}, from images of {promise['set']!r}"
-        said = f"{size} features that lose at most {limit} on {self.auto['sized_on'][0]!r}"
-        return f"{said}; promise: none, {self.auto['no_promise']}"
+            return f"{said}; promise: {promise.text}, from images of {promise.set!r}"
+        said = f"{size} features that lose at most {limit} on {self.auto.sized_on[0]!r}"
+        return f"{said}; promise: none, {self.auto.no_promise}"
 
     @property
     def mean_size(self) -> float:
@@ -114,12 +137,13 @@ class Decomposition:
     @property
     def refitted_on(self) -> tuple[str, ...]:
         """The image sets that edits were refitted on."""
-        return tuple(step["refit_on"] for step in self.history if "refit_on" in step)
+        steps = (step for step in self.history if isinstance(step, Refitted))
+        return tuple(step.refit_on for step in steps if step.refit_on is not None)
 
     @property
     def chosen_on(self) -> tuple[str, Part]:
         """The image set, and the part of it, on which the features were chosen."""
-        return self.history[0]["set"], self.history[0]["part"]
+        return self.chosen.set, self.chosen.part
 
     def rows(self, label: int) -> list[FeatureRow]:
         """Return the features of a class, the most important first."""
@@ -137,8 +161,8 @@ class Decomposition:
             "name": self.name,
             "network": self.network,
             "head": self.head,
-            "history": [dict(step) for step in self.history],
-            "curve": [dict(point) for point in self.curve],
+            "history": history_json(self.history),
+            "curve": [asdict(point) for point in self.curve],
             "unseen": list(self.unseen),
             "classes": [self.class_json(label) for label in range(len(self.class_names))],
         }
@@ -166,11 +190,11 @@ class Decomposition:
         """What was dropped and re-learned after the choice, in order, as sentences."""
         said: list[str] = []
         for step in self.history:
-            if "dropped" in step:
-                label, feature = step["dropped"]
+            if isinstance(step, Dropped):
+                label, feature = step.dropped
                 said.append(f"{self.class_names[label]} without feature {feature}")
-            elif "refit_on" in step:
-                said.append(f"weights re-learned on {step['refit_on']} towards the {_TOWARDS[step['refit']]}")
+            elif isinstance(step, Refitted) and step.refit_on is not None:
+                said.append(f"weights re-learned on {step.refit_on} towards the {_TOWARDS[step.refit]}")
         return tuple(said)
 
     def check(self, study: Study) -> None:
@@ -238,7 +262,7 @@ class Decomposition:
             mean=self.mean[kept],
             trust=trust,
             curve=(),
-            history=(*self.history, {"dropped": [label, feature]}),
+            history=(*self.history, Dropped((label, feature))),
         )
 
     def layer(self, *, convolution: bool = False) -> DecomposedHead:
@@ -290,8 +314,8 @@ class Decomposition:
             "fingerprint": self.fingerprint,
             "head": self.head,
             "unseen": self.unseen,
-            "history": self.history,
-            "curve": self.curve,
+            "history": history_json(self.history),
+            "curve": [asdict(point) for point in self.curve],
         }
         tensors = {
             "indices": torch.from_numpy(self.supports.flat.copy()),
@@ -342,9 +366,9 @@ class Decomposition:
             fingerprint=header.fingerprint,
             head=header.head,
             unseen=header.unseen,
-            history=header.history,
+            history=read_history(header.history, path, len(header.class_names)),
             trust=trust,
-            curve=header.curve,
+            curve=read_curve(header.curve, path),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -14,13 +14,11 @@ from torch import Tensor
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.schemas import as_type, misfit
-from subspect.heads.history import Part
+from subspect.heads.history import Index
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import Trusted
 
 SCHEMA = 2  #: 1 had no checksum
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
@@ -36,51 +34,6 @@ class _Header:
     curve: tuple[dict[str, Any], ...] = ()
 
 
-class _Chosen(TypedDict):
-    method: str
-    k: int | float | dict[str, Any] | str | None
-    set: str
-    part: Part
-    labelled: NotRequired[bool]
-    target: NotRequired[str]
-    pool: NotRequired[int | None]
-
-
-class _Promise(TypedDict):
-    set: str
-    text: str
-
-
-class _Sized(TypedDict):
-    tolerance: float
-    measure: str
-    met: bool
-    sized_on: tuple[str, Part]
-    promise: _Promise | None
-    no_promise: str | None
-
-
-class _Dropped(TypedDict):
-    dropped: tuple[Index, Index]
-
-
-class _Refit(TypedDict):
-    refit: Literal["labels", "dense"]
-    refit_on: NotRequired[str]
-
-
-class _Point(TypedDict):
-    k: Annotated[float, msgspec.Meta(ge=0)]
-    refit: bool
-    images: Annotated[int, msgspec.Meta(ge=1)]
-    fidelity: Share
-    accuracy: Share
-    dense_accuracy: Share
-
-
-_STEPS = {"tolerance": _Sized, "dropped": _Dropped, "refit": _Refit}  # by a key that no other step has
-
-
 def read_header(values: Mapping[str, Any], path: Path) -> _Header:
     """Read the header of a file.
 
@@ -93,21 +46,7 @@ def read_header(values: Mapping[str, Any], path: Path) -> _Header:
             f"1 and {SCHEMA}"
         )
     known = {field.name for field in fields(_Header)}
-    header = as_type(_Header, {key: one for key, one in values.items() if key in known}, path, "a decomposition")
-    if not header.history:
-        raise SubspectError(f"{path} is not a decomposition of subspect: its history is empty")
-    as_type(_Chosen, header.history[0], path, "a decomposition")
-    for step in header.history[1:]:
-        kind = next((kind for key, kind in _STEPS.items() if key in step), None)
-        if kind is not None:
-            as_type(kind, step, path, "a decomposition")
-        if "dropped" in step and step["dropped"][0] >= len(header.class_names):
-            raise SubspectError(
-                f"{path} is not a decomposition of subspect: its history drops from a class there is not"
-            )
-    for point in header.curve:
-        as_type(_Point, point, path, "a decomposition")
-    return header
+    return as_type(_Header, {key: one for key, one in values.items() if key in known}, path, "a decomposition")
 
 
 def read_supports(tensors: Mapping[str, Tensor], header: _Header) -> Supports:

@@ -148,8 +148,8 @@ def _settled_on(decomposition: Decomposition) -> list[str]:
     """Name the image sets whose images had a say in the number of features."""
     if decomposition.auto is None:
         return []
-    promise = decomposition.auto["promise"]
-    return [decomposition.auto["sized_on"][0], *([promise["set"]] if promise else [])]
+    promise = decomposition.auto.promise
+    return [decomposition.auto.sized_on[0], *([promise.set] if promise else [])]
 
 
 def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Part) -> bool:
@@ -158,4 +158,4 @@ def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Par
     same = {study[name].manifest.fingerprint for name in chosen}
     if decomposition.auto is None or study[image_set].manifest.fingerprint not in same:
         return False
-    return image_set != decomposition.chosen_on[0] or part == decomposition.auto["sized_on"][1]
+    return image_set != decomposition.chosen_on[0] or part == decomposition.auto.sized_on[1]

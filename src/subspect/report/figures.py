@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from subspect.ground.text import legible
+from subspect.heads.history import CurvePoint
 from subspect.heads.supports import Supports
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def curve_figure(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False) -> str:
+def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> str:
     """Draw fidelity and accuracy against the mean number of features of a class.
 
     Args:
@@ -93,7 +94,7 @@ def curve_figure(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False
     Returns:
         The SVG; nothing where no class has any feature.
     """
-    points = sorted((point for point in curve if point["k"] > 0), key=lambda point: float(point["k"]))
+    points = sorted((point for point in curve if point.k > 0), key=lambda point: float(point.k))
     if not points:
         return ""
     with _styled():
@@ -102,21 +103,21 @@ def curve_figure(curve: Sequence[Mapping[str, Any]], *, standalone: bool = False
         return _svg(figure, "Fidelity and accuracy against the number of features", standalone=standalone)
 
 
-def draw_curve(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
+def draw_curve(axes: Axes, points: Sequence[CurvePoint]) -> None:
     """Draw points, by growing k: a line before refit and dots after; a line with dots where all were refitted."""
-    refits = {bool(point["refit"]) for point in points}
+    refits = {bool(point.refit) for point in points}
     ends = []
     for name, colour in (("fidelity", "blue"), ("accuracy", "orange")):
         for refit in sorted(refits):
-            chosen = [point for point in points if bool(point["refit"]) == refit]
-            ks, values = [float(point["k"]) for point in chosen], [100 * float(point[name]) for point in chosen]
+            chosen = [point for point in points if bool(point.refit) == refit]
+            ks, values = [float(point.k) for point in chosen], [100 * float(getattr(point, name)) for point in chosen]
             style = ("-o" if len(refits) == 1 else "o") if refit else "-"
             axes.plot(ks, values, style, color=_MARKS[colour], markersize=5, linewidth=1.5, label=f"{name}, {refit}")
-        ends.append((100 * float(points[-1][name]), name, colour))
-    dense = 100 * float(points[0]["dense_accuracy"])
+        ends.append((100 * float(getattr(points[-1], name)), name, colour))
+    dense = 100 * float(points[0].dense_accuracy)
     axes.axhline(dense, color=_MARKS["dim"], linestyle="--", linewidth=1)
     ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
-    count_axis(axes, float(points[0]["k"]), float(points[-1]["k"]))
+    count_axis(axes, float(points[0].k), float(points[-1].k))
     axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
     axes.set_ylabel("share of images, %")
     axes.grid(axis="y")

@@ -75,8 +75,8 @@ def features(decomposition: Decomposition, label: int) -> Table:
 
 def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
-    points = sorted(decomposition.curve, key=lambda point: (float(point["k"]), bool(point["refit"])))
-    low = min(0.9, *(float(point["fidelity"]) for point in points))
+    points = sorted(decomposition.curve, key=lambda point: (float(point.k), bool(point.refit)))
+    low = min(0.9, *(float(point.fidelity) for point in points))
     table = Table(
         title=f"{decomposition.name}: what few features cost",
         title_justify="left",
@@ -84,7 +84,7 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
             filter(
                 None,
                 [
-                    f"{points[0]['images']:,} images; dense accuracy {100 * points[0]['dense_accuracy']:.2f} %",
+                    f"{points[0].images:,} images; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
                     decomposition.settled,
                 ],
             )
@@ -93,9 +93,9 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     for column in ("k", "fidelity", "", "accuracy", "weights"):
         table.add_column(column, justify="left" if column in ("fidelity", "weights") else "right")
     for point in points:
-        bar = "█" * round(width * (point["fidelity"] - low) / (1 - low))
-        shares = f"{100 * point['fidelity']:.2f} %", f"{100 * point['accuracy']:.2f} %"
-        table.add_row(f"{point['k']:.3g}", bar, *shares, "re-learned" if point["refit"] else "as pursued")
+        bar = "█" * round(width * (point.fidelity - low) / (1 - low))
+        shares = f"{100 * point.fidelity:.2f} %", f"{100 * point.accuracy:.2f} %"
+        table.add_row(f"{point.k:.3g}", bar, *shares, "re-learned" if point.refit else "as pursued")
     return table
 
 

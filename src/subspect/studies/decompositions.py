@@ -68,4 +68,4 @@ def keep_in(study: Study, decomposition: Decomposition) -> None:
 
 
 def _asked(decomposition: Decomposition) -> list[Any]:
-    return [decomposition.history[0].get(key) for key in ("method", "k", "supports")]
+    return [getattr(decomposition.chosen, key) for key in ("method", "k", "supports")]
