@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,18 @@ def test_decompositions_that_do_not_fit(study: Study) -> None:
         path.write_bytes(good)
 
 
+def test_another_part_of_the_images_is_another_choice(
+    tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    network, path = subspect.Network(tiny), tmp_path / "grown"
+    study = subspect.observe(network, make_folder("train", each=20), path, "train", batch_size=16)
+    assert decompose(study, 2).chosen.part == "80 %"
+    study = subspect.observe(network, make_folder("test", each=10, seed=1), path, "test", batch_size=16)
+    again = decompose(study, 2)
+    assert (again.name, again.chosen.part) == ("pursuit-k2-2", "all")
+    assert load_decomposition(study, "pursuit-k2").chosen.part == "80 %"
+
+
 def test_a_file_of_another_study_or_shape(study: Study) -> None:
     made = decompose(study, 2)
     wide = replace(made, supports=Supports([row.tolist() for row in made.supports], 7))
@@ -183,23 +196,26 @@ def test_a_file_of_another_study_or_shape(study: Study) -> None:
         Decomposition.load(decomposition_path(study, "wide")).check(study)
 
 
-def test_features_from_a_file_never_take_anothers_place(study: Study, tmp_path: Path) -> None:
+def test_a_decomposition_never_takes_the_place_of_another_choice(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = decompose(study, 2)
     path = decomposition_path(study, "pursuit-k2")
     before = path.read_bytes()
     made.supports.write(tmp_path / "pursuit-k2.json")
-    refused = pytest.raises(
-        SubspectError, match=r"has another decomposition called 'pursuit-k2' \(by pursuit\).*--name"
+    assert decompose_by_file(study, tmp_path / "pursuit-k2.json").name == "pursuit-k2-2"
+    assert (
+        "has another decomposition called pursuit-k2, which stays as it is; this one is called pursuit-k2-2"
+        in caplog.text
     )
-    with refused:
-        decompose_by_file(study, tmp_path / "pursuit-k2.json")
     assert path.read_bytes() == before
     assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"
     assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"  # the same again
     (tmp_path / "other").mkdir()
     decompose(study, 1).supports.write(tmp_path / "other" / "pursuit-k2.json")
-    with pytest.raises(SubspectError, match="has another decomposition called 'mine'"):
-        decompose_by_file(study, tmp_path / "other" / "pursuit-k2.json", name="mine")
+    assert decompose_by_file(study, tmp_path / "other" / "pursuit-k2.json", name="mine").name == "mine-2"
+    assert load_decomposition(study, "mine-2").chosen != load_decomposition(study, "mine").chosen
+    assert decompose(study, 2).name == "pursuit-k2" and path.read_bytes() == before  # the same choice, the same bytes
     path.write_bytes(b"theirs")
     with pytest.raises(SubspectError, match="is there already, and not as subspect wrote it"):
         decompose(study, 2)

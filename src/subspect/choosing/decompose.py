@@ -99,7 +99,7 @@ def decompose_each(
     for size, one in zip(sizes, found, strict=True):
         made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))
         if keep_files:
-            keep_in(study, made[-1])
+            made[-1] = keep_in(study, made[-1])
     return made
 
 
@@ -145,8 +145,7 @@ def decompose_by_file(
     check_writable(study.path)
     seen = look(study, on, [int(supports.sizes.max())], target)
     made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
-    keep_in(study, made)
-    return made
+    return keep_in(study, made)
 
 
 def _short(size: Checked) -> str:

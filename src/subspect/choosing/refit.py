@@ -213,16 +213,20 @@ class _Problem:
     def _prepare(self, dense: Head, target: Target) -> list[Array]:
         """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
         curvatures = [np.zeros((len(places), len(places))) for places in self.places]
-        pieces = self._pieces()
+        kept: list[_Piece] | None = []
+        size = 0
         for block in self.blocks:
             said = logits(block, dense).astype(np.float64)
             wanted = np.eye(said.shape[1])[block.labels] if target == "labels" else softmax(said, axis=1)
             self.images += len(wanted)
             self.constant -= float(entr(wanted).sum())
-            for start in range(0, len(wanted), _ROWS):
-                self._take(next(pieces), wanted[start : start + _ROWS].T, curvatures)
+            for start, piece in self._cut(block):
+                self._take(piece, wanted[start : start + _ROWS].T, curvatures)
+                size += piece.features.nbytes + piece.fixed.nbytes
+                kept = [*kept, piece] if kept is not None and size <= self.memory else None
         if not self.images:
             raise SubspectError("refit: there are no images to learn from")
+        self.kept = kept
         self.constant /= self.images
         return [_root(curvature / self.images) for curvature in curvatures]
 
@@ -265,28 +269,19 @@ class _Problem:
                 z[label] = theta[part] @ piece.features[places]
         return z
 
-    def _pieces(self) -> Iterator[_Piece]:
-        """Cut the blocks into pieces, and keep them where all of them fit the memory."""
-        if self.kept is not None:
-            yield from self.kept
-            return
-        kept: list[_Piece] | None = []
-        size = 0
-        for block in self.blocks:
-            for start in range(0, len(block.labels), _ROWS):
-                x = block.features[start : start + _ROWS]
-                fixed = [x @ self.start[0][label] + self.start[1][label] for label in self.fixed]
-                features = np.ones((len(self.union) + 1, len(x)))
-                features[:-1] = x[:, self.union].T
-                piece = _Piece(features, np.array(fixed).reshape(-1, len(x)))
-                size += piece.features.nbytes + piece.fixed.nbytes
-                kept = [*kept, piece] if kept is not None and size <= self.memory else None
-                yield piece
-        self.kept = kept
+    def _cut(self, block: Block) -> Iterator[tuple[int, _Piece]]:
+        """Cut a block into pieces, each with the row that it starts at."""
+        for start in range(0, len(block.labels), _ROWS):
+            x = block.features[start : start + _ROWS]
+            fixed = [x @ self.start[0][label] + self.start[1][label] for label in self.fixed]
+            features = np.ones((len(self.union) + 1, len(x)))
+            features[:-1] = x[:, self.union].T
+            yield start, _Piece(features, np.array(fixed).reshape(-1, len(x)))
 
     def _map(self, work: Callable[[_Piece], T]) -> Iterator[T]:
         if self.kept is None:
-            yield from map(work, self._pieces())
+            for block in self.blocks:
+                yield from (work(piece) for _, piece in self._cut(block))
         else:
             with workers() as pool:
                 yield from pool.map(work, self.kept)

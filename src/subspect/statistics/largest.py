@@ -213,19 +213,6 @@ def _top_rows(values: Features, ranks: Counts, most: int) -> Counts:
     return np.take_along_axis(rows, np.argsort(np.take_along_axis(keys, rows, axis=0), axis=0), axis=0)
 
 
-def largest(features: Features, k: int) -> Counts:
-    """Rank each row's features by ``|x|``, ties by the lower index, and return the indices of the first k.
-
-    Args:
-        features: (m, d) float32 without NaN.
-        k: from 1 to d.
-
-    Returns:
-        (m, k) int64, the largest first.
-    """
-    return rank(np.abs(np.asarray(features, np.float32)), k)[0]
-
-
 def rank(magnitudes: Features, k: int) -> tuple[Counts, Features]:
     """Return the indices and the values (m, k) of each row's largest magnitudes (m, d)."""
     width = magnitudes.shape[1]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from subspect.heads.decomposition import Decomposition, is_decomposition
 from subspect.heads.names import check_name
 from subspect.studies.study import Study, writing
 
+log = logging.getLogger("subspect")
 _NAMED = re.compile(r"[^.].*\.safetensors", re.DOTALL)
 
 
@@ -49,23 +53,38 @@ def load_decomposition(study: Study, name: str | None = None) -> Decomposition:
     return found
 
 
-def keep_in(study: Study, decomposition: Decomposition) -> None:
-    """Write a decomposition into its study, in place of an earlier one that was asked for in the same way.
+def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
+    """Write a decomposition into its study and return it, under a name of its own.
+
+    It takes the place of an earlier one of its name only if that was chosen in the same way on the same images; else it gets a
+    number behind its name.
 
     Raises:
-        SubspectError: another decomposition or another file has its name, or it cannot be written.
+        SubspectError: another file has its name, or it cannot be written.
     """
-    path = decomposition_path(study, decomposition.name)
     with writing(study.path):
-        if is_file(path) and is_decomposition(path):
-            there = Decomposition.load(path)
-            if _asked(there) != _asked(decomposition):
-                raise SubspectError(
-                    f"the study {study.path} has another decomposition called {decomposition.name!r} (by {there.method}): it "
-                    "stays as it is; give yours another name (--name)"
-                )
-        decomposition.save(path)
+        for number in count(1):
+            name = decomposition.name if number == 1 else f"{decomposition.name}-{number}"
+            path = decomposition_path(study, name)
+            if not (is_file(path) and is_decomposition(path)) or _choice(Decomposition.load(path)) == _choice(
+                decomposition
+            ):
+                break
+        if name != decomposition.name:
+            log.warning(
+                "%s has another decomposition called %s, which stays as it is; this one is called %s",
+                study.path,
+                decomposition.name,
+                name,
+            )
+        named = replace(decomposition, name=name)
+        named.save(path)
+    return named
 
 
-def _asked(decomposition: Decomposition) -> list[Any]:
-    return [getattr(decomposition.chosen, key) for key in ("method", "k", "supports")]
+def _choice(decomposition: Decomposition) -> list[Any]:
+    """Return by what two decompositions are told to come from the same choice."""
+    chosen, auto = decomposition.chosen, decomposition.auto
+    about = [getattr(chosen, key) for key in ("method", "k", "supports", "set", "part", "images", "target", "pool")]
+    settled = [auto.sized_on, auto.promise and auto.promise.set] if auto is not None else []
+    return [*about, *settled, decomposition.edits]
