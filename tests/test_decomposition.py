@@ -17,7 +17,7 @@ from torch import nn
 import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
-from subspect.choosing.decompose import METHODS
+from subspect.choosing.options import METHODS
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.heads.history import Refitted
 from subspect.heads.supports import Supports

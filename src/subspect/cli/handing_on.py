@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from subspect.choosing.boundary import Target
+from subspect.choosing.options import Target
 from subspect.cli.app import command
 from subspect.cli.options import (
     AsJson,
@@ -31,17 +31,7 @@ from subspect.cli.options import (
     only_with,
 )
 from subspect.cli.printing import show_measured, show_result
-from subspect.giving.edit import edit as edit_features
-from subspect.giving.export import check_path
-from subspect.giving.export import export as export_to
-from subspect.giving.formats import FORMATS, OPSET, SMALL, Format
-from subspect.giving.retrain import retrain_both
-from subspect.giving.specialise import specialise as make_smaller
-from subspect.giving.tradeoff import tradeoff as weigh_up
-from subspect.giving.training import Optimiser, Settings
-from subspect.ground.drawing import check_figure
-from subspect.networks.naming import load_network
-from subspect.studies.study import Study
+from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
 
 
 @command("Handing on")
@@ -65,6 +55,9 @@ def edit(
 
     Example: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked
     """
+    from subspect.giving.edit import edit as edit_features
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     pairs = [entry_of(text) for text in drop or ()]
@@ -105,6 +98,11 @@ def retrain(
     Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
     --test images/test --control -o retrained
     """
+    from subspect.giving.retrain import retrain_both
+    from subspect.giving.training import Settings
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     settings = Settings(
@@ -160,6 +158,11 @@ def specialise(
     Example: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
     -o pets.onnx
     """
+    from subspect.giving.export import check_path
+    from subspect.giving.specialise import specialise as make_smaller
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
     if output is not None:
         check_path(output, None, SMALL)
     opened = Study.open(study)
@@ -192,6 +195,11 @@ def export(
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
     """
+    from subspect.giving.export import check_path
+    from subspect.giving.export import export as export_to
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
     if network is None:
         only_with(context, "--network", "weights", "images")
     check_path(output, format)
@@ -224,6 +232,11 @@ def tradeoff(
 
     Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
     """
+    from subspect.giving.tradeoff import tradeoff as weigh_up
+    from subspect.ground.drawing import check_figure
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
     check_figure(figure)
     made = weigh_up(Study.open(study), load_network(network, weights), pools, k, images=images, refit=refit)
     show_measured(made, as_json, figure)

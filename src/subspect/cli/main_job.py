@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subspect.choosing.boundary import TARGETS
-from subspect.choosing.decompose import METHODS
+from subspect.choosing.options import METHODS, TARGETS
 from subspect.choosing.sizes import MEASURES, Auto
 from subspect.cli.app import command
 from subspect.cli.options import (
@@ -46,9 +45,7 @@ from subspect.cli.options import (
     size_of,
 )
 from subspect.cli.printing import show_job
-from subspect.demo import NETWORK, run_demo
 from subspect.ground.errors import SubspectError
-from subspect.job import run as main_job
 
 
 @command("The main job")
@@ -93,6 +90,8 @@ def run(
     Example: subspect run python:model.py:make images/train --test images/test -o study -k 5 --weights model.safetensors
     --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
+    from subspect.job import run as main_job
+
     if len(k) > 1:
         raise SubspectError(
             f"run takes one k, got {', '.join(k)}; for more: subspect decompose {output} -k {' -k '.join(k)}"
@@ -131,6 +130,8 @@ def demo(
 
     Example: subspect demo -o subspect-demo
     """
+    from subspect.demo import NETWORK, run_demo
+
     made = run_demo(output, k=k)
     command = f"subspect run {NETWORK} {output}/images/train --test {output}/images/test -o {output}/study"
     show_job(made, as_json, f"the same by hand: {command} --weights {output}/weights.safetensors")

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from subspect.choosing.boundary import Target
-from subspect.choosing.decompose import METHODS
+from subspect.choosing.options import METHODS, Target
 from subspect.choosing.sizes import Auto, Mean, Measure, Size
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import read_text
-from subspect.heads.decomposition import Decomposition
-from subspect.images.opening import open_images
-from subspect.images.preprocessing import as_preprocessing
-from subspect.images.sources import Images
-from subspect.networks.naming import load_network
-from subspect.networks.network import Network
-from subspect.studies.decompositions import decomposition_names, load_decomposition
-from subspect.studies.study import Study
+
+if TYPE_CHECKING:
+    from subspect.heads.decomposition import Decomposition
+    from subspect.images.sources import Images
+    from subspect.networks.network import Network
+    from subspect.studies.study import Study
+
 
 log = logging.getLogger("subspect")
 
@@ -82,11 +78,15 @@ def network_of(
     spec: str, weights: Path | None, head: str | None, names: Path | None, given: tuple[str | None, ...]
 ) -> Network:
     """Load the network that the options name, or raise what is wrong with them."""
+    from subspect.networks.naming import load_network
+
     return load_network(spec, weights, preprocessing=_preprocessing(*given), class_names=lines_of(names), head=head)
 
 
 def images_of(path: Path | None, outside: bool, name: str = "images") -> Images | None:
     """Open the images of a path, if one was given."""
+    from subspect.images.opening import open_images
+
     return None if path is None else open_images(path, name, outside=outside)
 
 
@@ -94,6 +94,8 @@ def _preprocessing(
     resize: str | None, crop: str | None, mean: str | None, std: str | None, interpolation: str | None
 ) -> object:
     """Read the preprocessing options: all four, or none, which leaves it to what the network declares."""
+    from subspect.images.preprocessing import as_preprocessing
+
     given: dict[str, Any] = {}
     for name, text in (("resize", resize), ("crop", crop)):
         if text is not None:
@@ -148,6 +150,8 @@ def size_of(text: str, auto: Auto) -> Size:
 
 def lines_of(path: Path | None) -> list[str] | None:
     """Read the lines of a text file, if one was given; blank ones are left out."""
+    from subspect.ground.files import read_text
+
     if path is None:
         return None
     return [line.strip() for line in read_text(path, "class names from").splitlines() if line.strip()]
@@ -165,6 +169,8 @@ def entry_of(text: str) -> tuple[str, int]:
 
 def loaded_from(study: Study, name: str | None) -> Decomposition:
     """Load a decomposition, and say which where the newest of several was taken."""
+    from subspect.studies.decompositions import decomposition_names, load_decomposition
+
     loaded = load_decomposition(study, name)
     if name is None and len(decomposition_names(study)) > 1:
         log.info("%s: %s, the newest decomposition (--decomposition names another)", study.path, loaded.name)
@@ -173,4 +179,6 @@ def loaded_from(study: Study, name: str | None) -> Decomposition:
 
 def device_of(name: str | None) -> str:
     """Return the device that was named, or cuda where there is one."""
+    import torch
+
     return name or ("cuda" if torch.cuda.is_available() else "cpu")

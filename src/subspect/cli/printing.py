@@ -7,23 +7,24 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from subspect.asking.compare import Comparison
-from subspect.asking.depth import Depth
-from subspect.asking.essentiality import Essentiality
-from subspect.asking.geometry import Geometry
-from subspect.giving.retrain import Both
-from subspect.giving.specialise import Specialised
-from subspect.giving.tradeoff import Tradeoff
-from subspect.ground.drawing import save_figure
 from subspect.ground.errors import SubspectError
 from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
-from subspect.job import Job
-from subspect.report.terminal import summary
+
+if TYPE_CHECKING:
+    from subspect.asking.compare import Comparison
+    from subspect.asking.depth import Depth
+    from subspect.asking.essentiality import Essentiality
+    from subspect.asking.geometry import Geometry
+    from subspect.giving.retrain import Both
+    from subspect.giving.specialise import Specialised
+    from subspect.giving.tradeoff import Tradeoff
+    from subspect.job import Job
+
 
 log = logging.getLogger("subspect")
 
@@ -50,6 +51,8 @@ class Formatter(logging.Formatter):
 
 def show_job(made: Job, as_json: bool, *lines: str) -> None:
     """Print what the main job made."""
+    from subspect.report.terminal import summary
+
     value = {
         "report": str(made.report),
         "fidelity": made.fidelity.to_json(),
@@ -80,6 +83,11 @@ def show_measured(
     figure: Path | None = None,
 ) -> None:
     """Print what was measured, and draw its figure if asked."""
+    from subspect.asking.compare import Comparison
+    from subspect.giving.retrain import Both
+    from subspect.giving.specialise import Specialised
+    from subspect.ground.drawing import save_figure
+
     if figure is not None and not isinstance(made, Both | Comparison | Specialised):
         save_figure(made.plot(), figure)
         log.info("figure: %s", figure)

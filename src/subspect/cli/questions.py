@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subspect.asking.compare import compare as compare_classes
-from subspect.asking.depth import FIDELITY
-from subspect.asking.depth import depth as set_against_depth
-from subspect.asking.diff import diff as compare_studies
-from subspect.asking.essentiality import REPEATS
-from subspect.asking.essentiality import essentiality as measure_essentiality
-from subspect.asking.explain import explain as why
-from subspect.asking.explain import open_picture
-from subspect.asking.geometry import POINTS
-from subspect.asking.geometry import geometry as measure_geometry
-from subspect.asking.selectivity import SHARE
-from subspect.asking.selectivity import selectivity as measure_selectivity
+from subspect.asking.options import FIDELITY, POINTS, REPEATS, SHARE
 from subspect.cli.app import command
 from subspect.cli.options import (
     AsJson,
@@ -44,13 +33,7 @@ from subspect.cli.options import (
     only_with,
 )
 from subspect.cli.printing import show_measured, show_result
-from subspect.demo import digits_family
-from subspect.ground.drawing import check_figure
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import make_folder
-from subspect.networks.naming import load_network
-from subspect.studies.decompositions import decomposition_names
-from subspect.studies.study import Study
 
 
 @command("Questions")
@@ -68,6 +51,12 @@ def explain(
 
     Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
     """
+    from subspect.asking.explain import explain as why
+    from subspect.asking.explain import open_picture
+    from subspect.ground.files import make_folder
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     if against is not None:
@@ -99,6 +88,9 @@ def compare(
 
     Example: subspect compare study cat dog
     """
+    from subspect.asking.compare import compare as compare_classes
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     made = compare_classes(opened, loaded, first, second, on)
@@ -117,6 +109,9 @@ def diff(
 
     Example: subspect diff study retrained
     """
+    from subspect.asking.diff import diff as compare_studies
+    from subspect.studies.study import Study
+
     studies = Study.open(first), Study.open(second)
     loaded = loaded_from(studies[0], decomposition), loaded_from(studies[1], decomposition)
     made = compare_studies(*studies, loaded, on)
@@ -146,6 +141,9 @@ def selectivity(
 
     Example: subspect selectivity study -k 5
     """
+    from subspect.asking.selectivity import selectivity as measure_selectivity
+    from subspect.studies.study import Study
+
     made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
     show_result(made.to_json(), as_json, made.table(), *(made.class_tables() if classes else []))
 
@@ -169,6 +167,10 @@ def essentiality(
 
     Example: subspect essentiality study --decomposition frequency-k5
     """
+    from subspect.asking.essentiality import essentiality as measure_essentiality
+    from subspect.ground.drawing import check_figure
+    from subspect.studies.study import Study
+
     check_figure(figure)
     opened = Study.open(study)
     made = measure_essentiality(opened, loaded_from(opened, decomposition), on, repeats=repeats, seed=seed)
@@ -193,6 +195,11 @@ def geometry(
 
     Example: subspect geometry study --figure dimensions.png
     """
+    from subspect.asking.geometry import geometry as measure_geometry
+    from subspect.ground.drawing import check_figure
+    from subspect.studies.decompositions import decomposition_names
+    from subspect.studies.study import Study
+
     check_figure(figure)
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition) if decomposition or decomposition_names(opened) else None
@@ -237,6 +244,10 @@ def depth(
     Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
     python:nets.py:large=large.safetensors --images images/train --test images/test -o family
     """
+    from subspect.asking.depth import depth as set_against_depth
+    from subspect.demo import digits_family
+    from subspect.ground.drawing import check_figure
+
     check_figure(figure)
     if digits:
         only_with(context, "networks, not with --digits", "images", "test")

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from subspect.choosing.boundary import TARGETS
-from subspect.choosing.decompose import METHODS, decompose_by_file, decompose_each
+from subspect.choosing.options import METHODS, TARGETS
 from subspect.choosing.sizes import MEASURES, Auto
 from subspect.cli.app import command
 from subspect.cli.options import (
@@ -53,15 +52,6 @@ from subspect.cli.options import (
     size_of,
 )
 from subspect.cli.printing import show_result
-from subspect.measuring.fidelity import evaluate as cost_of
-from subspect.networks.naming import load_network
-from subspect.report import check_report, write_report
-from subspect.report.curve_file import write_curve
-from subspect.report.terminal import curve_table, features, overview, summary
-from subspect.studies.decompositions import decomposition_names
-from subspect.studies.observe import observe as run_once
-from subspect.studies.study import Study
-from subspect.studies.verify import verify as verify_study
 
 
 @command("A study")
@@ -98,6 +88,10 @@ def observe(
 
     Example: subspect observe python:model.py:make images/test -o study --name test --weights model.safetensors
     """
+    from subspect.report.terminal import overview
+    from subspect.studies.decompositions import decomposition_names
+    from subspect.studies.observe import observe as run_once
+
     study = run_once(
         network_of(network, weights, head, class_names, (resize, crop, mean, std, interpolation)),
         images_of(images, outside, name),
@@ -141,6 +135,11 @@ def decompose(
     Examples: subspect decompose study -k 5 -k 10 -k 20 | subspect decompose study -k auto --tolerance 0.05 --promise unseen
     | subspect decompose study --method frequency -k 0.5
     """
+    from subspect.choosing.decompose import decompose_by_file, decompose_each
+    from subspect.measuring.fidelity import evaluate as cost_of
+    from subspect.report.terminal import summary
+    from subspect.studies.study import Study
+
     if "auto" not in k:
         only_with(context, "-k auto", "tolerance", "measure", "most", "promise")
     opened, auto = Study.open(study), Auto(tolerance, measure, promise, most)
@@ -174,6 +173,9 @@ def evaluate(
 
     Example: subspect evaluate study --on test --classes
     """
+    from subspect.measuring.fidelity import evaluate as cost_of
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     fidelity = cost_of(opened, loaded_from(opened, decomposition), on)
     show_result(fidelity.to_json(), as_json, fidelity.table(), *([fidelity.class_table()] if classes else []))
@@ -199,6 +201,11 @@ def report(
     Examples: subspect report study --network python:model.py:make --weights model.safetensors
     | subspect report study --no-images -o shared.html
     """
+    from subspect.measuring.fidelity import evaluate as cost_of
+    from subspect.networks.naming import load_network
+    from subspect.report import check_report, write_report
+    from subspect.studies.study import Study
+
     if network is None:
         only_with(context, "--network", "weights")
     if no_images:
@@ -226,6 +233,11 @@ def show(
 
     Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
+    from subspect.report.curve_file import write_curve
+    from subspect.report.terminal import curve_table, features, overview
+    from subspect.studies.decompositions import decomposition_names
+    from subspect.studies.study import Study
+
     opened = Study.open(study)
     known = decomposition_names(opened)
     loaded = loaded_from(opened, decomposition) if known or decomposition or classes or figure else None
@@ -260,6 +272,8 @@ def verify(
 
     Example: subspect verify study
     """
+    from subspect.studies.verify import verify as verify_study
+
     made = verify_study(study, write=write)
     show_result(made.to_json(), as_json, *made.tables())
     if not made.sound:

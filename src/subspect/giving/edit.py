@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subspect.choosing.boundary import TARGETS, Target
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_writable

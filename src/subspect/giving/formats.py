@@ -18,13 +18,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from subspect.giving.options import OPSET, Format
 from subspect.ground.errors import SubspectError
 from subspect.heads.head import DecomposedHead
 
-Format = Literal["onnx", "torch", "safetensors"]
-FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix
-SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
-OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
 BATCHES = (1, 7)  #: images at a time when a file is checked and timed
 _TURNS, _TURN = 5, 0.1  # of timing each batch; seconds
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
-from subspect.giving.formats import BATCHES, SMALL
+from subspect.giving.formats import BATCHES
+from subspect.giving.options import SMALL
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.tables import Table
 from subspect.heads.cost import Size, size_of
