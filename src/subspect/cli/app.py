@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import logging
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.text import Text
@@ -28,6 +29,9 @@ app = typer.Typer(
 )
 
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; 1 is fastest for small networks.")]
+_COMMON = {"quiet": False, "threads": None}
 _RESUMED = ("run", "observe", "demo", "retrain", "depth")
 _GOES_ON = ", and the same command goes on from there"
 Command = Callable[..., None]
@@ -38,8 +42,12 @@ def command(panel: str) -> Callable[[Command], Command]:
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> None:
+        def guarded(*args: Any, quiet: bool = False, threads: int | None = None, **kwargs: Any) -> None:
             try:
+                if quiet:
+                    logging.getLogger("subspect").setLevel(logging.WARNING)
+                if threads is not None:
+                    _keep_to(threads)
                 function(*args, **kwargs)
             except (SubspectError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
@@ -52,9 +60,24 @@ def command(panel: str) -> Callable[[Command], Command]:
                 err.print(f"interrupted; what was stored stays{_GOES_ON if function.__name__ in _RESUMED else ''}")
                 raise typer.Exit(130) from error
 
+        hints = {**get_type_hints(function, include_extras=True), "quiet": Quiet, "threads": Threads}
+        own = inspect.signature(function).parameters.values()
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one) for name, one in _COMMON.items()]
+        parameters = [one.replace(annotation=hints[one.name]) for one in (*own, *added)]
+        guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        guarded.__annotations__ = hints
         return app.command(no_args_is_help=function.__name__ != "demo", rich_help_panel=panel)(guarded)
 
     return register
+
+
+def _keep_to(threads: int) -> None:
+    """Compute with some number of threads, in PyTorch and in NumPy's and SciPy's libraries."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def _version(wanted: bool) -> None:
