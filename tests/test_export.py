@@ -200,7 +200,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert not (tmp_path / "new").exists()
     images.rename(tmp_path / "moved")
-    with pytest.raises(SubspectError, match="are no longer at .*; name some to check the file with"):
+    with pytest.raises(SubspectError, match="are no longer at .*; name some to check with"):
         export(study, made, tmp_path / "net.onnx", network)
     wanted = builtins.__import__
 

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from subspect.ground.errors import SubspectError, advice, near, some
-from subspect.ground.files import atomic, entries, is_file, locked, refuse_links, sweep
+from subspect.ground.files import atomic, entries, is_file, is_folder, locked, refuse_links, sweep
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.studies.image_set import ImageSet, shards_in
@@ -67,7 +67,7 @@ class Study:
         path = Path(path)
         if not is_file(path / "study.json"):
             what = "make one with: subspect observe"
-            if (path / "sets").is_dir():
+            if is_folder(path / "sets"):
                 what = "its image sets are there, so restore study.json from a copy"
             raise SubspectError(f"no study in {path}: it has no study.json; {what}")
         with advice("restore it from a copy, or observe into another folder"):
