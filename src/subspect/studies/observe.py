@@ -143,9 +143,9 @@ def find_head(network: Network, images: object) -> Head:
 
 
 def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
-    """Return the first usable images of up to 64 spread over a source, (count, channels, height, width).
+    """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
 
-    Where there are fewer, their mirror images follow.
+    Where there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
 
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
