@@ -90,6 +90,29 @@ def test_run_and_what_the_report_says_of_the_network(done: _Done) -> None:
     assert f"does {KINDS[done.kind][2]:,} multiplications for one image" in done.job.report.read_text(encoding="utf-8")
 
 
+def test_what_is_no_picture_is_not_said_to_be_missing(done: _Done, caplog: pytest.LogCaptureFixture) -> None:
+    job = done.job
+    caplog.clear()
+    path = subspect.write_report(
+        job.study, job.decomposition, job.fidelity, source=done.arrays, network=done.network, show_progress=False
+    )
+    page, shape = path.read_text(encoding="utf-8"), KINDS[done.kind][1]
+    said = f"There are no pictures of &#39;train&#39; to show: a tensor of shape {shape} is not a picture."
+    assert said in page and "could not be read" not in page and not caplog.records
+
+
+def test_arrays_that_are_too_few_are_missed_without_a_word_of_folders(
+    tiny: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, labels = np.random.default_rng(0).random((60, 3, 8, 8), np.float32), np.arange(60) % 3
+    network = subspect.Network(tiny)
+    job = subspect.run(network, (x, labels), tmp_path / "study", k=2, show_progress=False)
+    assert "data:image/webp" in job.report.read_text(encoding="utf-8")
+    subspect.write_report(job.study, job.decomposition, job.fidelity, source=x[:5], show_progress=False)
+    assert "could not be read again from the images given" in caplog.text and "FOLDER" not in caplog.text
+    assert "give those that were observed" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_export(done: _Done, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"

@@ -24,6 +24,10 @@ class Unusable(Exception):
     """One image cannot be used; the run goes on without it and lists it with this reason."""
 
 
+class NoPicture(Unusable):
+    """What a network gets is no picture that one could look at; the network can use it all the same."""
+
+
 def some(items: Iterable[object], most: int = 5) -> str:
     """List items in a sentence: the first few, then how many more there are."""
     listed = [str(item) for item in items]
