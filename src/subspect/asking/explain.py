@@ -242,19 +242,23 @@ def _stem(name: str) -> str:
 
 
 def terms(
-    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int, other: int
+    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int | str, other: int | str
 ) -> tuple[list[Term], float]:
     """Return what each feature says for a class against another, what says most first, and the difference of the biases.
 
     Args:
         decomposition: whose weights they are.
         features: (d,) of an image, or a mean over images.
-        label: index of the class spoken for.
-        other: index of the class spoken against.
+        label: index or name of the class spoken for.
+        other: index or name of the class spoken against.
 
     Returns:
         The terms, in logits, and the bias; together they are the difference of the two decomposed logits.
+
+    Raises:
+        SubspectError: there is no such class.
     """
+    label, other = decomposition.label(label), decomposition.label(other)
     rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
     found = []
     for feature in dict.fromkeys([*rows[0], *rows[1]]):
