@@ -14,10 +14,12 @@ class SubspectError(Exception):
 
 
 class MissingExtra(SubspectError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
+    """An optional package is needed; the message names the extra that brings it, from the clone that subspect came from."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'subspect[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it, in the clone of subspect, with: pip install -e '.[{extra}]'"
+        )
 
 
 class Unusable(Exception):
