@@ -1187,7 +1187,9 @@ def test_dataset_of_something_else(item: Any) -> None:
 
 def test_dataset_with_labels_that_are_no_number() -> None:
     images = open_images(TensorDataset(torch.rand(2, 3, 4, 4), torch.eye(2)))
-    match = r"label \[1\.0, 0\.0\] is not a class index of this network.*; several numbers for an image are a multi-label "
+    match = (
+        r"label \[1\.0, 0\.0\] is not a class index of this network.*; several numbers for an image are a multi-label "
+    )
     with pytest.raises(SubspectError, match=match):
         every(images, match_classes(images, 2))
 
@@ -1195,7 +1197,9 @@ def test_dataset_with_labels_that_are_no_number() -> None:
 @pytest.mark.parametrize("label", [0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])])
 def test_dataset_with_numbers_to_be_predicted(label: object) -> None:
     images = open_images(Listed((torch.ones(3, 2, 2), label)))
-    with pytest.raises(SubspectError, match=r"^image 0: label 0.5 is not a class .* floating numbers are a regression target"):
+    with pytest.raises(
+        SubspectError, match=r"^image 0: label 0.5 is not a class .* floating numbers are a regression target"
+    ):
         every(images, match_classes(images, 2))
 
 
