@@ -17,10 +17,13 @@ from torch import nn
 import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
+from subspect.asking.explain import terms
+from subspect.choosing.decompose import METHODS
 from subspect.choosing.options import METHODS
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.heads.history import Refitted
 from subspect.heads.supports import Supports
+from subspect.report.terminal import features
 from subspect.studies.decompositions import decomposition_path, load_decomposition
 
 
@@ -32,6 +35,21 @@ def refit_of(made: Decomposition) -> Refitted:
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
     chunks = list(study[name].chunks())
     return np.concatenate([c.features for c in chunks]), np.concatenate([c.labels for c in chunks])
+
+
+def test_a_class_goes_by_name_or_index(study: Study) -> None:
+    made = decompose(study, 2)
+    asked = (
+        made.rows,
+        made.class_json,
+        lambda one: features(made, one).title,
+        lambda one: terms(made, np.ones(6), one, "a"),
+    )
+    for ask in asked:
+        assert ask("c") == ask(2) == ask(np.int64(2)) == ask("2")
+        for odd in ("cc", 3, -1, "-1", 99, 1.0, None):
+            with pytest.raises(SubspectError, match="no class .*; the network has 3: a, b, c, or 0 to 2"):
+                ask(odd)
 
 
 def test_weights_bias_frequency_and_mean(study: Study) -> None:

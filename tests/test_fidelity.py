@@ -157,7 +157,7 @@ def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     fidelity = evaluate(study, decompose(study, 2))
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        MissingExtra, match=r"needs the package 'pandas'; install it with: pip install 'subspect\[pandas\]'"
+        MissingExtra, match=r"needs the package 'pandas'; install it, .* clone .*: pip install -e '\.\[pandas\]'"
     ):
         fidelity.to_frame()
 

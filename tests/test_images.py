@@ -1014,8 +1014,13 @@ def test_a_pair_without_labels() -> None:
         ([0.0, 1.0], "2 of type float64"),
         ([True, False], "2 of type bool"),
         (["cat", "dog"], "2 of type <U3"),
-        (torch.eye(2), "4 of type float32"),
-        (np.eye(2, dtype=np.int64), "4 of type int64"),
+        (torch.eye(2), r"\(2, 2\) of type float32; several numbers for an image are a multi-label target"),
+        (np.eye(2, dtype=np.int64), r"\(2, 2\) of type int64; several numbers .* or no labels"),
+        (np.ones((2, 5)), r"\(2, 5\) of type float64; several numbers .* labels.argmax\(1\)"),
+        ([[0.5], [1.5]], r"\(2, 1\) of type float64; floating numbers are a regression target"),
+        (torch.tensor([0.5, -3.2]), r"2 of type float32; floating numbers are a regression target, .*astype\(int\)"),
+        (np.ones((3, 5), np.int64), r"\(3, 5\) of type int64$"),
+        (1, "1 of type int64"),
     ],
 )
 def test_labels_of_another_length_or_type(labels: Any, given: str) -> None:
@@ -1182,7 +1187,19 @@ def test_dataset_of_something_else(item: Any) -> None:
 
 def test_dataset_with_labels_that_are_no_number() -> None:
     images = open_images(TensorDataset(torch.rand(2, 3, 4, 4), torch.eye(2)))
-    with pytest.raises(SubspectError, match=r"label \[1\.0, 0\.0\] is not a class index of this network"):
+    match = (
+        r"label \[1\.0, 0\.0\] is not a class index of this network.*; several numbers for an image are a multi-label "
+    )
+    with pytest.raises(SubspectError, match=match):
+        every(images, match_classes(images, 2))
+
+
+@pytest.mark.parametrize("label", [0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_dataset_with_numbers_to_be_predicted(label: object) -> None:
+    images = open_images(Listed((torch.ones(3, 2, 2), label)))
+    with pytest.raises(
+        SubspectError, match=r"^image 0: label 0.5 is not a class .* floating numbers are a regression target"
+    ):
         every(images, match_classes(images, 2))
 
 

@@ -449,9 +449,7 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
         "sets/test",
     }
     assert "not subspect's, and left alone: holiday.jpg" in made.notes
-    assert made.to_json()["sound"] is False and "4 are not as they should be" in str(
-        list(made.tables()[0].columns[0].cells)[0]
-    )
+    assert made.to_json()["sound"] is False and "4 are not as they should be" in str(made.tables()[0].title)
     assert (study.path / "holiday.jpg").exists()
 
 

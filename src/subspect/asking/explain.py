@@ -99,6 +99,7 @@ class Explanation:
         decomposition: name of the decomposition.
         predicted: class name of the largest decomposed logit.
         against: class name of the runner-up, or of the class asked about.
+        label: class name that a labelled image set of the study gives the image; None where the study doesn't have it.
         logits: the two decomposed logits.
         probabilities: of the two classes, by the decomposed network.
         terms: features of either class, what says most first.
@@ -115,6 +116,7 @@ class Explanation:
     decomposition: str
     predicted: str
     against: str
+    label: str | None
     logits: tuple[float, float]
     probabilities: tuple[float, float]
     terms: tuple[Term, ...]
@@ -145,7 +147,8 @@ class Explanation:
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each term, then their sum."""
-        title = f"{self.name}: {self.predicted} and not {self.against}"
+        label = f" (label: {self.label})" if self.label is not None else ""
+        title = f"{self.name}: {self.predicted} and not {self.against}{label}"
         says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
         near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
         caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
@@ -196,7 +199,8 @@ class Explanation:
         said, against = as_label(self.predicted), as_label(self.against)
         likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
         dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
-        _show(picture, enlarged(self.picture), f"{said}, not {against}\n(dense: {dense})", 10)
+        label = f"label: {as_label(self.label)}; " if self.label is not None else ""
+        _show(picture, enlarged(self.picture), f"{said}, not {against}\n({label}dense: {dense})", 10)
         figure.suptitle(
             as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
         )
@@ -242,19 +246,23 @@ def _stem(name: str) -> str:
 
 
 def terms(
-    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int, other: int
+    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int | str, other: int | str
 ) -> tuple[list[Term], float]:
     """Return what each feature says for a class against another, what says most first, and the difference of the biases.
 
     Args:
         decomposition: whose weights they are.
         features: (d,) of an image, or a mean over images.
-        label: index of the class spoken for.
-        other: index of the class spoken against.
+        label: index or name of the class spoken for.
+        other: index or name of the class spoken against.
 
     Returns:
         The terms, in logits, and the bias; together they are the difference of the two decomposed logits.
+
+    Raises:
+        SubspectError: there is no such class.
     """
+    label, other = decomposition.label(label), decomposition.label(other)
     rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
     found = []
     for feature in dict.fromkeys([*rows[0], *rows[1]]):
@@ -316,6 +324,7 @@ def explain(
         decomposition=decomposition.name,
         predicted=names[label],
         against=names[other],
+        label=_label(study, decomposition, name, x),
         logits=(float(logits[label]), float(logits[other])),
         probabilities=(float(shares[label]), float(shares[other])),
         terms=tuple(found),
@@ -363,6 +372,31 @@ def _nearest(
     return tuple(
         Neighbour(id, names[label], names[said], distance, picture(id)) for distance, id, label, said in others
     )
+
+
+def _label(study: Study, decomposition: Decomposition, name: str, features: Array) -> str | None:
+    """Return the class name that the study gives an image; None where no labelled image set has it, or two labels are given.
+
+    A file is known by its bytes. Where these aren't known, an image is the one of the same id, if its features are as well.
+    """
+    first = decomposition.chosen_on[0]
+    own, close = _digest(name), _ITSELF * float(np.linalg.norm(features))
+    for image_set in (study[one] for one in sorted(study.set_names, key=lambda one: one != first)):
+        found: dict[str, int] = {}
+        for chunk in image_set.chunks() if image_set.labelled else ():
+            digests = chunk.digests or [None] * len(chunk.ids)
+            for row, (id, digest) in enumerate(zip(chunk.ids, digests, strict=True)):
+                known = own is not None and digest is not None
+                if (known and own == digest) or (
+                    not known
+                    and f"/{Path(name).as_posix()}".endswith(f"/{id}")
+                    and float(np.linalg.norm(chunk.features[row] - features)) <= close
+                ):
+                    found[id] = int(chunk.labels[row])
+        mine = {label for id, label in found.items() if name.endswith(id)} or set(found.values())
+        if found:
+            return decomposition.class_names[mine.pop()] if len(mine) == 1 else None
+    return None
 
 
 def _digest(name: str) -> bytes | None:

@@ -7,7 +7,7 @@
 
 A file takes its place only after it was read back and run on real images, one and seven at a time, and said what the decomposed
 network says in PyTorch. Names and preprocessing travel along: what goes in are images prepared by it, (n, channels, height,
-width) float32, called ``pixels``; what comes out is called ``logits``.
+width) float32, or whatever (n, …) the network was given ready, called ``pixels``; what comes out is called ``logits``.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def write(
         small: the network with the decomposed head, under the name that the head has.
         dense: the network as it was, for comparison.
         head: of both.
-        pixels: (7, channels, height, width) real images, as the network takes them.
+        pixels: (7, …) real images, as the network takes them.
         about: what travels along.
         opset: of ONNX.
 

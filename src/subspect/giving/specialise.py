@@ -359,9 +359,9 @@ def _narrow(
 def _tell(modules: Iterable[nn.Module]) -> None:
     """Write the sizes of what was cut into it; torch-pruning counts a channel of several features several times."""
     for module in modules:
-        if isinstance(module, nn.Conv2d) and module.groups == 1:
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
             module.out_channels, module.in_channels = module.weight.shape[:2]
-        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.running_mean is not None:
             module.num_features = len(module.running_mean)
 
 

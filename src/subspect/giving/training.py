@@ -319,7 +319,16 @@ def _share(hits: int, images: int) -> float:
 
 
 def _varied(pixels: Tensor, settings: Settings) -> Tensor:
-    """Mirror and move images at random."""
+    """Mirror and move images (n, channels, height, width) at random.
+
+    Raises:
+        SubspectError: what the network takes are no pictures, in which left and right, and up and down, mean something.
+    """
+    if (settings.flip or settings.shift) and pixels.ndim != 4:
+        raise SubspectError(
+            f"flip and shift vary pictures (channels, height, width); these images are {tuple(pixels.shape[1:])}: train "
+            "without (flip=False, shift=0)"
+        )
     if settings.flip:
         mirrored = torch.rand(len(pixels), device=pixels.device) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)

@@ -24,14 +24,20 @@ def advice(what: str) -> Iterator[None]:
 
 
 class MissingExtra(SubspectError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
+    """An optional package is needed; the message names the extra that brings it, from the clone that subspect came from."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'subspect[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it, in the clone of subspect, with: pip install -e '.[{extra}]'"
+        )
 
 
 class Unusable(Exception):
     """One image cannot be used; the run goes on without it and lists it with this reason."""
+
+
+class NoPicture(Unusable):
+    """What a network gets is no picture that one could look at; the network can use it all the same."""
 
 
 def some(items: Iterable[object], most: int = 5) -> str:

@@ -5,10 +5,13 @@ Times are measured where files are made (`subspect.export`, `subspect.specialise
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from subspect.heads.head import DecomposedHead
@@ -31,15 +34,27 @@ class Size:
 
 
 def size_of(model: nn.Module, head: Head, pixels: Tensor) -> Size:
-    """Return how large a network is, by running it on the first of some images (n, channels, height, width)."""
+    """Return how large a network is, by running it on the first of some images (n, …), as it takes them."""
     layer = model.get_submodule(head.name)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
         model(pixels[:1].to(next(model.parameters()).device))
     multiplications = counter.get_total_flops() // 2
     if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted
         multiplications += layer.multiplications
     features = int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0))
     return Size(sum(parameter.numel() for parameter in model.parameters()), multiplications, features)
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Have attention computed by plain products: the counter doesn't know what PyTorch does in one step instead."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @dataclass(frozen=True)

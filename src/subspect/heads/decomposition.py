@@ -145,8 +145,13 @@ class Decomposition:
         """The image set, and the part of it, on which the features were chosen."""
         return self.chosen.set, self.chosen.part
 
-    def rows(self, label: int) -> list[FeatureRow]:
-        """Return the features of a class, the most important first."""
+    def rows(self, label: int | str) -> list[FeatureRow]:
+        """Return the features of a class, named by its index or name, the most important first.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        label = self.label(label)
         part = slice(*self.supports.offsets[label : label + 2])
         columns = [self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist()]
         if self.trust is not None:
@@ -218,8 +223,13 @@ class Decomposition:
                 f"{shape[0]} and {shape[1]}; it is another study's, or damaged"
             )
 
-    def class_json(self, label: int) -> dict[str, Any]:
-        """Return a class's name, index, bias and features as JSON values."""
+    def class_json(self, label: int | str) -> dict[str, Any]:
+        """Return a class's name, index, bias and features as JSON values.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        label = self.label(label)
         rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
         jaccard = {} if self.trust is None else {"jaccard": self.trust.jaccard[label].item()}
         about = {"class": self.class_names[label], "index": label, "bias": self.bias[label].item()}

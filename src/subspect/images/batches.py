@@ -26,7 +26,7 @@ class Batch:
     """The images of some positions, as the network gets them.
 
     Attributes:
-        pixels: (m, channels, height, width) float32; None where none could be used.
+        pixels: (m, …) float32, of pictures (m, channels, height, width); None where none could be used.
         labels: (m,) class indices, −1 where there are none.
         ids: the m ids.
         digests: the m digests of the images' files (see `digest`), None for what comes from memory.

@@ -24,7 +24,7 @@ from torch.utils.data import (
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import fingerprint
 from subspect.images.decoding import to_rgb
-from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture
+from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture, what_labels_are
 
 _TRIED = 64  # items of a Dataset that are tried to learn what its items are
 
@@ -39,7 +39,7 @@ class Arrays(Images):
         labels: class indices (n,), or None.
 
     Raises:
-        SubspectError: another shape or type, or labels of another length.
+        SubspectError: another shape or type, or labels that aren't a class index for each image.
     """
 
     kind = "arrays"
@@ -58,13 +58,8 @@ class Arrays(Images):
         if len(self):
             self.ready = isinstance(picture_from(self.images[0]), torch.Tensor)
         labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
-        self.labels: Labels | None = None if labels is None else np.asarray(labels).reshape(-1)
+        self.labels: Labels | None = None if labels is None else _indices(np.asarray(labels), len(self))
         self.labelled = self.labels is not None
-        if self.labels is not None and (len(self.labels) != len(self) or self.labels.dtype.kind not in "iu"):
-            raise SubspectError(
-                f"labels must be {len(self)} class indices, one for each image; got {len(self.labels)} of type "
-                f"{self.labels.dtype}"
-            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +73,27 @@ class Arrays(Images):
         data = np.ascontiguousarray(self.images)
         labels = b"" if self.labels is None else np.ascontiguousarray(self.labels, dtype="<i8").tobytes()
         return fingerprint(str(data.dtype), str(data.shape), data.reshape(-1).view(np.uint8).data, labels)
+
+
+def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
+    """Return labels (n,) or (n, 1) as class indices (n,).
+
+    Raises:
+        SubspectError: they are of another length or type, several for an image, or numbers to be predicted.
+    """
+    flat = labels.reshape(-1)
+    if len(flat) != images or flat.dtype.kind not in "iu":
+        given = f"{len(flat)}" if labels.ndim < 2 else f"{labels.shape}"
+        first = None
+        if images and len(flat) == images:
+            first = flat[0].item()
+        elif images and labels.shape[:1] == (images,):
+            first = labels[0].tolist()
+        raise SubspectError(
+            f"labels must be {images} class indices, one for each image; got {given} of type {labels.dtype}"
+            f"{what_labels_are(first)}"
+        )
+    return flat
 
 
 class DatasetImages(Images):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from subspect.ground.errors import SubspectError, Unusable
+from subspect.ground.errors import NoPicture, SubspectError, Unusable
 
 INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
 LEAST_STD = 1e-6  #: pixels divided by less would be no numbers that a network could use, or infinite
@@ -211,15 +211,20 @@ def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
     What a transform of the user's does is seen by its result, stretched to visible values.
 
     Raises:
-        Unusable: the image is smaller than the crop, or the transform's result is no picture.
+        Unusable: the image is smaller than the crop.
+        NoPicture: the transform's result is none.
     """
     return preprocessing.view(image) if isinstance(preprocessing, Preprocessing) else visible(preprocessing(image))
 
 
 def visible(tensor: torch.Tensor) -> Image.Image:
-    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture."""
+    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture.
+
+    Raises:
+        NoPicture: it has another shape, or a number of channels other than 1 and 3.
+    """
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise Unusable(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
+        raise NoPicture(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
     low, high = tensor.min(), tensor.max()
     pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().expand(3, -1, -1).permute(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(pixels))

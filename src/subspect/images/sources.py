@@ -134,7 +134,23 @@ class ClassMatch:
             return self.index[raw]
         if not isinstance(raw, int) or not 0 <= raw < self.n_classes:
             raise SubspectError(
-                f"label {raw!r} is not a class index of this network: expected a whole number from 0 to "
-                f"{self.n_classes - 1}"
+                f"label {shortened(repr(raw))} is not a class index of this network: expected a whole number from 0 to "
+                f"{self.n_classes - 1}{what_labels_are(raw)}"
             )
         return raw
+
+
+def what_labels_are(label: object) -> str:
+    """Say of an image's label that is no class index what it seems to be, and what to give instead; or nothing."""
+    if isinstance(label, list | tuple) and len(label) > 1:
+        return (
+            "; several numbers for an image are a multi-label target, or one-hot, and subspect asks which one class an image "
+            "is of: give one class index for each image (of one-hot labels the place of the 1, labels.argmax(1)), or no "
+            "labels, so that the network's predictions stand in for them"
+        )
+    if isinstance(label, float):
+        return (
+            "; floating numbers are a regression target, and subspect is about classes: give class indices (where these are "
+            "such already, as whole numbers: labels.astype(int)), or no labels, so that the network's predictions stand in"
+        )
+    return ""

@@ -4,7 +4,7 @@ Most convolutional networks end with a global pooling: feature i is the mean, or
 of a map A (d, height, width). That map is found, not guessed by name: while a batch runs, every function that PyTorch calls
 is watched, and the last map with d channels whose pooled values are the features is it; so a ReLU called as a function is
 seen as well as one that is a module. This is the map that class activation mapping weighs (Zhou et al. 2016), one feature at
-a time. A token network, or one with layers between pooling and head, has none.
+a time. A token network, one of series or volumes, or one with layers between pooling and head, has none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_maps(network: Network, pixels: Tensor) -> Read:
 
     Args:
         network: its head is known.
-        pixels: (n, channels, height, width), as the network expects it.
+        pixels: (n, …), as the network expects it.
 
     Raises:
         SubspectError: the head's own product is not the network's logits on this batch.

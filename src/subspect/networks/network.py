@@ -88,7 +88,7 @@ class Network:
         """Find the head with a small batch, and check that it gives the network's own logits.
 
         Args:
-            pixels: (n, channels, height, width) with n ≥ 2, as the network expects it.
+            pixels: (n, …) with n ≥ 2, as the network expects it; of pictures (n, channels, height, width).
             name: the head's module name, where it is known and the user gave none.
 
         A head that the user named is taken even where the network does something after it (a softmax, an average of

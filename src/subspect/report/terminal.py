@@ -42,8 +42,13 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     return table
 
 
-def features(decomposition: Decomposition, label: int) -> Table:
-    """Return a row for each feature of a class: weight, frequency, mean and mean contribution."""
+def features(decomposition: Decomposition, label: int | str) -> Table:
+    """Return a row for each feature of a class: weight, frequency, mean and mean contribution.
+
+    Raises:
+        SubspectError: there is no such class.
+    """
+    label = decomposition.label(label)
     name = decomposition.class_names[label]
     bias = decomposition.bias[label].item()
     table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")

@@ -108,9 +108,9 @@ def observe(
                     name,
                 )
             return opened
-        _try(network, source, match, image_set)
+        told = _try(network, source, match, image_set)
         _run(network, source, match, image_set, workers, max_failed, show_progress)
-        _finish(opened, image_set)
+        _finish(opened, image_set, told)
     return opened
 
 
@@ -157,9 +157,9 @@ def find_head(network: Network, images: object) -> Head:
 
 
 def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
-    """Return the first usable images of up to 64 spread over a source, (count, channels, height, width).
+    """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
 
-    Where there are fewer, their mirror images follow.
+    Where there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
 
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
@@ -233,8 +233,12 @@ def _manifest(
     )
 
 
-def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> None:
-    """Run the spread images through everything: say what the run will cost, and whether it looks right."""
+def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> bool:
+    """Run the spread images through everything: say what the run will cost, and whether it looks right.
+
+    Returns:
+        Whether an accuracy near chance was pointed out.
+    """
     manifest, positions = image_set.manifest, _spread(source)
     left = manifest.images - _positions(manifest, image_set.done)
     start = time.perf_counter()
@@ -249,10 +253,8 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     )
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
-    if source.labelled:
-        _warn_near_chance(
-            int((chunk.labels == chunk.predictions).sum()), len(chunk.ids), match.n_classes, "tried first"
-        )
+    right = int((chunk.labels == chunk.predictions).sum())
+    return source.labelled and _warn_near_chance(right, len(chunk.ids), match.n_classes, "tried first")
 
 
 def _run(
@@ -284,8 +286,8 @@ def _run(
             image_set.write(index, joined(chunks), fresh)
 
 
-def _finish(study: Study, image_set: ImageSet) -> None:
-    """Write the manifest that says that the set is complete, and say what was found."""
+def _finish(study: Study, image_set: ImageSet, told: bool) -> None:
+    """Write the manifest that says that the set is complete, and say what was found, but not twice what was told before."""
     name, manifest = image_set.name, image_set.manifest
     rows = right = 0
     failed: list[tuple[str, str]] = []
@@ -298,7 +300,8 @@ def _finish(study: Study, image_set: ImageSet) -> None:
         log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
     if manifest.labelled:
         log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
-        _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
+        if not told:
+            _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
 
 
 def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
@@ -365,11 +368,12 @@ def _reasons(failed: list[tuple[str, str]]) -> str:
     return some([f"{id}: {reason}" for id, reason in failed], 3)
 
 
-def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> None:
-    """Warn if the accuracy could come from guessing: within three standard deviations of 1 in C, or below."""
+def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> bool:
+    """Warn if the accuracy could come from guessing, within three standard deviations of 1 in C or below; say whether."""
     chance = 1 / n_classes
     limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
-    if images and right / images <= limit < 1:  # of very few images all may be right by chance
+    near = bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
+    if near:
         log.warning(
             "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: the class folders are in "
             "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
@@ -379,6 +383,7 @@ def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> No
             which,
             n_classes,
         )
+    return near
 
 
 def _duration(seconds: float) -> str:
