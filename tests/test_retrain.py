@@ -172,7 +172,7 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
         learn(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Run, "_learn", killed)
-    monkeypatch.setattr(sys.modules["subspect.giving.retrain"], "_EVERY", -1)
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             retrain(network, images, tmp_path / "stopped", made, settings)
@@ -275,7 +275,7 @@ def test_a_training_that_fell_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.giving.retrain"], "_FALL", 0.0)  # the network is no better than chance
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_FALL", 0.0)  # the network is no better than chance
     done = retrain(network, images, tmp_path / "run", made, Settings(epochs=1, batch_size=8, rate=1e4, held_out=0.25))
     assert done.epochs[0].held_out < done.start
     assert "a smaller rate than 10000 may help, in a new folder" in caplog.text and "fell from" in caplog.text
@@ -344,7 +344,7 @@ def test_a_state_that_somebody_replaced_meanwhile_stays(
         learn(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Run, "_learn", beside)
-    monkeypatch.setattr(sys.modules["subspect.giving.retrain"], "_EVERY", -1)
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     with pytest.raises(SubspectError, match=r"state\.safetensors is there already, and not as subspect wrote it"):
         retrain(network, images, tmp_path / "run", made, SHORT)
     assert path.read_bytes() == b"mine"

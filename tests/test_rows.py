@@ -37,7 +37,7 @@ def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards read, in order."""
     names: list[str] = []
-    read = sys.modules["subspect.studies.manifests"].read_shard
+    read = sys.modules["subspect.studies.image_set"].read_shard
 
     def noted(path: Path, *args: Any) -> tuple[Chunk, list[tuple[str, str]]]:
         names.append(path.name)

@@ -34,7 +34,7 @@ log = logging.getLogger("subspect")
 
 HELD_OUT = 0.05  #: share of the images
 _FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
-EVERY = 60  # seconds between two states
+_EVERY = 60  # seconds between two states
 _STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.json"
 _MADE_BY = {"made_by": "subspect retrain"}
 
@@ -200,7 +200,7 @@ class Run:
                         self._learn(batch.pixels.to(place), torch.from_numpy(batch.labels).to(place), total)
                     self.step += 1
                     advance(1)
-                    if time.monotonic() - saved > EVERY:
+                    if time.monotonic() - saved > _EVERY:
                         self._save()
                         saved = time.monotonic()
                 share = _share(*right(self.model, self.head, read(cut(held, size))))
