@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import subspect
 from _fuzz_inputs import Choices, altered, altered_tensors, odd
 from subspect.choosing.sizes import Auto, check_budget
-from subspect.cli import _entry, _lines, _preprocessing, _size
+from subspect.cli.options import _preprocessing, entry_of, lines_of, size_of
 from subspect.giving.edit import edit
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import parse_json
@@ -438,7 +438,7 @@ def _of_lists(folder: Path) -> dict[str, Reader]:
 
     def names(data: bytes) -> None:
         path.write_bytes(data)
-        to_json(match_classes(labelled, len(NAMES), _lines(path)).names)
+        to_json(match_classes(labelled, len(NAMES), lines_of(path)).names)
 
     def changed(read: Callable[[bytes], None], value: Any) -> Callable[[bytes], None]:
         return lambda data: read(json.dumps(altered(value, Choices(data))).encode())
@@ -478,10 +478,10 @@ def _of_options(folder: Path) -> dict[str, Reader]:
         applied(read(value) if read is as_preprocessing or isinstance(value, dict) else None)
 
     def k(data: bytes) -> None:
-        str(check_budget(_size(_argument(data), Auto()), D))
+        str(check_budget(size_of(_argument(data), Auto()), D))
 
     def drop(data: bytes) -> None:
-        made.without(*_entry(_argument(data)))
+        made.without(*entry_of(_argument(data)))
 
     def pixels(data: bytes) -> None:
         texts = [one if one != "-" else None for one in _argument(data).split("|")]

@@ -40,8 +40,9 @@ import torch
 import subspect
 from _planted import Features, clustered, dense_head, discriminant_head, plant
 from _rows import Row, publish, row
-from subspect.choosing.boundary import Boundary, Choice, Head, Target
+from subspect.choosing.boundary import Boundary, Choice, Head
 from subspect.choosing.influence import contribution
+from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices, pursue
 from subspect.choosing.refit import refit, reselect
 from subspect.statistics.moments import ClassSums

@@ -14,19 +14,8 @@ from scipy.stats import rankdata
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.choosing.boundary import (
-    _FEWER,
-    _NEAR,
-    FLOOR,
-    SAMPLED,
-    SHARPNESS,
-    TARGETS,
-    Boundary,
-    Choice,
-    Head,
-    Target,
-    logits,
-)
+from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Boundary, Choice, Head, logits
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic
 from subspect.studies.rows import Block
 

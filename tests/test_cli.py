@@ -288,6 +288,6 @@ def test_interrupted(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("subspect.cli.run_once", interrupt)
+    monkeypatch.setattr("subspect.studies.observe.observe", interrupt)
     result = run("observe python:model.py:declared train -o study", 130)
     assert "interrupted; what was stored stays, and the same command goes on from there" in result.stderr

@@ -18,7 +18,7 @@ import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
 from subspect.asking.explain import terms
-from subspect.choosing.decompose import METHODS
+from subspect.choosing.options import METHODS
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.heads.history import Refitted
 from subspect.heads.supports import Supports
@@ -44,8 +44,10 @@ def test_a_class_goes_by_name_or_index(study: Study) -> None:
         lambda one: features(made, one).title,
         lambda one: terms(made, np.ones(6), one, "a"),
     )
+    two: Any = np.int64(2)
     for ask in asked:
-        assert ask("c") == ask(2) == ask(np.int64(2)) == ask("2")
+        assert ask("c") == ask(2) == ask(two) == ask("2")
+        odd: Any
         for odd in ("cc", 3, -1, "-1", 99, 1.0, None):
             with pytest.raises(SubspectError, match="no class .*; the network has 3: a, b, c, or 0 to 2"):
                 ask(odd)

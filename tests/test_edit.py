@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
-from subspect.choosing.boundary import FLOOR, Target
+from subspect.choosing.boundary import FLOOR
+from subspect.choosing.options import Target
 from subspect.cli import app
 from subspect.heads.history import Dropped, Part, Refitted
 from test_sizes import Array, Wide, observed, pictures, planted

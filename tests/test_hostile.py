@@ -279,7 +279,7 @@ def test_files_of_others_stay(run: Callable[..., Result], tmp_path: Path, line: 
     before = tree(tmp_path)
     run(line)
     after = tree(tmp_path)
-    mine = ("set.json", "study.json", "report.html")  # rewritten by the commands that write them
+    mine = ("set.json", "study.json", "report.html", "order.json")  # rewritten by the commands that write them
     assert {path for path in before if after.get(path) != before[path] and Path(path).name not in mine} == set()
 
 

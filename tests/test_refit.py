@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.choosing.boundary import FLOOR, TARGETS, Boundary, Choice, Head, Target
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
 from subspect.studies.rows import MEMORY, Block
 

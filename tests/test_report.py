@@ -347,7 +347,7 @@ def test_names_and_links_that_are_put_into_checksums_lead_nowhere(many: Callable
 KILLS = """
 import hashlib, os, sys
 from pathlib import Path
-from subspect.report import pages
+from subspect.ground import pages
 
 os.chdir(sys.argv[1])
 left, plain, killed = 10**9, Path("plain"), Path("killed")

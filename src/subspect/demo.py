@@ -19,7 +19,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from subspect.choosing.decompose import METHODS, check_choice
+from subspect.choosing.decompose import check_choice
+from subspect.choosing.options import METHODS
 from subspect.ground.errors import MissingExtra, SubspectError
 from subspect.ground.files import atomic, check_free, read_bytes
 from subspect.ground.progress import progress

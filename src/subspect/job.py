@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from subspect.choosing.boundary import TARGETS, Target
-from subspect.choosing.decompose import METHODS, check_choice, decompose
+from subspect.choosing.decompose import check_choice, decompose
+from subspect.choosing.options import METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Size
 from subspect.ground.errors import SubspectError
 from subspect.heads.decomposition import Decomposition

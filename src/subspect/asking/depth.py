@@ -26,6 +26,7 @@ from scipy.stats import linregress, rankdata, t
 from torch import nn
 
 from subspect.asking.geometry import geometry
+from subspect.asking.options import FIDELITY
 from subspect.choosing.decompose import decompose
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("subspect")
 
-FIDELITY = 0.95  #: at which the number of features is read
 _DRAWS = 2000  # of families, for the interval of the rank correlation
 _SINGLE = 0.2  # share of networks at the floor of one feature, above which a trend says nothing
 _FEW = 100  # images to read a fidelity from, below which it is told

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from subspect.asking.options import REPEATS
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 KINDS = ("normal", "matched", "mean", "zero")
 CURVES = ("deletion", "insertion")
-REPEATS = 20  #: draws of noise, of random sets and of random orders
 _GRID = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 128, 200, 320, 512, 800, 1280, 2048, 3200, 5120, 8192)
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

@@ -385,9 +385,9 @@ def _label(study: Study, decomposition: Decomposition, name: str, features: Arra
         found: dict[str, int] = {}
         for chunk in image_set.chunks() if image_set.labelled else ():
             digests = chunk.digests or [None] * len(chunk.ids)
-            for row, (id, stored) in enumerate(zip(chunk.ids, digests, strict=True)):
-                known = own is not None and stored is not None
-                if (known and own == stored) or (
+            for row, (id, kept) in enumerate(zip(chunk.ids, digests, strict=True)):
+                known = own is not None and kept is not None
+                if (known and own == kept) or (
                     not known
                     and f"/{Path(name).as_posix()}".endswith(f"/{id}")
                     and float(np.linalg.norm(chunk.features[row] - features)) <= close

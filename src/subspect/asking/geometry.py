@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from subspect.asking.options import POINTS
 from subspect.ground.drawing import COLOURS, count_axis, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.tables import Table
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 
 LEVEL = 0.99  #: fidelity at which the decision dimension is read
-POINTS = 3000  #: images, and boundary points, whose intrinsic dimension is taken
 _SHARES = (0.9, 0.95, 0.99)
 _NEAREST = 20  # for maximum likelihood
 _KEPT = 0.9  # of the ratios, the smallest; Facco et al. leave out the tail

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subspect.asking.options import SHARE
 from subspect.choosing.influence import frequency
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.tables import Table
@@ -32,7 +33,6 @@ from subspect.statistics.moments import ClassSums
 from subspect.studies.study import Study
 
 FEATURES = "features"  #: what the head's input is called among the layers
-SHARE = 0.9  #: of the mass that Ψ is about
 _KS = (1, 2, 3, 5, 10, 20, 50, 100)  # sizes at which the mass is told
 Array = npt.NDArray[np.float64]
 

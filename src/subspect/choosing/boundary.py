@@ -17,20 +17,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Array, Indices, Quadratic, Step
 from subspect.ground.errors import SubspectError
 from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
 from subspect.studies.rows import MEMORY, Block, workers
 
-Target = Literal["dense", "labels"]
-TARGETS: tuple[Target, ...] = get_args(Target)  #: what a decomposed head is to repeat; the first is the default
 Head = tuple[Array, Array]  #: weight (C, d) and bias (C,)
 T = TypeVar("T")
 

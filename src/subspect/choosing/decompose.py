@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subspect.choosing import influence
-from subspect.choosing.boundary import TARGETS, Target
 from subspect.choosing.methods import Result, Seen, by_pursuit, influential, keep, look
+from subspect.choosing.options import METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Checked, Mean, Size, check_budget
 from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, some
@@ -26,7 +25,6 @@ from subspect.heads.trusted import Trusted
 from subspect.studies.decompositions import keep_in
 from subspect.studies.study import Study
 
-METHODS = ("pursuit", *influence.METHODS)  #: the first is the default
 log = logging.getLogger("subspect")
 
 

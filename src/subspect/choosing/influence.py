@@ -18,8 +18,6 @@ from subspect.heads.supports import Supports
 from subspect.statistics.largest import TopFeatures
 from subspect.statistics.moments import ClassSums
 
-METHODS = ("contribution", "frequency")
-
 
 def frequency(top: TopFeatures, size: int | float) -> Supports:
     """Keep the most frequent of each class's largest features; a size below 1 is a share of the mass.

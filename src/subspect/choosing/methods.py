@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing import influence
-from subspect.choosing.boundary import Boundary, Choice, Head, Target
+from subspect.choosing.boundary import Boundary, Choice, Head
+from subspect.choosing.options import Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices

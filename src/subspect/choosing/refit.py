@@ -22,7 +22,8 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import entr, softmax
 
-from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, Target, logits
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, logits
+from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices
 from subspect.ground.errors import SubspectError
 from subspect.studies.rows import MEMORY, Block, workers

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subspect.choosing.boundary import TARGETS, Target
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_writable
@@ -27,7 +27,7 @@ from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where
 from subspect.statistics.outcomes import Confusion
-from subspect.studies.decompositions import decomposition_path
+from subspect.studies.decompositions import decomposition_path, store
 from subspect.studies.rows import Rows
 from subspect.studies.study import Study, writing
 
@@ -132,7 +132,7 @@ def edit(
     before = evaluate(study, decomposition, after.where.image_set)
     with writing(study.path):
         edited = _named(study, edited)
-        edited.save(decomposition_path(study, edited.name))
+        store(study, edited)
     labels = list(dict.fromkeys(label for label, _ in entries))
     names = edited.class_names
     counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]

@@ -23,7 +23,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.formats import FORMATS, OLDEST, OPSET, Format, kind_of, made_as, onnx_head
+from subspect.giving.formats import kind_of, made_as, onnx_head
+from subspect.giving.options import FORMATS, OLDEST, OPSET, Format
 from subspect.giving.timing import BATCHES, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.files import atomic, check_free

@@ -16,13 +16,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from subspect.giving.options import OPSET, Format
 from subspect.ground.errors import SubspectError
 from subspect.heads.head import DecomposedHead
 
-Format = Literal["onnx", "torch", "safetensors"]
-FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix
-SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
-OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product
 _SOURCE = ("stack_trace", "from_node", "source_fn_stack")  # of a program's nodes: lines and paths of the network's code
 Run = Callable[[Tensor], Tensor]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
-from subspect.giving.formats import SMALL
+from subspect.giving.options import SMALL
 from subspect.giving.timing import BATCHES, ROUNDS, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.tables import Table

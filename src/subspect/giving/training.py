@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from subspect.giving.options import RATES, Optimiser
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.progress import progress
@@ -31,11 +32,6 @@ from subspect.networks.finding import Head, logits_of
 log = logging.getLogger("subspect")
 
 
-Optimiser = Literal["sgd", "adamw"]
-RATES: Mapping[Optimiser, float] = {
-    "sgd": 0.01,
-    "adamw": 1e-4,
-}  #: learning rate at the start; it falls to 0 as a cosine
 HELD_OUT = 0.05  #: share of the images
 _FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
 EVERY = 60  # seconds between two states

@@ -6,11 +6,21 @@ Its message says what was given, what was expected, and what to do. Anything els
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class SubspectError(Exception):
     """Something that the user gave cannot be used; the message says what, why, and what to do."""
+
+
+@contextmanager
+def advice(what: str) -> Iterator[None]:
+    """Add to an error of ours that comes out of the block what to do about it."""
+    try:
+        yield
+    except SubspectError as error:
+        raise SubspectError(f"{error}; {what}") from error
 
 
 class MissingExtra(SubspectError, ImportError):

@@ -57,18 +57,16 @@ def check_pages(folder: Path) -> None:
         )
 
 
-def changed_pages(folder: Path) -> list[str]:
-    """List the pages that are missing or not as subspect wrote them, over all generations that have their name."""
-    generations = sorted(
-        path for path in folder.glob("*") if _GENERATION.fullmatch(path.name) and not path.is_symlink()
-    )
-    changed = []
-    for path in generations:
-        sums = _sums(path)
-        if sums is None:
-            changed.append(f"{path.name}/{SUMS}")
-        changed += [f"{path.name}/{name}" for name, digest in (sums or {}).items() if not _has(path / name, digest)]
-    return changed
+def changed_pages(first: Path) -> list[str]:
+    """List the pages that are missing or not as subspect wrote them, of the generation that a first page links to."""
+    linked = re.search(rb'href="([^"/]+)-pages/([0-9a-f]{12})/', read_bytes(first, limit=_MOST))
+    if linked is None:
+        return []  # a single page
+    folder = first.with_name(f"{first.stem}-pages") / linked[2].decode()
+    sums = _sums(folder)
+    if sums is None:
+        return [f"{folder.name}/{SUMS}"]
+    return [f"{folder.name}/{name}" for name, digest in sums.items() if not _has(folder / name, digest)]
 
 
 def write_generation(folder: Path, pages: Iterable[tuple[str, bytes]]) -> str:

@@ -357,7 +357,7 @@ class Decomposition:
         if own and header.name is not None and header.name != path.stem:
             raise SubspectError(
                 f"{path} is not the decomposition that was stored under that name: it is {legible(header.name)!r}; give it its "
-                "name back, or make the one that is missing anew"
+                f"name back, or delete {path} and decompose again"
             )
         try:
             supports = read_supports(tensors, header)

@@ -106,7 +106,7 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     if name is not None:
         matches = [(i, one) for i, one in matches if one.module is watched[name]]
     exact = bool(matches)
-    others = {one.name for _, one in matches if one.output.shape != matches[0][1].output.shape}
+    others = {one.name for _, one in matches if one.module is not matches[0][1].module}
     if others:
         log.warning(
             "the network returns the outputs of several linear layers; %r is taken for the head: pass head='module.name' "

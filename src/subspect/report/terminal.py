@@ -7,6 +7,7 @@ from rich.text import Text
 
 from subspect.ground.errors import some
 from subspect.ground.tables import Table
+from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.fidelity import Fidelity, percent
 from subspect.studies.study import Study
@@ -122,10 +123,9 @@ def overview(study: Study, decompositions: list[str]) -> Table:
         if manifest.layers:
             text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
         if manifest.failed:
-            text += f"; {len(manifest.failed)} could not be used:\n" + "\n".join(
-                f"  {id}: {reason}" for id, reason in manifest.failed[:10]
-            )
-        table.add_row(f"images {name!r}", text)
+            text += f"; {len(manifest.failed)} could not be used:"
+        failed = [legible(f"  {id}: {reason}") for id, reason in manifest.failed[:10]]
+        table.add_row(f"images {name!r}", Text("\n".join([legible(text), *failed])))
     for name in study.unfinished:
         table.add_row(f"images {name!r}", "unfinished; run the same observe command again to go on")
     table.add_row("decompositions", ", ".join(decompositions) or "none yet")

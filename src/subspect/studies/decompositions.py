@@ -9,8 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from subspect.ground.errors import SubspectError, near, some
-from subspect.ground.files import entries, is_file, refuse_links
+from subspect.ground.errors import SubspectError, advice, near, some
+from subspect.ground.files import entries, is_file, read_json, refuse_links
+from subspect.ground.seals import is_sealed, open_json, write_json
 from subspect.heads.decomposition import Decomposition, is_decomposition
 from subspect.heads.names import check_name
 from subspect.studies.study import Study, writing
@@ -30,11 +31,37 @@ def decomposition_path(study: Study, name: str) -> Path:
 
 
 def decomposition_names(study: Study) -> list[str]:
-    """List a study's decompositions, the newest last."""
+    """List a study's decompositions, the newest last, as ``order.json`` has them; what it doesn't name goes by its time.
+
+    Raises:
+        SubspectError: the folder cannot be read, or ``order.json`` is damaged.
+    """
     refuse_links(study.path, "decompositions")
+    place = {name: number for number, name in enumerate(_order(study))}
     found = [entry for entry in entries(study.path / "decompositions") if _NAMED.fullmatch(entry.name)]
     regular = [entry for entry in found if entry.is_file(follow_symlinks=False)]
-    return [entry.name[: -len(".safetensors")] for entry in sorted(regular, key=lambda one: one.stat().st_mtime_ns)]
+    dated = sorted((entry.stat().st_mtime_ns, entry.name.removesuffix(".safetensors")) for entry in regular)
+    return sorted((name for _, name in dated), key=lambda name: place.get(name, -1))
+
+
+def _order(study: Study) -> list[str]:
+    """Return the names in the order in which they were made: copies of a study have other times, and the same order."""
+    path = study.path / "decompositions" / "order.json"
+    if not is_file(path):
+        return []
+    with advice("delete it, and name decompositions (--decomposition) until the next is made"):
+        names = open_json(path, read_json(path, "list of decompositions")).get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise SubspectError(f"{path} is not a list of decompositions")
+    return names
+
+
+def store(study: Study, decomposition: Decomposition) -> None:
+    """Write a decomposition under its name and note it as the newest; the caller holds `writing`."""
+    others = [name for name in decomposition_names(study) if name != decomposition.name]
+    decomposition.save(decomposition_path(study, decomposition.name))
+    path = study.path / "decompositions" / "order.json"
+    write_json(path, {"names": [*others, decomposition.name]}, is_sealed)
 
 
 def load_decomposition(study: Study, name: str | None = None) -> Decomposition:
@@ -78,7 +105,7 @@ def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
                 name,
             )
         named = replace(decomposition, name=name)
-        named.save(path)
+        store(study, named)
     return named
 
 

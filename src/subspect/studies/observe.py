@@ -8,6 +8,7 @@ and an accuracy near chance is pointed out.
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes, numbered
 from subspect.images.opening import open_images
-from subspect.images.preprocessing import GIVEN_AS_TENSORS
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
@@ -88,6 +89,7 @@ def observe(
         )
     check_set_name(name)
     folder, source = Path(study), open_images(images, name)
+    network = _as_before(network, source, folder)
     with network.running(device), ExitStack() as held:
         head = find_head(network, source)
         widths = _widths(network, source, layers)
@@ -110,6 +112,18 @@ def observe(
         _run(network, source, match, image_set, workers, max_failed, show_progress)
         _finish(opened, image_set, told)
     return opened
+
+
+def _as_before(network: Network, source: Images, folder: Path) -> Network:
+    """Return the network with the preprocessing of the study that is there already, where none was given."""
+    if network.preprocessing is not None or source.ready or not is_file(folder / "study.json"):
+        return network
+    again = copy.copy(network)
+    try:
+        again.preprocessing = from_description(Study.open(folder).identity.preprocessing)
+    except SubspectError:  # a transform of the user's, or images that were given ready: to be given again
+        return network
+    return again
 
 
 def _match(

@@ -30,8 +30,8 @@ from typing import Any
 
 import torch
 
-from subspect.ground.errors import SubspectError, near, some
-from subspect.ground.files import atomic, entries, is_file, locked, refuse_links, sweep
+from subspect.ground.errors import SubspectError, advice, near, some
+from subspect.ground.files import atomic, entries, is_file, is_folder, locked, refuse_links, sweep
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.studies.image_set import ImageSet, shards_in
@@ -54,18 +54,26 @@ class Study:
         self.path, self.identity, self.head_checksum = path, identity, head_checksum
 
     @classmethod
-    def open(cls, path: str | Path) -> Study:
+    def open(cls, path: str | Path, *, told: bool = False) -> Study:
         """Open an existing study.
+
+        Args:
+            path: its folder.
+            told: whether the user knows already if it has no checksums.
 
         Raises:
             SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
         """
         path = Path(path)
         if not is_file(path / "study.json"):
-            raise SubspectError(f"no study in {path}: it has no study.json; make one with: subspect observe")
-        schema, fields = versioned(path / "study.json")
+            what = "make one with: subspect observe"
+            if is_folder(path / "sets"):
+                what = "its image sets are there, so restore study.json from a copy"
+            raise SubspectError(f"no study in {path}: it has no study.json; {what}")
+        with advice("restore it from a copy, or observe into another folder"):
+            schema, fields = versioned(path / "study.json")
         checksum = fields.pop("head_checksum", None)
-        if schema == UNSEALED and path.absolute() not in _told:
+        if schema == UNSEALED and not told and path.absolute() not in _told:
             _told.add(path.absolute())
             log.warning(
                 "%s has no checksums yet, so that damage goes unnoticed: subspect verify %s --write adds them",
@@ -115,7 +123,8 @@ class Study:
             SubspectError: it is missing, damaged, or another study's.
         """
         path, shape = self.path / "head.safetensors", (self.identity.n_classes, self.identity.n_features)
-        tensors, _ = read_tensors(path, "a head", sealed=False)
+        with advice("restore it from a copy, or delete the study and observe again"):
+            tensors, _ = read_tensors(path, "a head", sealed=False)
         wrong = "it is another study's"
         if self.head_checksum is None or self.head_checksum == file_checksum(path):
             wrong = misfit(tensors, {"weight": (torch.float32, shape), "bias": (torch.float32, shape[:1])})
@@ -210,7 +219,8 @@ class Study:
             SubspectError: it is damaged, or belongs to another study.
         """
         path = self.path / "sets" / name / "set.json"
-        schema, fields = versioned(path)
+        with advice(f"restore it from a copy, or delete {path.parent} and observe it again"):
+            schema, fields = versioned(path)
         fields["shards"] = by_number(fields.get("shards", {}))
         manifest = as_type(SetManifest, fields, path)
         if manifest.weights != self.identity.weights or dict(manifest.preprocessing) != dict(

@@ -58,6 +58,7 @@ class Verified:
         faults: what is damaged, missing or not the study's own.
         notes: what lies in the study besides; it stays as it is.
         checksums: whether the study has them, or has them now.
+        added: whether they were added just now.
     """
 
     study: str
@@ -66,6 +67,7 @@ class Verified:
     faults: tuple[Fault, ...]
     notes: tuple[str, ...]
     checksums: bool
+    added: bool = False
 
     @property
     def sound(self) -> bool:
@@ -78,22 +80,34 @@ class Verified:
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: what is wrong, or that nothing is."""
-        table = Table(title=self._title, title_justify="left", caption_justify="left", caption="\n".join(self.notes))
-        if self.faults:
-            table.add_column("file", overflow="fold")
-            table.add_column("what is wrong", overflow="fold")
-            for fault in self.faults:
-                table.add_row(fault.path, fault.what)
+        lines = [*([] if self.faults else [self._verdict]), *(f"note: {note}" for note in self.notes)]
+        if not self.faults:
+            table = Table(title=self._title, title_justify="left", show_header=False, box=None)
+            table.add_column("", overflow="fold")
+            for line in lines:
+                table.add_row(line)
+            return [table]
+        caption = "\n".join(lines)
+        table = Table(title=self._title, title_justify="left", caption=caption, caption_justify="left")
+        table.add_column("file", overflow="fold")
+        table.add_column("what is wrong", overflow="fold")
+        for fault in self.faults:
+            table.add_row(fault.path, fault.what)
         return [table]
 
     @property
     def _title(self) -> str:
-        said = f"{self.study}: {self.files:,} files, {self.images:,} images"
-        if self.faults:
-            return f"{said}; {len(self.faults)} are not as they should be"
+        number = len(self.faults)
+        wrong = f"; {number} {'is' if number == 1 else 'are'} not as they should be" if number else ""
+        return f"{self.study}: {self.files:,} files, {self.images:,} images{wrong}"
+
+    @property
+    def _verdict(self) -> str:
+        if self.added:
+            return "checksums were added; damage that couldn't be seen without them is now taken for sound"
         if self.checksums:
-            return f"{said}; all are as subspect wrote them"
-        return f"{said}; nothing is wrong that can be seen without checksums: subspect verify {self.study} --write adds them"
+            return "all files are as subspect wrote them"
+        return f"nothing is wrong that can be seen without checksums: subspect verify {self.study} --write adds them"
 
 
 def verify(study: str | Path, *, write: bool = False, show_progress: bool = True) -> Verified:
@@ -107,17 +121,17 @@ def verify(study: str | Path, *, write: bool = False, show_progress: bool = True
     Raises:
         SubspectError: there is no study, or its own manifest is damaged, so that nothing else can be told.
     """
-    opened = Study.open(study)
+    opened = Study.open(study, told=write)
     look = _Look(opened)
     with progress("verify", look.total, "files", show=show_progress) as advance:
         for _ in look.through():
             advance(1)
     sealed = opened.head_checksum is not None
-    if write and not sealed and not look.faults:
+    added = write and not sealed and not look.faults
+    if added:
         _write(opened)
-        sealed = True
-    notes = tuple(_strays(opened.path))
-    return Verified(str(study), look.files, look.images, tuple(look.faults), notes, sealed)
+    notes = (*look.notes, *_strays(opened))
+    return Verified(str(study), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
 
 
 class _Look:
@@ -126,6 +140,7 @@ class _Look:
     def __init__(self, study: Study) -> None:
         self.study, self.files, self.images = study, 1, 0
         self.faults: list[Fault] = []
+        self.notes: list[str] = []
         self.head: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -137,12 +152,24 @@ class _Look:
         yield
         for name in self.study.set_folders():
             yield from self._set(name)
-        for name in decomposition_names(self.study):
+        for name in self.tried_names():
             self.tried(f"decompositions/{name}.safetensors", partial(load_decomposition, self.study, name))
         report = self.study.path / "report.html"
-        if os.path.lexists(report):
+        if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
+            self.notes.append(
+                "report.html is of before checksums were kept: move it away before the next report is written"
+            )
+        elif os.path.lexists(report):
             self.tried("report.html", partial(_look_at_report, report))
+        order = self.study.path / "decompositions" / "order.json"
+        if os.path.lexists(order):
+            self.tried("decompositions/order.json", partial(decomposition_names, self.study))
         yield
+
+    def tried_names(self) -> list[str]:
+        """Return the names of the decompositions, whatever the file of their order holds."""
+        found = entries(self.study.path / "decompositions")
+        return sorted(one.name.removesuffix(".safetensors") for one in found if one.name.endswith(".safetensors"))
 
     def tried(self, path: str, ask: Callable[[], T]) -> T | None:
         """Return what a question about a file gives; an error of ours is noted as its fault."""
@@ -158,6 +185,8 @@ class _Look:
         manifest = self.tried(f"{folder}/set.json", partial(self.study.manifest, name))
         if manifest is None:
             return
+        if not manifest.complete:
+            self.notes.append(f"the image set {name!r} is unfinished: run the same observe command again to go on")
         image_set, before = self.study.image_set(name, manifest), len(self.faults)
         lost = [index for index in manifest.shards if index not in image_set.done]
         if lost:
@@ -208,15 +237,23 @@ _REDO = "delete it and run the same observe command again"
 def _look_at_report(path: Path) -> None:
     if path.is_symlink() or not is_sealed(path):
         raise SubspectError("it is not as subspect wrote it (changed, damaged, or another program's); move it away")
-    if changed := changed_pages(path.with_name("report-pages")):
+    if changed := changed_pages(path):
         raise SubspectError(f"its pages are missing or not as subspect wrote them: {some(changed)}; move them away")
 
 
-def _strays(study: Path) -> Iterator[str]:
+def _strays(study: Study) -> Iterator[str]:
     """Tell what lies in a study besides its own files."""
     known = {"study.json", "head.safetensors", "report.html", "report-pages", ".lock", "sets", "decompositions"}
-    names = [entry.name for entry in entries(study) if entry.name not in known]
-    left = [name for name in names if is_part(name)]
+    names = [entry.name for entry in entries(study.path) if entry.name not in known]
+    for name in study.set_folders():
+        try:
+            own = {"set.json", ".lock", *map(shard_name, range(study.manifest(name).n_shards))}
+        except SubspectError:  # told as a fault
+            continue
+        names += [f"sets/{name}/{one.name}" for one in entries(study.path / "sets" / name) if one.name not in own]
+    kept = entries(study.path / "decompositions")
+    names += [f"decompositions/{one.name}" for one in kept if not one.name.endswith((".safetensors", "order.json"))]
+    left = [name for name in names if is_part(name.rpartition("/")[2])]
     others = sorted(set(names) - set(left))
     if others:
         yield f"not subspect's, and left alone: {some(others)}"
