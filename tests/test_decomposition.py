@@ -38,7 +38,7 @@ def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_class_goes_by_name_or_index(study: Study) -> None:
     made = decompose(study, 2)
-    asked = (
+    asked: tuple[Callable[[Any], object], ...] = (
         made.rows,
         made.class_json,
         lambda one: features(made, one).title,

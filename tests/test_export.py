@@ -95,6 +95,11 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     )  # left as it was
     assert done.decomposed.bytes == (tmp_path / "net.onnx").stat().st_size and done.dense is not None
     assert set(done.dense.seconds) == {1, 7} and min(done.decomposed.seconds.values()) > 0
+    for batch, ratio in done.times.items():
+        assert (ratio.dense, ratio.small) == (done.dense.seconds[batch], done.decomposed.seconds[batch])
+        assert 0 < ratio.low <= ratio.value <= ratio.high and f"{batch} image" in str(done.tables()[0].caption)
+    assert f"in brackets 95 % intervals: 1 image {done.times[1]}, 7 images " in str(done.tables()[0].caption)
+    assert json.loads(json.dumps(done.to_json()))["times"]["7"]["high"] == done.times[7].high
     assert json.dumps(done.to_json()) and "opset 18" in str(done.tables()[0].caption)
 
 

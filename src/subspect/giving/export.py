@@ -16,15 +16,16 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.formats import BATCHES, kind_of, made_as, onnx_head, times_of
+from subspect.giving.formats import kind_of, made_as, onnx_head
 from subspect.giving.options import FORMATS, OLDEST, OPSET, Format
+from subspect.giving.timing import BATCHES, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.tables import Table
@@ -67,6 +68,7 @@ class Exported:
         difference: the largest difference of a logit from PyTorch's; None for safetensors.
         head: "gather", "dense" or, in torch.export programs, the kernel of the head; None for safetensors.
         about: what travels along: names, preprocessing, where it comes from.
+        times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Exported:
     difference: float | None
     head: str | None
     about: Mapping[str, Any]
+    times: Mapping[int, Ratio] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -99,6 +102,8 @@ class Exported:
                 f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head: {self.head}; logits on real images differ "
                 f"from PyTorch's by {self.difference:.1e} at most"
             )
+            shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
+            table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
         return [table]
 
 
@@ -269,11 +274,12 @@ def write(
                     f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
                 )
             difference = max(difference, apart)
-        times = times_of([run, dense_run], pixels)
-    cost, dense_cost = (Cost(len(one), taken) for one, taken in zip((data, dense_data), times, strict=True))
+        times = ratios(dense_run, run, pixels)
+    cost = Cost(len(data), {batch: ratio.small for batch, ratio in times.items()})
+    dense_cost = Cost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
     with atomic(path) as file:
         file.write(data)
-    return Exported(path, format, cost, dense_cost, difference, kind, known)
+    return Exported(path, format, cost, dense_cost, difference, kind, known, times)
 
 
 class _Logits(nn.Module):

@@ -1,4 +1,4 @@
-"""The files themselves: ONNX by PyTorch's dynamo exporter, ``torch.export`` programs, and how fast they run."""
+"""The files themselves: ONNX by PyTorch's dynamo exporter and ``torch.export`` programs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import copy
 import io
 import json
 import logging
-import statistics
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,8 +20,6 @@ from subspect.giving.options import OPSET, Format
 from subspect.ground.errors import SubspectError
 from subspect.heads.head import DecomposedHead
 
-BATCHES = (1, 7)  #: images at a time when a file is checked and timed
-_TURNS, _TURN = 5, 0.1  # of timing each batch; seconds
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product
 _SOURCE = ("stack_trace", "from_node", "source_fn_stack")  # of a program's nodes: lines and paths of the network's code
 Run = Callable[[Tensor], Tensor]
@@ -176,20 +172,3 @@ def _onnx(model: nn.Module, pixels: Tensor, about: Mapping[str, Any], opset: int
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return data, lambda x: torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
-
-
-def times_of(runs: Sequence[Run], pixels: Tensor) -> list[dict[int, float]]:
-    """Return the median time of each run, by batch; in turns of some runs each, so that a slow moment meets all."""
-    found: list[dict[int, float]] = [{} for _ in runs]
-    for batch in BATCHES:
-        times: list[list[float]] = [[] for _ in runs]
-        for run, taken in list(zip(runs, times, strict=True)) * _TURNS:
-            run(pixels[:batch])  # threads of the one before may still be awake
-            end = time.perf_counter() + _TURN
-            while not taken or time.perf_counter() < end:
-                start = time.perf_counter()
-                run(pixels[:batch])
-                taken.append(time.perf_counter() - start)
-        for own, taken in zip(found, times, strict=True):
-            own[batch] = statistics.median(taken)
-    return found

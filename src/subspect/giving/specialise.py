@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
-from subspect.giving.formats import BATCHES
 from subspect.giving.options import SMALL
+from subspect.giving.timing import BATCHES, ROUNDS, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.tables import Table
 from subspect.heads.cost import Size, size_of
@@ -42,26 +41,6 @@ from subspect.networks.network import Network, with_head
 from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
-
-ROUNDS = 20  #: of timing, each network in turn
-_DRAWS = 2000  # of rounds, for the interval of a ratio of times
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How long the small network takes, as a share of the dense network's time.
-
-    Attributes:
-        dense: median time of the dense network, in seconds.
-        value: median over rounds of the share.
-        low: 2.5th percentile of the median over redrawn rounds.
-        high: 97.5th percentile.
-    """
-
-    dense: float
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +121,8 @@ class Specialised:
             sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
             table.add_row(name, *(f"{size:,}" for size in sizes), f"{sizes[-1] / sizes[0]:.3f}")
         for batch, ratio in self.times.items():
-            before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.dense * ratio.value))
-            interval = f"{ratio.value:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
-            table.add_row(f"{batch} image{'s' * (batch > 1)}", before, *([""] if fewer else []), after, interval)
+            before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.small))
+            table.add_row(f"{batch} image{'s' * (batch > 1)}", before, *([""] if fewer else []), after, str(ratio))
         return [table, *(self.file.tables() if self.file is not None else [])]
 
 
@@ -184,7 +162,7 @@ def specialise(
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")
     model, kept, readers, why, difference = _smaller(network, head, decomposition, labels, used, pixels)
     with network.running():
-        times = _times(network.model, model, pixels, rounds) if rounds > 0 else {}
+        times = ratios(network.model, model, pixels.to(network.device), rounds) if rounds > 0 else {}
         rows_alone = with_head(network.model, head.name, lambda old: _rows(old, labels))
         sizes = [size_of(one, head, pixels) for one in (network.model, rows_alone, model)]
     among, note = _among(study, decomposition, labels)
@@ -382,27 +360,6 @@ def _readers(group: Any, graph: Any, head: nn.Module) -> dict[str, list[int]]:
         if reads or kind not in whole:
             name = names.get(target, str(item.dep.target.name))
             found.setdefault(name, []).extend(int(index) for index in item.root_idxs or ())
-    return found
-
-
-def _times(dense: nn.Module, small: nn.Module, pixels: Tensor, rounds: int) -> dict[int, Ratio]:
-    """Time both networks in rounds, one after the other, and return the share of each batch with its interval."""
-    pixels = pixels.to(next(dense.parameters()).device)
-    found = {}
-    generator = np.random.default_rng(0)
-    for batch in BATCHES:
-        x, taken = pixels[:batch], np.empty((rounds, 2))
-        for turn in range(-1, rounds):  # the first warms up
-            for column, model in enumerate((dense, small)):
-                start = time.perf_counter()
-                model(x)
-                if x.is_cuda:
-                    torch.cuda.synchronize()
-                taken[turn, column] = time.perf_counter() - start
-        shares = taken[:, 1] / taken[:, 0]
-        drawn = np.median(shares[generator.integers(0, rounds, (_DRAWS, rounds))], axis=1)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        found[batch] = Ratio(float(np.median(taken[:, 0])), float(np.median(shares)), float(low), float(high))
     return found
 
 
