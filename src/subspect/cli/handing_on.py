@@ -13,6 +13,7 @@ from subspect.cli.options import (
     AsJson,
     ClassMap,
     Device,
+    IgnoreExtra,
     ImagesPath,
     NetworkOption,
     Observed,
@@ -72,6 +73,7 @@ def retrain(
     network: Observed,
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for state, log and weights.")],
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     decomposition: Which = None,
     test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
     control: Annotated[bool, typer.Option("--control", help="Also train the dense network just as long.")] = False,
@@ -115,7 +117,7 @@ def retrain(
         flip=flip,
         seed=seed,
     )
-    model = load_network(network, weights, class_names=opened.identity.class_names)
+    model = load_network(network, weights, ignore_extra=ignore_extra or (), class_names=opened.identity.class_names)
     made = retrain_both(
         opened,
         loaded,
@@ -137,6 +139,7 @@ def specialise(
     study: StudyPath,
     network: Observed,
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="A class to keep, by name or index; may be repeated; all unless given."),
@@ -170,7 +173,8 @@ def specialise(
     named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
     for one in named or ():
         loaded.label(one)  # before the network is loaded
-    made = make_smaller(opened, loaded, load_network(network, weights), named, output, images=images)
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
+    made = make_smaller(opened, loaded, model, named, output, images=images)
     show_measured(made, as_json)
 
 
@@ -184,6 +188,7 @@ def export(
     ] = None,
     network: NetworkOption = None,
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     decomposition: Which = None,
     images: ToCheck = None,
     opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
@@ -201,11 +206,11 @@ def export(
     from subspect.studies.study import Study
 
     if network is None:
-        only_with(context, "--network", "weights", "images")
+        only_with(context, "--network", "weights", "ignore_extra", "images")
     check_path(output, format)
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
-    model = load_network(network, weights) if network is not None else None
+    model = load_network(network, weights, ignore_extra=ignore_extra or ()) if network is not None else None
     made = export_to(opened, loaded, output, model, cast("Format | None", format), images=images, opset=opset)
     show_result(made.to_json(), as_json, *made.tables(), f"{made.format}: {made.path}")
 
@@ -218,6 +223,7 @@ def tradeoff(
         list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
     ],
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
     images: ToCheck = None,
@@ -238,5 +244,6 @@ def tradeoff(
     from subspect.studies.study import Study
 
     check_figure(figure)
-    made = weigh_up(Study.open(study), load_network(network, weights), pools, k, images=images, refit=refit)
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
+    made = weigh_up(Study.open(study), model, pools, k, images=images, refit=refit)
     show_measured(made, as_json, figure)

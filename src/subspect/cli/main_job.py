@@ -17,6 +17,7 @@ from subspect.cli.options import (
     Crop,
     Device,
     HeadName,
+    IgnoreExtra,
     ImagesPath,
     Interpolation,
     Ks,
@@ -59,6 +60,7 @@ def run(
         Path | None, typer.Option(help="With -k auto: images that the network never saw, to promise the loss on.")
     ] = None,
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
     method: Method = METHODS[0],
     target: TargetName = TARGETS[0],
@@ -98,7 +100,7 @@ def run(
         )
     if "auto" not in k:
         only_with(context, "-k auto", "tolerance", "measure", "most", "promise")
-    loaded = network_of(network, weights, head, class_names, (resize, crop, mean, std, interpolation))
+    loaded = network_of(network, weights, ignore_extra, head, class_names, (resize, crop, mean, std, interpolation))
     made = main_job(
         loaded,
         images_of(images, outside, "train"),

@@ -28,6 +28,10 @@ ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a f
 StudyPath = Annotated[Path, typer.Argument(help="The study's folder.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The study's folder; made if need be.")]
 Weights = Annotated[Path | None, typer.Option(help="Safetensors, or a checkpoint with tensors alone.")]
+IgnoreExtra = Annotated[
+    list[str] | None,
+    typer.Option(help="Tensors of the weights to leave out, by the name of one or of a module; may be repeated."),
+]
 HeadName = Annotated[str | None, typer.Option("--head", help="The head's module name, where it can't be found.")]
 Names = Annotated[Path | None, typer.Option(help="A text file with the network's class names, one a line.")]
 ClassMap = Annotated[str | None, typer.Option(help="JSON file, folder name → class index; 'sorted' for sorted order.")]
@@ -75,12 +79,24 @@ NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of
 
 
 def network_of(
-    spec: str, weights: Path | None, head: str | None, names: Path | None, given: tuple[str | None, ...]
+    spec: str,
+    weights: Path | None,
+    ignore_extra: list[str] | None,
+    head: str | None,
+    names: Path | None,
+    given: tuple[str | None, ...],
 ) -> Network:
     """Load the network that the options name, or raise what is wrong with them."""
     from subspect.networks.naming import load_network
 
-    return load_network(spec, weights, preprocessing=_preprocessing(*given), class_names=lines_of(names), head=head)
+    return load_network(
+        spec,
+        weights,
+        ignore_extra=ignore_extra or (),
+        preprocessing=_preprocessing(*given),
+        class_names=lines_of(names),
+        head=head,
+    )
 
 
 def images_of(path: Path | None, outside: bool, name: str = "images") -> Images | None:
@@ -128,7 +144,7 @@ def only_with(context: typer.Context, what: str, *options: str) -> None:
     sources = {name: context.get_parameter_source(name) for name in options}
     given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if given:
-        shown = ", ".join("-k" if name == "k" else f"--{name}" for name in given)
+        shown = ", ".join("-k" if name == "k" else f"--{name.replace('_', '-')}" for name in given)
         raise SubspectError(f"{shown} {'goes' if len(given) == 1 else 'go'} with {what}")
 
 

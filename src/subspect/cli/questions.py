@@ -15,6 +15,7 @@ from subspect.cli.options import (
     Classes,
     Crop,
     Device,
+    IgnoreExtra,
     Interpolation,
     Means,
     Observed,
@@ -42,6 +43,7 @@ def explain(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     network: Observed,
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     decomposition: Which = None,
     against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for a picture (PNG) of each.")] = None,
@@ -64,7 +66,7 @@ def explain(
     if output is not None:
         make_folder(output)
     pictures = [open_picture(image) for image in images]  # each is one, before the network runs on any
-    model = load_network(network, weights)
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
     made = [why(opened, loaded, model, picture, against=against, name=name) for picture, name in pictures]
     drawn = [f"{one.name} → {one.save(output)}" for one in made] if output is not None else []
     show_result(
@@ -268,7 +270,7 @@ def depth(
                 raise SubspectError(
                     f"two networks are called {name!r}; weights are called as their file, else as the callable"
                 )
-            family[name] = network_of(spec, Path(weights) if weights else None, None, None, given)
+            family[name] = network_of(spec, Path(weights) if weights else None, None, None, None, given)
     made = set_against_depth(
         family,
         images_of(images, outside, "train"),

@@ -19,6 +19,7 @@ from subspect.cli.options import (
     Crop,
     Device,
     HeadName,
+    IgnoreExtra,
     ImagesPath,
     Interpolation,
     Ks,
@@ -61,6 +62,7 @@ def observe(
     output: Output,
     name: Annotated[str, typer.Option(help="What the image set is called in the study.")] = "train",
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     head: HeadName = None,
     class_names: Names = None,
     class_map: ClassMap = None,
@@ -93,7 +95,7 @@ def observe(
     from subspect.studies.observe import observe as run_once
 
     study = run_once(
-        network_of(network, weights, head, class_names, (resize, crop, mean, std, interpolation)),
+        network_of(network, weights, ignore_extra, head, class_names, (resize, crop, mean, std, interpolation)),
         images_of(images, outside, name),
         output,
         name,
@@ -191,6 +193,7 @@ def report(
     images: Annotated[Path | None, typer.Option(help="Where the images that features were chosen on are now.")] = None,
     network: NetworkOption = None,
     weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
@@ -207,13 +210,13 @@ def report(
     from subspect.studies.study import Study
 
     if network is None:
-        only_with(context, "--network", "weights")
+        only_with(context, "--network", "weights", "ignore_extra")
     if no_images:
         only_with(context, "images, not with --no-images", "network", "weights", "images")
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     check_report(output or opened.path / "report.html", opened.identity.n_classes)
-    model = load_network(network, weights) if network is not None else None
+    model = load_network(network, weights, ignore_extra=ignore_extra or ()) if network is not None else None
     cost = cost_of(opened, loaded, on)
     path = write_report(opened, loaded, cost, output, images=not no_images, source=images, network=model)
     show_result({"report": str(path)}, as_json, f"report: {path}")
