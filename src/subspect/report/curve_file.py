@@ -24,6 +24,7 @@ def write_curve(decomposition: Decomposition, path: str | Path) -> None:
     svg = curve_figure(decomposition.curve, standalone=True)
     if not svg:
         raise SubspectError(
-            f"{decomposition.name!r} has no curve of cost against k: method 'pursuit' makes one, on images held out"
+            f"{decomposition.name!r} has no curve of cost against k: method 'pursuit' makes one on images held out, unless "
+            "features come from a pool; name one that has (--decomposition)"
         )
     write_sealed(path, svg.encode())
