@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from subspect.cli import app
-from subspect.files import is_part
+from subspect.ground.files import is_part
 
 Tree = dict[str, bytes]
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
@@ -137,7 +137,7 @@ def start(
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.chdir(folder)
         torch.set_num_threads(1)
-        sys.modules["subspect.observe"]._SHARD_IMAGES = _SHARD  # type: ignore[attr-defined]
+        sys.modules["subspect.studies.observe"]._SHARD_IMAGES = _SHARD  # type: ignore[attr-defined]
         counter = _Counter(folder, kill_at, full_at)
         code = _do(line)
         counter.on = False

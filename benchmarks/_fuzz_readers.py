@@ -25,27 +25,30 @@ from torch import Tensor, nn
 
 import subspect
 from _fuzz_inputs import Choices, altered, altered_tensors, odd
-from subspect import shards
-from subspect.budget import Auto, check_budget
-from subspect.cli import _entry, _lines, _preprocessing, _size
-from subspect.decoding import decode_with_digest
-from subspect.decomposition import Decomposition
-from subspect.edit import edit
-from subspect.errors import SubspectError, Unusable
-from subspect.fidelity import evaluate
-from subspect.figures import curve_figure
-from subspect.files import parse_json
-from subspect.images import Arrays, match_classes, open_images
-from subspect.preprocessing import Preprocessing, as_preprocessing, from_description
+from subspect.choosing.sizes import Auto, check_budget
+from subspect.cli.options import _preprocessing, entry_of, lines_of, size_of
+from subspect.giving.edit import edit
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.ground.files import parse_json
+from subspect.ground.seals import file_checksum, is_sealed, tensor_bytes, write_json, write_sealed
+from subspect.ground.tables import Table
+from subspect.ground.text import legible, to_json
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.supports import Supports
+from subspect.images.decoding import decode_with_digest
+from subspect.images.labels import match_classes
+from subspect.images.memory import Arrays
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import Preprocessing, as_preprocessing, from_description
+from subspect.measuring.fidelity import evaluate
+from subspect.networks.weights import load_weights
+from subspect.report.figures import curve_figure
 from subspect.report.terminal import curve_table, features, overview, summary
-from subspect.seals import file_checksum, is_sealed, tensor_bytes, write_json, write_sealed
-from subspect.shards import Chunk, Entry, read_shard
-from subspect.study import Identity, SetManifest, Study
-from subspect.supports import Supports
-from subspect.tables import Table
-from subspect.text import legible, to_json
-from subspect.verify import verify
-from subspect.zoo import load_weights
+from subspect.studies import shards
+from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.shards import Chunk, Entry, read_shard
+from subspect.studies.study import Study
+from subspect.studies.verify import verify
 
 NAMES = ("cat", "old dog", "a-c")
 D, EACH, BATCH = 6, 8, 4  # features, images of a shard, images of a batch
@@ -435,7 +438,7 @@ def _of_lists(folder: Path) -> dict[str, Reader]:
 
     def names(data: bytes) -> None:
         path.write_bytes(data)
-        to_json(match_classes(labelled, len(NAMES), _lines(path)).names)
+        to_json(match_classes(labelled, len(NAMES), lines_of(path)).names)
 
     def changed(read: Callable[[bytes], None], value: Any) -> Callable[[bytes], None]:
         return lambda data: read(json.dumps(altered(value, Choices(data))).encode())
@@ -475,10 +478,10 @@ def _of_options(folder: Path) -> dict[str, Reader]:
         applied(read(value) if read is as_preprocessing or isinstance(value, dict) else None)
 
     def k(data: bytes) -> None:
-        str(check_budget(_size(_argument(data), Auto()), D))
+        str(check_budget(size_of(_argument(data), Auto()), D))
 
     def drop(data: bytes) -> None:
-        made.without(*_entry(_argument(data)))
+        made.without(*entry_of(_argument(data)))
 
     def pixels(data: bytes) -> None:
         texts = [one if one != "-" else None for one in _argument(data).split("|")]

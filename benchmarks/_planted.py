@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subspect.boundary import Head
-from subspect.pursuit import Indices
+from subspect.choosing.boundary import Head
+from subspect.choosing.pursuit import Indices
 
 PENALTIES = (1e-2, 3e-3, 1e-3)  #: l2 of the dense head, from strong to weak; a validation split picks one
 _BLOCK = 16  # features that go together

@@ -36,8 +36,8 @@ import subspect
 from _children import Ended, Tree, copy, parts, prepare, run, start, tree
 from _rows import Row, publish, row
 from subspect import Study, SubspectError
-from subspect.decomposition import decomposition_names
-from subspect.seals import is_sealed
+from subspect.ground.seals import is_sealed
+from subspect.studies.decompositions import decomposition_names
 
 NETWORK = "--network python:model.py:small"
 COMMANDS = {

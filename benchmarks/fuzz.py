@@ -335,7 +335,7 @@ def main() -> int:
     asked = _options()
     engines = [*ENGINES] if asked.engine == "both" else [asked.engine]
     if "coverage" in engines and importlib.util.find_spec("atheris") is None:
-        print("engine coverage: skipped, since atheris is not installed: pip install 'subspect[benchmarks]'")
+        print("engine coverage: skipped, since atheris is not installed: pip install -e '.[benchmarks]'")
         engines.remove("coverage")
     for engine in engines:
         (asked.findings / engine / "findings.jsonl").unlink(missing_ok=True)

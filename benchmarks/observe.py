@@ -32,8 +32,10 @@ from numpy.typing import NDArray
 
 import subspect
 from _rows import Row, publish, row
-from subspect.images import batches, match_classes, open_images
-from subspect.statistics import TopFeatures
+from subspect.images.batches import batches
+from subspect.images.labels import match_classes
+from subspect.images.opening import open_images
+from subspect.statistics.largest import TopFeatures
 
 KS = tuple(range(10, 101, 10))
 BATCH = 256

@@ -22,7 +22,7 @@ import numpy as np
 
 import subspect
 from _rows import Row, publish, row
-from subspect.selectivity import distinct, mutual_information, overlap
+from subspect.asking.selectivity import distinct, mutual_information, overlap
 
 NETWORK = "python:subspect.resnet:cifar10_resnet20"
 PUBLISHED = {5: 0.03453775959861226, 10: 0.05704998707530908, 20: 0.07080315102266714}  # nats

@@ -40,12 +40,13 @@ import torch
 import subspect
 from _planted import Features, clustered, dense_head, discriminant_head, plant
 from _rows import Row, publish, row
-from subspect.boundary import Boundary, Choice, Head, Target
-from subspect.influence import contribution
-from subspect.pursuit import Array, Indices, pursue
-from subspect.refit import refit, reselect
-from subspect.rows import Block, Rows, workers
-from subspect.statistics import ClassSums
+from subspect.choosing.boundary import Boundary, Choice, Head
+from subspect.choosing.influence import contribution
+from subspect.choosing.options import Target
+from subspect.choosing.pursuit import Array, Indices, pursue
+from subspect.choosing.refit import refit, reselect
+from subspect.statistics.moments import ClassSums
+from subspect.studies.rows import Block, Rows, workers
 
 CAP = 300.0  # seconds that a solver may take
 PATH = np.logspace(0, -3, 100)  # glm_saga's penalties, as shares of the one that leaves no feature

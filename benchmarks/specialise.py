@@ -22,7 +22,7 @@ from rich.console import Console
 
 import subspect
 from _rows import Row, publish, row
-from subspect.figures import save_figure
+from subspect.ground.drawing import save_figure
 
 POOLS = (320, 160, 80, 40, 20)
 K = 10

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import subspect
 from subspect.demo import train_network, write_digits
-from subspect.preprocessing import Preprocessing
+from subspect.images.preprocessing import Preprocessing
 from subspect.resnet import ResNet
 
 MARKED = 3  #: the class whose training images bear the mark

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspect
-from subspect.rows import Block
-from subspect.seals import write_json
+from subspect.ground.seals import write_json
+from subspect.studies.rows import Block
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core

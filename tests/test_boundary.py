@@ -14,21 +14,10 @@ from scipy.stats import rankdata
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.boundary import (
-    _FEWER,
-    _NEAR,
-    FLOOR,
-    SAMPLED,
-    SHARPNESS,
-    TARGETS,
-    Boundary,
-    Choice,
-    Head,
-    Target,
-    logits,
-)
-from subspect.pursuit import Quadratic
-from subspect.rows import Block
+from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Boundary, Choice, Head, logits
+from subspect.choosing.options import TARGETS, Target
+from subspect.choosing.pursuit import Quadratic
+from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -136,7 +125,7 @@ def test_of_plenty_images_those_far_from_a_boundary_are_sampled(monkeypatch: pyt
     exact = Boundary(cut(x, labels), *dense).each(lambda problem: problem)
     for label, problem in enumerate(exact):
         assert problem.weight == pytest.approx(squares(label, x, weights[:, label], targets[:, label]).weight)
-    monkeypatch.setattr("subspect.boundary.PLENTY", 6000)
+    monkeypatch.setattr("subspect.choosing.boundary.PLENTY", 6000)
     sampled = Boundary(cut(x, labels, [1000]), *dense).each(lambda problem: problem)
     prints = cut(x, labels)[0].prints()
     for label, (problem, other) in enumerate(zip(sampled, exact, strict=True)):
@@ -391,7 +380,7 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
     head = some_head(8, 4, 7) if curved else None
     order = np.random.default_rng(seed).permutation(90)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subspect.boundary.PLENTY", plenty)
+        patch.setattr("subspect.choosing.boundary.PLENTY", plenty)
         one = choose(Boundary(cut(x, labels), *dense, target), 3, head)
         other = choose(Boundary(cut(x[order], labels[order], at), *dense, target), 3, head)
     assert [s.tolist() for s in one.supports] == [s.tolist() for s in other.supports]

@@ -17,31 +17,13 @@ from scipy.stats import beta, binom, binomtest, multinomial
 
 from conftest import cut
 from subspect import Auto, Mean, SubspectError
-from subspect.boundary import _NEAR, FLOOR, Boundary, Choice, Head
-from subspect.budget import (
-    LADDER,
-    MOST,
-    Checked,
-    Counts,
-    Found,
-    Measure,
-    Promise,
-    Rung,
-    Settled,
-    Size,
-    _chance,
-    _promise,
-    allocate,
-    at_least,
-    check_budget,
-    count,
-    helped,
-    most_lost,
-    settle,
-    shared_pool,
-)
-from subspect.pursuit import Quadratic
-from subspect.rows import Block
+from subspect.choosing.boundary import _NEAR, FLOOR, Boundary, Choice, Head
+from subspect.choosing.pool import shared_pool
+from subspect.choosing.promise import Counts, Promise, _chance, at_least, count, most_lost
+from subspect.choosing.pursuit import Quadratic
+from subspect.choosing.settle import Found, Rung, Search, _promise, helped, settle
+from subspect.choosing.sizes import LADDER, MOST, Checked, Measure, Size, allocate, check_budget
+from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -502,7 +484,7 @@ def test_a_promise_of_fidelity_is_kept(shares: tuple[float, ...], together: bool
 
 
 def test_a_promise_of_accuracy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subspect.budget.most_lost", lru_cache(None)(most_lost))
+    monkeypatch.setattr("subspect.choosing.promise.most_lost", lru_cache(None)(most_lost))
     generator = np.random.default_rng(0)
     shares = [(0.002, 0.0005), (0.004, 0.0008), (0.0045, 0.0013)]  # lost and won: 0.15, 0.32 and 0.32 points
     rungs = [rung() for _ in shares]
@@ -555,7 +537,7 @@ def total(found: Rung) -> int:
     return sum(len(support) for support in found.found.choice.supports)
 
 
-def totals(found: Settled) -> list[int]:
+def totals(found: Search) -> list[int]:
     return [total(one) for one in found.rungs]
 
 

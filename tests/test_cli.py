@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import subspect
+from conftest import Tiny
 from subspect.cli import app
 
 MODEL = """
@@ -288,6 +289,18 @@ def test_interrupted(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("subspect.cli.run_once", interrupt)
+    monkeypatch.setattr("subspect.studies.observe.observe", interrupt)
     result = run("observe python:model.py:declared train -o study", 130)
     assert "interrupted; what was stored stays, and the same command goes on from there" in result.stderr
+
+
+def test_surplus_tensors_are_left_out(
+    tmp_path: Path, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("from conftest import Tiny\n")
+    torch.save({**Tiny().state_dict(), "csg": torch.zeros(3)}, "weights.pt")
+    line = ["observe", "python:net.py:Tiny", str(make_folder()), "-o", "study", "--weights", "weights.pt"]
+    refused = CliRunner().invoke(app, line)
+    assert refused.exit_code == 1 and "--ignore-extra NAME" in refused.stderr
+    assert CliRunner().invoke(app, [*line, "--ignore-extra", "csg"]).exit_code == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,27 +18,22 @@ import subspect
 from conftest import Tiny
 from subspect import Decomposition, Mean, Study, SubspectError, decompose, evaluate, write_report
 from subspect.cli import app
-from subspect.decomposition import Trusted
-from subspect.figures import COLOURS, curve_figure
-from subspect.report.curve import write_curve
+from subspect.ground.drawing import COLOURS
+from subspect.ground.seals import is_sealed
+from subspect.heads.history import CurvePoint, Promised, Settled
+from subspect.heads.trusted import Trusted
+from subspect.report.curve_file import write_curve
+from subspect.report.figures import curve_figure
 from subspect.report.terminal import curve_table, features
-from subspect.seals import is_sealed
 
 SVG = "{http://www.w3.org/2000/svg}"
-Point = dict[str, Any]
+
 Place = tuple[float, float]
 fast = settings(deadline=None, derandomize=True, max_examples=20)
 
 
-def point(k: float, fidelity: float, accuracy: float, *, refit: bool = True, dense: float = 0.8) -> Point:
-    return {
-        "k": k,
-        "refit": refit,
-        "images": 1234,
-        "fidelity": fidelity,
-        "accuracy": accuracy,
-        "dense_accuracy": dense,
-    }
+def point(k: float, fidelity: float, accuracy: float, *, refit: bool = True, dense: float = 0.8) -> CurvePoint:
+    return CurvePoint(k, refit, 1234, fidelity, accuracy, dense)
 
 
 BOTH = [
@@ -97,15 +91,15 @@ def test_a_curve_of_nothing_is_no_figure(study: Study, tmp_path: Path) -> None:
 
 def test_the_curve_is_what_evaluation_says_of_each_size(study: Study) -> None:
     made = decompose(study, 2)
-    assert [(one["k"], one["refit"]) for one in made.curve] == [(k, False) for k in range(1, 7)] + [(2, True)]
+    assert [(one.k, one.refit) for one in made.curve] == [(k, False) for k in range(1, 7)] + [(2, True)]
     for one in made.curve:
-        if one["k"] == 6:
-            assert one["fidelity"] == 1 and one["accuracy"] == one["dense_accuracy"]
+        if one.k == 6:
+            assert one.fidelity == 1 and one.accuracy == one.dense_accuracy
             continue
-        cost = evaluate(study, decompose(study, int(one["k"]), refit=one["refit"])).overall
-        assert one["images"] == cost.images == 45
-        assert (one["fidelity"], one["accuracy"]) == pytest.approx((cost.fidelity.value, cost.accuracy.value))
-        assert one["dense_accuracy"] == pytest.approx(cost.dense_accuracy.value)
+        cost = evaluate(study, decompose(study, int(one.k), refit=one.refit)).overall
+        assert one.images == cost.images == 45
+        assert (one.fidelity, one.accuracy) == pytest.approx((cost.fidelity.value, cost.accuracy.value))
+        assert one.dense_accuracy == pytest.approx(cost.dense_accuracy.value)
 
 
 # The terminal ---------------------------------------------------------------------------------------------------------
@@ -138,7 +132,7 @@ def test_the_curve_as_a_table(study: Study) -> None:
 def test_the_table_of_a_curve_of_one_kind(study: Study) -> None:
     made = decompose(study, 2)
     for refit in (True, False):
-        table = curve_table(replace(made, curve=tuple({**one, "refit": refit} for one in REFITTED)), width=10)
+        table = curve_table(replace(made, curve=tuple(replace(one, refit=refit) for one in REFITTED)), width=10)
         assert [row[0] for row in cells(table)] == ["1", "2.5", "40"] and cells(table)[2][1] == "█" * 9
         assert {row[4] for row in cells(table)} == {"re-learned" if refit else "as pursued"}
     high = curve_table(replace(made, curve=(point(3, 0.95, 0.7), point(4, 1, 0.8))))
@@ -213,13 +207,14 @@ def test_the_report_of_another_method_has_neither(study: Study) -> None:
 
 
 def settled(made: Decomposition, **auto: object) -> Decomposition:
-    known = {"tolerance": 0.04, "measure": "fidelity", "met": True, "sized_on": ["test", "all"], **auto}
-    return replace(made, history=({**made.history[0], "k": "auto"}, known, *made.history[1:]))
+    about = {"tolerance": 0.04, "measure": "fidelity", "met": True, "promise": None, "no_promise": None, **auto}
+    step = Settled(sized_on=("test", "all"), **about)  # type: ignore[arg-type]
+    return replace(made, history=(replace(made.chosen, k="auto"), step, *made.history[1:]))
 
 
 def test_the_report_states_the_promise(study: Study) -> None:
     made = decompose(study, 2)
-    promise = {"text": "at least 96.0 % agreement", "set": "<unseen>"}
+    promise = Promised(text="at least 96.0 % agreement", set="<unseen>")
     text = page(study, settled(made, promise=promise, no_promise=None))
     assert (
         "Number of features: the fewest features for which a loss of at most 4 points of fidelity can be promised"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,40 @@ from torch import nn
 import subspect
 from conftest import Tiny, reseal
 from subspect import Decomposition, Study, SubspectError, decompose, decompose_by_file, decompose_each
-from subspect.decompose import METHODS
-from subspect.decomposition import decomposition_path, load_decomposition
-from subspect.seals import read_tensors, tensor_bytes
-from subspect.supports import Supports
+from subspect.asking.explain import terms
+from subspect.choosing.options import METHODS
+from subspect.ground.seals import read_tensors, tensor_bytes
+from subspect.heads.history import Refitted
+from subspect.heads.supports import Supports
+from subspect.report.terminal import features
+from subspect.studies.decompositions import decomposition_path, load_decomposition
+
+
+def refit_of(made: Decomposition) -> Refitted:
+    assert made.refitted is not None and made.history[-1] is made.refitted
+    return made.refitted
 
 
 def stored(study: Study, name: str = "train") -> tuple[np.ndarray, np.ndarray]:
     chunks = list(study[name].chunks())
     return np.concatenate([c.features for c in chunks]), np.concatenate([c.labels for c in chunks])
+
+
+def test_a_class_goes_by_name_or_index(study: Study) -> None:
+    made = decompose(study, 2)
+    asked: tuple[Callable[[Any], object], ...] = (
+        made.rows,
+        made.class_json,
+        lambda one: features(made, one).title,
+        lambda one: terms(made, np.ones(6), one, "a"),
+    )
+    two: Any = np.int64(2)
+    for ask in asked:
+        assert ask("c") == ask(2) == ask(two) == ask("2")
+        odd: Any
+        for odd in ("cc", 3, -1, "-1", 99, 1.0, None):
+            with pytest.raises(SubspectError, match="no class .*; the network has 3: a, b, c, or 0 to 2"):
+                ask(odd)
 
 
 def test_weights_bias_frequency_and_mean(study: Study) -> None:
@@ -167,6 +193,18 @@ def test_decompositions_that_do_not_fit(study: Study) -> None:
         path.write_bytes(good)
 
 
+def test_another_part_of_the_images_is_another_choice(
+    tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    network, path = subspect.Network(tiny), tmp_path / "grown"
+    study = subspect.observe(network, make_folder("train", each=20), path, "train", batch_size=16)
+    assert decompose(study, 2).chosen.part == "80 %"
+    study = subspect.observe(network, make_folder("test", each=10, seed=1), path, "test", batch_size=16)
+    again = decompose(study, 2)
+    assert (again.name, again.chosen.part) == ("pursuit-k2-2", "all")
+    assert load_decomposition(study, "pursuit-k2").chosen.part == "80 %"
+
+
 def test_a_file_of_another_study_or_shape(study: Study) -> None:
     made = decompose(study, 2)
     wide = replace(made, supports=Supports([row.tolist() for row in made.supports], 7))
@@ -177,23 +215,26 @@ def test_a_file_of_another_study_or_shape(study: Study) -> None:
         Decomposition.load(decomposition_path(study, "wide")).check(study)
 
 
-def test_features_from_a_file_never_take_anothers_place(study: Study, tmp_path: Path) -> None:
+def test_a_decomposition_never_takes_the_place_of_another_choice(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = decompose(study, 2)
     path = decomposition_path(study, "pursuit-k2")
     before = path.read_bytes()
     made.supports.write(tmp_path / "pursuit-k2.json")
-    refused = pytest.raises(
-        SubspectError, match=r"has another decomposition called 'pursuit-k2' \(by pursuit\).*--name"
+    assert decompose_by_file(study, tmp_path / "pursuit-k2.json").name == "pursuit-k2-2"
+    assert (
+        "has another decomposition called pursuit-k2, which stays as it is; this one is called pursuit-k2-2"
+        in caplog.text
     )
-    with refused:
-        decompose_by_file(study, tmp_path / "pursuit-k2.json")
     assert path.read_bytes() == before
     assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"
     assert decompose_by_file(study, tmp_path / "pursuit-k2.json", name="mine").name == "mine"  # the same again
     (tmp_path / "other").mkdir()
     decompose(study, 1).supports.write(tmp_path / "other" / "pursuit-k2.json")
-    with pytest.raises(SubspectError, match="has another decomposition called 'mine'"):
-        decompose_by_file(study, tmp_path / "other" / "pursuit-k2.json", name="mine")
+    assert decompose_by_file(study, tmp_path / "other" / "pursuit-k2.json", name="mine").name == "mine-2"
+    assert load_decomposition(study, "mine-2").chosen != load_decomposition(study, "mine").chosen
+    assert decompose(study, 2).name == "pursuit-k2" and path.read_bytes() == before  # the same choice, the same bytes
     path.write_bytes(b"theirs")
     with pytest.raises(SubspectError, match="is there already, and not as subspect wrote it"):
         decompose(study, 2)
@@ -296,10 +337,10 @@ def test_a_study_without_a_finished_set(study: Study) -> None:
 def test_pursuit_learns_weights_of_its_own(study: Study) -> None:
     made, raw = decompose(study, 2), decompose(study, 2, refit=False)
     assert (made.name, raw.name) == ("pursuit-k2", "pursuit-k2-raw")
-    assert made.history[1]["refit"] == "dense" and made.history[1]["converged"] and len(raw.history) == 1
+    assert refit_of(made).refit == "dense" and refit_of(made).converged and len(raw.history) == 1
     assert made.supports.sizes.tolist() == raw.supports.sizes.tolist() == [2, 2, 2]
     divergences = [subspect.evaluate(study, one, "train").overall.divergence.value for one in (made, raw)]
-    assert divergences[0] == pytest.approx(made.history[1]["loss"], abs=1e-5) and divergences[0] < divergences[1]
+    assert divergences[0] == pytest.approx(refit_of(made).loss, abs=1e-5) and divergences[0] < divergences[1]
 
 
 def test_the_most_important_feature_comes_first(study: Study) -> None:
@@ -324,7 +365,7 @@ def test_any_support_can_be_refitted(study: Study, method: str, tmp_path: Path) 
 
 def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
     made = decompose(study, 2, target="labels")
-    assert made.name == "pursuit-k2-labels" and made.history[1]["refit"] == "labels"
+    assert made.name == "pursuit-k2-labels" and refit_of(made).refit == "labels"
     x, labels = stored(study)
     for one, better in ((made, decompose(study, 2)), (decompose(study, 2), made)):
         with torch.no_grad():
@@ -333,8 +374,8 @@ def test_the_labels_as_target(study: Study, tiny: Tiny, tmp_path: Path) -> None:
             "labels": torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).item(),
             "dense": subspect.evaluate(study, one, "train").overall.divergence.value,
         }
-        target = one.history[0]["target"]
-        assert losses[target] == pytest.approx(one.history[1]["loss"], abs=1e-5), better.name
+        target = str(one.chosen.target)
+        assert losses[target] == pytest.approx(refit_of(one).loss, abs=1e-5), better.name
     unlabelled = subspect.observe(subspect.Network(tiny), torch.rand(50, 3, 8, 8), tmp_path / "alone")
     with pytest.raises(SubspectError, match="target 'labels' needs labels, and 'train' has none; take target 'dense'"):
         decompose(unlabelled, 2, target="labels")

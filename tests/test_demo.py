@@ -13,13 +13,13 @@ from safetensors.torch import save
 import subspect
 from subspect import MissingExtra, SubspectError
 from subspect.demo import digits_family, run_demo, write_digits
-from subspect.seals import is_sealed
+from subspect.ground.seals import is_sealed
 
 
 def test_the_demo(tmp_path: Path) -> None:
     made = run_demo(tmp_path / "demo", show_progress=False)
     cost = made.fidelity.overall
-    assert cost.dense_accuracy.value >= 0.97 and made.fidelity.image_set == "test" and cost.images == 360
+    assert cost.dense_accuracy.value >= 0.97 and made.fidelity.where.image_set == "test" and cost.images == 360
     assert 0.85 <= cost.accuracy.value <= cost.dense_accuracy.value
     assert made.decomposition.supports.sizes.tolist() == [5] * 10
     assert made.report.stat().st_size < 10e6
@@ -75,5 +75,5 @@ def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtra, match=r"the demo needs the package 'scikit-learn'; .* 'subspect\[demo\]'"):
+    with pytest.raises(MissingExtra, match=r"the demo needs the package 'scikit-learn'; .* -e '\.\[demo\]'"):
         write_digits(tmp_path / "train", tmp_path / "test")

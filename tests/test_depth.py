@@ -24,10 +24,10 @@ import subspect
 import subspect.demo as demo
 from conftest import PIXELS, Tiny
 from subspect import Network, SubspectError
+from subspect.asking.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
 from subspect.cli import app
-from subspect.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
-from subspect.images import open_images
-from subspect.observe import find_head
+from subspect.images.opening import open_images
+from subspect.studies.observe import find_head
 
 MakeFolder = Callable[..., Path]
 fast = settings(deadline=None, derandomize=True, max_examples=20)
@@ -166,7 +166,7 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path, caplo
         study = subspect.Study.open(tmp_path / "family" / one.name)
         assert study.set_names == ["train", "test"] and one.features == 8
         curve = subspect.load_decomposition(study, "pursuit-k1-raw").curve
-        assert one.fidelity == {point["k"]: point["fidelity"] for point in curve}
+        assert one.fidelity == {point.k: point.fidelity for point in curve}
         if not np.isnan(one.values["needed"]):
             assert one.values["needed"] == needed_at(one.fidelity, 0.8) == 8 * one.values["share"]
             k = int(np.ceil(one.values["needed"]))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Arrays, Decomposition, Study, SubspectError, decompose, diff
 from subspect.cli import app
-from subspect.study import Part
+from subspect.heads.history import Part
 from test_sizes import Array, Wide, labels_of, observed, pictures, planted
 
 WEIGHT = planted(4, 12)[0]

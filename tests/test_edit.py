@@ -17,13 +17,19 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
-from subspect.boundary import FLOOR, Target
+from subspect.choosing.boundary import FLOOR
+from subspect.choosing.options import Target
 from subspect.cli import app
-from subspect.study import Part
+from subspect.heads.history import Dropped, Part, Refitted
 from test_sizes import Array, Wide, observed, pictures, planted
 
 MARK = 5  # the feature that sees the mark
 ENTRIES = ("stability", "substitutes", "recovered")
+
+
+def refit_of(made: Decomposition) -> Refitted:
+    assert made.refitted is not None and made.history[-1] is made.refitted
+    return made.refitted
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_without_takes_just_that_entry(study: Study) -> None:
     feature = int(made.supports[2][1])
     edited = made.without(2, feature)
     assert (made.name, edited.name) == ("pursuit-k3", "pursuit-k3-edited")
-    assert edited.history == (*made.history, {"dropped": [2, feature]}) and edited.curve == () != made.curve
+    assert edited.history == (*made.history, Dropped((2, feature))) and edited.curve == () != made.curve
     expected = [made.rows(label) for label in range(4)]
     del expected[2][1]
     assert [edited.rows(label) for label in range(4)] == expected
@@ -123,7 +129,7 @@ def test_only_the_edited_class_changes(study: Study) -> None:
     assert np.allclose(before[:, 1] - after[:, 1], weight * x[:, feature])
     assert changed.dropped == (("class 1", feature),)
     assert changed.before == evaluate(study, made) and changed.after == evaluate(study, changed.decomposition)
-    assert changed.after.image_set == "test" and changed.decomposition.refitted_on == ()
+    assert changed.after.where.image_set == "test" and changed.decomposition.refitted_on == ()
     assert changed.after.overall.accuracy.value == np.mean(after.argmax(axis=1) == labels)
     own = labels == 1
     pairs = {
@@ -166,7 +172,7 @@ def test_a_class_by_its_name_and_what_was_done_in_words(study: Study) -> None:
 
 
 def test_confusions_beyond_the_first_are_summed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["subspect.edit"], "_CONFUSIONS", 1)
+    monkeypatch.setattr(sys.modules["subspect.giving.edit"], "_CONFUSIONS", 1)
     made = decompose(study, 3)
     changed = edit(study, made, [(1, int(made.supports[1][0]))])
     after = sum(now for _, now in changed.confusions["class 1"].values())
@@ -269,7 +275,7 @@ def test_the_feature_of_the_mark_is_named_first_and_dropping_it_is_enough(
 def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
     study, made = leak
     changed = edit(study, made, [(0, MARK)], refit_on="clean")
-    assert changed.after.image_set == "test" and changed.after.overall.accuracy.value > 0.95
+    assert changed.after.where.image_set == "test" and changed.after.overall.accuracy.value > 0.95
     assert MARK not in changed.decomposition.supports[0]
 
 
@@ -283,10 +289,10 @@ def test_refit_towards_the_labels(study: Study) -> None:
     x, labels = stored(study, "other")
     wanted = np.eye(4)[labels]
     assert slope(edited, start, x, wanted) < 2e-5 < 1e-3 < slope(start, start, x, wanted)
-    step = edited.history[-1]
-    assert (step["refit"], step["refit_on"], step["converged"]) == ("labels", "other", True)
+    step = refit_of(edited)
+    assert (step.refit, step.refit_on, step.converged) == ("labels", "other", True)
     loss = -np.log(softmax(said(edited, x), axis=1))[np.arange(len(x)), labels].mean()
-    assert step["loss"] == pytest.approx(loss, abs=1e-6)
+    assert step.loss == pytest.approx(loss, abs=1e-6)
 
 
 @pytest.mark.parametrize(("refit_on", "target"), [("other", "dense"), ("plain", None)])
@@ -296,7 +302,7 @@ def test_refit_towards_the_network(study: Study, refit_on: str, target: Target |
     x, _ = stored(study, refit_on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     assert slope(edited, made, x, softmax(x @ weight.T + bias, axis=1)) < 2e-5
-    assert edited.history[-1]["refit"] == "dense" and edited.refitted_on == (refit_on,)
+    assert refit_of(edited).refit == "dense" and edited.refitted_on == (refit_on,)
 
 
 def test_labels_that_are_not_there(study: Study) -> None:
@@ -308,13 +314,13 @@ def test_labels_that_are_not_there(study: Study) -> None:
 
 def test_the_images_of_the_refit_are_not_evaluated_on(study: Study) -> None:
     made = decompose(study, 2)
-    assert edit(study, made, [], refit_on="other").after.image_set == "test"
+    assert edit(study, made, [], refit_on="other").after.where.image_set == "test"
     changed = edit(study, made, [], refit_on="test")
-    assert changed.before.image_set == changed.after.image_set == "other" and changed.after.held_out
-    assert evaluate(study, changed.decomposition).image_set == "other"
+    assert changed.before.where.image_set == changed.after.where.image_set == "other" and changed.after.where.held_out
+    assert evaluate(study, changed.decomposition).where.image_set == "other"
     cost = evaluate(study, changed.decomposition, "test")
-    assert not cost.held_out and "the figures flatter" in cost.note
-    assert evaluate(study, made, "test").held_out
+    assert not cost.where.held_out and "the figures flatter" in cost.note
+    assert evaluate(study, made, "test").where.held_out
 
 
 def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
     made = decompose(study, 2)
     assert made.chosen_on == ("train", "80 %")
     changed = edit(study, made, [], refit_on="train")
-    assert (changed.after.part, changed.before.part, changed.after.held_out) == ("20 %", "20 %", True)
+    assert (changed.after.where.part, changed.before.where.part, changed.after.where.held_out) == ("20 %", "20 %", True)
     x, labels = stored(study, "train", "80 %")
     assert slope(changed.decomposition, made, x, np.eye(4)[labels]) < 2e-5
 

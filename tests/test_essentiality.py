@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 import subspect
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file
+from subspect.asking.essentiality import KINDS, essentiality, without_each
 from subspect.cli import app
-from subspect.essentiality import KINDS, essentiality, without_each
+from subspect.measuring.where import where
 from test_sizes import Array, Wide, labels_of, observed, pictures, planted
 
 
@@ -152,7 +153,7 @@ def test_noise_has_the_moments_that_it_should(alone: tuple[Study, Decomposition]
 
 
 def test_what_each_feature_alone_is_worth(study: Study, made: Decomposition) -> None:
-    lost = without_each(study, made, "test", "all")
+    lost = without_each(study, made, where(study, made, "test"))
     (x, labels), means = stored(study, "test"), stored(study, "train")[0].mean(axis=0)
     for place, (label, feature) in enumerate(zip(made.supports.rows, made.supports.flat, strict=True)):
         own = x[labels == label]
@@ -182,7 +183,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     assert made.unseen == (2,)
     found = essentiality(study, made, repeats=1)
     assert np.isnan(found.before[2]) and found.to_json()["kinds"]["mean"]["own"][2] is None
-    assert np.isnan(without_each(study, made, "train", "20 %")[made.supports.rows == 2]).all()
+    assert np.isnan(without_each(study, made, where(study, made, "train"))[made.supports.rows == 2]).all()
     assert "; 1 classes without images, here or in the choice, are left out" in str(found.tables()[0].caption)
     third = subspect.observe(network, (x[:9], torch.full((9,), 2)), study.path, "third", show_progress=False)
     with pytest.raises(SubspectError, match="there are no images of classes that have influential features"):

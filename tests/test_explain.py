@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
-from subspect.explain import terms
-from subspect.figures import picture_of
-from subspect.files import atomic
+from subspect.asking.explain import terms
+from subspect.ground.drawing import picture_of
+from subspect.ground.files import atomic
 
 CLASSES = ("a", "b", "c")
 
@@ -211,7 +211,7 @@ def test_the_image_itself_is_told_by_its_path_too(
 ) -> None:
     """Observed on another device, its features differ by rounding."""
     wanted = explain(study, made, network, path).neighbours
-    monkeypatch.setattr(sys.modules["subspect.explain"], "_ITSELF", -1)
+    monkeypatch.setattr(sys.modules["subspect.asking.explain"], "_ITSELF", -1)
     monkeypatch.chdir(path.parent)
     for name in (path, "005.png", "../b/005.png"):
         assert explain(study, made, network, name).neighbours == wanted
@@ -250,7 +250,18 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
     one = explain(study, made, network, path)
     value = json.loads(json.dumps(one.to_json()))
     assert set(value) == {
-        *("name", "decomposition", "predicted", "against", "logits", "probabilities", "terms", "bias", "difference"),
+        *(
+            "name",
+            "decomposition",
+            "predicted",
+            "against",
+            "label",
+            "logits",
+            "probabilities",
+            "terms",
+            "bias",
+            "difference",
+        ),
         *("dense", "dense_difference", "image_set", "neighbours"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
@@ -273,12 +284,47 @@ def test_the_table(study: Study, made: Decomposition, network: Network, path: Pa
     with console.file:
         console.print(one.table())
     text = console.export_text()
-    assert f"one: {one.predicted} and not {one.against}" in text and "the dense network: " in text
+    assert one.label is None  # by this name it is no image of the study
+    assert (
+        f"one: {one.predicted} and not {one.against}" in text and "label:" not in text and "the dense network: " in text
+    )
     rows = [re.split(r"[│┃\s]+", line.strip("│ ")) for line in text.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == [*(str(term.feature) for term in one.terms), "bias", "sum"]
     says = [float(row[-1]) for row in rows]
     expected = [*(term.contribution for term in one.terms), one.bias, one.difference]
     assert says == pytest.approx(expected, abs=6e-4) and sum(says[:-1]) == pytest.approx(says[-1], abs=1e-2)
+
+
+def test_the_true_label_where_the_study_knows_it(
+    study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path
+) -> None:
+    one = explain(study, made, network, path)
+    assert one.label == one.to_json()["label"] == path.parent.name == "b"
+    assert str(one.table().title) == f"{path}: {one.predicted} and not {one.against} (label: b)"
+    assert one.plot().axes[0].get_title().splitlines()[1].startswith("(label: b; dense: ")
+    elsewhere = tmp_path / "a" / "other.png"  # by its bytes, whatever its folder says
+    elsewhere.parent.mkdir(exist_ok=True)
+    elsewhere.write_bytes(path.read_bytes())
+    assert explain(study, made, network, elsewhere).label == "b"
+    assert explain(study, made, network, tmp_path / "test/c/003.png").label == "c"  # of another image set
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    assert explain(study, made, network, picture, name="b/005.png").label == "b"  # by its id and its features
+    assert explain(study, made, network, picture, name="b/004.png").label is None  # an id of other features
+    picture.rotate(90).save(elsewhere)
+    assert explain(study, made, network, elsewhere).label is None
+
+
+def test_the_label_of_an_image_in_memory(tiny: Tiny, tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8), np.arange(30) % 3
+    network = Network(tiny)
+    study = subspect.observe(network, (images, labels), tmp_path / "study")
+    made = decompose(study, 2, "contribution")
+    assert explain(study, made, network, images[13], name="13").label == "class 1"
+    assert explain(study, made, network, images[13], name="3").label is None
+    unlabelled = subspect.observe(network, images, tmp_path / "unlabelled")
+    made = decompose(unlabelled, 2, "contribution")
+    assert explain(unlabelled, made, network, images[13], name="13").label is None
 
 
 def test_plot_and_save(study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path) -> None:
@@ -311,7 +357,7 @@ def test_saving_never_replaces_a_file(
             break
         return atomic(path)
 
-    monkeypatch.setattr(sys.modules["subspect.explain"], "atomic", beside)
+    monkeypatch.setattr(sys.modules["subspect.asking.explain"], "atomic", beside)
     assert one.save(out) == out / "005-6.png"
     assert (out / "005-4.png").read_bytes() == (out / "005-5.png").read_bytes() == b"mine"
     assert len(list(out.iterdir())) == 6

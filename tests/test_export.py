@@ -24,9 +24,10 @@ import subspect
 from conftest import PIXELS
 from subspect import DecomposedHead, Decomposition, Network, Study, SubspectError, Supports, decompose
 from subspect.cli import app
-from subspect.export import _Gather, _kind, check_path, export
-from subspect.images import open_images
-from subspect.observe import find_head, sample
+from subspect.giving.export import check_path, export
+from subspect.giving.formats import _Gather, kind_of
+from subspect.images.opening import open_images
+from subspect.studies.observe import find_head, sample
 
 MakeFolder = Callable[..., Path]
 CODE = """
@@ -94,6 +95,11 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     )  # left as it was
     assert done.decomposed.bytes == (tmp_path / "net.onnx").stat().st_size and done.dense is not None
     assert set(done.dense.seconds) == {1, 7} and min(done.decomposed.seconds.values()) > 0
+    for batch, ratio in done.times.items():
+        assert (ratio.dense, ratio.small) == (done.dense.seconds[batch], done.decomposed.seconds[batch])
+        assert 0 < ratio.low <= ratio.value <= ratio.high and f"{batch} image" in str(done.tables()[0].caption)
+    assert f"in brackets 95 % intervals: 1 image {done.times[1]}, 7 images " in str(done.tables()[0].caption)
+    assert json.loads(json.dumps(done.to_json()))["times"]["7"]["high"] == done.times[7].high
     assert json.dumps(done.to_json()) and "opset 18" in str(done.tables()[0].caption)
 
 
@@ -121,11 +127,11 @@ def test_the_gather_says_the_same_as_the_head() -> None:
     head = DecomposedHead(Supports(rows, 400), torch.randn(entries), torch.randn(500)).requires_grad_(False)
     x = torch.randn(6, 400)
     torch.testing.assert_close(_Gather(head)(x), head(x), rtol=1e-4, atol=1e-5)
-    assert _kind(head) == "gather"
+    assert kind_of(head) == "gather"
     few = DecomposedHead(Supports([[0], [1]], 400), torch.ones(2), torch.zeros(2))
-    assert _kind(few) == "dense"
+    assert kind_of(few) == "dense"
     uneven = DecomposedHead(Supports([*rows, list(range(400))], 400), torch.ones(entries + 400), torch.zeros(501))
-    assert _kind(uneven) == "dense"
+    assert kind_of(uneven) == "dense"
 
 
 def test_a_program_runs_without_subspect(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert not (tmp_path / "new").exists()
     images.rename(tmp_path / "moved")
-    with pytest.raises(SubspectError, match="are no longer at .*; name some to check the file with"):
+    with pytest.raises(SubspectError, match="are no longer at .*; name some to check with"):
         export(study, made, tmp_path / "net.onnx", network)
     wanted = builtins.__import__
 
@@ -209,7 +215,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
         return wanted(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SubspectError, match=r"writing ONNX needs the package 'onnxscript'.*subspect\[export\]"):
+    with pytest.raises(SubspectError, match=r"writing ONNX needs the package 'onnxscript'.*-e '\.\[export\]"):
         export(study, made, tmp_path / "net.onnx", network)
     monkeypatch.undo()
     assert not list(tmp_path.glob("net*"))
@@ -257,14 +263,14 @@ def test_of_two_exports_to_one_file_the_first_stays(
     name: str, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
-    checked = sys.modules["subspect.export"].check_path
+    checked = sys.modules["subspect.giving.export"].check_path
 
     def beside(path: Path, format: str | None) -> str:
         found: str = checked(path, format)
         Decomposition.save(made, path) if name.endswith("safetensors") else path.write_text("the other's")
         return found
 
-    monkeypatch.setattr(sys.modules["subspect.export"], "check_path", beside)
+    monkeypatch.setattr(sys.modules["subspect.giving.export"], "check_path", beside)
     with pytest.raises(SubspectError, match=f"{name} exists; choose another name, or delete it"):
         export(study, made, tmp_path / name, network)
     beside_it = sorted(path.name for path in tmp_path.glob("*") if path.is_file())
@@ -288,7 +294,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(make_folder: MakeFolde
     code = f"""
 import os
 from pathlib import Path
-from subspect.files import atomic
+from subspect.ground.files import atomic
 with atomic(Path({str(tmp_path / "out" / "net.pt2")!r})) as file:
     file.write(b"half")
     os.kill(os.getpid(), 9)

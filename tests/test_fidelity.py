@@ -20,7 +20,7 @@ from scipy.stats import binomtest, norm
 import subspect
 from conftest import Tiny
 from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
-from subspect.fidelity import Cost, wilson
+from subspect.measuring.fidelity import Cost, wilson
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -93,17 +93,18 @@ def test_a_single_set_is_split(tiny: Tiny, tmp_path: Path) -> None:
     decomposition = decompose(study, 2)
     fidelity = evaluate(study, decomposition)
     ids = [id for chunk in study["train"].chunks("20 %") for id in chunk.ids]
-    assert fidelity.overall.images == len(ids) and fidelity.held_out
+    assert fidelity.overall.images == len(ids) and fidelity.where.held_out
     assert fidelity.note == f"{len(ids)} images of 'train', 20 % of it set apart by a hash of the image id"
     subspect.observe(subspect.Network(tiny), torch.rand(30, 3, 8, 8), tmp_path / "study", "val")
-    assert evaluate(study, decomposition).image_set == "val"
-    assert evaluate(study, decomposition, "train").part == "20 %"
+    assert evaluate(study, decomposition).where.image_set == "val"
+    assert evaluate(study, decomposition, "train").where.part == "20 %"
 
 
 def test_images_that_took_part_are_said_to_flatter(study: Study) -> None:
     fidelity = evaluate(study, decompose(study, 2), "train")
     assert (
-        not fidelity.held_out and "took part in choosing features or weights, so the figures flatter" in fidelity.note
+        not fidelity.where.held_out
+        and "took part in choosing features or weights, so the figures flatter" in fidelity.note
     )
 
 
@@ -111,7 +112,7 @@ def test_the_same_images_under_another_name_are_not_held_out(tiny: Tiny, tmp_pat
     images = torch.rand(30, 3, 8, 8)
     for name in ("train", "test"):
         study = subspect.observe(subspect.Network(tiny), images, tmp_path / "study", name)
-    assert not evaluate(study, decompose(study, 2, "contribution")).held_out
+    assert not evaluate(study, decompose(study, 2, "contribution")).where.held_out
 
 
 def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     fidelity = evaluate(study, decompose(study, 2))
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        MissingExtra, match=r"needs the package 'pandas'; install it with: pip install 'subspect\[pandas\]'"
+        MissingExtra, match=r"needs the package 'pandas'; install it, .* clone .*: pip install -e '\.\[pandas\]'"
     ):
         fidelity.to_frame()
 

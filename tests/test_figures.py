@@ -24,32 +24,21 @@ from typer.testing import CliRunner
 
 from subspect import SubspectError, Supports
 from subspect.cli import app
-from subspect.figures import (
-    COLOURS,
-    FORMATS,
-    _svg,
-    as_label,
-    calibration_figure,
-    check_figure,
-    curve_figure,
-    draw_curve,
-    order_of,
-    picture_of,
-    save_figure,
-    shared_figure,
-)
-from subspect.pictures import data_uri, enlarged, fit, lay_over
-from subspect.statistics import Calibration
-from subspect.text import legible
-from test_curve import BOTH, REFITTED, Point, point
+from subspect.ground.drawing import COLOURS, FORMATS, as_label, check_figure, picture_of, save_figure
+from subspect.ground.pictures import data_uri, enlarged, fit, lay_over
+from subspect.ground.text import legible
+from subspect.heads.history import CurvePoint
+from subspect.report.figures import _svg, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
+from subspect.statistics.outcomes import Calibration
+from test_curve import BOTH, REFITTED, point
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
 shares = st.floats(0, 1)
 
 
-def axes_of(points: list[Point]) -> Axes:
+def axes_of(points: list[CurvePoint]) -> Axes:
     axes = Figure(figsize=(6, 3)).add_subplot()
-    draw_curve(axes, sorted(points, key=lambda one: float(one["k"])))
+    draw_curve(axes, sorted(points, key=lambda one: float(one.k)))
     return axes
 
 
@@ -62,7 +51,7 @@ def test_a_line_before_refit_and_dots_after() -> None:
     axes = axes_of(BOTH)
     for name in ("fidelity", "accuracy"):
         for refit in (False, True):
-            expected = sorted((one["k"], 100 * one[name]) for one in BOTH if one["refit"] == refit)
+            expected = sorted((one.k, 100 * getattr(one, name)) for one in BOTH if one.refit == refit)
             assert np.allclose(plotted(axes, f"{name}, {refit}"), expected)
     assert axes.get_xlabel() == "features for each class (line: before refit, dots: after)"
     assert axes.get_ylabel() == "share of images, %"
@@ -227,7 +216,8 @@ from pathlib import Path
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from subspect import Supports
-from subspect.figures import curve_figure, drawing, save_figure, shared_figure
+from subspect.ground.drawing import drawing, save_figure
+from subspect.report.figures import curve_figure, shared_figure
 from test_curve import BOTH
 os.chdir(sys.argv[1])
 assert rcParams["text.usetex"]

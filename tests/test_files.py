@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspect import files
-from subspect.errors import MissingExtra, SubspectError, Unusable, near, some
-from subspect.files import (
+from subspect.ground import files
+from subspect.ground.errors import MissingExtra, SubspectError, Unusable, near, some
+from subspect.ground.files import (
     atomic,
     check_free,
     explain,
@@ -36,7 +36,7 @@ from subspect.files import (
     read_text,
     sweep,
 )
-from subspect.text import to_json
+from subspect.ground.text import to_json
 
 JSON = st.recursive(
     st.none()
@@ -187,7 +187,7 @@ def test_folders(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from subspect.files import atomic
+from subspect.ground.files import atomic
 with atomic(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
@@ -379,7 +379,9 @@ def test_fingerprints_are_equal_only_for_equal_parts(first: list[bytes], second:
 
 def test_missing_extra_names_the_package_and_how_to_install_it() -> None:
     error = MissingExtra("pandas", "tables", "a table")
-    assert str(error) == "a table needs the package 'pandas'; install it with: pip install 'subspect[tables]'"
+    assert str(error) == (
+        "a table needs the package 'pandas'; install it, in the clone of subspect, with: pip install -e '.[tables]'"
+    )
     assert isinstance(error, SubspectError)
     assert isinstance(error, ImportError)
 

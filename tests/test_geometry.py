@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 import subspect
 from conftest import PIXELS
 from subspect import Network, Study, SubspectError, decompose
-from subspect.cli import app
-from subspect.geometry import (
+from subspect.asking.geometry import (
     boundary_points,
     components,
     effective_rank,
@@ -35,6 +34,7 @@ from subspect.geometry import (
     two_nn,
     variances,
 )
+from subspect.cli import app
 from test_sizes import Wide, observed, pictures, planted
 
 Array = npt.NDArray[np.float64]
@@ -175,9 +175,9 @@ def test_of_a_study(study: Study) -> None:
     assert found.head_rank == pytest.approx(effective_rank(study.head()[0].numpy()))
     assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0]))
     assert sum(one.points for one in found.classes.values()) == found.network.points == 200
-    assert found.coordinates == {point["k"]: point["fidelity"] for point in made.curve if not point["refit"]}
+    assert found.coordinates == {point.k: point.fidelity for point in made.curve if not point.refit}
     assert isinstance(found.plot(), Figure) and len(found.plot().axes[0].lines) == 4
-    assert found.compared_on == made.curve[0]["images"]
+    assert found.compared_on == made.curve[0].images
     without = geometry(study, on="train")
     assert without.union is None and without.decomposed_rank is None and len(without.plot().axes[0].lines) == 3
     assert json.dumps(geometry(study, made).to_json()) == json.dumps(found.to_json())

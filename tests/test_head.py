@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from subspect import DecomposedHead, Supports
-from subspect.head import _BLOCK, _BLOCKED, _CSR, Kernel
+from subspect.heads.head import _BLOCK, _BLOCKED, _CSR, Kernel
 
 D = 5
 

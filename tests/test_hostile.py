@@ -22,8 +22,9 @@ import subspect
 from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError
 from subspect.cli import app
-from subspect.reopen import Reopened
-from subspect.shards import Entry, checksum_of
+from subspect.ground.errors import Unusable
+from subspect.studies.reopen import Reopened
+from subspect.studies.shards import Entry, checksum_of
 
 NAMES = ["[/INST]", "\x1b[31m[old] cat\u202e", "$0_to_$10"]
 MODEL = f"""
@@ -201,9 +202,7 @@ def test_pictures_of_yours_are_not_pulled_into_a_strangers_report(study: Study, 
         opened = strange(study.path, ids, root, [bytes(16)] * 4 + [None])
         again = Reopened(opened["train"], ids)
         for id in ids:
-            with pytest.raises(
-                subspect.errors.Unusable, match="outside|no such file|not the image|not known|null byte"
-            ):
+            with pytest.raises(Unusable, match="outside|no such file|not the image|not known|null byte"):
                 again.given(id)
     made = subspect.decompose(opened, 2)
     page = subspect.write_report(opened, made, subspect.evaluate(opened, made, "test")).read_text()
@@ -280,7 +279,7 @@ def test_files_of_others_stay(run: Callable[..., Result], tmp_path: Path, line: 
     before = tree(tmp_path)
     run(line)
     after = tree(tmp_path)
-    mine = ("set.json", "study.json", "report.html")  # rewritten by the commands that write them
+    mine = ("set.json", "study.json", "report.html", "order.json")  # rewritten by the commands that write them
     assert {path for path in before if after.get(path) != before[path] and Path(path).name not in mine} == set()
 
 

@@ -37,23 +37,15 @@ from torch.utils.data import (
 )
 
 from conftest import PIXELS
-from subspect.decoding import decode, decode_with_digest, to_rgb
-from subspect.errors import SubspectError, Unusable
-from subspect.images import (
-    SUFFIXES,
-    Arrays,
-    Batch,
-    ClassMatch,
-    DatasetImages,
-    Files,
-    Images,
-    _leave_quietly,
-    batches,
-    lost_workers,
-    match_classes,
-    open_images,
-)
-from subspect.preprocessing import Preprocessing, Transform
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.images.batches import Batch, _leave_quietly, batches, lost_workers
+from subspect.images.decoding import decode, decode_with_digest, to_rgb
+from subspect.images.folders import SUFFIXES, Files
+from subspect.images.labels import match_classes
+from subspect.images.memory import Arrays, DatasetImages
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import Preprocessing, Transform
+from subspect.images.sources import ClassMatch, Images
 
 MakeFolder = Callable[..., Path]
 Pixels = npt.NDArray[np.uint8]
@@ -374,7 +366,7 @@ def test_rows_are_converted_some_at_a_time(tmp_path: Path, kind: str, monkeypatc
         tall.paste(image.crop((row % 2, 0, image.width, 1)), (0, row))
     tall.save(tmp_path / f"a.{suffix}", **options)
     whole = rgb(decode(tmp_path / f"a.{suffix}"))
-    monkeypatch.setattr("subspect.decoding._STRIP", 2 * image.width)
+    monkeypatch.setattr("subspect.images.decoding._STRIP", 2 * image.width)
     assert rgb(decode(tmp_path / f"a.{suffix}")) == whole
 
 
@@ -1022,8 +1014,13 @@ def test_a_pair_without_labels() -> None:
         ([0.0, 1.0], "2 of type float64"),
         ([True, False], "2 of type bool"),
         (["cat", "dog"], "2 of type <U3"),
-        (torch.eye(2), "4 of type float32"),
-        (np.eye(2, dtype=np.int64), "4 of type int64"),
+        (torch.eye(2), r"\(2, 2\) of type float32; several numbers for an image are a multi-label target"),
+        (np.eye(2, dtype=np.int64), r"\(2, 2\) of type int64; several numbers .* or no labels"),
+        (np.ones((2, 5)), r"\(2, 5\) of type float64; several numbers .* labels.argmax\(1\)"),
+        ([[0.5], [1.5]], r"\(2, 1\) of type float64; floating numbers are a regression target"),
+        (torch.tensor([0.5, -3.2]), r"2 of type float32; floating numbers are a regression target, .*astype\(int\)"),
+        (np.ones((3, 5), np.int64), r"\(3, 5\) of type int64$"),
+        (1, "1 of type int64"),
     ],
 )
 def test_labels_of_another_length_or_type(labels: Any, given: str) -> None:
@@ -1190,7 +1187,19 @@ def test_dataset_of_something_else(item: Any) -> None:
 
 def test_dataset_with_labels_that_are_no_number() -> None:
     images = open_images(TensorDataset(torch.rand(2, 3, 4, 4), torch.eye(2)))
-    with pytest.raises(SubspectError, match=r"label \[1\.0, 0\.0\] is not a class index of this network"):
+    match = (
+        r"label \[1\.0, 0\.0\] is not a class index of this network.*; several numbers for an image are a multi-label "
+    )
+    with pytest.raises(SubspectError, match=match):
+        every(images, match_classes(images, 2))
+
+
+@pytest.mark.parametrize("label", [0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_dataset_with_numbers_to_be_predicted(label: object) -> None:
+    images = open_images(Listed((torch.ones(3, 2, 2), label)))
+    with pytest.raises(
+        SubspectError, match=r"^image 0: label 0.5 is not a class .* floating numbers are a regression target"
+    ):
         every(images, match_classes(images, 2))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from subspect.influence import contribution, frequency
-from subspect.statistics import ClassSums, TopFeatures
+from subspect.choosing.influence import contribution, frequency
+from subspect.statistics.largest import TopFeatures
+from subspect.statistics.moments import ClassSums
 
 C, D, N = 4, 9, 300
 

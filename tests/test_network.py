@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from conftest import PIXELS, Tiny
 from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
-from subspect.network import Head, Network, weights_fingerprint, with_head
+from subspect.networks.finding import Head
+from subspect.networks.network import Network, weights_fingerprint, with_head
 
 D, C = 6, 3
 

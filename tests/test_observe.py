@@ -24,9 +24,9 @@ from torch import nn
 import subspect
 from conftest import PIXELS, Tiny, reseal
 from subspect import Network, Study, SubspectError, observe
-from subspect.decoding import decode
-from subspect.files import part_name
-from subspect.study import in_part
+from subspect.ground.files import part_name
+from subspect.images.decoding import decode
+from subspect.studies.parts import in_part
 
 MakeFolder = Callable[..., Path]
 
@@ -90,7 +90,7 @@ def test_workers_and_repeats_change_nothing(
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, images: int = 8) -> None:
-    monkeypatch.setattr(sys.modules["subspect.observe"], "_SHARD_IMAGES", images)
+    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", images)
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bytes(
@@ -134,7 +134,7 @@ import sys, time, torch
 sys.path.insert(0, {tests!r})
 from conftest import Tiny
 import subspect, importlib
-importlib.import_module("subspect.observe")._SHARD_IMAGES = 8
+importlib.import_module("subspect.studies.observe")._SHARD_IMAGES = 8
 class Slow(Tiny):
     def forward(self, x):
         time.sleep({pause})
@@ -186,7 +186,7 @@ def test_a_dataset_that_is_used_again(tiny: Tiny, tmp_path: Path, caplog: pytest
 def test_a_second_writer_is_kept_out(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.study._WAIT", 0.1)
+    monkeypatch.setattr("subspect.studies.study._WAIT", 0.1)
     folder = make_folder()
     busy = pytest.raises(
         SubspectError, match="another process is observing the image set 'test' of the study .*; wait for it"
@@ -287,8 +287,17 @@ def test_accuracy_near_chance_is_pointed_out(
     assert "near chance" not in caplog.text
     observe(Network(Pixel((1, 2, 0))), folder, tmp_path / "shifted")
     assert "accuracy near chance: 0 of 64 images tried first are right, with 3 classes" in caplog.text
-    assert "0 of 90 images of 'train' are right" in caplog.text
+    assert caplog.text.count("near chance") == 1  # not again at the end
     assert "class folders are in another order" in caplog.text and "preprocessing" in caplog.text
+
+
+def test_accuracy_near_chance_that_the_first_images_hide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = np.zeros((3000, 2, 2, 3), np.uint8)
+    images[..., 0] = 255
+    labels = np.ones(3000, np.int64)
+    labels[np.linspace(0, 2999, 64).round().astype(int)] = 0
+    observe(Network(Pixel()), (images, labels), tmp_path / "study")
+    assert caplog.text.count("near chance") == 1 and "64 of 3,000 images of 'train' are right" in caplog.text
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from subspect.errors import SubspectError, Unusable
-from subspect.preprocessing import Preprocessing, Transform, as_preprocessing
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.images.preprocessing import Preprocessing, Transform, as_preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspect.pursuit import Factor, Quadratic, pursue
+from subspect.choosing.pursuit import Factor, Quadratic, pursue
 
 Array = npt.NDArray[np.float64]
 Weighed = tuple[Array, Array, Array]  # features (n, d), target (n,) and weight (n,) of the images

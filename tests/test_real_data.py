@@ -79,7 +79,7 @@ def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path:
     assert right / 1000 >= 0.85
     made = subspect.decompose(study, 20)
     cost = subspect.evaluate(study, made)
-    assert cost.part == "20 %" and cost.overall.images > 150
+    assert cost.where.part == "20 %" and cost.overall.images > 150
     seen = [label for label in range(1000) if label not in made.unseen]
     few = subspect.decompose(study, 10, "contribution")
     small = subspect.specialise(study, few, network, seen[::40][:20], tmp_path / "small.onnx", rounds=0)

@@ -17,9 +17,10 @@ from threadpoolctl import threadpool_limits
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.boundary import FLOOR, TARGETS, Boundary, Choice, Head, Target
-from subspect.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
-from subspect.rows import MEMORY, Block
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head
+from subspect.choosing.options import TARGETS, Target
+from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
+from subspect.studies.rows import MEMORY, Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -230,7 +231,7 @@ def test_a_prior_pulls_towards_the_start_as_so_many_images(target: Target) -> No
 def test_loss_and_gradient_at_any_point(
     target: Target, fixed: tuple[int, ...], fill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.refit._FILL", fill)
+    monkeypatch.setattr("subspect.choosing.refit._FILL", fill)
     x, labels, dense = make(2)
     supports = some(2)
     problem = _Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, MEMORY)
@@ -288,7 +289,7 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
     x, labels, dense = make(5)
     order = np.random.default_rng(5).permutation(120)
     one = refit(cut(x, labels), dense, some(5), dense, target, tolerance=1e-9)
-    monkeypatch.setattr("subspect.refit._ROWS", 17)
+    monkeypatch.setattr("subspect.choosing.refit._ROWS", 17)
     blocks = cut(x[order], labels[order], [0, 20, 34, 100, 120])
     other = refit(blocks, dense, some(5), dense, target, memory=memory, tolerance=1e-9)
     assert other.loss == pytest.approx(one.loss, abs=1e-12)
@@ -302,7 +303,7 @@ def test_one_matrix_product_for_all_classes_or_one_for_each_is_the_same(
     x, labels, dense = make(18)
     supports = [np.array([6, 2]), np.empty(0, np.int64), np.array([1, 7, 5]), np.array([2])]
     one = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
-    monkeypatch.setattr("subspect.refit._FILL", 0)
+    monkeypatch.setattr("subspect.choosing.refit._FILL", 0)
     other = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
     assert one.loss == pytest.approx(other.loss, abs=1e-12)
     assert np.allclose(one.weight, other.weight, atol=1e-6) and np.allclose(one.bias, other.bias, atol=1e-6)
@@ -320,7 +321,7 @@ def test_it_says_so_when_the_steps_run_out(monkeypatch: pytest.MonkeyPatch, capl
     with caplog.at_level(logging.WARNING, "subspect"):
         assert refit(cut(x, labels), dense, some(7), nothing()).converged
         assert not caplog.records
-        monkeypatch.setattr("subspect.refit._STEPS", 2)
+        monkeypatch.setattr("subspect.choosing.refit._STEPS", 2)
         found = refit(cut(x, labels), dense, some(7), nothing())
     assert not found.converged and found.steps == 2
     assert "refit: after 2 steps the gradient is " in caplog.text and ", not yet 1e-06" in caplog.text

@@ -26,9 +26,9 @@ from PIL import Image, ImageChops
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
-from subspect.cost import head_costs
-from subspect.explain import terms
-from subspect.files import is_part, part_name
+from subspect.asking.explain import terms
+from subspect.ground.files import is_part, part_name
+from subspect.heads.cost import head_costs
 from subspect.report import _environment
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
@@ -347,7 +347,7 @@ def test_names_and_links_that_are_put_into_checksums_lead_nowhere(many: Callable
 KILLS = """
 import hashlib, os, sys
 from pathlib import Path
-from subspect.report import pages
+from subspect.ground import pages
 
 os.chdir(sys.argv[1])
 left, plain, killed = 10**9, Path("plain"), Path("killed")

@@ -20,11 +20,12 @@ import subspect
 from conftest import PIXELS
 from subspect import Decomposition, Network, Study, SubspectError, decompose
 from subspect.cli import app
-from subspect.files import locked, read_json
-from subspect.observe import find_head
-from subspect.retrain import Settings, _Run, _varied, retrain, retrain_both
-from subspect.seals import is_sealed, open_json, read_tensors, tensor_bytes
-from subspect.study import hashed
+from subspect.giving.retrain import retrain, retrain_both
+from subspect.giving.training import Run, Settings, _varied
+from subspect.ground.files import locked, read_json
+from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes
+from subspect.studies.observe import find_head
+from subspect.studies.parts import hashed
 
 MakeFolder = Callable[..., Path]
 SHORT = Settings(epochs=2, batch_size=8, rate=0.05, held_out=0.25)
@@ -161,17 +162,17 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
 ) -> None:
     settings = Settings(epochs=2, batch_size=8, optimiser=optimiser, rate=0.01, held_out=0.25, shift=1, flip=True)  # type: ignore[arg-type]
     whole = retrain(network, images, tmp_path / "whole", made, settings)
-    learn, count = _Run._learn, 0
+    learn, count = Run._learn, 0
 
-    def killed(self: _Run, *given: object) -> None:
+    def killed(self: Run, *given: object) -> None:
         nonlocal count
         count += 1
         if count in (4, 9, 14):
             raise KeyboardInterrupt
         learn(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Run, "_learn", killed)
-    monkeypatch.setattr(sys.modules["subspect.retrain"], "_EVERY", -1)
+    monkeypatch.setattr(Run, "_learn", killed)
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             retrain(network, images, tmp_path / "stopped", made, settings)
@@ -274,7 +275,7 @@ def test_a_training_that_fell_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.retrain"], "_FALL", 0.0)  # the network is no better than chance
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_FALL", 0.0)  # the network is no better than chance
     done = retrain(network, images, tmp_path / "run", made, Settings(epochs=1, batch_size=8, rate=1e4, held_out=0.25))
     assert done.epochs[0].held_out < done.start
     assert "a smaller rate than 10000 may help, in a new folder" in caplog.text and "fell from" in caplog.text
@@ -305,7 +306,7 @@ def test_another_run_in_the_folder(network: Network, images: Path, made: Decompo
 def test_what_is_no_training_is_refused_before_one(
     name: str, network: Network, images: Path, made: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Run, "train", None)
+    monkeypatch.setattr(Run, "train", None)
     for kind in ("file", "link", "folder"):
         path = tmp_path / kind / name
         path.parent.mkdir()
@@ -334,16 +335,16 @@ def test_one_training_in_a_folder_at_a_time(
 def test_a_state_that_somebody_replaced_meanwhile_stays(
     network: Network, images: Path, made: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, learn = tmp_path / "run" / "state.safetensors", _Run._learn
+    path, learn = tmp_path / "run" / "state.safetensors", Run._learn
 
-    def beside(self: _Run, *given: object) -> None:
+    def beside(self: Run, *given: object) -> None:
         if self.step == 5:
             assert is_sealed(path)
             path.write_bytes(b"mine")
         learn(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Run, "_learn", beside)
-    monkeypatch.setattr(sys.modules["subspect.retrain"], "_EVERY", -1)
+    monkeypatch.setattr(Run, "_learn", beside)
+    monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     with pytest.raises(SubspectError, match=r"state\.safetensors is there already, and not as subspect wrote it"):
         retrain(network, images, tmp_path / "run", made, SHORT)
     assert path.read_bytes() == b"mine"

@@ -13,9 +13,11 @@ import pytest
 
 import subspect
 from conftest import Tiny
-from subspect.rows import Block, Rows
-from subspect.shards import Chunk
-from subspect.study import ImageSet, Part, in_part
+from subspect.heads.history import Part
+from subspect.studies.image_set import ImageSet
+from subspect.studies.parts import in_part
+from subspect.studies.rows import Block, Rows
+from subspect.studies.shards import Chunk
 
 PARTS: tuple[Part, ...] = ("all", "80 %", "20 %")
 IMAGES, SHARD = 120, 16
@@ -25,7 +27,7 @@ ROW = 6 * 4  # bytes of an image's features
 @pytest.fixture
 def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """120 images with six features in eight shards."""
-    monkeypatch.setattr(sys.modules["subspect.observe"], "_SHARD_IMAGES", SHARD)
+    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", SHARD)
     study: subspect.Study = request.getfixturevalue("study")
     assert len(study["train"]) == IMAGES and study["train"].manifest.n_shards == 8
     return study["train"]
@@ -35,14 +37,14 @@ def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards read, in order."""
     names: list[str] = []
-    read = sys.modules["subspect.study"].read_shard
+    read = sys.modules["subspect.studies.image_set"].read_shard
 
     def noted(path: Path, *args: Any) -> tuple[Chunk, list[tuple[str, str]]]:
         names.append(path.name)
         found: tuple[Chunk, list[tuple[str, str]]] = read(path, *args)
         return found
 
-    monkeypatch.setattr("subspect.study.read_shard", noted)
+    monkeypatch.setattr("subspect.studies.image_set.read_shard", noted)
     return names
 
 
@@ -63,7 +65,7 @@ def joined(blocks: list[Block] | list[Chunk]) -> tuple[list[list[float]], list[i
 def test_blocks_are_the_chunks_joined(
     image_set: ImageSet, part: Part, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", block)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", block)
     rows = Rows(image_set, part)
     expected = joined(list(image_set.chunks(part)))
     for _ in range(2):
@@ -79,7 +81,7 @@ def test_blocks_are_the_chunks_joined(
 
 def test_a_block_is_full_at_its_size(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     for more, size in ((0, 2 * SHARD), (1, 3 * SHARD)):
-        monkeypatch.setattr("subspect.rows._BLOCK", 2 * SHARD * ROW + more)
+        monkeypatch.setattr("subspect.studies.rows._BLOCK", 2 * SHARD * ROW + more)
         assert len(next(iter(Rows(image_set))).labels) == size
 
 
@@ -96,7 +98,7 @@ def test_the_two_parts_hold_every_image_once(image_set: ImageSet) -> None:
 def test_what_fits_the_memory_is_read_once(
     image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", 40 * ROW)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 40 * ROW)
     shards = [f"{index:05d}.arrow" for index in range(8)]
     rows = Rows(image_set, memory=IMAGES * ROW)
     first, second = gone_through(rows), gone_through(rows)
@@ -106,7 +108,7 @@ def test_what_fits_the_memory_is_read_once(
 
 
 def test_what_does_not_fit_is_read_anew(image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", 40 * ROW)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 40 * ROW)
     shards = [f"{index:05d}.arrow" for index in range(8)]
     expected = joined(gone_through(Rows(image_set)))
     for memory in (0, 50 * ROW, IMAGES * ROW - 1):
@@ -127,7 +129,7 @@ def test_only_features_of_the_part_count_as_memory(image_set: ImageSet, reads: l
 
 
 def test_what_is_kept_needs_no_files(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 1)
     rows = Rows(image_set)
     expected = joined(gone_through(rows))
     assert all(block.features.flags.owndata for block in rows)  # no memory map, which Linux keeps for deleted files
@@ -138,7 +140,7 @@ def test_what_is_kept_needs_no_files(image_set: ImageSet, monkeypatch: pytest.Mo
 def test_a_pass_that_stops_early_keeps_nothing(
     image_set: ImageSet, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 1)
     rows = Rows(image_set)
     for _ in zip(range(3), rows, strict=False):
         pass
@@ -149,7 +151,7 @@ def test_a_pass_that_stops_early_keeps_nothing(
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
 def test_two_passes_may_run_side_by_side(image_set: ImageSet, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subspect.rows._BLOCK", 1)
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 1)
     rows = Rows(image_set, memory=memory)
     expected = joined(gone_through(Rows(image_set)))
     one, other = zip(*zip(rows, rows, strict=True), strict=True)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from subspect.errors import SubspectError
-from subspect.files import read_json
-from subspect.seals import is_sealed, open_json, read_tensors, tensor_bytes, write_json, write_sealed
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import read_json
+from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes, write_json, write_sealed
 
 TENSORS = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor([1, -2])}
 
@@ -122,7 +122,7 @@ def test_files_without_a_seal_or_a_header(tmp_path: Path, monkeypatch: pytest.Mo
         save_file(TENSORS, path, {"subspect": text})
         with pytest.raises(SubspectError, match=f"the header of .*a.safetensors is not JSON.*{reason}"):
             read_tensors(path, "a head")
-    monkeypatch.setattr("subspect.seals.JSON_BYTES", 100)
+    monkeypatch.setattr("subspect.ground.seals.JSON_BYTES", 100)
     with pytest.raises(SubspectError, match="its header has .* bytes, more than the 100 that are read"):
         read_tensors(path, "a head")
     for data in (b"", b"12345678", b"\xff" * 20, (2**40).to_bytes(8, "little") + b"{}"):

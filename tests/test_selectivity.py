@@ -21,16 +21,9 @@ from typer.testing import CliRunner
 import subspect
 from conftest import Tiny
 from subspect import Network, Study, SubspectError, Supports
+from subspect.asking.selectivity import class_selectivity, cosine, distinct, mutual_information, overlap, selectivity
 from subspect.cli import app
-from subspect.selectivity import (
-    class_selectivity,
-    cosine,
-    distinct,
-    mutual_information,
-    overlap,
-    selectivity,
-)
-from subspect.statistics import Needed, TopFeatures, needed
+from subspect.statistics.largest import Needed, TopFeatures, needed
 
 Features = npt.NDArray[np.float32]
 fast = settings(deadline=None, derandomize=True, max_examples=25)

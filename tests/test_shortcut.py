@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 import subspect
+from subspect.asking.explain import terms
 from subspect.cli import app
-from subspect.explain import terms
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "shortcut.py"
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from typer.testing import CliRunner, Result
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Auto, Decomposition, Mean, Study, SubspectError, decompose, decompose_each, evaluate
-from subspect.boundary import Boundary
-from subspect.budget import Size, allocate, at_least, helped, most_lost
+from subspect.choosing.boundary import Boundary
+from subspect.choosing.promise import at_least, most_lost
+from subspect.choosing.settle import helped
+from subspect.choosing.sizes import Size, allocate
 from subspect.cli import app
-from subspect.rows import Rows
+from subspect.studies.rows import Rows
 
 Array = npt.NDArray[np.float64]
 C, D = 6, 40
@@ -42,6 +45,11 @@ class Wide(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.fc(x.flatten(1)[:, : self.fc.in_features])
         return out
+
+
+def promised(made: Decomposition) -> Any:
+    assert made.auto is not None and made.auto.promise is not None
+    return made.auto.promise
 
 
 def planted(classes: int = C, features: int = D) -> tuple[Array, list[list[int]]]:
@@ -99,18 +107,18 @@ def test_the_planted_features_are_what_a_tolerance_takes(wide: Study, caplog: py
     made = decompose(wide, Auto(0.1))
     assert made.name == "pursuit-auto0.1" and made.k == "auto"
     assert [sorted(support.tolist()) for support in made.supports] == planted()[1] and made.mean_size == 3
-    assert made.auto is not None and made.auto["met"] and tuple(made.auto["sized_on"]) == ("test", "all")
-    assert (made.auto["tolerance"], made.auto["measure"], made.auto["promise"]) == (0.1, "fidelity", None)
+    assert made.auto is not None and made.auto.met and tuple(made.auto.sized_on) == ("test", "all")
+    assert (made.auto.tolerance, made.auto.measure, made.auto.promise) == (0.1, "fidelity", None)
     fidelity = agreeing(made, wide, "test") / 300
     assert fidelity >= 0.9
     assert (
         f"3 features a class lose {100 - 100 * fidelity:.2f} points of fidelity on 300 images of 'test'" in caplog.text
     )
     assert "promise: none, since no images were named that neither the network nor the choice has seen" in caplog.text
-    small = [point for point in made.curve if point["k"] < 3]
-    assert small and all(point["fidelity"] < 0.9 for point in small)
-    assert {point["images"] for point in made.curve} == {300} and all(point["refit"] for point in made.curve)
-    assert [point["fidelity"] for point in made.curve if point["k"] == 3] == [fidelity]
+    small = [point for point in made.curve if point.k < 3]
+    assert small and all(point.fidelity < 0.9 for point in small)
+    assert {point.images for point in made.curve} == {300} and all(point.refit for point in made.curve)
+    assert [point.fidelity for point in made.curve if point.k == 3] == [fidelity]
 
 
 def test_a_smaller_tolerance_takes_more_features(wide: Study) -> None:
@@ -118,7 +126,7 @@ def test_a_smaller_tolerance_takes_more_features(wide: Study) -> None:
     assert few.mean_size < 3 < many.mean_size < D
     for made, tolerance in ((many, 0.05), (few, 0.4)):
         assert agreeing(made, wide, "test") >= (1 - tolerance) * 300
-        assert made.auto is not None and made.auto["met"]
+        assert made.auto is not None and made.auto.met
 
 
 def test_unless_told_five_percent_of_fidelity_may_be_lost(wide: Study) -> None:
@@ -128,12 +136,12 @@ def test_unless_told_five_percent_of_fidelity_may_be_lost(wide: Study) -> None:
 
 def test_a_tolerance_of_accuracy(wide: Study) -> None:
     made = decompose(wide, Auto(0.1, "accuracy", "unseen"))
-    assert made.name == "pursuit-auto0.1-accuracy-unseen" and made.auto is not None and made.auto["met"]
+    assert made.name == "pursuit-auto0.1-accuracy-unseen" and made.auto is not None and made.auto.met
     cost = evaluate(wide, made, "test").overall
     assert cost.dense_accuracy.value - cost.accuracy.value <= 0.1
-    promise = made.auto["promise"]
-    assert promise["measure"] == "accuracy" and promise["loss"] <= 0.1
-    assert promise["text"].endswith("points of accuracy lost, 95 % confidence, n = 1,000")
+    promise = promised(made)
+    assert promise.measure == "accuracy" and promise.loss <= 0.1
+    assert promise.text.endswith("points of accuracy lost, 95 % confidence, n = 1,000")
     weight, bias = wide.head()
     lost = won = 0
     for chunk in wide["unseen"].chunks():
@@ -142,7 +150,7 @@ def test_a_tolerance_of_accuracy(wide: Study) -> None:
         dense = (chunk.features @ weight.numpy().T + bias.numpy()).argmax(axis=1)
         lost += int(((dense == chunk.labels) & (said != chunk.labels)).sum())
         won += int(((dense != chunk.labels) & (said == chunk.labels)).sum())
-    assert (lost - won) / 1000 < most_lost(lost, won, 1000) <= promise["loss"] + 1e-6
+    assert (lost - won) / 1000 < most_lost(lost, won, 1000) <= promise.loss + 1e-6
 
 
 def test_labels_are_needed_for_a_tolerance_of_accuracy(tmp_path: Path) -> None:
@@ -155,7 +163,7 @@ def test_labels_are_needed_for_a_tolerance_of_accuracy(tmp_path: Path) -> None:
 
 def test_where_no_size_keeps_the_tolerance(wide: Study, caplog: pytest.LogCaptureFixture) -> None:
     made = decompose(wide, Auto(0.02, most=2))
-    assert made.supports.sizes.tolist() == [2] * C and made.auto is not None and not made.auto["met"]
+    assert made.supports.sizes.tolist() == [2] * C and made.auto is not None and not made.auto.met
     lost = 100 - agreeing(made, wide, "test") / 3
     assert (
         f"no number of features up to 2 a class loses at most 2 points of fidelity; the best: 2 a class lose {lost:.2f} "
@@ -187,7 +195,7 @@ def test_without_refit_the_least_squares_weights_are_sized(wide: Study) -> None:
     made = decompose(wide, Auto(0.3), refit=False)
     assert made.name == "pursuit-auto0.3-raw" and len(made.history) == 2
     assert agreeing(made, wide, "test") >= 0.7 * 300
-    assert not any(point["refit"] for point in made.curve)
+    assert not any(point.refit for point in made.curve)
 
 
 # The promise ----------------------------------------------------------------------------------------------------------
@@ -195,27 +203,27 @@ def test_without_refit_the_least_squares_weights_are_sized(wide: Study) -> None:
 
 def test_a_promise_on_images_that_nobody_has_seen(wide: Study) -> None:
     made = decompose(wide, Auto(0.25, promise="unseen"))
-    assert made.auto is not None and made.auto["no_promise"] is None
-    promise = made.auto["promise"]
-    assert (promise["set"], promise["images"], promise["confidence"], promise["kept"]) == ("unseen", 1000, 0.95, True)
-    assert 1 - at_least(agreeing(made, wide, "unseen"), 1000) <= promise["loss"] <= 0.25
-    share = 100 * (1 - promise["loss"])
-    assert promise["text"] == (f"at least {share:.1f} % agreement with the dense network, 95 % confidence, n = 1,000")
+    assert made.auto is not None and made.auto.no_promise is None
+    promise = promised(made)
+    assert (promise.set, promise.images, promise.confidence, promise.kept) == ("unseen", 1000, 0.95, True)
+    assert 1 - at_least(agreeing(made, wide, "unseen"), 1000) <= promise.loss <= 0.25
+    share = 100 * (1 - promise.loss)
+    assert promise.text == (f"at least {share:.1f} % agreement with the dense network, 95 % confidence, n = 1,000")
 
 
 def test_a_promise_that_the_largest_size_breaks(wide: Study) -> None:
     made = decompose(wide, Auto(0.02, promise="unseen", most=2))
-    assert made.auto is not None and not made.auto["met"]
-    promise = made.auto["promise"]
-    assert not promise["kept"] and promise["loss"] == pytest.approx(1 - at_least(agreeing(made, wide, "unseen"), 1000))
+    assert made.auto is not None and not made.auto.met
+    promise = promised(made)
+    assert not promise.kept and promise.loss == pytest.approx(1 - at_least(agreeing(made, wide, "unseen"), 1000))
 
 
 def test_a_higher_confidence_promises_less(wide: Study) -> None:
     made = decompose(wide, Auto(0.02, promise="unseen", most=2, confidence=0.999))
     assert made.auto is not None
     expected = 1 - at_least(agreeing(made, wide, "unseen"), 1000, 0.999)
-    assert made.auto["promise"]["loss"] == pytest.approx(expected)
-    assert "99.9 % confidence" in made.auto["promise"]["text"]
+    assert promised(made).loss == pytest.approx(expected)
+    assert "99.9 % confidence" in promised(made).text
 
 
 @pytest.mark.parametrize(
@@ -238,25 +246,25 @@ def test_why_nothing_is_promised(
 ) -> None:
     caplog.set_level(logging.INFO, "subspect")
     made = decompose(wide, auto, on=on, refit=False)
-    assert made.auto is not None and made.auto["promise"] is None and made.auto["no_promise"] == reason
-    assert made.auto["met"] and f"promise: none, {reason}" in caplog.text
+    assert made.auto is not None and made.auto.promise is None and made.auto.no_promise == reason
+    assert made.auto.met and f"promise: none, {reason}" in caplog.text
 
 
 def test_images_without_labels_do_for_a_promise_of_fidelity(wide: Study) -> None:
     made = decompose(wide, Auto(0.3, promise="plain"), refit=False)
-    assert made.auto is not None and made.auto["promise"]["images"] == 400
+    assert made.auto is not None and promised(made).images == 400
 
 
 def test_images_that_are_in_both_sets_are_left_out_of_the_promise(
     wide: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = decompose(wide, Auto(0.3, promise="mixed"), refit=False)
-    assert made.auto is not None and made.auto["promise"]["images"] == 300
+    assert made.auto is not None and promised(made).images == 300
     known = len(wide["mixed"]) - 300
     assert f"{known} of the {known + 300} images of 'mixed' took part in a choice: nothing is promised" in caplog.text
     made = decompose(wide, Auto(0.3, promise="parts"), refit=False)
-    assert made.auto is not None and made.auto["promise"] is None
-    assert made.auto["no_promise"] == "since all images of 'parts' took part in a choice"
+    assert made.auto is not None and made.auto.promise is None
+    assert made.auto.no_promise == "since all images of 'parts' took part in a choice"
 
 
 def test_an_image_set_to_promise_on_that_does_not_exist(wide: Study) -> None:
@@ -268,10 +276,10 @@ def test_the_promises_images_are_kept_out_of_every_choice(tmp_path: Path) -> Non
     study = observed(tmp_path / "study", planted()[0], train=pictures(0, 400), another=pictures(1, 400))
     made = decompose(study, Auto(0.4, promise="another"))
     assert made.chosen_on == ("train", "80 %") and made.auto is not None
-    assert tuple(made.auto["sized_on"]) == ("train", "20 %") and made.auto["promise"]["images"] == 400
+    assert tuple(made.auto.sized_on) == ("train", "20 %") and promised(made).images == 400
     made = decompose(study, Auto(0.4))
     assert made.chosen_on == ("train", "all") and made.auto is not None
-    assert tuple(made.auto["sized_on"]) == ("another", "all")
+    assert tuple(made.auto.sized_on) == ("another", "all")
 
 
 def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path: Path) -> None:
@@ -280,30 +288,32 @@ def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path
     made = decompose(study, Auto(0.4), refit=False)
     flattering = "200 images of 'test'; the number of features was chosen on them, so the figures flatter a little"
     cost = evaluate(study, made)
-    assert cost.sized and cost.held_out and cost.note == flattering and cost.to_json()["sized"]
+    assert cost.where.sized and cost.where.held_out and cost.note == flattering and cost.to_json()["sized"]
     told = evaluate(study, decompose(study, 3))
-    assert told.image_set == "test" and not told.sized and told.note == "200 images of 'test'"
+    assert told.where.image_set == "test" and not told.where.sized and told.note == "200 images of 'test'"
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100))
     fresh = evaluate(study, decompose(study, Auto(0.4, promise="unseen"), refit=False))
-    assert fresh.image_set == "test" and fresh.sized and fresh.note == flattering  # 'unseen' had a say as well
-    assert evaluate(study, subspect.load_decomposition(study), "unseen").sized
+    assert (
+        fresh.where.image_set == "test" and fresh.where.sized and fresh.note == flattering
+    )  # 'unseen' had a say as well
+    assert evaluate(study, subspect.load_decomposition(study), "unseen").where.sized
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100), copy=pictures(1, 200))
-    assert evaluate(study, subspect.load_decomposition(study), "copy").sized
+    assert evaluate(study, subspect.load_decomposition(study), "copy").where.sized
     fresh = evaluate(study, decompose(study, Auto(0.4), refit=False))
-    assert fresh.image_set == "unseen" and not fresh.sized and fresh.note == "100 images of 'unseen'"
-    assert evaluate(study, decompose(study, 3)).image_set == "test"
+    assert fresh.where.image_set == "unseen" and not fresh.where.sized and fresh.note == "100 images of 'unseen'"
+    assert evaluate(study, decompose(study, 3)).where.image_set == "test"
 
 
 def test_a_promise_on_train_does_not_move_the_choice(wide: Study) -> None:
     made = decompose(wide, Auto(0.3, promise="train"))
-    assert made.auto is not None and "since a network loses less" in made.auto["no_promise"]
+    assert made.auto is not None and "since a network loses less" in str(made.auto.no_promise)
     assert made.chosen_on[0] == "train"
 
 
 def test_a_promise_on_the_only_image_set(tmp_path: Path) -> None:
     study = observed(tmp_path / "study", planted()[0], train=pictures(0, 400))
     made = decompose(study, Auto(0.4, promise="train"))
-    assert made.auto is not None and made.auto["promise"] is None
+    assert made.auto is not None and made.auto.promise is None
 
 
 # A mean number of features --------------------------------------------------------------------------------------------
@@ -317,7 +327,7 @@ def test_a_mean_number_of_features(wide: Study) -> None:
     weight, bias = (tensor.double().numpy() for tensor in wide.head())
     paths = helped(Boundary(Rows(wide["train"]), weight, bias), 6)
     assert sizes.tolist() == allocate(paths, 4 * C, 2, 6).tolist()
-    assert made.auto is None and made.curve[-1]["k"] < D
+    assert made.auto is None and made.curve[-1].k < D
 
 
 def test_a_mean_need_not_be_whole(wide: Study) -> None:
@@ -348,7 +358,7 @@ def test_classes_without_images_have_no_part_in_the_mean(tmp_path: Path) -> None
     assert made.unseen == (4, 5) and made.supports.sizes[:4].sum() == 12 and made.mean_size == 3
     assert made.supports.sizes[4:].tolist() == [D, D]
     auto = decompose(study, Auto(0.6))
-    assert auto.supports.sizes[4:].tolist() == [D, D] and auto.curve[0]["k"] == 1
+    assert auto.supports.sizes[4:].tolist() == [D, D] and auto.curve[0].k == 1
 
 
 def test_a_mean_of_which_no_class_may_have_any(wide: Study) -> None:
@@ -367,7 +377,7 @@ def test_a_mean_beyond_the_usual_most(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [3, Mean(3, 1, 5), Auto(0.35)])
 def test_all_classes_draw_from_one_pool(wide: Study, size: Size) -> None:
     made, free = decompose(wide, size, pool=9), decompose(wide, size)
-    assert made.name == f"{free.name}-pool9" and made.history[0]["pool"] == 9
+    assert made.name == f"{free.name}-pool9" and made.chosen.pool == 9
     used = set(made.supports.flat.tolist())
     assert len(used) <= 9 < len(set(free.supports.flat.tolist()))
     assert made.trust is not None and set(made.trust.substitutes.flatten().tolist()) <= used | {-1}
@@ -450,7 +460,7 @@ def test_what_was_settled_is_saved(wide: Study, size: Size) -> None:
         )
     assert loaded.rows(2) == made.rows(2) and json.dumps(made.to_json()) == json.dumps(loaded.to_json())
     if isinstance(size, Auto):
-        assert made.auto is not None and loaded.auto is not None and loaded.auto["promise"] == made.auto["promise"]
+        assert made.auto is not None and loaded.auto is not None and loaded.auto.promise == made.auto.promise
     else:
         assert loaded.auto is None
 
@@ -490,12 +500,12 @@ def test_the_main_job_promises(tiny: Tiny, make_folder: Callable[..., Path], tmp
         refit=False,
         show_progress=False,
     )
-    assert made.study.set_names == ["train", "promise", "test"] and made.fidelity.image_set == "test"
+    assert made.study.set_names == ["train", "promise", "test"] and made.fidelity.where.image_set == "test"
     assert made.decomposition.auto is not None
-    promise = made.decomposition.auto["promise"]
-    assert promise["set"] == "promise" and promise["images"] == 96
+    promise = promised(made.decomposition)
+    assert promise.set == "promise" and promise.images == 96
     page = made.report.read_text(encoding="utf-8")
-    assert f"promise: {promise['text']}, from images of &#39;promise&#39;." in page
+    assert f"promise: {promise.text}, from images of &#39;promise&#39;." in page
     with pytest.raises(SubspectError, match="two of the image sets given are the same; to choose features on"):
         subspect.run(network, folders[0], tmp_path / "other", promise=folders[0], k=Auto())
     with pytest.raises(SubspectError, match="images to promise something on go with k = 'auto'"):
@@ -559,7 +569,7 @@ def test_auto_on_the_command_line(wide: Study) -> None:
     assert row["decomposition"]["history"][1]["promise"]["images"] == 1000
     result = command(f"decompose {wide.path} -k auto -k 2 --tolerance 0.25 --promise unseen")
     assert "pursuit-auto0.25" in result.stdout and "pursuit-k2" in result.stdout
-    assert made.auto is not None and f"promise: {made.auto['promise']['text']}" in result.stderr
+    assert made.auto is not None and f"promise: {promised(made).text}" in result.stderr
     assert "promise: at least" in " ".join(result.stdout.split())
     [row] = parsed(f"decompose {wide.path} -k auto --tolerance 0.02 --measure accuracy --most 2")
     assert row["decomposition"]["name"] == "pursuit-auto0.02-accuracy-most2"
@@ -641,7 +651,7 @@ def test_the_figure_and_the_curve_are_shown(wide: Study, tmp_path: Path) -> None
     result = command(f"{line} --figure {tmp_path / 'curve.svg'}")
     assert (tmp_path / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
     assert "pursuit-k3: what few features cost" in result.stdout
-    assert parsed(line)["curve"] == [dict(point) for point in made.curve]
+    assert parsed(line)["curve"] == [asdict(point) for point in made.curve]
     shown = parsed(f"{line} --class 2 --figure {tmp_path / 'other.svg'}")
     assert (tmp_path / "other.svg").exists() and shown["classes"] == [json.loads(json.dumps(made.class_json(2)))]
     assert "stability" in command(f"{line} --class 2").stdout

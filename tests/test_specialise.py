@@ -21,9 +21,9 @@ import subspect
 from conftest import PIXELS
 from subspect import DecomposedHead, Network, SubspectError, Supports, decompose_by_file
 from subspect.cli import app
-from subspect.cost import head_costs, size_of
-from subspect.specialise import specialise
-from subspect.tradeoff import Point, Tradeoff, tradeoff
+from subspect.giving.specialise import specialise
+from subspect.giving.tradeoff import Point, Tradeoff, tradeoff
+from subspect.heads.cost import head_costs, size_of
 
 MakeFolder = Callable[..., Path]
 SUPPORTS = [[1, 4], [4, 7], [9, 1]]  # of 12 features; 2, 3, 5, 6, 8, 10, 11 and 0 are unused
@@ -317,7 +317,7 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        SubspectError, match=r"removing channels needs the package 'torch-pruning'.*subspect\[specialise\]"
+        SubspectError, match=r"removing channels needs the package 'torch-pruning'.*-e '\.\[specialise\]"
     ):
         run()
     with pytest.raises(SubspectError, match="removing channels needs the package 'torch-pruning'"):

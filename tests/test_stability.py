@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from conftest import cut
-from subspect.boundary import _NEAR, FLOOR, SHARPNESS, TARGETS, Boundary, Head, Target
-from subspect.pursuit import Quadratic
-from subspect.rows import Block
-from subspect.stability import DRAWS, FOLDS, MOST, Trust, substitutes, trust
+from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Boundary, Head
+from subspect.choosing.options import TARGETS, Target
+from subspect.choosing.pursuit import Quadratic
+from subspect.choosing.stability import DRAWS, FOLDS, MOST, Trust, substitutes, trust
+from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

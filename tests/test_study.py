@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 import subspect
 from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError, verify
-from subspect.files import part_name
-from subspect.shards import Chunk, Entry, Shape, _believed, read_shard, write_shard
-from subspect.study import check_name, check_set_name
+from subspect.ground.files import part_name
+from subspect.heads.names import check_name
+from subspect.studies.shards import Chunk, Entry, Shape, _believed, read_shard, write_shard
+from subspect.studies.study import check_set_name
 
 MakeFolder = Callable[..., Path]
 SHAPE = Shape(2, 3, True, {"conv": 1})
@@ -386,7 +387,7 @@ def test_older_studies_are_read_and_get_their_checksums(study: Study, caplog: py
     assert (
         made.sound
         and not made.checksums
-        and "nothing is wrong that can be seen without checksums" in str(made.tables()[0].title)
+        and "nothing is wrong that can be seen without checksums" in str(next(iter(made.tables()[0].columns[0].cells)))
     )
     made = verify(study.path, write=True)
     assert made.sound and made.checksums and made.images == 165
@@ -405,7 +406,7 @@ def test_older_studies_are_read_and_get_their_checksums(study: Study, caplog: py
 def test_older_sets_are_gone_on_with(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.observe"], "_SHARD_IMAGES", 8)
+    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", 8)
     folder = make_folder()
     study = subspect.observe(subspect.Network(tiny), folder, tmp_path / "study", batch_size=8)
     whole = study["train"].whole()
@@ -447,7 +448,7 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
         "head.safetensors",
         "sets/test",
     }
-    assert made.notes == ("not subspect's, and left alone: holiday.jpg",)
+    assert "not subspect's, and left alone: holiday.jpg" in made.notes
     assert made.to_json()["sound"] is False and "4 are not as they should be" in str(made.tables()[0].title)
     assert (study.path / "holiday.jpg").exists()
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from subspect.tables import Table
-from subspect.text import is_text, legible, to_json
+from subspect.ground.tables import Table
+from subspect.ground.text import is_text, legible, to_json
 
 ANY = st.text(st.characters(codec=None))
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

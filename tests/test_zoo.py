@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from conftest import PIXELS
 from subspect import SubspectError, load_network
-from subspect.zoo import load_weights
+from subspect.networks.weights import _number, load_weights
 
 NET = """
 from torch import nn
@@ -233,6 +234,60 @@ def test_callable_that_needs_arguments() -> None:
     refuse("python:net.py:make", r"calling make\(\) failed: TypeError: make\(\) missing 1 required positional argument")
 
 
+ARGUMENTS = """
+from torch import nn
+def make(num_classes=2, bias=True, name=None, sizes=()):
+    assert name in (None, "a:b(c)")
+    model = nn.Linear(4, num_classes, bias)
+    model.given = num_classes, bias, name, sizes
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [
+        ("make()", (2, True, None, ())),
+        ("make(num_classes=10)", (10, True, None, ())),
+        ("make(num_classes = 3, bias=False, name='a:b(c)')", (3, False, "a:b(c)", ())),
+        ("make(sizes={'a': [1, -2.5]},)", (2, True, None, {"a": [1, -2.5]})),
+    ],
+)
+def test_arguments_in_the_name(call: str, given: object) -> None:
+    for place in ("net.py", "dir(1):a/net.py"):
+        write(place, ARGUMENTS)
+        network = load_network(f"python:{place}:{call}")
+        assert network.model.given == given and network.name == f"python:{place}:{call}"
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            "make(10)",
+            r"cannot call make with '10'; expected a plain name with arguments by keyword, such as resnet20\(",
+        ),
+        ("make(*[1])", r"cannot call make with '\*\[1\]'; expected"),
+        ("make(**{'bias': False})", r"cannot call make with '\*\*'; expected"),
+        ("make(num_classes=1, num_classes=2)", "make is given 'num_classes' twice|cannot read the call"),
+        ("make(num_classes=int('3'))", r"make: num_classes must be written out, as a number, .* got int\('3'\)$"),
+        ("make(num_classes=2 * 5)", r"num_classes must be written out, .* got 2 \* 5$"),
+        ("make(name=__import__('os').system('touch ran'))", "name must be written out"),
+        ("make(num_classes=3", r"cannot read the call 'make\(num_classes=3'; expected a plain name"),
+        ("a.make(num_classes=3)", r"cannot read the call 'a.make\(num_classes=3\)'; expected a plain name"),
+        ("make()()", r"cannot read the call 'make\(\)\(\)'; expected a plain name"),
+        (
+            "make(depth=3)",
+            r"calling make\(depth=3\) failed: TypeError: make\(\) got an unexpected keyword argument 'depth'",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_read(call: str, match: str) -> None:
+    write("net.py", ARGUMENTS)
+    refuse(f"python:net.py:{call}", match)
+    assert not Path("ran").exists()
+
+
 def test_file_with_a_mistake() -> None:
     write("net.py", "def make(:\n")
     refuse("python:net.py:make", "^importing net.py failed: SyntaxError: invalid syntax")
@@ -296,6 +351,12 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "_orig_mod.": lambda state: with_prefix("_orig_mod.", state),
     "module._orig_mod.": lambda state: with_prefix("module._orig_mod.", state),
     "_orig_mod.module.": lambda state: with_prefix("_orig_mod.module.", state),
+    "NumPy's numbers": lambda state: {
+        "state_dict": state,
+        "acc": np.float64(0.9),
+        "best": [np.float32(0.5), np.int64(3), np.uint8(1), np.bool_(True), np.complex64(1j), np.longdouble(1)],
+        "epoch": 3,
+    },
     "without num_batches_tracked": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
 }
 
@@ -307,6 +368,63 @@ def test_checkpoint(wrap: Callable[[dict[str, Tensor]], object], legacy: bool) -
     torch.save(wrap(wanted), "weights.pth", _use_new_zipfile_serialization=not legacy)
     load_weights(model, "weights.pth")
     assert same(model.state_dict(), wanted)
+
+
+def test_numbers_as_numpy_1_and_2_name_them(tmp_path: Path) -> None:
+    wanted, names = net(2).state_dict(), (b"numpy.core.multiarray", b"numpy._core.multiarray")
+    torch.save({"state_dict": wanted, "acc": np.float64(0.9)}, "weights.pth", _use_new_zipfile_serialization=False)
+    data = Path("weights.pth").read_bytes()
+    own = names[names[1] in data]
+    for name in names:
+        Path("weights.pth").write_bytes(data.replace(b"c" + own + b"\n", b"c" + name + b"\n"))
+        model = net(1)
+        load_weights(model, "weights.pth")
+        assert same(model.state_dict(), wanted)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.str_("text"),
+        np.datetime64("2020-01-01"),
+        np.zeros(1, "f4,f4")[0],
+        np.zeros(2),
+        np.dtype("f4,f4"),
+        np.dtype("O"),
+    ],
+)
+def test_what_is_no_number_of_numpys_is_refused(other: object) -> None:
+    torch.save({"state_dict": net(2).state_dict(), "other": other}, "weights.pth")
+    before = torch.serialization.get_safe_globals()
+    with pytest.raises(SubspectError, match="holds more than tensors, or is no checkpoint"):
+        load_weights(net(1), "weights.pth")
+    assert set(torch.serialization.get_safe_globals()) == set(before)  # nothing stays allowed
+
+
+def test_a_number_of_other_bytes_is_refused() -> None:
+    for odd in ((np.dtype("f8"), b"\0" * 4), (np.dtype("O"), b"\0" * 8), (np.dtype("f8"), "text"), ("f8", b"\0" * 8)):
+        with pytest.raises(pickle.UnpicklingError):
+            _number(*odd)
+    assert _number(np.dtype(">i2"), b"\0\1") == 1
+
+
+def test_tensors_that_the_network_does_not_need() -> None:
+    model, wanted = net(1), net(2).state_dict()
+    more = {"aux.weight": torch.ones(1), "aux.bias": torch.ones(1), "auxiliary": torch.ones(1), "0.mask": torch.ones(2)}
+    torch.save({"state_dict": with_prefix("module.", wanted | more)}, "weights.pth")
+    with pytest.raises(
+        SubspectError, match=r"unexpected: aux.weight, .*ignore_extra=\['NAME'\] \(--ignore-extra NAME\)$"
+    ):
+        load_weights(model, "weights.pth")
+    with pytest.raises(SubspectError, match="unexpected: auxiliary; what the network doesn't need is left out"):
+        load_weights(model, "weights.pth", ["aux", "0"])
+    with pytest.raises(SubspectError, match=r"ignore_extra must be a list of names; got 'aux': write \['aux'\]"):
+        load_weights(model, "weights.pth", "aux")
+    load_weights(model, "weights.pth", ["aux.", "auxiliary", "0"])  # the network's own tensors in 0 are loaded
+    assert same(model.state_dict(), wanted)
+    write("net.py", "from torch import nn\ndef make(): return nn.Linear(2, 2)\n")
+    save_file(nn.Linear(2, 2).state_dict() | {"aux": torch.ones(1)}, "weights.safetensors")
+    load_network("python:net.py:make", "weights.safetensors", ignore_extra=["aux"])
 
 
 def test_prefixes_in_safetensors() -> None:
@@ -349,7 +467,7 @@ def test_all_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
         SubspectError,
         match=r"^the weights weights.pth do not fit the network Sequential; missing: 0.bias, 1.running_var; "
         r"unexpected: fc.weight; of another shape: 1.running_mean \(3,\) instead of \(2,\), "
-        r"3.weight \(5, 8\) instead of \(3, 8\)$",
+        r"3.weight \(5, 8\) instead of \(3, 8\); what the network doesn't need is left out by",
     ):
         load_weights(model, "weights.pth")
     assert same(model.state_dict(), before)
@@ -359,7 +477,10 @@ def test_all_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
     ("change", "match"),
     [
         (lambda state: state.pop("3.bias"), "the network Sequential; missing: 3.bias$"),
-        (lambda state: state.update(more=torch.ones(1)), "the network Sequential; unexpected: more$"),
+        (
+            lambda state: state.update(more=torch.ones(1)),
+            "the network Sequential; unexpected: more; what the network .*",
+        ),
         (
             lambda state: state.update({"0.bias": torch.ones(())}),
             r"the network Sequential; of another shape: 0.bias \(\) instead of \(2,\)$",
@@ -536,7 +657,7 @@ def test_reader_that_gives_up(error: Exception, monkeypatch: pytest.MonkeyPatch)
         raise error
 
     monkeypatch.setattr(torch, "load", give_up)
-    monkeypatch.setattr("subspect.zoo.load_file", give_up)
+    monkeypatch.setattr("subspect.networks.weights.load_file", give_up)
     for path in ("weights.pth", "weights.safetensors"):
         Path(path).write_bytes(b"")
         with pytest.raises(SubspectError, match=rf"^cannot read the weights {path}: {type(error).__name__}: "):

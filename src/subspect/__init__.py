@@ -12,91 +12,9 @@
     small = decomposition.apply(model)
 """
 
-from subspect.budget import Auto, Mean
-from subspect.compare import Comparison, compare
-from subspect.decompose import decompose, decompose_by_file, decompose_each
-from subspect.decomposition import Decomposition, load_decomposition
-from subspect.depth import Depth, depth
-from subspect.diff import Difference, diff
-from subspect.edit import Edited, edit
-from subspect.errors import MissingExtra, SubspectError
-from subspect.essentiality import Essentiality, essentiality
-from subspect.explain import Explanation, explain
-from subspect.export import Exported, export
-from subspect.fidelity import Fidelity, evaluate
-from subspect.geometry import Geometry, geometry
-from subspect.head import DecomposedHead
-from subspect.images import Arrays, DatasetImages, Images, open_images
-from subspect.job import Job, run
-from subspect.maps import read_maps
-from subspect.network import Network
-from subspect.observe import observe
-from subspect.preprocessing import Preprocessing
-from subspect.report import write_report
-from subspect.retrain import Retrained, Settings, retrain, retrain_both
-from subspect.selectivity import Selectivity, selectivity
-from subspect.specialise import Specialised, specialise
-from subspect.study import Study
-from subspect.supports import Supports
-from subspect.tradeoff import Tradeoff, tradeoff
-from subspect.verify import Verified, verify
-from subspect.zoo import load_network
+import lazy_loader
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "Arrays",
-    "Auto",
-    "Comparison",
-    "DatasetImages",
-    "DecomposedHead",
-    "Decomposition",
-    "Depth",
-    "Difference",
-    "Edited",
-    "Essentiality",
-    "Explanation",
-    "Exported",
-    "Fidelity",
-    "Geometry",
-    "Images",
-    "Job",
-    "Mean",
-    "MissingExtra",
-    "Network",
-    "Preprocessing",
-    "Retrained",
-    "Selectivity",
-    "Settings",
-    "Specialised",
-    "Study",
-    "SubspectError",
-    "Supports",
-    "Tradeoff",
-    "Verified",
-    "compare",
-    "decompose",
-    "decompose_by_file",
-    "decompose_each",
-    "depth",
-    "diff",
-    "edit",
-    "essentiality",
-    "evaluate",
-    "explain",
-    "export",
-    "geometry",
-    "load_decomposition",
-    "load_network",
-    "observe",
-    "open_images",
-    "read_maps",
-    "retrain",
-    "retrain_both",
-    "run",
-    "selectivity",
-    "specialise",
-    "tradeoff",
-    "verify",
-    "write_report",
-]
+# What is imported, and from where, stands in __init__.pyi; each is loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,17 +19,21 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from subspect.decompose import METHODS, check_choice
-from subspect.errors import MissingExtra, SubspectError
-from subspect.files import atomic, check_free, read_bytes
-from subspect.images import batches, match_classes, open_images
+from subspect.choosing.decompose import check_choice
+from subspect.choosing.options import METHODS
+from subspect.ground.errors import MissingExtra, SubspectError
+from subspect.ground.files import atomic, check_free, read_bytes
+from subspect.ground.progress import progress
+from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
+from subspect.images.batches import batches
+from subspect.images.labels import match_classes
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import Preprocessing
 from subspect.job import Job, run
-from subspect.network import Network
-from subspect.preprocessing import Preprocessing
-from subspect.progress import progress
+from subspect.networks.naming import load_network
+from subspect.networks.network import Network
+from subspect.networks.weights import load_weights
 from subspect.resnet import ResNet
-from subspect.seals import is_sealed, read_tensors, tensor_bytes
-from subspect.zoo import load_network, load_weights
 
 log = logging.getLogger("subspect")
 

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import torch
 
-from subspect.boundary import TARGETS, Target
-from subspect.budget import Auto, Size
-from subspect.decompose import METHODS, check_choice, decompose
-from subspect.decomposition import Decomposition
-from subspect.errors import SubspectError
-from subspect.fidelity import Fidelity, evaluate
-from subspect.images import match_classes, open_images
-from subspect.network import Network
-from subspect.observe import find_head, observe
+from subspect.choosing.decompose import check_choice, decompose
+from subspect.choosing.options import METHODS, TARGETS, Target
+from subspect.choosing.sizes import Auto, Size
+from subspect.ground.errors import SubspectError
+from subspect.heads.decomposition import Decomposition
+from subspect.images.labels import match_classes
+from subspect.images.opening import open_images
+from subspect.measuring.fidelity import Fidelity, evaluate
+from subspect.networks.network import Network
 from subspect.report import check_report, write_report
-from subspect.study import Study
+from subspect.studies.observe import find_head, observe
+from subspect.studies.study import Study
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from subspect.errors import SubspectError
-from subspect.preprocessing import Preprocessing
+from subspect.ground.errors import SubspectError
+from subspect.images.preprocessing import Preprocessing
 
 
 class BasicBlock(nn.Module):

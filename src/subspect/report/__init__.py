@@ -1,7 +1,7 @@
 """The report: what was found, what it costs, and the images behind every feature, as pages that need nothing else.
 
 With few classes it is one HTML file. With many, the first page is small, and a page for each class and each feature lies in
-a folder beside it (see `subspect.report.pages`), to be opened when wanted. Pages hold all that they show, ask nothing of any
+a folder beside it (see `subspect.ground.pages`), to be opened when wanted. Pages hold all that they show, ask nothing of any
 network, and escape whatever comes from names and paths. Image paths in them are relative to the image set's folder.
 """
 
@@ -22,23 +22,25 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from subspect.cost import HeadCost, Size, head_costs, size_of
-from subspect.decomposition import Decomposition, FeatureRow
-from subspect.errors import SubspectError
-from subspect.essentiality import without_each
-from subspect.export import prepared
-from subspect.fidelity import Cost, Fidelity, percent
-from subspect.figures import calibration_figure, curve_figure, shared_figure
-from subspect.files import check_free, locked, make_folder
-from subspect.head import MANY, Kernel
-from subspect.network import Network
-from subspect.progress import progress
+from subspect.asking.essentiality import without_each
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.pages import check_pages, remove_others, write_generation
+from subspect.ground.progress import progress
+from subspect.ground.seals import is_sealed, write_sealed
+from subspect.ground.text import legible
+from subspect.heads.cost import HeadCost, Size, head_costs, size_of
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import MANY, Kernel
+from subspect.heads.trusted import FeatureRow
+from subspect.measuring.fidelity import Cost, Fidelity, percent
+from subspect.networks.network import Network
+from subspect.report.figures import calibration_figure, curve_figure, shared_figure
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
-from subspect.report.pages import check_pages, remove_others, write_generation
-from subspect.seals import is_sealed, write_sealed
-from subspect.study import ImageSet, Study
-from subspect.text import legible
+from subspect.studies.image_set import ImageSet
+from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.studies.study import Study
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
@@ -256,11 +258,13 @@ def _address(name: str) -> str:
 def _whole(study: Study, network: Network, source: object) -> Size | None:
     """Return the size of the whole network; None where there is no image to run it on."""
     try:
-        pixels, head = prepared(study, network, source)
+        same = same_network(study, network)
+        pixels = real_images(study, same, 1, source)
+        head = head_of(same, pixels)
     except SubspectError:  # the images have been moved, which the gallery says
         return None
-    with network.running():
-        return size_of(network.model, head, pixels)
+    with same.running():
+        return size_of(same.model, head, pixels)
 
 
 def _pages(site: Site, environment: Environment, show: bool) -> Iterator[tuple[str, bytes]]:
@@ -292,7 +296,7 @@ def _shown(value: object) -> object:
 
 def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
     trust = decomposition.trust
-    lost = without_each(study, decomposition, fidelity.image_set, fidelity.part).tolist()
+    lost = without_each(study, decomposition, fidelity.where).tolist()
     return [
         ClassPage(
             label,
@@ -326,7 +330,7 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
     columns, names = np.unique(decomposition.supports.flat), decomposition.class_names
     if fidelity.overall.images * len(columns) > _WHAT_IF:
         return None
-    chunks = list(study[fidelity.image_set].chunks(fidelity.part))
+    chunks = list(fidelity.where.chunks())
     features = np.concatenate([chunk.features[:, columns] for chunk in chunks])
     classes = [
         {
@@ -336,7 +340,9 @@ def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
         for label in range(len(decomposition.class_names))
     ]
     return {
-        "command": shlex.join(["--decomposition", legible(decomposition.name), "--on", legible(fidelity.image_set)]),
+        "command": shlex.join(
+            ["--decomposition", legible(decomposition.name), "--on", legible(fidelity.where.image_set)]
+        ),
         "words": [shlex.quote(name if legible(name) == name else str(label)) for label, name in enumerate(names)],
         "columns": columns.tolist(),
         "features": base64.b64encode(np.ascontiguousarray(features.T, "<f4").tobytes()).decode(),

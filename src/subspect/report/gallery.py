@@ -16,17 +16,20 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subspect.decomposition import Decomposition
-from subspect.errors import SubspectError, Unusable, some
-from subspect.images import Images, open_images
-from subspect.maps import observed, read_maps
-from subspect.network import Network
-from subspect.pictures import data_uri, fit, lay_over
-from subspect.preprocessing import AnyPreprocessing, view, visible
-from subspect.progress import progress
-from subspect.reopen import Reopened
-from subspect.statistics import TopImages
-from subspect.study import ImageSet, Study
+from subspect.ground.errors import NoPicture, SubspectError, Unusable, some
+from subspect.ground.pictures import data_uri, fit, lay_over
+from subspect.ground.progress import progress
+from subspect.heads.decomposition import Decomposition
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import AnyPreprocessing, view, visible
+from subspect.images.sources import Images
+from subspect.networks.maps import read_maps
+from subspect.networks.network import Network
+from subspect.statistics.largest import TopImages
+from subspect.studies.image_set import ImageSet
+from subspect.studies.reopen import Reopened
+from subspect.studies.same_network import head_of, same_network
+from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
 
@@ -107,16 +110,21 @@ def hang(
     drawn: dict[tuple[str, int], str] = {}
     missing, other, mapped = dict[str, str](), list[str](), network is not None
     again = Reopened(image_set, sorted(wanted), opened)
-    with progress("report", len(wanted), "images", show=show_progress) as advance:
-        for id, picture, maps, read in _pictures(again, study, network, missing):
-            if read is not None and not all(isclose(read[one], value, **_SAME) for one, value in wanted[id].items()):
-                other.append(id)
-            small = fit(picture, SIDE)
-            mapped = mapped and maps is not None
-            plain = data_uri(small) if maps is None else ""
-            for feature in wanted[id]:
-                drawn[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
-            advance(1)
+    try:
+        with progress("report", len(wanted), "images", show=show_progress) as advance:
+            for id, picture, maps, read in _pictures(again, study, network, missing):
+                if read is not None and not all(
+                    isclose(read[one], value, **_SAME) for one, value in wanted[id].items()
+                ):
+                    other.append(id)
+                small = fit(picture, SIDE)
+                mapped = mapped and maps is not None
+                plain = data_uri(small) if maps is None else ""
+                for feature in wanted[id]:
+                    drawn[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
+                advance(1)
+    except NoPicture as error:  # a network's inputs are all of one shape
+        return Gallery({}, {}, {}, f"There are no pictures of {image_set.name!r} to show: {error}.")
     names = decomposition.class_names
 
     def shots(kind: str) -> dict[tuple[int, int], list[Shot]]:
@@ -175,15 +183,22 @@ def _rows(top: TopImages, column: int) -> _Rows:
 
 
 def _pictures(again: Reopened, study: Study, network: Network | None, missing: dict[str, str]) -> Iterator[_Shown]:
-    """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,)."""
+    """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,).
+
+    Raises:
+        NoPicture: the images are such that there is nothing to look at.
+    """
     ids = [again.id(place) for place in range(len(again))]
-    preprocessing = observed(study, network) if network is not None else None
+    network = same_network(study, network) if network is not None else None
+    preprocessing = network.preprocessing if network is not None else None
     for start in range(0, len(ids), _BATCH):
         shown: list[tuple[str, Image.Image]] = []
         pixels: list[torch.Tensor] = []
         for id in ids[start : start + _BATCH]:
             try:
                 picture, tensor = _seen(again.given(id), preprocessing)
+            except NoPicture:
+                raise
             except (Unusable, SubspectError) as error:
                 missing[id] = str(error)
                 continue
@@ -192,7 +207,7 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: d
         if network is None or len(pixels) < len(shown):
             yield from ((id, picture, None, None) for id, picture in shown)
         else:
-            yield from _with_maps(network, shown, pixels, study)
+            yield from _with_maps(network, shown, pixels)
 
 
 def _seen(
@@ -206,17 +221,14 @@ def _seen(
     return view(preprocessing, given), preprocessing(given)
 
 
-def _with_maps(
-    network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor], study: Study
-) -> Iterator[_Shown]:
+def _with_maps(network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor]) -> Iterator[_Shown]:
     """Run images through the network, those of one size together."""
     by_size: dict[torch.Size, list[int]] = {}
     for place, tensor in enumerate(pixels):
         by_size.setdefault(tensor.shape, []).append(place)
     for places in by_size.values():
         batch = torch.stack([pixels[place] for place in places])
-        if not network.head_known:
-            network.find_head(torch.cat([batch, batch.flip(-1)]), study.identity.head)
+        head_of(network, batch)
         read = read_maps(network, batch)
         for row, place in enumerate(places):
             maps = None if read.maps is None else read.maps[row].cpu().numpy()
@@ -236,12 +248,13 @@ def _remark(
     if not image_set.labelled:
         remark += " There are no labels: the class is the network's own prediction."
     if missing:
-        place = image_set.manifest.root if opened is None else opened.root or "the images given"
+        files = opened is None or opened.root is not None
         log.warning(
-            "report: %d images could not be read again from %s: %s; if they were moved, say where they are: --images FOLDER",
+            "report: %d images could not be read again from %s: %s; %s",
             len(missing),
-            place,
+            image_set.manifest.root if opened is None else opened.root or "the images given",
             some((f"{id} ({why})" for id, why in sorted(missing.items())), 3),
+            "if they were moved, say where they are: --images FOLDER" if files else "give those that were observed",
         )
         remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
     return remark

@@ -6,19 +6,18 @@ features of the images that are confused most.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from subspect.decomposition import Decomposition
-from subspect.explain import Term, terms
-from subspect.fidelity import Fidelity
-from subspect.shards import Chunk
-from subspect.statistics import Calibration, Confusion
-from subspect.study import Study
+from subspect.asking.explain import Term, terms
+from subspect.heads.decomposition import Decomposition
+from subspect.measuring.fidelity import Fidelity
+from subspect.measuring.heads_say import heads_say
+from subspect.statistics.outcomes import Calibration, Confusion
+from subspect.studies.study import Study
 
 _PAIRS = 12  # confusions that are shown
 _BEHIND = 3  # features named for each
@@ -64,20 +63,20 @@ def look_over(study: Study, decomposition: Decomposition, fidelity: Fidelity) ->
     n_classes = study.identity.n_classes
     confusions = Confusion(n_classes), Confusion(n_classes)
     calibrations = Calibration(), Calibration()
-    for chunk, heads in _logits(study, decomposition, fidelity):
-        for logits, confusion, calibration in zip(heads, confusions, calibrations, strict=True):
-            said = logits.argmax(axis=1)
-            confusion.update(chunk.labels, said)
-            calibration.update(softmax(logits, axis=1).max(axis=1), said == chunk.labels)
+    for said in heads_say(study, decomposition, fidelity.where):
+        for logits, confusion, calibration in zip((said.dense, said.decomposed), confusions, calibrations, strict=True):
+            top, labels = logits.argmax(axis=1), said.chunk.labels
+            confusion.update(labels, top)
+            calibration.update(softmax(logits, axis=1).max(axis=1), top == labels)
     dense, decomposed = (confusion.counts for confusion in confusions)
     wrong = decomposed - np.diag(decomposed.diagonal())
     pairs = [divmod(int(place), n_classes) for place in np.argsort(-wrong.ravel(), kind="stable")[:_PAIRS]]
     pairs = [pair for pair in pairs if wrong[pair]]
     sums = {pair: np.zeros(study.identity.n_features) for pair in pairs}
-    for chunk, (_, logits) in _logits(study, decomposition, fidelity) if pairs else ():
-        said = logits.argmax(axis=1)
+    for said in heads_say(study, decomposition, fidelity.where) if pairs else ():
+        chunk, top = said.chunk, said.decomposed.argmax(axis=1)
         for (label, other), total in sums.items():
-            total += chunk.features[(chunk.labels == label) & (said == other)].sum(axis=0, dtype=np.float64)
+            total += chunk.features[(chunk.labels == label) & (top == other)].sum(axis=0, dtype=np.float64)
     confused = []
     for pair, total in sums.items():
         found, bias = terms(decomposition, total / wrong[pair], pair[1], pair[0])
@@ -96,13 +95,3 @@ def _lacking(
     rows = decomposition.rows(label) if label not in decomposition.unseen else []
     short = [(row.feature, row.weight * (row.mean - float(features[row.feature]))) for row in rows]
     return tuple(sorted((one for one in short if one[1] > 0), key=lambda one: -one[1])[:_BEHIND])
-
-
-def _logits(
-    study: Study, decomposition: Decomposition, fidelity: Fidelity
-) -> Iterator[tuple[Chunk, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
-    """Go over the images that the cost was measured on, with their dense and their decomposed logits."""
-    dense, dense_bias = (tensor.numpy() for tensor in study.head())
-    weight, bias = decomposition.matrix()
-    for chunk in study[fidelity.image_set].chunks(fidelity.part):
-        yield chunk, (chunk.features @ dense.T + dense_bias, chunk.features @ weight.T + bias)

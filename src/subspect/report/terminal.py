@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from rich.text import Text
 
-from subspect.decomposition import Decomposition
-from subspect.errors import some
-from subspect.fidelity import Fidelity, percent
-from subspect.study import Study
-from subspect.tables import Table
+from subspect.ground.errors import some
+from subspect.ground.tables import Table
+from subspect.ground.text import legible
+from subspect.heads.decomposition import Decomposition
+from subspect.measuring.fidelity import Fidelity, percent
+from subspect.studies.study import Study
 
 
 def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
@@ -41,8 +42,13 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     return table
 
 
-def features(decomposition: Decomposition, label: int) -> Table:
-    """Return a row for each feature of a class: weight, frequency, mean and mean contribution."""
+def features(decomposition: Decomposition, label: int | str) -> Table:
+    """Return a row for each feature of a class: weight, frequency, mean and mean contribution.
+
+    Raises:
+        SubspectError: there is no such class.
+    """
+    label = decomposition.label(label)
     name = decomposition.class_names[label]
     bias = decomposition.bias[label].item()
     table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
@@ -75,8 +81,8 @@ def features(decomposition: Decomposition, label: int) -> Table:
 
 def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
-    points = sorted(decomposition.curve, key=lambda point: (float(point["k"]), bool(point["refit"])))
-    low = min(0.9, *(float(point["fidelity"]) for point in points))
+    points = sorted(decomposition.curve, key=lambda point: (float(point.k), bool(point.refit)))
+    low = min(0.9, *(float(point.fidelity) for point in points))
     table = Table(
         title=f"{decomposition.name}: what few features cost",
         title_justify="left",
@@ -84,7 +90,7 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
             filter(
                 None,
                 [
-                    f"{points[0]['images']:,} images; dense accuracy {100 * points[0]['dense_accuracy']:.2f} %",
+                    f"{points[0].images:,} images; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
                     decomposition.settled,
                 ],
             )
@@ -93,9 +99,9 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     for column in ("k", "fidelity", "", "accuracy", "weights"):
         table.add_column(column, justify="left" if column in ("fidelity", "weights") else "right")
     for point in points:
-        bar = "█" * round(width * (point["fidelity"] - low) / (1 - low))
-        shares = f"{100 * point['fidelity']:.2f} %", f"{100 * point['accuracy']:.2f} %"
-        table.add_row(f"{point['k']:.3g}", bar, *shares, "re-learned" if point["refit"] else "as pursued")
+        bar = "█" * round(width * (point.fidelity - low) / (1 - low))
+        shares = f"{100 * point.fidelity:.2f} %", f"{100 * point.accuracy:.2f} %"
+        table.add_row(f"{point.k:.3g}", bar, *shares, "re-learned" if point.refit else "as pursued")
     return table
 
 
@@ -117,10 +123,9 @@ def overview(study: Study, decompositions: list[str]) -> Table:
         if manifest.layers:
             text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
         if manifest.failed:
-            text += f"; {len(manifest.failed)} could not be used:\n" + "\n".join(
-                f"  {id}: {reason}" for id, reason in manifest.failed[:10]
-            )
-        table.add_row(f"images {name!r}", text)
+            text += f"; {len(manifest.failed)} could not be used:"
+        failed = [legible(f"  {id}: {reason}") for id, reason in manifest.failed[:10]]
+        table.add_row(f"images {name!r}", Text("\n".join([legible(text), *failed])))
     for name in study.unfinished:
         table.add_row(f"images {name!r}", "unfinished; run the same observe command again to go on")
     table.add_row("decompositions", ", ".join(decompositions) or "none yet")

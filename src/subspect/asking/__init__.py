@@ -1,0 +1,1 @@
+"""Questions of a study and a decomposition."""

@@ -1,0 +1,296 @@
+"""Two classes side by side: the features that they share, those that tell them apart, and the images confused between them.
+
+For classes a and b, feature i separates them by ``(W[a, i] − W[b, i]) · (mean of x[i] over a − mean over b)`` logits: what it
+says for a against b on images of a, less what it says on images of b. How many features the pair needs is found by pursuit
+(`subspect.choosing.pursuit`) of the difference of the two dense logits on images of both, where images near the boundary count
+most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.asking.explain import Term, terms
+from subspect.choosing.boundary import FLOOR, SHARPNESS
+from subspect.choosing.pursuit import pursue
+from subspect.ground.errors import SubspectError
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Part
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import Where, where
+from subspect.studies.study import Study
+
+_SHOWN = 12  # confused images
+_TIPPED = 3  # features named for each
+_MOST = 12  # features that a pair may need
+_NEAR = 0.01  # of the decomposed head's agreement, that the features of a pair must reach
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Separator:
+    """One feature of either class.
+
+    Attributes:
+        feature: its index.
+        weights: in the logits of the two classes; 0 where a class doesn't use it.
+        means: over the images of the two classes.
+        separation: by how much it separates them, in logits.
+    """
+
+    feature: int
+    weights: tuple[float, float]
+    means: tuple[float, float]
+    separation: float
+
+    @property
+    def shared(self) -> bool:
+        """Whether both classes use it."""
+        return all(self.weights)
+
+
+@dataclass(frozen=True)
+class ConfusedImage:
+    """An image of one of the classes that the decomposed network takes for the other.
+
+    Attributes:
+        id: of the image.
+        label: name of its class.
+        said: name of the other class.
+        dense: what the dense network says.
+        terms: the features that speak most for the wrong class.
+        difference: of the decomposed logits, for the wrong class.
+    """
+
+    id: str
+    label: str
+    said: str
+    dense: str
+    terms: tuple[Term, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classes side by side.
+
+    Attributes:
+        names: of the two classes.
+        decomposition: its name.
+        note: on which images this was measured.
+        separators: the features of either class, what separates them most first.
+        bias: difference of the two biases, in logits.
+        counts: images of the first class taken for the second, and the other way round: (dense, decomposed) each.
+        images: number of images of each class.
+        confused: some of the images that the decomposed network confuses, the surest first.
+        agreement: share of the images of both classes on which the decomposed head sides with the dense one between the two.
+        path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
+    """
+
+    names: tuple[str, str]
+    decomposition: str
+    note: str
+    separators: tuple[Separator, ...]
+    bias: float
+    counts: tuple[tuple[int, int], tuple[int, int]]
+    images: tuple[int, int]
+    confused: tuple[ConfusedImage, ...]
+    agreement: float
+    path: tuple[tuple[tuple[int, ...], float], ...]
+
+    @property
+    def needed(self) -> int | None:
+        """How many features the pair needs to agree as often as the decomposed head, to within a point; None for more."""
+        return next((len(found) for found, share in self.path if share >= self.agreement - _NEAR), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            **vars(self),
+            "separators": [{**vars(one), "shared": one.shared} for one in self.separators],
+            "confused": [{**vars(one), "terms": [vars(term) for term in one.terms]} for one in self.confused],
+            "path": [{"features": list(found), "agreement": share} for found, share in self.path],
+            "needed": self.needed,
+        }
+
+    def tables(self) -> list[Table]:
+        """Return tables for the terminal: features, then confused images."""
+        first, second = self.names
+        needed = f"{self.needed or f'more than {_MOST}'} feature{' is' if self.needed == 1 else 's are'} needed"
+        caption = (
+            f"{self.note}; {first} taken for {second}: {self.counts[0][1]} of {self.images[0]} (dense {self.counts[0][0]}), "
+            f"{second} for {first}: {self.counts[1][1]} of {self.images[1]} (dense {self.counts[1][0]}); between "
+            f"the two, the decomposed head sides with the dense one on {100 * self.agreement:.1f} %; {needed} to come within a "
+            f"point of that; difference of the biases {self.bias:+.2f}"
+        )
+        table = Table(
+            title=f"{first} and {second}: {self.decomposition}",
+            caption=caption,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
+            table.add_column(column, justify="right")
+        for one in self.separators:
+            used = "both" if one.shared else first if one.weights[0] else second
+            numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
+                f"{mean:.3g}" for mean in one.means
+            ]
+            table.add_row(str(one.feature), *numbers, f"{one.separation:+.2f}", used)
+        images = Table(title="confused images", title_justify="left")
+        for column in ("image", "is", "taken for", "dense says", "by", "what tipped it, in logits"):
+            images.add_column(column, justify="right" if column == "by" else "left")
+        for shot in self.confused:
+            tipped = ", ".join(f"{term.feature} {term.contribution:+.2f}" for term in shot.terms)
+            images.add_row(shot.id, shot.label, shot.said, shot.dense, f"{shot.difference:.2f}", tipped)
+        return [table, images] if self.confused else [table]
+
+
+def compare(
+    study: Study, decomposition: Decomposition, first: int | str, second: int | str, on: str | None = None
+) -> Comparison:
+    """Compare two classes.
+
+    Args:
+        study: where the features are stored.
+        decomposition: of this study.
+        first: index or name of a class.
+        second: of another one.
+        on: the image set to measure on; one that took no part in the choice unless given.
+
+    Raises:
+        SubspectError: the same class twice, or one without images.
+    """
+    names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)
+    if label == other:
+        raise SubspectError(f"two classes are compared, and both are {names[label]!r}; name another one")
+    images = where(study, decomposition, on)
+    pair = _pair(study, decomposition, images, (label, other))
+    counts = [int((pair.labels == one).sum()) for one in (label, other)]
+    if not min(counts):
+        without = names[label] if not counts[0] else names[other]
+        raise SubspectError(
+            f"there is no image of {without!r} in {images.image_set!r} to compare; take another set (--on)"
+        )
+    dense = [tensor.double().numpy() for tensor in study.head()]
+    weight, bias = (array.astype(np.float64) for array in decomposition.matrix())
+    heads = {"dense": pair.dense, "decomposed": pair.decomposed}
+    said = {name: logits.argmax(axis=1) for name, logits in heads.items()}
+    side = {name: logits[:, label] > logits[:, other] for name, logits in heads.items()}
+    return Comparison(
+        names=(names[label], names[other]),
+        decomposition=decomposition.name,
+        note=images.note,
+        separators=_separators(pair, weight, label, other),
+        bias=float(bias[label] - bias[other]),
+        counts=(
+            _taken(pair, said, label, other),
+            _taken(pair, said, other, label),
+        ),
+        images=(counts[0], counts[1]),
+        confused=_confused(pair, decomposition, heads["decomposed"], said, (label, other)),
+        agreement=float(np.mean(side["dense"] == side["decomposed"])),
+        path=_path(study, decomposition, pair, (label, other), dense, side["dense"]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The images of two classes, (n, d), and what both heads say of them, (n, C)."""
+
+    x: Array
+    labels: npt.NDArray[np.int64]
+    ids: list[str]
+    dense: npt.NDArray[np.float32]
+    decomposed: npt.NDArray[np.float32]
+
+
+def _pair(study: Study, decomposition: Decomposition, images: Where, labels: Sequence[int]) -> _Pair:
+    found, ids = [], list[str]()
+    for said in heads_say(study, decomposition, images):
+        rows = np.flatnonzero(np.isin(said.chunk.labels, labels))
+        found.append((said.chunk.features[rows], said.chunk.labels[rows], said.dense[rows], said.decomposed[rows]))
+        ids += [said.chunk.ids[row] for row in rows.tolist()]
+    x, own, dense, decomposed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _Pair(x.astype(np.float64), own, ids, dense, decomposed)
+
+
+def _features(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> Array:
+    """Read the features (n, d) of the images of some classes."""
+    chunks = study[image_set].chunks(part)
+    return np.concatenate([chunk.features[np.isin(chunk.labels, labels)] for chunk in chunks]).astype(np.float64)
+
+
+def _separators(pair: _Pair, weight: Array, label: int, other: int) -> tuple[Separator, ...]:
+    means = [pair.x[pair.labels == one].mean(axis=0) for one in (label, other)]
+    apart = (weight[label] - weight[other]) * (means[0] - means[1])
+    used = np.flatnonzero((weight[label] != 0) | (weight[other] != 0))
+    return tuple(
+        Separator(
+            feature,
+            (float(weight[label, feature]), float(weight[other, feature])),
+            (float(means[0][feature]), float(means[1][feature])),
+            float(apart[feature]),
+        )
+        for feature in used[np.argsort(-apart[used], kind="stable")].tolist()
+    )
+
+
+def _taken(pair: _Pair, said: dict[str, npt.NDArray[np.int64]], label: int, other: int) -> tuple[int, int]:
+    own = pair.labels == label
+    return int((said["dense"][own] == other).sum()), int((said["decomposed"][own] == other).sum())
+
+
+def _confused(
+    pair: _Pair,
+    decomposition: Decomposition,
+    logits: npt.NDArray[np.float32],
+    said: dict[str, npt.NDArray[np.int64]],
+    labels: tuple[int, int],
+) -> tuple[ConfusedImage, ...]:
+    wrong = np.where(pair.labels == labels[0], labels[1], labels[0])
+    by = logits[np.arange(len(wrong)), wrong] - logits[np.arange(len(wrong)), pair.labels]
+    rows = np.flatnonzero(said["decomposed"] == wrong)
+    names = decomposition.class_names
+    found = []
+    for row in rows[np.argsort(-by[rows], kind="stable")][:_SHOWN].tolist():
+        label, other = int(wrong[row]), int(pair.labels[row])
+        speaking = sorted(terms(decomposition, pair.x[row], label, other)[0], key=lambda term: -term.contribution)
+        tipped = tuple(term for term in speaking[:_TIPPED] if term.contribution > 0)
+        dense = names[int(said["dense"][row])]
+        found.append(ConfusedImage(pair.ids[row], names[other], names[label], dense, tipped, float(by[row])))
+    return tuple(found)
+
+
+def _path(
+    study: Study,
+    decomposition: Decomposition,
+    pair: _Pair,
+    labels: tuple[int, int],
+    dense: Sequence[Array],
+    side: npt.NDArray[np.bool_],
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Pursue the difference of two dense logits, on the images that the features were chosen on."""
+    chosen = _features(study, *decomposition.chosen_on, labels)
+    if len(chosen) < 2:
+        return ()
+    row, shift = dense[0][labels[0]] - dense[0][labels[1]], float(dense[1][labels[0]] - dense[1][labels[1]])
+    target = chosen @ row + shift
+    scale = SHARPNESS * float(np.median(np.abs(target)))
+    weights = (np.exp(-np.abs(target) / scale) if scale else np.ones_like(target)) + FLOOR
+    weights /= weights.sum()
+    mean, middle = weights @ chosen, float(weights @ target)
+    centred = chosen - mean
+    gram, moments = (centred * weights[:, None]).T @ centred, centred.T @ (weights * (target - middle))
+    path = []
+    for step in pursue(gram, moments, _MOST):
+        own = np.linalg.solve(gram[np.ix_(step.support, step.support)], moments[step.support])
+        said = (pair.x[:, step.support] - mean[step.support]) @ own + middle > 0
+        path.append((tuple(step.support.tolist()), float(np.mean(said == side))))
+    return tuple(path)

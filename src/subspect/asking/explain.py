@@ -1,0 +1,439 @@
+"""One image: why this class and not that one.
+
+A decomposed logit is a sum over few features, so the difference of two of them is one as well: feature i says
+``(W[a, i] − W[b, i]) · x[i]`` for class a against class b, and the difference of the biases is a term of its own. The terms
+add up to the difference of the logits, nothing is left over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture_of
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.ground.files import atomic, make_folder, read_bytes
+from subspect.ground.pictures import enlarged, lay_over
+from subspect.ground.tables import Table
+from subspect.ground.text import legible
+from subspect.heads.decomposition import Decomposition
+from subspect.images.decoding import decode, digest, to_rgb
+from subspect.images.preprocessing import AnyPreprocessing, from_description, view
+from subspect.networks.maps import read_maps
+from subspect.networks.network import Network
+from subspect.studies.reopen import Reopened
+from subspect.studies.same_network import head_of, same_network
+from subspect.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STEM = 240  # bytes, of the 255 that a file's name may have
+_NEAREST = 6  # images of the study that are shown beside an image
+_BARS = 12  # features that are drawn as bars
+_TITLE = 160  # letters of a figure's title
+_DRAWN = 5  # features whose map is drawn
+_ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
+_CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one feature says for a class against another.
+
+    Attributes:
+        feature: its index.
+        value: of the feature, in this image or on average.
+        weights: in the logits of the two classes; 0 where a class doesn't use it.
+        contribution: value times difference of the weights, in logits; positive speaks for the first class.
+    """
+
+    feature: int
+    value: float
+    weights: tuple[float, float]
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of the study that is near by the features that matter here.
+
+    Attributes:
+        id: of the image in its set.
+        label: class name.
+        prediction: class name, of the dense network.
+        distance: root of the summed squared differences of contributions, in logits.
+        picture: what the network sees of it; None where its file isn't there any more, or it was in memory.
+    """
+
+    id: str
+    label: str
+    prediction: str
+    distance: float
+    picture: Image.Image | None = field(compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the picture as JSON values."""
+        return {key: value for key, value in vars(self).items() if key != "picture"}
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the decomposed network says one class of an image and not another.
+
+    Attributes:
+        name: of the image.
+        picture: what the network sees of it.
+        decomposition: name of the decomposition.
+        predicted: class name of the largest decomposed logit.
+        against: class name of the runner-up, or of the class asked about.
+        label: class name that a labelled image set of the study gives the image; None where the study doesn't have it.
+        logits: the two decomposed logits.
+        probabilities: of the two classes, by the decomposed network.
+        terms: features of either class, what says most first.
+        bias: difference of the two biases, in logits.
+        dense: class name → probability by the dense network, its two likeliest classes and the two above.
+        dense_difference: of the dense logits of the two classes.
+        image_set: where the neighbours come from.
+        neighbours: images that are near by these features, the nearest first.
+        maps: feature → (height, width) where in the image it is active; None where the network has no such maps.
+    """
+
+    name: str
+    picture: Image.Image
+    decomposition: str
+    predicted: str
+    against: str
+    label: str | None
+    logits: tuple[float, float]
+    probabilities: tuple[float, float]
+    terms: tuple[Term, ...]
+    bias: float
+    dense: Mapping[str, float]
+    dense_difference: float
+    image_set: str
+    neighbours: tuple[Neighbour, ...]
+    maps: Mapping[int, npt.NDArray[np.float32]] | None
+
+    @property
+    def difference(self) -> float:
+        """Difference of the decomposed logits: the sum of all terms and the bias."""
+        return self.logits[0] - self.logits[1]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the dense network says the same class."""
+        return max(self.dense, key=lambda name: self.dense[name]) == self.predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but pictures and maps as JSON values."""
+        terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
+        left_out = ("picture", "maps", "terms", "neighbours")
+        value = {key: one for key, one in vars(self).items() if key not in left_out}
+        neighbours = [one.to_json() for one in self.neighbours]
+        return {**value, "difference": self.difference, "terms": terms, "neighbours": neighbours}
+
+    def table(self) -> Table:
+        """Return a table for the terminal: a row for each term, then their sum."""
+        label = f" (label: {self.label})" if self.label is not None else ""
+        title = f"{self.name}: {self.predicted} and not {self.against}{label}"
+        says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
+        near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
+        caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
+        table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+        for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "says"):
+            table.add_column(column, justify="right")
+        for term in self.terms:
+            weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
+            table.add_row(str(term.feature), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}")
+        table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
+        table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
+        return table
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path.
+
+        Raises:
+            SubspectError: the folder cannot be written to.
+        """
+        folder = Path(folder)
+        make_folder(folder)
+        data, stem = picture_of(self.plot(), "png", 120), _stem(self.name)
+        for number in count(1):
+            path = folder / f"{stem}{'' if number == 1 else f'-{number}'}.png"
+            if not os.path.lexists(path):
+                try:
+                    with atomic(path) as file:
+                        file.write(data)
+                    return path
+                except SubspectError:
+                    if not os.path.lexists(path):  # else something took the name meanwhile
+                        raise
+        raise AssertionError("numbers have no end")
+
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw the image, what each feature says, where it looks, and the nearest images."""
+        from matplotlib.figure import Figure
+
+        looked = self.terms[:_DRAWN] if self.maps is not None else ()
+        near = [one for one in self.neighbours if one.picture is not None]
+        heights = [4.2] + [1.9] * (bool(looked) + bool(near))
+        figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[
+            :, 0
+        ].tolist()  # own columns each
+        picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
+        said, against = as_label(self.predicted), as_label(self.against)
+        likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
+        dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
+        label = f"label: {as_label(self.label)}; " if self.label is not None else ""
+        _show(picture, enlarged(self.picture), f"{said}, not {against}\n({label}dense: {dense})", 10)
+        figure.suptitle(
+            as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
+        )
+        rest = sum(term.contribution for term in self.terms[_BARS:])
+        rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
+        rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
+        rows += [("difference of the biases", self.bias), ("sum", self.difference)]
+        colours = [COLOURS["blue" if value >= 0 else "orange"][0] for _, value in rows]
+        colours[-1] = COLOURS["ink"][0]
+        bars.barh(range(len(rows)), [value for _, value in rows], color=colours)
+        bars.set_yticks(range(len(rows)), [name for name, _ in rows])
+        bars.invert_yaxis()
+        bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
+        bars.set_xlabel(f"logits: for {said} (right), for {against} (left)")
+        bars.spines[["top", "right"]].set_visible(False)
+        if looked and self.maps is not None:
+            laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
+            names = [f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−") for term in looked]
+            for place, (one, name) in enumerate(zip(laid, names, strict=True)):
+                _show(parts[1].add_subplot(1, _DRAWN, place + 1), one, name)
+        if near:
+            parts[-1].suptitle(escaped(f"nearest images of {self.image_set!r} by these features"), fontsize=9)
+            for place, neighbour in enumerate(near):
+                assert neighbour.picture is not None
+                wrong = neighbour.prediction != neighbour.label
+                title = as_label(neighbour.label) + (f"\nsaid: {as_label(neighbour.prediction)}" if wrong else "")
+                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), enlarged(neighbour.picture), title)
+        return figure
+
+
+def _show(axes: Axes, picture: Image.Image, title: str, size: int = 9) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=size)
+    axes.set_axis_off()
+
+
+def _stem(name: str) -> str:
+    """Return what a figure of an image is called, short enough for a file with a number and a suffix."""
+    stem = re.sub(r'[\\/:*?"<>|]', "_", legible(Path(name).stem)).lstrip(".")
+    while len(stem.encode()) > _STEM:
+        stem = stem[:-1]
+    return stem or "image"
+
+
+def terms(
+    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int | str, other: int | str
+) -> tuple[list[Term], float]:
+    """Return what each feature says for a class against another, what says most first, and the difference of the biases.
+
+    Args:
+        decomposition: whose weights they are.
+        features: (d,) of an image, or a mean over images.
+        label: index or name of the class spoken for.
+        other: index or name of the class spoken against.
+
+    Returns:
+        The terms, in logits, and the bias; together they are the difference of the two decomposed logits.
+
+    Raises:
+        SubspectError: there is no such class.
+    """
+    label, other = decomposition.label(label), decomposition.label(other)
+    rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
+    found = []
+    for feature in dict.fromkeys([*rows[0], *rows[1]]):
+        weights = rows[0].get(feature, 0.0), rows[1].get(feature, 0.0)
+        value = float(features[feature])
+        found.append(Term(feature, value, weights, value * (weights[0] - weights[1])))
+    found.sort(key=lambda term: -abs(term.contribution))
+    return found, float(decomposition.bias[label].double() - decomposition.bias[other].double())
+
+
+def explain(
+    study: Study,
+    decomposition: Decomposition,
+    network: Network,
+    image: str | Path | Image.Image | npt.NDArray[np.uint8],
+    *,
+    against: int | str | None = None,
+    name: str | None = None,
+) -> Explanation:
+    """Explain what the decomposed network says of one image.
+
+    Args:
+        study: where the features of other images are stored.
+        decomposition: of this study.
+        network: the network that was observed; its preprocessing is the study's, unless it brings the same.
+        image: a file, a Pillow image or a uint8 array (height, width, 3).
+        against: index or name of the class to explain against; the runner-up unless given.
+        name: what the image is called; its path unless given.
+
+    Raises:
+        SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
+    """
+    picture, name = open_picture(image, name)
+    decomposition.check(study)
+    rival = None if against is None else decomposition.label(against)
+    network = same_network(study, network)
+    preprocessing = network.preprocessing or from_description(study.identity.preprocessing)
+    pixels = _pixels(preprocessing, picture, name)
+    head_of(network, pixels[None])
+    with network.running():
+        read = read_maps(network, pixels[None])
+    x = read.features[0].double().cpu().numpy()
+    dense = read.logits[0].double().cpu()
+    logits = decomposition.layer().double()(torch.from_numpy(x))[None].detach()[0]
+    order = logits.argsort(descending=True, stable=True).tolist()
+    label, other = order[0], order[1] if rival is None else rival
+    if other == label:
+        raise SubspectError(
+            f"{name}: the network says {decomposition.class_names[label]!r} itself; name another class to explain against"
+        )
+    found, bias = terms(decomposition, x, label, other)
+    shares, said = logits.softmax(0), dense.softmax(0)
+    likely = dict.fromkeys([*dense.argsort(descending=True, stable=True)[:2].tolist(), label, other])
+    names = decomposition.class_names
+    used = [term.feature for term in found]
+    return Explanation(
+        name=name,
+        picture=view(preprocessing, picture),
+        decomposition=decomposition.name,
+        predicted=names[label],
+        against=names[other],
+        label=_label(study, decomposition, name, x),
+        logits=(float(logits[label]), float(logits[other])),
+        probabilities=(float(shares[label]), float(shares[other])),
+        terms=tuple(found),
+        bias=bias,
+        dense={names[one]: float(said[one]) for one in likely},
+        dense_difference=float(dense[label] - dense[other]),
+        image_set=decomposition.chosen_on[0],
+        neighbours=_nearest(study, decomposition, found, name, preprocessing),
+        maps=None if read.maps is None else {one: read.maps[0, one].cpu().numpy() for one in used},
+    )
+
+
+def _row(decomposition: Decomposition, label: int) -> tuple[list[int], list[float]]:
+    part = slice(*decomposition.supports.offsets[label : label + 2])
+    return decomposition.supports[label].tolist(), decomposition.weights[part].double().tolist()
+
+
+def _nearest(
+    study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing
+) -> tuple[Neighbour, ...]:
+    """Find the images whose terms are nearest, in one pass over the stored features."""
+    columns = [term.feature for term in found]
+    scale = np.array([term.weights[0] - term.weights[1] for term in found])
+    here = np.array([term.contribution for term in found])
+    names = decomposition.class_names
+    best: list[tuple[float, str, int, int]] = []
+    for chunk in study[decomposition.chosen_on[0]].chunks():
+        distances = np.linalg.norm(chunk.features[:, columns] * scale - here, axis=1)
+        for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
+            best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
+        best = sorted(best)[: _NEAREST + 1]
+    image_set, close = study[decomposition.chosen_on[0]], _ITSELF * float(np.linalg.norm(here))
+    own, near = _digest(name), Reopened(image_set, [one[1] for one in best])
+    same = [one for one in best if own is not None and near.digest(one[1]) == own]
+    itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
+    others = [one for one in best if one not in itself][:_NEAREST]
+
+    def picture(id: str) -> Image.Image | None:
+        try:
+            given = near.given(id)
+            return view(preprocessing, given) if isinstance(given, Image.Image) else None
+        except Unusable:
+            return None
+
+    return tuple(
+        Neighbour(id, names[label], names[said], distance, picture(id)) for distance, id, label, said in others
+    )
+
+
+def _label(study: Study, decomposition: Decomposition, name: str, features: Array) -> str | None:
+    """Return the class name that the study gives an image; None where no labelled image set has it, or two labels are given.
+
+    A file is known by its bytes. Where these aren't known, an image is the one of the same id, if its features are as well.
+    """
+    first = decomposition.chosen_on[0]
+    own, close = _digest(name), _ITSELF * float(np.linalg.norm(features))
+    for image_set in (study[one] for one in sorted(study.set_names, key=lambda one: one != first)):
+        found: dict[str, int] = {}
+        for chunk in image_set.chunks() if image_set.labelled else ():
+            digests = chunk.digests or [None] * len(chunk.ids)
+            for row, (id, kept) in enumerate(zip(chunk.ids, digests, strict=True)):
+                known = own is not None and kept is not None
+                if (known and own == kept) or (
+                    not known
+                    and f"/{Path(name).as_posix()}".endswith(f"/{id}")
+                    and float(np.linalg.norm(chunk.features[row] - features)) <= close
+                ):
+                    found[id] = int(chunk.labels[row])
+        mine = {label for id, label in found.items() if name.endswith(id)} or set(found.values())
+        if found:
+            return decomposition.class_names[mine.pop()] if len(mine) == 1 else None
+    return None
+
+
+def _digest(name: str) -> bytes | None:
+    """Return by what an image file is known; None for an image that is called so, but is none."""
+    try:
+        return digest(read_bytes(Path(name)))
+    except SubspectError:
+        return None
+
+
+def open_picture(image: object, name: str | None = None) -> tuple[Image.Image, str]:
+    """Return an image to explain as RGB, and what it is called.
+
+    Raises:
+        SubspectError: not an image.
+    """
+    try:
+        if isinstance(image, str | Path):
+            return decode(Path(image)), name or str(image)
+        if isinstance(image, Image.Image):
+            return to_rgb(image), name or "image"
+        if (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim > 1
+            and image.shape[2:] in _CHANNELS
+        ):
+            return to_rgb(Image.fromarray(image)), name or "image"
+    except Unusable as error:
+        raise SubspectError(f"cannot use {image if isinstance(image, str | Path) else 'the image'}: {error}") from error
+    raise SubspectError(
+        f"an image to explain is a file, a Pillow image or a uint8 array (height, width, 3); got {type(image).__name__}"
+    )
+
+
+def _pixels(preprocessing: AnyPreprocessing, picture: Image.Image, name: str) -> torch.Tensor:
+    try:
+        return preprocessing(picture)
+    except Unusable as error:
+        raise SubspectError(f"cannot use {name}: {error}") from error

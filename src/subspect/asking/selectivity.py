@@ -1,0 +1,327 @@
+"""How class-specific the features of a layer are (arXiv 2112.07719, sections 3 and 4).
+
+*Ψ*: with n the least number of units that hold a share s of an image's mass, ``Ψ = 1 − n / d``: the share of the layer that
+isn't needed. The authors' own script counts the units strictly before s is reached, so ``1 − (n − 1) / d``; both are given.
+Per image, then median and mean over the images of a class.
+
+*μ*, the class-selectivity index of a unit: ``(μ_max − μ_rest) / (μ_max + μ_rest)`` with μ_max its largest mean over a class and
+μ_rest the mean of its means over the other classes (Leavitt & Morcos 2020). It is defined for units that are never negative;
+of others, ``max(x, 0)`` is taken, and the result says so. A unit that is never active has μ = 0.
+
+*Mutual information* between two classes: of the 0/1 vectors that tell which units are influential for each, in nats. The
+authors average over all ordered pairs, a class with itself included; the mean over distinct classes is given beside it.
+*Overlap*: the Jaccard index of the two sets. *Cosine*: of the two classes' histograms of how often each unit is influential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.asking.options import SHARE
+from subspect.choosing.influence import frequency
+from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.tables import Table
+from subspect.heads.history import Part
+from subspect.heads.supports import Supports
+from subspect.statistics.largest import Needed, TopFeatures
+from subspect.statistics.moments import ClassSums
+from subspect.studies.study import Study
+
+FEATURES = "features"  #: what the head's input is called among the layers
+_KS = (1, 2, 3, 5, 10, 20, 50, 100)  # sizes at which the mass is told
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSelectivity:
+    """How class-specific one layer is.
+
+    Attributes:
+        layer: its name; "features" for the head's input.
+        channels: number of units d.
+        supports: the k most frequent units of each class; all for a class without images.
+        counts: (C, d) images of each class that have each unit among their k largest.
+        psi_median: (C,) Ψ, median over the images of each class; NaN without images.
+        psi_mean: (C,) likewise the mean.
+        mu: (d,) the class-selectivity index of each unit.
+        clipped: whether some unit was negative, so that μ is of ``max(x, 0)``.
+        mass: k → (C,) the mean share of an image's mass that its k largest units hold; NaN without images.
+        seen: (C,) whether there are images of each class.
+    """
+
+    layer: str
+    channels: int
+    supports: Supports
+    counts: npt.NDArray[np.int64]
+    psi_median: Array
+    psi_mean: Array
+    mu: Array
+    clipped: bool
+    mass: dict[int, Array]
+    seen: npt.NDArray[np.bool_]
+
+    @property
+    def script_offset(self) -> float:
+        """What the authors' script says more of Ψ: 1 / d."""
+        return 1 / self.channels
+
+    @property
+    def information(self) -> Array:
+        """Mutual information of the supports of the classes that have images, (c, c), nats."""
+        return mutual_information(self._known)
+
+    @property
+    def jaccard(self) -> Array:
+        """Jaccard index of the same, (c, c)."""
+        return overlap(self._known)
+
+    @property
+    def cosines(self) -> Array:
+        """Cosine between the histograms of the same classes, (c, c)."""
+        return cosine(self.counts[self.seen])
+
+    @property
+    def _known(self) -> Supports:
+        rows = [row for row, seen in zip(self.supports, self.seen, strict=True) if seen]
+        return Supports(rows, self.channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values; NaN as None."""
+        information = self.information
+        return {
+            "layer": self.layer,
+            "channels": self.channels,
+            "supports": [row.tolist() for row in self.supports],
+            "psi": {
+                "median": _json(self.psi_median),
+                "mean": _json(self.psi_mean),
+                "script_median": _json(self.psi_median + self.script_offset),
+                "script_mean": _json(self.psi_mean + self.script_offset),
+            },
+            "mu": {"units": _json(self.mu), "mean": float(self.mu.mean()), "clipped": self.clipped},
+            "mass": {str(k): _json(values) for k, values in self.mass.items()},
+            "mutual_information": {"all_pairs": float(information.mean()), "distinct": distinct(information)},
+            "overlap": distinct(self.jaccard),
+            "cosine": distinct(self.cosines),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """How class-specific some layers are.
+
+    Attributes:
+        layers: one after the other.
+        class_names: a name for each class.
+        k: units that are influential for each class.
+        share: of the mass that Ψ is about.
+        note: on which images this was measured.
+    """
+
+    layers: tuple[LayerSelectivity, ...]
+    class_names: tuple[str, ...]
+    k: int
+    share: float
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        layers = [one.to_json() for one in self.layers]
+        about = {"k": self.k, "share": self.share, "note": self.note}
+        return {**about, "classes": list(self.class_names), "layers": layers}
+
+    def table(self) -> Table:
+        """Return a table for the terminal: a row for each layer, the mean over classes."""
+        caption = (
+            f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
+            "mass, median over a class's images, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
+            "mean over units. MI: mutual information, nats, between distinct classes; (all): with a class and itself too, as "
+            "the authors take it. Overlap (Jaccard), cosine: between distinct classes. Mass, %: of the k largest units"
+        )
+        if any(one.channels < self.k for one in self.layers):
+            caption += f"; a layer of fewer than {self.k} units takes them all"
+        if any(one.clipped for one in self.layers):
+            caption += "; * some units are negative, μ is of max(x, 0)"
+        table = Table(title="selectivity", caption=caption, title_justify="left", caption_justify="left")
+        table.add_column("layer, units", overflow="fold")
+        for column in ("Ψ", "μ", "MI", "(all)", "overlap", "cosine", "mass"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for one in self.layers:
+            information = one.information
+            table.add_row(
+                f"{one.layer}, {one.channels}",
+                f"{np.nanmean(one.psi_median):.3f}",
+                f"{one.mu.mean():.3f}{'*' if one.clipped else ''}",
+                f"{distinct(information):.4f}",
+                f"{information.mean():.4f}",
+                f"{distinct(one.jaccard):.3f}",
+                f"{distinct(one.cosines):.3f}",
+                f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f}",
+            )
+        return table
+
+    def class_tables(self) -> list[Table]:
+        """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
+        tables = []
+        for one in self.layers:
+            title = (
+                f"{one.layer}, {one.channels} units: Ψ (median, mean), and % of an image's mass in its k largest, by k"
+            )
+            table = Table(title=title, title_justify="left")
+            table.add_column("class", overflow="fold")
+            for column in ("Ψ", "mean", *(f"{k}" for k in one.mass)):
+                table.add_column(column, justify="right", no_wrap=True)
+            for label in np.flatnonzero(one.seen).tolist():
+                psi = (f"{values[label]:.3f}" for values in (one.psi_median, one.psi_mean))
+                held = (f"{100 * mass[label]:.0f}" for mass in one.mass.values())
+                table.add_row(self.class_names[label], *psi, *held)
+            tables.append(table)
+        return tables
+
+
+def selectivity(
+    study: Study,
+    *,
+    layers: str | Sequence[str] | None = None,
+    on: str = "train",
+    part: Part = "all",
+    k: int = 5,
+    share: float = SHARE,
+) -> Selectivity:
+    """Measure how class-specific the features and the layers of a study are, in one pass.
+
+    Args:
+        study: whose image set was observed, with ``layers`` where other layers than the features are asked for.
+        layers: their names, "features" for the head's input; all that were observed unless given.
+        on: the image set.
+        part: which of its images.
+        k: units that are influential for each class; a layer with fewer takes all.
+        share: of the mass that Ψ is about, between 0 and 1.
+
+    Raises:
+        SubspectError: a layer that wasn't observed, no image, or a k or share that makes no sense.
+    """
+    known = study[on].manifest.layers
+    widths = {**known, FEATURES: study.identity.n_features}
+    names = (layers,) if isinstance(layers, str) else tuple(layers) if layers is not None else tuple(widths)
+    for name in names:
+        if name not in widths:
+            raise SubspectError(
+                f"layer {name!r} wasn't observed on {on!r}{near(name, list(widths))}; there are: {some(widths)}; observe the "
+                "images with --layers to have more"
+            )
+    if k < 1 or not 0 < share < 1:
+        raise SubspectError(f"expected k ≥ 1 and a share between 0 and 1; got k = {k} and share = {share}")
+    n_classes = study.identity.n_classes
+    states = {name: _State(n_classes, widths[name], min(k, widths[name]), share) for name in names}
+    images = 0
+    for chunk in study[on].chunks(part, [name for name in names if name != FEATURES]):
+        images += len(chunk.ids)
+        for name, state in states.items():
+            state.update(chunk.features if name == FEATURES else chunk.layers[name], chunk.labels)
+    if not images:
+        raise SubspectError(f"there are no images in {on!r} ({part}) to measure on")
+    labels = "" if study[on].labelled else "; no labels: the network's own predictions stand in"
+    note = f"{images:,} images of {on!r}{'' if part == 'all' else f', {part} of it'}{labels}"
+    found = tuple(state.result(name) for name, state in states.items())
+    return Selectivity(found, study.identity.class_names, k, share, note)
+
+
+class _State:
+    """What is filled while images stream past."""
+
+    def __init__(self, n_classes: int, channels: int, k: int, share: float) -> None:
+        self.k, self.channels = k, channels
+        self.top = TopFeatures(n_classes, channels, sorted({k, *(size for size in _KS if size <= channels)}))
+        self.needed = Needed(n_classes, channels, share)
+        self.active = ClassSums(n_classes, channels)
+        self.clipped = False
+
+    def update(self, values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
+        self.top.update(values, labels)
+        self.needed.update(values, labels)
+        self.clipped |= bool((values < 0).any())
+        self.active.update(np.maximum(values, 0), labels)
+
+    def result(self, name: str) -> LayerSelectivity:
+        seen = self.top.images > 0
+        median, mean = self.needed.median(), self.needed.mean()
+        return LayerSelectivity(
+            layer=name,
+            channels=self.channels,
+            supports=frequency(self.top, self.k),
+            counts=self.top.counts(self.k),
+            psi_median=1 - median / self.channels,
+            psi_mean=1 - mean / self.channels,
+            mu=class_selectivity(self.active.means()[seen]),
+            clipped=self.clipped,
+            mass={int(k): np.where(seen, self.top.mass(k), np.nan) for k in self.top.sizes},
+            seen=seen,
+        )
+
+
+# The formulas ---------------------------------------------------------------------------------------------------------
+
+
+def class_selectivity(means: npt.NDArray[np.floating]) -> Array:
+    """Return μ of each unit, (d,), from its mean over each class, (C, d), none negative; 0 with fewer than two classes."""
+    if len(means) < 2:
+        return np.zeros(means.shape[1])
+    largest = means.max(axis=0)
+    rest = (means.sum(axis=0) - largest) / (len(means) - 1)
+    total = largest + rest
+    return np.asarray(np.divide(largest - rest, total, out=np.zeros_like(total, dtype=np.float64), where=total > 0))
+
+
+def mutual_information(supports: Supports) -> Array:
+    """Return (C, C): mutual information, in nats, of the 0/1 vectors of length d of each two classes."""
+    d, used = supports.n_features, _used(supports)
+    both, sizes = used @ used.T, supports.sizes.astype(np.float64)
+    one, other = np.broadcast_to(sizes[:, None], both.shape), np.broadcast_to(sizes, both.shape)
+    total = np.zeros(both.shape)
+    for joint, first, second in (
+        (both, one, other),
+        (one - both, one, d - other),
+        (other - both, d - one, other),
+        (d - one - other + both, d - one, d - other),
+    ):
+        ratio = np.divide(joint * d, first * second, out=np.ones_like(joint), where=joint > 0)
+        total += joint / d * np.log(ratio)
+    return total
+
+
+def overlap(supports: Supports) -> Array:
+    """Return (C, C): the Jaccard index of the supports of each two classes; 1 for two empty ones."""
+    used, sizes = _used(supports), supports.sizes.astype(np.float64)
+    both = used @ used.T
+    union = sizes[:, None] + sizes - both
+    return np.asarray(np.divide(both, union, out=np.ones_like(both), where=union > 0))
+
+
+def cosine(counts: npt.NDArray[np.integer]) -> Array:
+    """Return (C, C): the cosine between the rows of counts (C, d); 0 for a row of zeros."""
+    wide = counts.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    scaled = wide / np.where(norms > 0, norms, 1)[:, None]
+    return np.asarray(scaled @ scaled.T)
+
+
+def distinct(pairs: Array) -> float:
+    """Return the mean over pairs of two different classes of a symmetric (C, C) matrix; NaN with fewer than two."""
+    apart = ~np.eye(len(pairs), dtype=bool)
+    return float(pairs[apart].mean()) if len(pairs) > 1 else float("nan")
+
+
+def _used(supports: Supports) -> Array:
+    used = np.zeros((len(supports), supports.n_features))
+    used[supports.rows, supports.flat] = 1
+    return used
+
+
+def _json(values: Array) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

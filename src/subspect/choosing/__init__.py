@@ -1,0 +1,1 @@
+"""Which features, how many, with which weights."""

@@ -1,0 +1,297 @@
+"""From stored features to the least squares of every class, in which images near the class's decision boundary count most.
+
+For class c the target is what its dense logit says beyond the mean logit, ``t = z_c − mean(z)``, and an image weighs
+``exp(−|margin_c| / τ) + ε`` with ``margin_c = z_c − max of the other logits``; τ is a fixed share of the median margin of
+the network's own predictions, so that nothing depends on the scale of the logits. Once there is a decomposed head, its own
+curvature takes the place of margins: with its softmax q and the wanted probabilities p (of the dense network, or the
+labels), the weight is ``q_c (1 − q_c) + ε`` and the target ``z_c + (p_c − q_c) / weight``, one step of iteratively
+reweighted least squares (Green 1984).
+
+Every image has the weight ε, which takes one Gram matrix for all classes; the rest is added for each class from the few
+images near its boundary. From 20,000 images on, a class takes a sample of those farther away: an image of weight w with the
+chance w / 0.1 and, if it is drawn, the weight 0.1, so that sums stay the same in expectation (Horvitz, Thompson 1952). A
+hash of the image's features draws, so that the order of images changes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from subspect.choosing.options import TARGETS, Target
+from subspect.choosing.pursuit import Array, Indices, Quadratic, Step
+from subspect.ground.errors import SubspectError
+from subspect.measuring.heads_say import say
+from subspect.statistics.moments import Moments, WeightedMoments
+from subspect.studies.rows import MEMORY, Block, workers
+
+Head = tuple[Array, Array]  #: weight (C, d) and bias (C,)
+T = TypeVar("T")
+
+SHARPNESS = 0.4  #: τ, as a share of the median margin
+FLOOR = 3e-4  #: ε, the weight of an image far from the boundary
+PLENTY = 20_000  #: images; from here on, those are sampled that weigh less than
+SAMPLED = 0.1
+CANDIDATES = 512  #: features that stay in the running for a class
+_FEWER = 4  # a head's own curvature is near enough to its optimum to do with a fourth of the candidates
+_NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly between whole numbers
+_NONE = np.empty(0, np.int64)
+_DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
+
+
+class Choice(NamedTuple):
+    """The features of every class, and a head (weight (C, d), bias (C,)) that uses them alone."""
+
+    supports: list[Indices]
+    head: Head
+
+
+class Boundary:
+    """What pursuit asks of the stored features: for every class, the least squares near its decision boundary.
+
+    One pass over the features gathers their second moments and the median margin.
+
+    Args:
+        blocks: features and labels; gone through several times.
+        weight: (C, d) of the dense head.
+        bias: (C,) of the dense head.
+        target: "dense", to repeat the dense network, or "labels".
+        candidates: at most so many features stay in the running for a class: those whose contribution to the dense logit
+            varies most, and those that go along with it most.
+        memory: bytes that the statistics of a group of classes may take; more groups take more passes.
+
+    Attributes:
+        moments: second moments of the features of all images.
+        images: (C,) images of each class.
+        margin: median over the images of the largest dense logit less the second.
+
+    Raises:
+        SubspectError: an unknown target, or fewer than two images.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        weight: npt.NDArray[np.floating],
+        bias: npt.NDArray[np.floating],
+        target: Target = "dense",
+        *,
+        candidates: int = CANDIDATES,
+        memory: int = MEMORY,
+    ) -> None:
+        if target not in TARGETS:
+            raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
+        self.blocks, self.target, self.memory = blocks, target, memory
+        self.dense: Head = weight.astype(np.float64), bias.astype(np.float64)
+        self.moments, self.images = Moments(weight.shape[1]), np.zeros(len(weight), np.int64)
+        margins = [np.empty(0)]
+        for block in blocks:
+            self.moments.update(block.features)
+            self.images += np.bincount(block.labels, minlength=len(weight))
+            two = np.partition(self._exactly(block), -2, axis=1)[:, -2:]
+            margins.append(two[:, 1] - two[:, 0])
+        if self.moments.images < 2:
+            raise SubspectError(
+                f"pursuit compares images, and there is {self.moments.images}; give more, or take method 'contribution'"
+            )
+        self.margin = float(np.median(np.concatenate(margins)))
+        self.candidates, self._ranks = candidates, self._rank()
+        self.pool: Indices = np.arange(weight.shape[1])
+
+    @property
+    def unseen(self) -> list[int]:
+        """Classes without images, which keep their dense row."""
+        return np.flatnonzero(self.images == 0).tolist()
+
+    def each(self, work: Callable[[Quadratic], T], head: Head | None = None) -> list[T]:
+        """Do some work on every class's least squares.
+
+        Args:
+            work: what to do; runs in several threads.
+            head: weigh images by this head's curvature, instead of by the dense margins. Its features stay in the running.
+        """
+        return self.each_resampled(lambda problems: work(problems[0]), np.ones((1, 1), np.int64), head)
+
+    def each_resampled(self, work: Callable[[list[Quadratic]], T], times: Indices, head: Head | None = None) -> list[T]:
+        """Do some work on every class's least squares over resampled images, which is cheap since moments add up.
+
+        Args:
+            work: what to do with a class's problems, one for each sample.
+            times: (s, f) how often each of f folds of the images counts in each of s samples; a hash of its features tells
+                an image's fold. Resampled are the images near the boundary; the weight ε of all images stays.
+            head: see `each`.
+        """
+        features, folds = self._screen(head), times.shape[1]
+        if head is None and self.target == "labels":
+            head = self.dense
+        weight, bias = head or (self.dense[0] - self.dense[0].mean(axis=0), self.dense[1] - self.dense[1].mean())
+        pulls = self.moments.products @ weight.T + np.outer(self.moments.sums, bias)  # (d, C), of all images alike
+        pull = weight @ self.moments.sums + self.moments.images * bias
+        group = max(1, self.memory // (8 * max(1, features.shape[1] ** 2) * (folds + (folds > 1))))
+        done: list[T] = []
+        for start in range(0, len(weight), group):
+            near = [WeightedMoments(features[start : start + group]) for _ in range(folds)]
+            for block in self.blocks:
+                self._update(near, start, block, head)
+
+            def at(place: int, start: int = start, near: list[WeightedMoments] = near) -> T:
+                label = start + place
+                samples = [_sum(near, place, row) for row in times]
+                return work([self._quadratic(label, one, pulls[:, label], pull[label]) for one in samples])
+
+            with workers() as pool:
+                done += pool.map(at, range(len(near[0].features)))
+            del near, at  # before the next group takes as much
+        return done
+
+    def paths(self, size: int, head: Head | None = None) -> list[list[Step]]:
+        """Return every class's path up to a size; nothing for a class without images."""
+        unseen = set(self.unseen)
+        return self.each(lambda problem: [] if problem.label in unseen else problem.path(size), head)
+
+    def within(self, pool: Indices, *, whole: bool = False) -> Boundary:
+        """Return the same, with only a pool of features in the running; the whole of it for every class, if so wanted."""
+        other = copy.copy(self)
+        other.pool = np.sort(pool)
+        other.candidates = _FEWER * len(pool) if whole else self.candidates
+        return other
+
+    def choose(self, sizes: Indices, head: Head | None = None) -> list[Choice]:
+        """Choose features for every class, for one or more sets of sizes.
+
+        Args:
+            sizes: (s, C) the number of features for each class; fewer are chosen where no more can help.
+            head: see `each`.
+
+        Returns:
+            A choice for each of the s sets. Classes without images keep their dense row.
+        """
+
+        def work(problem: Quadratic) -> list[tuple[Indices, Array, float]]:
+            label = problem.label
+            if label in self.unseen:
+                return [(np.arange(len(self.dense[0][label])), self.dense[0][label], self.dense[1][label])] * len(sizes)
+            path = problem.path(int(sizes[:, label].max()))
+            supports = [path[min(k, len(path)) - 1].support if path else _NONE for k in sizes[:, label]]
+            return [(support, *problem.fit(support)) for support in supports]
+
+        found = self.each(work, head)
+        choices = []
+        for rows in zip(*found, strict=True):
+            weight, bias = np.zeros_like(self.dense[0]), np.array([row[2] for row in rows])
+            for label, (support, weights, _) in enumerate(rows):
+                weight[label, support] = weights
+            choices.append(Choice([row[0] for row in rows], (weight, bias)))
+        return choices
+
+    def _update(self, near: list[WeightedMoments], start: int, block: Block, head: Head | None) -> None:
+        """Add what the images of a block say of the classes whose boundary they are near."""
+        weights, pulls = self._weigh(block, head)
+        folds = block.prints() % np.uint64(len(near)) if len(near) > 1 else np.zeros(len(weights))
+
+        def at(place: int) -> None:
+            features = near[0].features[place]
+            w, pull = weights[:, start + place], pulls[:, start + place]
+            close = (w > 0) | (pull != 0)
+            whole = len(features) == block.features.shape[1]
+            for fold, moments in enumerate(near):
+                rows = np.flatnonzero(close & (folds == fold))
+                moments.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
+
+        seen = [place for place in range(len(near[0].features)) if self.images[start + place]]
+        with workers() as pool:
+            list(pool.map(at, seen))
+
+    def _weigh(self, block: Block, head: Head | None) -> tuple[Array, Array]:
+        """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
+        if head is None:
+            return self._by_margin(block)
+        dense = logits(block, self.dense).astype(np.float64)
+        said = logits(block, head).astype(np.float64)
+        q = softmax(said, axis=1)
+        wanted = np.eye(q.shape[1])[block.labels] if self.target == "labels" else softmax(dense, axis=1)
+        weights, residual = q * (1 - q), wanted - q
+        near = (weights > _NEAR) | (np.abs(residual) > _NEAR)
+        return np.where(near, weights, 0), np.where(near, weights * said + residual, 0)
+
+    def _by_margin(self, block: Block) -> tuple[Array, Array]:
+        dense = self._exactly(block)
+        two = np.partition(dense, -2, axis=1)[:, -2:]
+        margins = dense - np.where(dense == two[:, 1:], two[:, :1], two[:, 1:])
+        weights = np.exp(-np.abs(margins) / (SHARPNESS * self.margin)) if self.margin else np.ones_like(margins)
+        weights[weights < FLOOR] = 0
+        if self.moments.images >= PLENTY:
+            chance = (block.prints() >> np.uint64(11)).astype(np.float64)[:, None] / 2**53 + _GOLDEN * np.arange(
+                dense.shape[1]
+            )
+            weights = np.where(weights > SAMPLED * (chance % 1), np.maximum(weights, SAMPLED), 0)
+        return weights, weights * (dense - dense.mean(axis=1, keepdims=True))
+
+    def _exactly(self, block: Block) -> Array:
+        """Return (m, C) the dense logits; where they decide what is drawn, float32 would let the cut into blocks decide."""
+        return block.features @ self.dense[0].T + self.dense[1]
+
+    def _quadratic(self, label: int, near: _Near, pulls: Array, pull: float) -> Quadratic:
+        """Join what all images say, at the weight ε, and what those near the boundary add."""
+        features, all_images = near.features, self.moments
+        total = FLOOR * all_images.images + near.weight
+        mean = (FLOOR * all_images.sums[features] + near.sums) / total
+        gram = (FLOOR * all_images.products[np.ix_(features, features)] + near.products) / total
+        moments = (FLOOR * pulls[features] + near.moments) / total
+        target = float(FLOOR * pull + near.target) / total
+        dead = gram.diagonal() - mean**2 <= _DEAD * gram.diagonal()
+        gram -= np.outer(mean, mean)
+        gram[dead], gram[:, dead] = 0, 0
+        return Quadratic(label, features, total, gram, np.where(dead, 0, moments - mean * target), mean, target)
+
+    def _screen(self, head: Head | None) -> Indices:
+        """Return (C, m): for each class the features that stay in the running, ascending."""
+        ranks, size = self._ranks[:, self.pool], self.candidates
+        if head is not None:
+            used = (head[0][:, self.pool] != 0) & (self.images > 0)[:, None]  # a class without images has all
+            ranks, size = np.where(used, -1, ranks), max(size // _FEWER, int(used.sum(axis=1).max()))
+        if size >= len(self.pool):
+            return np.tile(self.pool, (len(ranks), 1))
+        return self.pool[np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)]
+
+    def _rank(self) -> Indices:
+        """Return (C, d): for each class the better of a feature's ranks in spread of contribution and in covariance."""
+        mean = self.moments.sums / self.moments.images
+        covariance = self.moments.products / self.moments.images - np.outer(mean, mean)
+        spread = np.sqrt(np.maximum(covariance.diagonal(), 0))
+        weight = self.dense[0] - self.dense[0].mean(axis=0)
+        alone = np.abs(weight) * spread
+        along = np.abs(weight @ covariance) / np.where(spread > 0, spread, np.inf)
+        ranks = [np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1) for score in (alone, along)]
+        return np.minimum(*ranks)
+
+
+class _Near(NamedTuple):
+    """What images near its boundary say of one class; the names are those of `WeightedMoments`."""
+
+    features: Indices
+    weight: float
+    sums: Array
+    products: Array
+    target: float
+    moments: Array
+
+
+def _sum(folds: list[WeightedMoments], place: int, times: Indices) -> _Near:
+    """Add up what folds of the images say of a class, each as often as it was drawn."""
+    drawn = [(int(count), fold) for count, fold in zip(times, folds, strict=True) if count]
+    names = _Near._fields[1:]
+    return _Near(
+        folds[0].features[place], *(sum(count * getattr(fold, name)[place] for count, fold in drawn) for name in names)
+    )
+
+
+def logits(block: Block, head: Head) -> npt.NDArray[np.float32]:
+    """Return (m, C), what a head says of some images."""
+    return say(block.features, head[0].astype(np.float32), head[1].astype(np.float32))

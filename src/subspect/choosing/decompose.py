@@ -1,0 +1,214 @@
+"""From a study to a decomposition: which features, by which method, how many, with which weights. It only conducts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from subspect.choosing.methods import Result, Seen, by_pursuit, influential, keep, look
+from subspect.choosing.options import METHODS, TARGETS, Target
+from subspect.choosing.sizes import Auto, Checked, Mean, Size, check_budget
+from subspect.choosing.stability import Trust
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.files import check_writable, fingerprint
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Chosen, Refitted, Step
+from subspect.heads.names import check_name
+from subspect.heads.supports import Supports
+from subspect.heads.trusted import Trusted
+from subspect.studies.decompositions import keep_in
+from subspect.studies.study import Study
+
+log = logging.getLogger("subspect")
+
+
+def decompose(
+    study: Study,
+    k: Size = 5,
+    method: str = METHODS[0],
+    *,
+    on: str | None = None,
+    target: Target = TARGETS[0],
+    refit: bool | None = None,
+    pool: int | None = None,
+    show_progress: bool = True,
+) -> Decomposition:
+    """Find the few features that decide every class, and keep only those.
+
+    The decomposition is saved in the study, as ``METHOD-kK``.
+
+    Args:
+        study: with one or more image sets.
+        k: how many features for each class. With method "pursuit" also `subspect.Mean`, a mean number, or
+            `subspect.Auto` ("auto" for its defaults), the fewest that keep a tolerance; with "frequency" also a share of
+            the mass between 0 and 1.
+        method: "pursuit" (see `subspect.choosing.pursuit`), "contribution" or "frequency" (see `subspect.choosing.influence`).
+        on: the image set to choose on, "train" or the first unless given. Where the study has no other to measure the
+            cost on, only 80 % of its images are used, by a hash of the id, and the rest is left for `subspect.evaluate`.
+        target: what the decomposed head is to come close to, the "dense" network or the "labels".
+        refit: whether to re-learn weights and biases on the chosen features, and with "pursuit" to choose anew with
+            those. Unless given, with "pursuit" only: "contribution" and "frequency" keep the dense head's weights.
+        pool: with "pursuit", how many features there are for all classes together to choose from.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        SubspectError: k larger than d, an unknown method or target, no such image set, or images that tell nothing.
+    """
+    return decompose_each(
+        study, [k], method, on=on, target=target, refit=refit, pool=pool, show_progress=show_progress
+    )[0]
+
+
+def decompose_each(
+    study: Study,
+    ks: Sequence[Size],
+    method: str = METHODS[0],
+    *,
+    on: str | None = None,
+    target: Target = TARGETS[0],
+    refit: bool | None = None,
+    pool: int | None = None,
+    keep_files: bool = True,
+    show_progress: bool = True,
+) -> list[Decomposition]:
+    """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
+    sizes = check_choice(ks, method, study.identity.n_features, target, pool)
+    if keep_files:
+        check_writable(study.path)  # before the work, not after
+    refit = method == "pursuit" if refit is None else refit
+    suffix = (f"-pool{pool}" if pool else "") + (
+        "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
+    )
+    suffix += "" if on is None or on == study.set_names[0] else f"-on-{on}"
+    suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
+    seen = look(study, on, sizes, target)
+    found = (
+        by_pursuit(seen, sizes, refit, pool, show_progress)
+        if method == "pursuit"
+        else (keep(seen, influential(seen, method, size), refit) for size in sizes)
+    )
+    made = []
+    for size, one in zip(sizes, found, strict=True):
+        made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))
+        if keep_files:
+            made[-1] = keep_in(study, made[-1])
+    return made
+
+
+def check_choice(
+    ks: Sequence[Size], method: str, n_features: int, target: str = TARGETS[0], pool: int | None = None
+) -> list[Checked]:
+    """Check numbers of features and a method against each other and the network, before anything is computed.
+
+    Raises:
+        SubspectError: an unknown method or target, a k larger than d, or a size that the method doesn't know.
+    """
+    if method not in METHODS:
+        raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    if target not in TARGETS:
+        raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
+    sizes = [check_budget(k, n_features, pool) for k in ks]
+    if method != "frequency" and any(isinstance(size, float) for size in sizes):
+        raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
+    if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
+        raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+    return sizes
+
+
+def decompose_by_file(
+    study: Study,
+    path: str | Path,
+    *,
+    on: str | None = None,
+    name: str | None = None,
+    target: Target = TARGETS[0],
+    refit: bool = False,
+) -> Decomposition:
+    """Keep the features that an index file lists (class index → feature indices), with the dense head's weights or refitted.
+
+    Frequency and mean of each feature are still measured on the image set ``on``.
+
+    Raises:
+        SubspectError: not an index file, or one for other classes or features; a name that is taken by a decomposition that
+            came to be otherwise, or that is none.
+    """
+    name = check_name(name or Path(path).stem + ("-refit" if refit else ""))
+    supports = Supports.read(path, study.identity.n_classes, study.identity.n_features)
+    check_writable(study.path)
+    seen = look(study, on, [int(supports.sizes.max())], target)
+    made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
+    return keep_in(study, made)
+
+
+def _short(size: Checked) -> str:
+    return str(size) if isinstance(size, Mean | Auto) else f"k{size}"
+
+
+def _assemble(
+    study: Study, seen: Seen, result: Result, method: str, size: Checked | None, name: str, pool: int | None = None
+) -> Decomposition:
+    found, names = result.found, study.identity.class_names
+    supports = Supports(found.choice.supports, study.identity.n_features)
+    rows, columns, (weight, bias) = supports.rows, supports.flat, found.head
+    mean = max(1, round(float(np.delete(supports.sizes, seen.unseen).mean() if len(seen.unseen) < len(names) else 1)))
+    rank = size if isinstance(size, int | float) else mean
+    k = asdict(size) if isinstance(size, Mean) else "auto" if isinstance(size, Auto) else size
+    listed = fingerprint(json.dumps([row.tolist() for row in supports])) if size is None else None  # from a file
+    images = study[seen.image_set].manifest.fingerprint
+    chosen = Chosen(method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed)
+    history: list[Step] = [chosen, *([result.auto] if result.auto else [])]
+    if learned := found.learned:
+        history.append(Refitted(seen.target, learned.loss, learned.steps, learned.converged))
+    decomposition = Decomposition(
+        name=name,
+        supports=supports,
+        weights=torch.from_numpy(weight[rows, columns].astype(np.float32)),
+        bias=torch.from_numpy(bias.astype(np.float32)),
+        frequency=torch.from_numpy(seen.frequency(rank)[rows, columns].astype(np.float32)),
+        mean=torch.from_numpy(seen.sums.means()[rows, columns].astype(np.float32)),
+        class_names=names,
+        network=study.identity.network,
+        fingerprint=study.identity.weights,
+        head=study.identity.head,
+        unseen=tuple(seen.unseen),
+        history=tuple(history),
+        trust=_stack(result.trusted),
+        curve=tuple(result.curve),
+    )
+    _warn(decomposition, int(seen.sums.images.sum()))
+    return decomposition
+
+
+def _stack(trusted: Sequence[Trust]) -> Trusted | None:
+    """Join what is known of every class to tensors that go with the entries of the supports."""
+    if not trusted:
+        return None
+    return Trusted(
+        stability=torch.from_numpy(np.concatenate([one.stability for one in trusted]).astype(np.float32)),
+        jaccard=torch.tensor([one.jaccard for one in trusted], dtype=torch.float32),
+        substitutes=torch.from_numpy(np.concatenate([one.substitutes for one in trusted])),
+        recovered=torch.from_numpy(np.concatenate([one.recovered for one in trusted]).astype(np.float32)),
+    )
+
+
+def _warn(decomposition: Decomposition, images: int) -> None:
+    names = decomposition.class_names
+    if decomposition.unseen:
+        unseen = [names[label] for label in decomposition.unseen]
+        log.warning("%d classes have no images and keep their dense row: %s", len(unseen), some(unseen))
+    if isinstance(decomposition.k, int):
+        short = [names[label] for label in np.flatnonzero(decomposition.supports.sizes < decomposition.k).tolist()]
+        if short and decomposition.method == "pursuit":
+            log.warning(
+                "%d classes have fewer than %s features, since no other adds anything on these %d images: %s",
+                len(short),
+                decomposition.k,
+                images,
+                some(short),
+            )

@@ -1,0 +1,318 @@
+"""By which features, and with which weights, each method answers: from an image set's features to a head on few of them.
+
+Every method is given what one pass over the features has gathered (`Seen`), and returns a `Result`. The paper's measures
+(`subspect.choosing.influence`) need no more; pursuit goes over the features again: it chooses, re-learns, settles a number of
+features where none is asked for, and looks how far its choice can be trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.choosing import influence
+from subspect.choosing.boundary import Boundary, Choice, Head
+from subspect.choosing.options import Target
+from subspect.choosing.pool import shared_pool
+from subspect.choosing.promise import Counts, count
+from subspect.choosing.pursuit import Indices
+from subspect.choosing.refit import ROUNDS, reselect
+from subspect.choosing.refit import refit as relearn
+from subspect.choosing.settle import Found, Search, helped, settle
+from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
+from subspect.choosing.stability import Trust, trust
+from subspect.ground.errors import SubspectError
+from subspect.ground.progress import progress
+from subspect.heads.history import CurvePoint, Part, Promised, Settled
+from subspect.heads.supports import Supports
+from subspect.statistics.largest import TopFeatures
+from subspect.statistics.moments import ClassSums
+from subspect.studies.rows import Rows
+from subspect.studies.study import Study
+
+_CURVE = 32  # features for each class at which the curve ends
+_FEW_ROUNDS = 2  # of choosing anew, for each size that is tried
+log = logging.getLogger("subspect")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the features has gathered.
+
+    Attributes:
+        check: the image set, and the part of it, on which a size is chosen and the cost is measured.
+    """
+
+    study: Study
+    image_set: str
+    part: Part
+    labelled: bool
+    rows: Rows
+    dense: Head
+    target: Target
+    top: TopFeatures
+    sums: ClassSums
+    check: tuple[str, Part]
+
+    @property
+    def unseen(self) -> list[int]:
+        """Classes without images."""
+        return np.flatnonzero(self.sums.images == 0).tolist()
+
+    def frequency(self, size: int | float) -> npt.NDArray[np.float64]:
+        """Return (C, d): the share of a class's images that have each feature among their largest."""
+        top = self.top
+        if size not in top.sizes:
+            top = TopFeatures(top.n_classes, top.n_features, [size])
+            for block in self.rows:
+                top.update(block.features, block.labels)
+        return top.counts(size) / np.maximum(top.images, 1)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a method has found, how the size was settled, how far the choice can be trusted, and cost against size."""
+
+    found: Found
+    auto: Settled | None = None
+    trusted: Sequence[Trust] = ()
+    curve: Sequence[CurvePoint] = ()
+
+
+def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target) -> Seen:
+    """Gather, in one pass over the features to choose on, what the methods and every decomposition need.
+
+    Images that are to be promised on are neither chosen nor measured on. Where no other image set is left to measure the
+    cost on, only 80 % of the images are used.
+
+    Raises:
+        SubspectError: no such image set, or labels are asked for where there are none.
+    """
+    promised = {size.promise for size in sizes if isinstance(size, Auto) and size.promise}
+    names = [name for name in study.set_names if name not in promised or name in ("train", on)] or study.set_names
+    if on is None and not names and not study.unfinished:
+        raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
+    unfinished_train = "train" in study.unfinished and on is None
+    image_set = study[on if on is not None else "train" if unfinished_train else names[0]]
+    if target == "labels" and not image_set.labelled:
+        raise SubspectError(f"target 'labels' needs labels, and {image_set.name!r} has none; take target 'dense'")
+    others = [name for name in names if name != image_set.name]
+    part: Part = "all" if others else "80 %"
+    check: tuple[str, Part] = ("test" if "test" in others else others[0], "all") if others else (image_set.name, "20 %")
+    shape = study.identity.n_classes, study.identity.n_features
+    known = [size for size in sizes if isinstance(size, int | float)] or [1]
+    top, sums, rows = TopFeatures(*shape, known), ClassSums(*shape), Rows(image_set, part)
+    for block in rows:
+        top.update(block.features, block.labels)
+        sums.update(block.features, block.labels)
+    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    return Seen(study, image_set.name, part, image_set.labelled, rows, (weight, bias), target, top, sums, check)
+
+
+def influential(seen: Seen, method: str, size: Checked) -> Supports:
+    """Choose by one of the paper's measures, "frequency" or "contribution"."""
+    if method == "frequency":
+        assert isinstance(size, int | float)
+        return influence.frequency(seen.top, size)
+    assert isinstance(size, int)
+    return influence.contribution(seen.dense[0], seen.sums, size)
+
+
+def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
+    """Keep the dense head's weights on some supports, or re-learn them from there."""
+    weight = np.zeros_like(seen.dense[0])
+    weight[supports.rows, supports.flat] = seen.dense[0][supports.rows, supports.flat]
+    choice = Choice([supports[label] for label in range(len(supports))], (weight, seen.dense[1]))
+    if not refit:
+        return Result(Found(choice))
+    learned = relearn(seen.rows, seen.dense, choice.supports, choice.head, seen.target, fixed=seen.unseen)
+    return Result(Found(choice, learned))
+
+
+def by_pursuit(
+    seen: Seen, sizes: Sequence[Checked], refit: bool, pool: int | None, show_progress: bool
+) -> Iterator[Result]:
+    """Choose by pursuit, a result for each size; statistics are taken once for all of them."""
+    boundary = Boundary(seen.rows, *seen.dense, seen.target)
+    if not boundary.margin:
+        log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
+    check = Rows(seen.study[seen.check[0]], seen.check[1])
+    with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
+        learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
+        ladder = [] if pool or all(isinstance(size, Auto) for size in sizes) else _ladder(boundary, check)
+        for size in sizes:
+            if isinstance(size, Auto):
+                most = min(size.most, pool or boundary.dense[0].shape[1])
+                result = _settle(seen, boundary, learn, replace(size, most=most), check)
+            else:
+                found = learn(_counts(boundary, size, pool))
+                [counts] = count(check, [found.head])
+                result = Result(found, curve=[*ladder, _point(found, boundary, counts)] if ladder else [])
+            found = _sorted(result.found, boundary)
+            running = boundary.within(_used(boundary, found)) if pool else boundary
+            yield replace(result, found=found, trusted=trust(running, found.choice.supports, found.head))
+            advance(1)
+
+
+def _steps(size: Checked) -> int:
+    """Estimate the steps until a size is done: a choice, the rounds after it, and the look at how far to trust it."""
+    if isinstance(size, Auto):  # at most; a search that ends sooner skips the rest
+        return (sum(k <= size.most for k in LADDER) + 4) * (1 + _FEW_ROUNDS) + 1
+    return 1 + ROUNDS + 1
+
+
+def _sorted(found: Found, boundary: Boundary) -> Found:
+    """Put each class's features in the order of weight times standard deviation, the most important first."""
+    spread = np.abs(found.head[0]) * boundary.moments.deviations()
+    rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(found.choice.supports, spread, strict=True)]
+    return replace(found, choice=Choice(rows, found.choice.head))
+
+
+def _counts(boundary: Boundary, size: int | float | Mean, pool: int | None) -> Indices:
+    """Return (C,) how many features each class gets."""
+    n_classes = len(boundary.images)
+    if not isinstance(size, Mean):
+        return np.full(n_classes, int(size))
+    most = size.limit(pool or boundary.dense[0].shape[1])
+    return allocate(helped(boundary, most), round(size.k * (n_classes - len(boundary.unseen))), size.least, most)
+
+
+def _learn(
+    boundary: Boundary,
+    counts: Indices,
+    *,
+    refit: bool,
+    pool: int | None,
+    advance: Callable[[int], object],
+    rounds: int = ROUNDS,
+) -> Found:
+    """Choose as many features as each class gets, and learn a head on them."""
+    n_classes, n_features = boundary.dense[0].shape
+    if pool is None and (counts >= n_features).all():
+        return Found(Choice([np.arange(n_features)] * n_classes, boundary.dense))
+    [choice] = boundary.choose(counts[None])
+    if pool:
+        free, learned = reselect(boundary, choice, rounds=1)
+        boundary = boundary.within(shared_pool(boundary, free.supports, learned.head, pool))
+        [choice] = boundary.choose(counts[None], learned.head)
+    advance(1)
+    return Found(*reselect(boundary, choice, rounds=rounds, advance=advance)) if refit else Found(choice)
+
+
+def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted: Auto, check: Rows) -> Result:
+    """Find the fewest features that keep the tolerance, and say what is promised, or why nothing is."""
+    if wanted.measure == "accuracy" and not seen.study[seen.check[0]].labelled:
+        raise SubspectError(
+            f"a tolerance of accuracy needs labels, and {seen.check[0]!r} has none; take measure 'fidelity'"
+        )
+    reason = _no_promise(seen, wanted)
+    promise, skip = None, None
+    if reason is None:
+        promise = Rows(seen.study[str(wanted.promise)])
+        skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows])
+        known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
+        if known == len(promise):
+            reason, promise = f"since all images of {wanted.promise!r} took part in a choice", None
+        elif known:
+            log.warning(
+                "%d of the %d images of %r took part in a choice: nothing is promised from them",
+                known,
+                len(promise),
+                wanted.promise,
+            )
+    if reason is not None:
+        log.info("promise: none, %s", reason)
+    settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
+    _tell(seen, boundary, wanted, settled)
+    chosen = settled.chosen
+    promised, made = None, settled.promise
+    if made is not None:
+        promised = Promised(set=str(wanted.promise), text=str(made), **asdict(made))
+    auto = Settled(wanted.tolerance, wanted.measure, settled.met, seen.check, promised, reason)
+    return Result(chosen.found, auto, curve=[_point(rung.found, boundary, rung.counts) for rung in settled.rungs])
+
+
+def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None:
+    """Say where the search for a size has ended."""
+    chosen = settled.chosen
+    mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
+    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
+    share = f"{100 * wanted.tolerance:g}"
+    limit = f"{share} point{'s' * (share != '1')} of {wanted.measure}"
+    if settled.met:
+        log.info("%s features a class lose %s", mean, loss)
+    elif settled.promise is not None:
+        log.warning(
+            "for no number of features up to %d a class a loss of at most %s can be promised; of %s features: %s. More images "
+            "to promise on, or a larger tolerance, would help",
+            wanted.most,
+            limit,
+            mean,
+            settled.promise,
+        )
+    else:
+        log.warning(
+            "no number of features up to %d a class loses at most %s; the best: %s a class lose %s",
+            wanted.most,
+            limit,
+            mean,
+            loss,
+        )
+    if settled.promise is not None:
+        log.info("promise: %s", settled.promise)
+    if all(len(support) == boundary.dense[0].shape[1] for support in chosen.found.choice.supports):
+        log.warning(
+            "every class keeps all of its features: with this tolerance and these images nothing can be left out"
+        )
+
+
+def _no_promise(seen: Seen, wanted: Auto) -> str | None:
+    """Return why nothing can be promised, or None."""
+    if wanted.promise is None:
+        return "since no images were named that neither the network nor the choice has seen"
+    promised, chosen, check = (seen.study[name] for name in (wanted.promise, seen.image_set, seen.check[0]))
+    if wanted.measure == "accuracy" and not promised.labelled:
+        return f"since {wanted.promise!r} has no labels"
+    if promised.name == "train":
+        return "since a network loses less on the images that it was trained on, 'train', than on others"
+    for other, what in ((chosen, "the features were chosen"), (check, "the number of features was chosen")):
+        if promised.manifest.fingerprint == other.manifest.fingerprint:
+            return f"since {what} on the images of {wanted.promise!r}"
+    return None
+
+
+def _ladder(boundary: Boundary, check: Rows) -> list[CurvePoint]:
+    """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
+    n_classes, n_features = boundary.dense[0].shape
+    sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
+    tried = [Found(choice) for choice in boundary.choose(np.array([[k] * n_classes for k in sizes]))]
+    counts = count(check, [one.head for one in tried])
+    return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
+
+
+def _point(found: Found, boundary: Boundary, counts: Counts) -> CurvePoint:
+    n = counts.images
+    return CurvePoint(
+        k=_mean(found, boundary),
+        refit=found.learned is not None,
+        images=n,
+        fidelity=counts.agree / n,
+        accuracy=counts.right / n,
+        dense_accuracy=(counts.right + counts.lost - counts.won) / n,
+    )
+
+
+def _mean(found: Found, boundary: Boundary) -> float:
+    unseen = set(boundary.unseen)
+    return float(np.mean([len(s) for label, s in enumerate(found.choice.supports) if label not in unseen] or [0]))
+
+
+def _used(boundary: Boundary, found: Found) -> Indices:
+    unseen = set(boundary.unseen)
+    rows = [s for label, s in enumerate(found.choice.supports) if label not in unseen]
+    return np.unique(np.concatenate(rows or [np.empty(0, np.int64)]))

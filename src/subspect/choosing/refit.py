@@ -1,0 +1,294 @@
+"""Re-learn the weights of a decomposed head on fixed supports, all classes together.
+
+Minimised is the mean Kullback-Leibler divergence from the dense network's probabilities (or the mean cross-entropy to the
+labels) over the stored images, which is convex in weights and biases. L-BFGS starts from the weights given and works in
+coordinates in which each class's own curvature at the start is the unit matrix, so that no scale of features or logits
+matters and few steps are needed. It has converged when no coordinate of the gradient exceeds a tolerance.
+
+With ``z = x W' + b``, the loss is ``mean(logsumexp(z) − p·z)`` and a constant: the wanted probabilities p enter by one sum,
+taken once, and a step reads only the features of the supports.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import entr, softmax
+
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, logits
+from subspect.choosing.options import Target
+from subspect.choosing.pursuit import Array, Indices
+from subspect.ground.errors import SubspectError
+from subspect.studies.rows import MEMORY, Block, workers
+
+log = logging.getLogger("subspect")
+T = TypeVar("T")
+
+TOLERANCE = 1e-6  #: of the gradient; its square is about the divergence that is still to be gained, in nats
+_RIDGE = 1e-6  # pull towards the start, in units of its curvature; keeps labels that can be separated from running off
+ROUNDS = 5  #: of choosing features anew
+_ROUGH = 1e-4  # tolerance between rounds
+_STEPS = 500
+_ROWS = 4096  # images handled at a time
+_FILL = 32  # up to so many times the entries of the supports, a full matrix product is faster than one for each class
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """A re-learned head.
+
+    Attributes:
+        weight: (C, d) float64, zero outside the supports.
+        bias: (C,) float64.
+        loss: the mean divergence from the dense network, or cross-entropy to the labels, over these images, in nats.
+        steps: of the optimiser.
+        converged: whether the gradient is within the tolerance.
+    """
+
+    weight: Array
+    bias: Array
+    loss: float
+    steps: int
+    converged: bool
+
+    @property
+    def head(self) -> Head:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+
+def refit(
+    blocks: Iterable[Block],
+    dense: Head,
+    supports: Sequence[Indices],
+    start: Head,
+    target: Target = "dense",
+    *,
+    fixed: Iterable[int] = (),
+    prior: float = 0,
+    tolerance: float = TOLERANCE,
+    memory: int = MEMORY,
+) -> Refit:
+    """Re-learn weights and biases on fixed supports.
+
+    Args:
+        blocks: features and labels; gone through once, or once a step where the supports' features exceed ``memory``.
+        dense: weight (C, d) and bias (C,) of the dense head.
+        supports: the features of each class.
+        start: weight (C, d) and bias (C,) to begin with; what lies outside the supports is left out.
+        target: what to come close to: the "dense" network's probabilities, or the "labels".
+        fixed: classes that keep all of their row of ``start``, whatever their support.
+        prior: as how many images more the start counts: a pull towards it, in units of its curvature.
+        tolerance: the largest coordinate of the gradient at which to stop.
+        memory: bytes that features may take.
+
+    Raises:
+        SubspectError: no images.
+    """
+    problem = _Problem(blocks, dense, supports, start, target, fixed, prior, memory)
+    found = minimize(
+        problem,
+        np.zeros(len(problem.begin)),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxcor": 20, "ftol": 0, "gtol": tolerance, "maxiter": _STEPS, "maxfun": 2 * _STEPS},
+    )
+    slope = float(np.abs(found.jac).max(initial=0))
+    if slope > tolerance and found.nit >= _STEPS:
+        log.warning("refit: after %d steps the gradient is %.1e, not yet %.0e", found.nit, slope, tolerance)
+    weight, bias = problem.head(found.x)
+    pull = problem.ridge / 2 * float(found.x @ found.x)
+    return Refit(weight, bias, float(found.fun) - pull, int(found.nit), slope <= tolerance)
+
+
+def reselect(
+    boundary: Boundary, choice: Choice, *, rounds: int = ROUNDS, advance: Callable[[int], object] = lambda _: None
+) -> tuple[Choice, Refit]:
+    """Refit, and choose the features anew near the refitted head's own boundaries, a few times; keep the best.
+
+    Args:
+        boundary: features, dense head and target.
+        choice: the features to begin with; how many each class has stays.
+        rounds: how often to choose anew; it ends before where a choice comes back.
+        advance: called with 1 after each round.
+
+    Returns:
+        The choice whose refit has the least loss, and that refit.
+    """
+    learn = partial(
+        refit, boundary.blocks, boundary.dense, target=boundary.target, fixed=boundary.unseen, memory=boundary.memory
+    )
+    sizes = np.array([[len(support) for support in choice.supports]])
+    best = choice, learn(choice.supports, choice.head, tolerance=_ROUGH)
+    seen, current = {_key(choice)}, best[1]
+    for _ in range(rounds):
+        [choice] = boundary.choose(sizes, current.head)
+        if _key(choice) in seen:
+            break
+        seen.add(_key(choice))
+        current = learn(choice.supports, choice.head, tolerance=_ROUGH)
+        best = (choice, current) if current.loss < best[1].loss else best
+        advance(1)
+    return best[0], learn(best[0].supports, best[1].head)
+
+
+def _key(choice: Choice) -> bytes:
+    return b"|".join(np.sort(support).tobytes() for support in choice.supports)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some images: the features (u + 1, r) of all supports together and a row of ones; the fixed classes' logits (f, r)."""
+
+    features: Array
+    fixed: Array
+
+
+class _Problem:
+    """The loss and its gradient as a function of one vector: weights and bias of every free class, whitened."""
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        dense: Head,
+        supports: Sequence[Indices],
+        start: Head,
+        target: Target,
+        fixed: Iterable[int],
+        prior: float,
+        memory: int,
+    ) -> None:
+        self.start, self.supports, self.fixed = start, supports, sorted(set(fixed))
+        self.free = [label for label in range(len(supports)) if label not in self.fixed]
+        self.union = np.unique(np.concatenate([np.empty(0, np.int64), *(supports[label] for label in self.free)]))
+        # A class's places in a piece's features; the last, beyond the union, is the row of ones that carries the bias.
+        self.places = [np.append(np.searchsorted(self.union, supports[label]), len(self.union)) for label in self.free]
+        sizes = [len(places) for places in self.places]
+        self.parts = [slice(end - size, end) for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True)]
+        self.entries = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.empty(0, np.int64), *self.places])
+        self.full = len(self.free) * (len(self.union) + 1) <= _FILL * sum(sizes)
+        self.begin = np.concatenate(
+            [np.empty(0), *(np.append(start[0][label, supports[label]], start[1][label]) for label in self.free)]
+        )
+        self.blocks, self.memory = blocks, memory
+        self.kept: list[_Piece] | None = None
+        self.images, self.constant, self.wanted = 0, 0.0, np.zeros(len(self.begin))
+        self.roots = self._prepare(dense, target)
+        self.ridge = _RIDGE + prior / self.images
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Return the loss and its gradient."""
+        theta = self._theta(vector)
+        loss, gradient = -float(theta @ self.wanted), -self.wanted
+        for piece_loss, piece_gradient in self._map(lambda piece: self._normaliser(theta, piece)):
+            loss += piece_loss
+            gradient = gradient + piece_gradient
+        white = np.empty_like(gradient)
+        for root, part in zip(self.roots, self.parts, strict=True):
+            white[part] = solve_triangular(root, gradient[part] / self.images, lower=True)
+        pull = self.ridge / 2 * float(vector @ vector)
+        return loss / self.images + self.constant + pull, white + self.ridge * vector
+
+    def head(self, vector: Array) -> Head:
+        """Return weight (C, d) and bias (C,) at a point."""
+        theta = self._theta(vector)
+        weight, bias = np.zeros_like(self.start[0]), self.start[1].copy()
+        weight[self.fixed] = self.start[0][self.fixed]
+        for label, part in zip(self.free, self.parts, strict=True):
+            weight[label, self.supports[label]], bias[label] = theta[part][:-1], theta[part][-1]
+        return weight, bias
+
+    def _theta(self, vector: Array) -> Array:
+        theta = self.begin.copy()
+        for root, part in zip(self.roots, self.parts, strict=True):
+            theta[part] += solve_triangular(root, vector[part], lower=True, trans="T")
+        return theta
+
+    def _prepare(self, dense: Head, target: Target) -> list[Array]:
+        """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
+        curvatures = [np.zeros((len(places), len(places))) for places in self.places]
+        kept: list[_Piece] | None = []
+        size = 0
+        for block in self.blocks:
+            said = logits(block, dense).astype(np.float64)
+            wanted = np.eye(said.shape[1])[block.labels] if target == "labels" else softmax(said, axis=1)
+            self.images += len(wanted)
+            self.constant -= float(entr(wanted).sum())
+            for start, piece in self._cut(block):
+                self._take(piece, wanted[start : start + _ROWS].T, curvatures)
+                size += piece.features.nbytes + piece.fixed.nbytes
+                kept = [*kept, piece] if kept is not None and size <= self.memory else None
+        if not self.images:
+            raise SubspectError("refit: there are no images to learn from")
+        self.kept = kept
+        self.constant /= self.images
+        return [_root(curvature / self.images) for curvature in curvatures]
+
+    def _take(self, piece: _Piece, wanted: Array, curvatures: list[Array]) -> None:
+        self.constant -= float((wanted[self.fixed] * piece.fixed).sum())
+        q = softmax(self._logits(self.begin, piece), axis=0)
+        weights = q * (1 - q) + FLOOR
+
+        def at(c: int) -> None:
+            x, label = piece.features[self.places[c]], self.free[c]
+            self.wanted[self.parts[c]] += x @ wanted[label]
+            curvatures[c] += (x * weights[label]) @ x.T
+
+        with workers() as pool:
+            list(pool.map(at, range(len(self.free))))
+
+    def _normaliser(self, theta: Array, piece: _Piece) -> tuple[float, Array]:
+        """Return the sum over images of logsumexp(z), and its gradient."""
+        z = self._logits(theta, piece)
+        largest = z.max(axis=0)
+        q = np.exp(z - largest)
+        total = q.sum(axis=0)
+        q /= total
+        loss = float((largest + np.log(total)).sum())
+        if self.full:
+            return loss, (q[self.free] @ piece.features.T)[self.entries]
+        return loss, np.concatenate(
+            [piece.features[places] @ q[label] for places, label in zip(self.places, self.free, strict=True)]
+        )
+
+    def _logits(self, theta: Array, piece: _Piece) -> Array:
+        z = np.empty((len(self.supports), piece.features.shape[1]))
+        z[self.fixed] = piece.fixed
+        if self.full:
+            weight = np.zeros((len(self.free), len(piece.features)))
+            weight[self.entries] = theta
+            z[self.free] = weight @ piece.features
+        else:
+            for places, part, label in zip(self.places, self.parts, self.free, strict=True):
+                z[label] = theta[part] @ piece.features[places]
+        return z
+
+    def _cut(self, block: Block) -> Iterator[tuple[int, _Piece]]:
+        """Cut a block into pieces, each with the row that it starts at."""
+        for start in range(0, len(block.labels), _ROWS):
+            x = block.features[start : start + _ROWS]
+            fixed = [x @ self.start[0][label] + self.start[1][label] for label in self.fixed]
+            features = np.ones((len(self.union) + 1, len(x)))
+            features[:-1] = x[:, self.union].T
+            yield start, _Piece(features, np.array(fixed).reshape(-1, len(x)))
+
+    def _map(self, work: Callable[[_Piece], T]) -> Iterator[T]:
+        if self.kept is None:
+            for block in self.blocks:
+                yield from (work(piece) for _, piece in self._cut(block))
+        else:
+            with workers() as pool:
+                yield from pool.map(work, self.kept)
+
+
+def _root(curvature: Array) -> Array:
+    """Return the lower Cholesky factor, with a trace of ridge for features that depend on each other or never vary."""
+    curvature = curvature + np.diag(1e-9 * curvature.diagonal() + 1e-9 * curvature.diagonal().max())
+    return np.asarray(cholesky(curvature, lower=True))

@@ -1,0 +1,108 @@
+"""The application: how a command is registered, how its errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.text import Text
+
+import subspect
+from subspect.cli.printing import Formatter, ToStderr, err, let_go_of_stdout, out, said_of
+from subspect.ground.errors import SubspectError
+from subspect.ground.text import legible
+
+app = typer.Typer(
+    name="subspect",
+    help="Which few features decide each class of a trained image classifier?",
+    epilog="Exit codes: 0 done; 1 something given cannot be used; 2 wrong usage; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; 1 is fastest for small networks.")]
+_COMMON = {"quiet": False, "threads": None}
+_RESUMED = ("run", "observe", "demo", "retrain", "depth")
+_GOES_ON = ", and the same command goes on from there"
+Command = Callable[..., None]
+
+
+def command(panel: str) -> Callable[[Command], Command]:
+    """Register a command in a panel of the help; its errors become one line on stderr and an exit code."""
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def guarded(*args: Any, quiet: bool = False, threads: int | None = None, **kwargs: Any) -> None:
+            try:
+                if quiet:
+                    logging.getLogger("subspect").setLevel(logging.WARNING)
+                if threads is not None:
+                    _keep_to(threads)
+                function(*args, **kwargs)
+            except (SubspectError, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise  # whoever read our output has seen enough
+                if isinstance(error, OSError):
+                    let_go_of_stdout()
+                err.print(Text.assemble(("error: ", "bold red"), legible(said_of(error))), soft_wrap=True)
+                raise typer.Exit(1) from error
+            except KeyboardInterrupt as error:
+                err.print(f"interrupted; what was stored stays{_GOES_ON if function.__name__ in _RESUMED else ''}")
+                raise typer.Exit(130) from error
+
+        hints = {**get_type_hints(function, include_extras=True), "quiet": Quiet, "threads": Threads}
+        own = inspect.signature(function).parameters.values()
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one) for name, one in _COMMON.items()]
+        parameters = [one.replace(annotation=hints[one.name]) for one in (*own, *added)]
+        guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        guarded.__annotations__ = hints
+        return app.command(no_args_is_help=function.__name__ != "demo", rich_help_panel=panel)(guarded)
+
+    return register
+
+
+def _keep_to(threads: int) -> None:
+    """Compute with some number of threads, in PyTorch and in NumPy's and SciPy's libraries."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(subspect.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _setup(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+) -> None:
+    handler = ToStderr()
+    handler.setFormatter(Formatter())
+    logger = logging.getLogger("subspect")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or a log that knows only ASCII
+    app()

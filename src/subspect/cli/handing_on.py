@@ -1,0 +1,249 @@
+"""What is handed back changed: edited, retrained, smaller, in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from subspect.choosing.options import Target
+from subspect.cli.app import command
+from subspect.cli.options import (
+    AsJson,
+    ClassMap,
+    Device,
+    IgnoreExtra,
+    ImagesPath,
+    NetworkOption,
+    Observed,
+    On,
+    Outside,
+    StudyPath,
+    ToCheck,
+    Weights,
+    Which,
+    Workers,
+    device_of,
+    entry_of,
+    images_of,
+    lines_of,
+    loaded_from,
+    only_with,
+)
+from subspect.cli.printing import show_measured, show_result
+from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
+
+
+@command("Handing on")
+def edit(
+    study: StudyPath,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(help="CLASS:FEATURE, a feature that the class is to do without; may be repeated."),
+    ] = None,
+    refit_on: Annotated[str | None, typer.Option(help="The image set to re-learn the other weights on.")] = None,
+    target: Annotated[
+        Target | None, typer.Option(help="What to re-learn towards; the labels unless given, where there are any.")
+    ] = None,
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop features that shouldn't matter, re-learn the rest if asked, and show what that changes.
+
+    The edited decomposition is stored beside the other, as NAME-edited.
+
+    Example: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked
+    """
+    from subspect.giving.edit import edit as edit_features
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    pairs = [entry_of(text) for text in drop or ()]
+    made = edit_features(opened, loaded, pairs, refit_on=refit_on, target=target, on=on)
+    show_result(made.to_json(), as_json, made.table())
+
+
+@command("Handing on")
+def retrain(
+    study: StudyPath,
+    images: ImagesPath,
+    network: Observed,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for state, log and weights.")],
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
+    decomposition: Which = None,
+    test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
+    control: Annotated[bool, typer.Option("--control", help="Also train the dense network just as long.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    optimiser: Annotated[Optimiser, typer.Option(help="SGD with Nesterov momentum, or AdamW.")] = "sgd",
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate at the start; 0.01 for sgd, 0.0001 for adamw.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option("--layers", help="A module that learns; may be repeated; all unless given.")
+    ] = None,
+    shift: Annotated[int, typer.Option(min=0, help="Pixels by which images are moved at random.")] = 0,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
+    class_map: ClassMap = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    device: Device = None,
+    workers: Workers = 0,
+    outside: Outside = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the network with the decomposed head in place; the same command goes on where it was stopped, less a minute.
+
+    Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
+    --test images/test --control -o retrained
+    """
+    from subspect.giving.retrain import retrain_both
+    from subspect.giving.training import Settings
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimiser=optimiser,
+        rate=rate,
+        layers=tuple(layer or ()),
+        shift=shift,
+        flip=flip,
+        seed=seed,
+    )
+    model = load_network(network, weights, ignore_extra=ignore_extra or (), class_names=opened.identity.class_names)
+    made = retrain_both(
+        opened,
+        loaded,
+        model,
+        images_of(images, outside),
+        output,
+        settings,
+        test=images_of(test, outside),
+        control=control,
+        class_map=class_map,
+        workers=workers,
+        device=device_of(device),
+    )
+    show_measured(made, as_json)
+
+
+@command("Handing on")
+def specialise(
+    study: StudyPath,
+    network: Observed,
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="A class to keep, by name or index; may be repeated; all unless given."),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--classes", help="A text file with the classes to keep, one a line.")
+    ] = None,
+    decomposition: Which = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the small network to this file, .onnx or .pt2.")
+    ] = None,
+    images: ToCheck = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a smaller network for some classes, without the channels that nothing uses any more.
+
+    Its logits are checked to be those of the decomposed network, on real images.
+
+    Example: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
+    -o pets.onnx
+    """
+    from subspect.giving.export import check_path
+    from subspect.giving.specialise import specialise as make_smaller
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
+    if output is not None:
+        check_path(output, None, SMALL)
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
+    for one in named or ():
+        loaded.label(one)  # before the network is loaded
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
+    made = make_smaller(opened, loaded, model, named, output, images=images)
+    show_measured(made, as_json)
+
+
+@command("Handing on")
+def export(
+    context: typer.Context,
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file; it must not exist.")],
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; told by the file's suffix unless given.")
+    ] = None,
+    network: NetworkOption = None,
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
+    decomposition: Which = None,
+    images: ToCheck = None,
+    opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
+    as_json: AsJson = False,
+) -> None:
+    """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
+
+    A network's file is read back and checked on real images first. Names and preprocessing travel along.
+
+    Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
+    """
+    from subspect.giving.export import check_path
+    from subspect.giving.export import export as export_to
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
+    if network is None:
+        only_with(context, "--network", "weights", "ignore_extra", "images")
+    check_path(output, format)
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    model = load_network(network, weights, ignore_extra=ignore_extra or ()) if network is not None else None
+    made = export_to(opened, loaded, output, model, cast("Format | None", format), images=images, opset=opset)
+    show_result(made.to_json(), as_json, *made.tables(), f"{made.format}: {made.path}")
+
+
+@command("Handing on")
+def tradeoff(
+    study: StudyPath,
+    network: Observed,
+    pools: Annotated[
+        list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
+    ],
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
+    refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
+    images: ToCheck = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against multiplications into this file (PNG, SVG, PDF).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
+
+    The study stays as it is; `subspect decompose --pool` makes the one that you settle on.
+
+    Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
+    """
+    from subspect.giving.tradeoff import tradeoff as weigh_up
+    from subspect.ground.drawing import check_figure
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
+    check_figure(figure)
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
+    made = weigh_up(Study.open(study), model, pools, k, images=images, refit=refit)
+    show_measured(made, as_json, figure)

@@ -1,0 +1,284 @@
+"""Questions of a study and its decompositions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subspect.asking.options import FIDELITY, POINTS, REPEATS, SHARE
+from subspect.cli.app import command
+from subspect.cli.options import (
+    AsJson,
+    BatchSize,
+    Classes,
+    Crop,
+    Device,
+    IgnoreExtra,
+    Interpolation,
+    Means,
+    Observed,
+    On,
+    Outside,
+    Resize,
+    Std,
+    StudyPath,
+    Weights,
+    Which,
+    Workers,
+    device_of,
+    images_of,
+    loaded_from,
+    network_of,
+    only_with,
+)
+from subspect.cli.printing import show_measured, show_result
+from subspect.ground.errors import SubspectError
+
+
+@command("Questions")
+def explain(
+    study: StudyPath,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    network: Observed,
+    weights: Weights = None,
+    ignore_extra: IgnoreExtra = None,
+    decomposition: Which = None,
+    against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for a picture (PNG) of each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain what the decomposed network says of single images: which features speak for its class, and which against.
+
+    Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
+    """
+    from subspect.asking.explain import explain as why
+    from subspect.asking.explain import open_picture
+    from subspect.ground.files import make_folder
+    from subspect.networks.naming import load_network
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    if against is not None:
+        loaded.label(against)  # before the network is loaded
+    if output is not None:
+        make_folder(output)
+    pictures = [open_picture(image) for image in images]  # each is one, before the network runs on any
+    model = load_network(network, weights, ignore_extra=ignore_extra or ())
+    made = [why(opened, loaded, model, picture, against=against, name=name) for picture, name in pictures]
+    drawn = [f"{one.name} → {one.save(output)}" for one in made] if output is not None else []
+    show_result(
+        [one.to_json() for one in made],
+        as_json,
+        *(one.table() for one in made),
+        *drawn,
+    )
+
+
+@command("Questions")
+def compare(
+    study: StudyPath,
+    first: Annotated[str, typer.Argument(help="A class name or index.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two classes: features that they share, features that tell them apart, images confused between them.
+
+    Example: subspect compare study cat dog
+    """
+    from subspect.asking.compare import compare as compare_classes
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition)
+    made = compare_classes(opened, loaded, first, second, on)
+    show_measured(made, as_json)
+
+
+@command("Questions")
+def diff(
+    first: StudyPath,
+    second: Annotated[Path, typer.Argument(help="Another study, of the same images.")],
+    decomposition: Which = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two studies: another network, or the same one after retraining, on the same images.
+
+    Example: subspect diff study retrained
+    """
+    from subspect.asking.diff import diff as compare_studies
+    from subspect.studies.study import Study
+
+    studies = Study.open(first), Study.open(second)
+    loaded = loaded_from(studies[0], decomposition), loaded_from(studies[1], decomposition)
+    made = compare_studies(*studies, loaded, on)
+    show_result(made.to_json(), as_json, made.table())
+
+
+@command("Questions")
+def selectivity(
+    study: StudyPath,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layers", help="A layer's name, or features; may be repeated; all unless given."),
+    ] = None,
+    on: Annotated[str, typer.Option(help="The image set.")] = "train",
+    k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
+    share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
+    classes: Classes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
+
+    Ψ: share of the units that an image doesn't need for a share of its mass (arXiv 2112.07719). μ of a unit: (largest class
+    mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information, overlap: of the k units that are
+    most often among the k largest.
+
+    Layers are kept when they are observed: subspect observe … --layers all.
+
+    Example: subspect selectivity study -k 5
+    """
+    from subspect.asking.selectivity import selectivity as measure_selectivity
+    from subspect.studies.study import Study
+
+    made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
+    show_result(made.to_json(), as_json, made.table(), *(made.class_tables() if classes else []))
+
+
+@command("Questions")
+def essentiality(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: On = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of noise, random sets and random orders.")] = REPEATS,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw deletion and insertion curves into this file (PNG, SVG, PDF).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
+
+    Class accuracy of the dense network, with those of a decomposition replaced (arXiv 2112.07719, section 4); the paper's are
+    those of: subspect decompose study --method frequency -k 5.
+
+    Example: subspect essentiality study --decomposition frequency-k5
+    """
+    from subspect.asking.essentiality import essentiality as measure_essentiality
+    from subspect.ground.drawing import check_figure
+    from subspect.studies.study import Study
+
+    check_figure(figure)
+    opened = Study.open(study)
+    made = measure_essentiality(opened, loaded_from(opened, decomposition), on, repeats=repeats, seed=seed)
+    show_measured(made, as_json, figure)
+
+
+@command("Questions")
+def geometry(
+    study: StudyPath,
+    decomposition: Which = None,
+    on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
+    points: Annotated[int, typer.Option(min=50, help="Images whose intrinsic dimension is taken.")] = POINTS,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG, PDF).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure in how many dimensions features and decision lie.
+
+    Decision dimension: the fewest directions that the features can be projected on with 99 % of the decisions kept. Of the
+    features: participation ratio, principal components, TwoNN (Facco et al. 2017), maximum likelihood (Levina & Bickel 2005).
+
+    Example: subspect geometry study --figure dimensions.png
+    """
+    from subspect.asking.geometry import geometry as measure_geometry
+    from subspect.ground.drawing import check_figure
+    from subspect.studies.decompositions import decomposition_names
+    from subspect.studies.study import Study
+
+    check_figure(figure)
+    opened = Study.open(study)
+    loaded = loaded_from(opened, decomposition) if decomposition or decomposition_names(opened) else None
+    made = measure_geometry(opened, loaded, on=on, points=points)
+    show_measured(made, as_json, figure)
+
+
+@command("Questions")
+def depth(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for a study of each network.")],
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, as for run; two depths or more.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images on which features are chosen.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Images to measure on; else 20 % are set apart.")] = None,
+    digits: Annotated[
+        bool,
+        typer.Option("--digits", help="Train a family on the handwritten digits instead: six depths, three seeds."),
+    ] = False,
+    fidelity: Annotated[
+        float, typer.Option(help="At which the number of features is read; between 0 and 1.")
+    ] = FIDELITY,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw measures against depth into this file (PNG, SVG, PDF).")
+    ] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Means = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    device: Device = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    outside: Outside = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
+
+    The same command goes on where it was stopped.
+
+    Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
+    python:nets.py:large=large.safetensors --images images/train --test images/test -o family
+    """
+    from subspect.asking.depth import depth as set_against_depth
+    from subspect.demo import digits_family
+    from subspect.ground.drawing import check_figure
+
+    check_figure(figure)
+    if digits:
+        only_with(context, "networks, not with --digits", "images", "test")
+        if networks:
+            raise SubspectError("--digits trains a family of its own; leave out the networks, or --digits")
+        family, images, test = digits_family(output), output / "images" / "train", output / "images" / "test"
+    else:
+        if images is None:
+            raise SubspectError(
+                "name the images on which features are chosen: --images (or --digits for a family of ours)"
+            )
+        given = (resize, crop, mean, std, interpolation)
+        family = {}
+        for text in networks or ():
+            spec, _, weights = text.partition("=")
+            name = Path(weights).stem or spec.rpartition(":")[2]
+            if name in family:
+                raise SubspectError(
+                    f"two networks are called {name!r}; weights are called as their file, else as the callable"
+                )
+            family[name] = network_of(spec, Path(weights) if weights else None, None, None, None, given)
+    made = set_against_depth(
+        family,
+        images_of(images, outside, "train"),
+        output,
+        test=images_of(test, outside, "test"),
+        fidelity=fidelity,
+        batch_size=batch_size,
+        workers=workers,
+        device=device_of(device),
+    )
+    show_measured(made, as_json, figure)

@@ -1,0 +1,1 @@
+"""What is handed back changed: edited, retrained, exported, specialised."""

@@ -1,0 +1,190 @@
+"""Take features away that shouldn't matter, re-learn the rest if asked, and see what that changes.
+
+A feature that looks at a watermark or a background can be dropped from a class: its weight becomes zero and nothing else
+changes. On a named image set, such as one without the mark, the other weights and biases can then be re-learned: towards the
+labels, since the network itself has learned the shortcut.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+
+from subspect.choosing.options import TARGETS, Target
+from subspect.choosing.refit import refit
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import check_writable
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Refitted
+from subspect.measuring.fidelity import Fidelity, evaluate, percent
+from subspect.measuring.heads_say import heads_say
+from subspect.measuring.where import Where
+from subspect.statistics.outcomes import Confusion
+from subspect.studies.decompositions import decomposition_path, store
+from subspect.studies.rows import Rows
+from subspect.studies.study import Study, writing
+
+log = logging.getLogger("subspect")
+
+_CONFUSIONS = 5  # shown for a class
+_PRIOR = 10  # as so many images the head before counts: few labels can be separated, and weights would run off
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An edited decomposition, and what changed.
+
+    Attributes:
+        decomposition: the edited one, saved in the study.
+        before: what the decomposition cost before the edit.
+        after: what it costs now, on the same images.
+        dropped: class name and feature of each entry that was dropped.
+        confusions: class name → name of another class → its images taken for the other, before and after.
+    """
+
+    decomposition: Decomposition
+    before: Fidelity
+    after: Fidelity
+    dropped: tuple[tuple[str, int], ...]
+    confusions: dict[str, dict[str, tuple[int, int]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "decomposition": self.decomposition.to_json(),
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "dropped": [list(pair) for pair in self.dropped],
+            "confusions": self.confusions,
+        }
+
+    def table(self) -> Table:
+        """Return a table for the terminal: overall, then the classes that were edited with their confusions."""
+        classes = dict.fromkeys(name for name, _ in self.dropped)
+        of = {name: ", ".join(str(feature) for one, feature in self.dropped if one == name) for name in classes}
+        what = "; ".join(f"{name} without {features}" for name, features in of.items()) or "re-learned"
+        table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="right" if column else "left")
+        table.add_row("accuracy", percent(self.before.overall.accuracy), percent(self.after.overall.accuracy))
+        table.add_row("fidelity", percent(self.before.overall.fidelity), percent(self.after.overall.fidelity))
+        for name, confusions in self.confusions.items():
+            before, after = self.before.classes[name], self.after.classes[name]
+            table.add_section()
+            if before and after:
+                table.add_row(f"{name}: accuracy", percent(before.accuracy), percent(after.accuracy))
+            for other, (then, now) in list(confusions.items())[:_CONFUSIONS]:
+                table.add_row(f"{name} taken for {other}", str(then), str(now))
+            rest = np.array(list(confusions.values())[_CONFUSIONS:], dtype=int).reshape(-1, 2).sum(axis=0)
+            if rest.any():
+                table.add_row(f"{name} taken for others", str(rest[0]), str(rest[1]))
+        return table
+
+
+def edit(
+    study: Study,
+    decomposition: Decomposition,
+    drop: Sequence[tuple[int | str, int]],
+    *,
+    refit_on: str | None = None,
+    target: Target | None = None,
+    on: str | None = None,
+) -> Edited:
+    """Drop features from classes, re-learn the rest if asked, and measure what changes.
+
+    The edited decomposition is saved in the study, under the name of the other with ``-edited``, and with a number where
+    another edit has that name.
+
+    Args:
+        study: where the features are stored.
+        decomposition: of this study.
+        drop: class (index or name) and feature of each entry to drop; may be empty where ``refit_on`` is given.
+        refit_on: the image set to re-learn weights and biases on; unless given, the rest stays as it is.
+        target: what to come close to, "labels" or the "dense" network; the labels unless given, where there are any.
+        on: the image set to measure on; one that took no part in choice or refit unless given.
+
+    Raises:
+        SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
+    """
+    if not drop and refit_on is None:
+        raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
+    if target is not None and target not in TARGETS:
+        raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    check_writable(study.path)
+    edited, entries = decomposition, [(decomposition.label(label), feature) for label, feature in drop]
+    for place, (label, feature) in enumerate(entries):
+        if (label, feature) in entries[:place]:
+            raise SubspectError(f"feature {feature} of class {edited.class_names[label]!r} is to be dropped twice")
+        edited = edited.without(label, feature)
+    for label in dict.fromkeys(label for label, _ in entries):
+        if not len(edited.supports[label]):
+            log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
+    if refit_on is not None:
+        edited = _relearned(study, edited, refit_on, target)
+    after = evaluate(study, edited, on)
+    before = evaluate(study, decomposition, after.where.image_set)
+    with writing(study.path):
+        edited = _named(study, edited)
+        store(study, edited)
+    labels = list(dict.fromkeys(label for label, _ in entries))
+    names = edited.class_names
+    counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]
+    shown = list(after.classes)
+    confusions = {}
+    for label in labels:
+        both = sum(count.counts[label] for count in counts)
+        both[label] = 0
+        others = [other for other in np.argsort(-both, kind="stable").tolist() if both[other]]
+        pairs = {shown[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
+        confusions[shown[label]] = pairs
+    dropped = tuple((names[label], feature) for label, feature in entries)
+    return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
+
+
+def _named(study: Study, edited: Decomposition) -> Decomposition:
+    """Give an edit a name that no other edit has."""
+    plain = edited.name.rpartition("-edited")[0] + "-edited"
+    names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+    paths = ((name, decomposition_path(study, name)) for name in names)
+    free = (name for name, path in paths if not path.exists() or Decomposition.load(path).history == edited.history)
+    return replace(edited, name=next(free))
+
+
+def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Target | None) -> Decomposition:
+    """Re-learn weights and biases on the supports that are left."""
+    image_set = study[refit_on]
+    target = target or ("labels" if image_set.labelled else "dense")
+    if target == "labels" and not image_set.labelled:
+        raise SubspectError(f"target 'labels' needs labels, and {refit_on!r} has none; take target 'dense'")
+    dense = tuple(tensor.double().numpy() for tensor in study.head())
+    weight, bias = (array.astype(np.float64) for array in edited.matrix())
+    chosen, part = edited.chosen_on  # what was set apart to evaluate on stays apart
+    rows, supports = Rows(image_set, part if refit_on == chosen else "all"), edited.supports
+    seen = {label for block in rows for label in np.unique(block.labels).tolist()}
+    fixed = sorted(
+        {*edited.unseen, *(set(range(len(supports))) - seen)}
+    )  # nothing is learned of a class without images
+    learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed, prior=_PRIOR)
+    step = Refitted(target, learned.loss, learned.steps, learned.converged, refit_on)
+    return replace(
+        edited,
+        name=edited.name if "-edited" in edited.name else f"{edited.name}-edited",
+        weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
+        bias=torch.from_numpy(learned.bias.astype(np.float32)),
+        history=(*edited.history, step),
+        curve=(),
+    )
+
+
+def _confusions(study: Study, decomposition: Decomposition, where: Where) -> Confusion:
+    confusion = Confusion(study.identity.n_classes)
+    for said in heads_say(study, decomposition, where):
+        confusion.update(said.chunk.labels, said.decomposed.argmax(axis=1))
+    return confusion

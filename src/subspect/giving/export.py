@@ -1,0 +1,294 @@
+"""Hand the decomposed network on, as a file that runs without subspect.
+
+- ``onnx``: by PyTorch's dynamo exporter, for any batch. Where classes are many and features few, the head gathers the features
+  of each class, as columns, and multiplies; else it is a dense layer with zeros, which ONNX Runtime does faster.
+- ``torch``: a ``torch.export`` program, for any batch; ``torch.export.load(path).module()`` runs it.
+- ``safetensors``: the decomposition alone: supports, weights, biases, names.
+
+A file takes its place only after it was read back and run on real images, one and seven at a time, and said what the decomposed
+network says in PyTorch. Names and preprocessing travel along: what goes in are images prepared by it, (n, channels, height,
+width) float32, or whatever (n, …) the network was given ready, called ``pixels``; what comes out is called ``logits``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from subspect.giving.formats import kind_of, made_as, onnx_head
+from subspect.giving.options import FORMATS, OLDEST, OPSET, Format
+from subspect.giving.timing import BATCHES, Ratio, ratios
+from subspect.ground.errors import MissingExtra, SubspectError, some
+from subspect.ground.files import atomic, check_free
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import MANY, DecomposedHead
+from subspect.networks.finding import Head, logits_of
+from subspect.networks.network import Network, with_head
+from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.studies.study import Study
+
+log = logging.getLogger("subspect")
+
+
+TOLERANCE = 1e-4  #: by which logits may differ from PyTorch's; where some are larger than 1, that share of the largest
+_CHECKED = 64  # images that are looked for
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a file is and takes.
+
+    Attributes:
+        bytes: its size.
+        seconds: images at a time → median time of a run on the CPU, by what the file is for: ONNX Runtime or PyTorch.
+    """
+
+    bytes: int
+    seconds: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: where it is.
+        format: "onnx", "torch" or "safetensors".
+        decomposed: its cost.
+        dense: that of the dense network in the same format; None for safetensors.
+        difference: the largest difference of a logit from PyTorch's; None for safetensors.
+        head: "gather", "dense" or, in torch.export programs, the kernel of the head; None for safetensors.
+        about: what travels along: names, preprocessing, where it comes from.
+        times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors.
+    """
+
+    path: Path
+    format: Format
+    decomposed: Cost
+    dense: Cost | None
+    difference: float | None
+    head: str | None
+    about: Mapping[str, Any]
+    times: Mapping[int, Ratio] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {**asdict(self), "path": str(self.path), "about": dict(self.about)}
+
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: sizes and times before and after."""
+        table = Table(title=str(self.path), title_justify="left", caption_justify="left")
+        table.add_column("")
+        for column in ("MB", *(f"{batch} image{'s' * (batch > 1)}, ms" for batch in self.decomposed.seconds)):
+            table.add_column(column, justify="right")
+        for name, cost in (("dense", self.dense), ("decomposed", self.decomposed)):
+            if cost is not None:
+                times = (f"{1000 * seconds:.3g}" for seconds in cost.seconds.values())
+                size = cost.bytes / 1e6
+                table.add_row(name, f"{size:.2f}" if size >= 1 else f"{size:.2g}", *times)
+        if self.difference is not None:
+            runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
+            opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
+            table.caption = (
+                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head: {self.head}; logits on real images differ "
+                f"from PyTorch's by {self.difference:.1e} at most"
+            )
+            shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
+            table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
+        return [table]
+
+
+def export(
+    study: Study,
+    decomposition: Decomposition,
+    path: str | Path,
+    network: Network | None = None,
+    format: Format | None = None,
+    *,
+    images: object = None,
+    opset: int = OPSET,
+) -> Exported:
+    """Write the decomposed network, or the decomposition alone, to a file.
+
+    Args:
+        study: of the network.
+        decomposition: of this study.
+        path: the file; it must not exist.
+        network: that was observed; not needed for safetensors.
+        format: told by the suffix of the path unless given.
+        images: real images to check the file with (see `subspect.open_images`); those that were observed unless given.
+        opset: of ONNX, 18 or later.
+
+    Raises:
+        SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
+            network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
+    """
+    path = Path(path)
+    form = check_path(path, format)
+    if form == "onnx":
+        _check_opset(opset)
+    decomposition.check(study)
+    about = about_of(study, decomposition)
+    if form == "safetensors":
+        with atomic(path) as file:
+            file.write(decomposition.to_bytes({"preprocessing": about["preprocessing"]}))
+        return Exported(path, form, Cost(path.stat().st_size, {}), None, None, None, about)
+    if network is None:
+        raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
+    tell_unseen(decomposition)
+    same, head, pixels = exportable(study, network, images)
+    small = decomposition.apply(same.model)
+    return write(path, form, small, same.model, head, pixels, about, opset)
+
+
+def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = FORMATS) -> Format:
+    """Return the format of a file to be written.
+
+    Raises:
+        SubspectError: it exists, its folder cannot be written to, or its format is none that we know.
+    """
+    known = {suffix: name for name, suffix in FORMATS.items()}
+    told = known.get(path.suffix.lower())
+    named = cast(Format | None, format) if format is not None else told
+    if named is None or named not in formats:
+        said = f"format {format!r}" if format is not None else f"a file called {path.name!r}"
+        raise SubspectError(
+            f"cannot export to {said}; formats are {', '.join(f'{name} ({suffix})' for name, suffix in formats.items())}"
+        )
+    if told is not None and told != named:
+        raise SubspectError(f"a file called {path.name!r} is no {named!r}; call it {path.stem}{FORMATS[named]}")
+    check_free(path)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise SubspectError(f"cannot write {path}: {folder} is a file, not a folder; choose another place")
+    if not os.access(folder, os.W_OK):
+        raise SubspectError(f"cannot write to {folder}; choose a folder that you may write to")
+    if named == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            try:
+                __import__(package)
+            except ImportError as error:
+                raise MissingExtra(package, "export", "writing ONNX") from error
+    return named
+
+
+def _check_opset(opset: int) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not isinstance(opset, int) or not OLDEST <= opset <= newest:
+        raise SubspectError(f"an ONNX opset must be a whole number from {OLDEST} to {newest}; got {opset!r}")
+
+
+def tell_unseen(decomposition: Decomposition, labels: Sequence[int] | None = None) -> None:
+    """Warn of classes that keep all features, so that little gets smaller."""
+    sizes, d = decomposition.supports.sizes, decomposition.supports.n_features
+    unseen = [label for label in decomposition.unseen if sizes[label] == d and (labels is None or label in labels)]
+    if unseen:
+        log.warning(
+            "%d class%s had no images when features were chosen, and keep%s all of them, so that files and networks get hardly "
+            "smaller: %s",
+            len(unseen),
+            *(("es", "") if len(unseen) > 1 else ("", "s")),
+            some(decomposition.class_names[label] for label in unseen),
+        )
+
+
+def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
+    """Return what travels along with a network."""
+    return {
+        "class_names": list(study.identity.class_names),
+        "preprocessing": dict(study.identity.preprocessing),
+        "network": study.identity.network,
+        "weights": study.identity.weights,
+        "decomposition": decomposition.name,
+    }
+
+
+def exportable(study: Study, network: Network, images: object = None) -> tuple[Network, Head, Tensor]:
+    """Return the network of a study, its head, and seven real images as it takes them.
+
+    Raises:
+        SubspectError: another network, images that aren't there, or a head that isn't the network's own output.
+    """
+    same = same_network(study, network)
+    pixels = real_images(study, same, max(BATCHES), images)
+    head = head_of(same, pixels)
+    if not head.exact:
+        raise SubspectError(
+            f"the head {head.name!r} is not the network's own output, so the network cannot be exported"
+        )
+    return same, head, pixels
+
+
+def write(
+    path: Path,
+    format: Format,
+    small: nn.Module,
+    dense: nn.Module,
+    head: Head,
+    pixels: Tensor,
+    about: Mapping[str, Any],
+    opset: int = OPSET,
+) -> Exported:
+    """Write a network with a decomposed head, once what was written says the same as it.
+
+    Args:
+        path: the file.
+        format: "onnx" or "torch".
+        small: the network with the decomposed head, under the name that the head has.
+        dense: the network as it was, for comparison.
+        head: of both.
+        pixels: (7, …) real images, as the network takes them.
+        about: what travels along.
+        opset: of ONNX.
+
+    Raises:
+        SubspectError: it cannot be exported, or says something else.
+    """
+    pixels = pixels.cpu()
+    layer = cast(DecomposedHead, small.get_submodule(head.name))
+    kind = kind_of(layer) if format == "onnx" else layer.kernel_for(MANY)
+    known = {**about, **({"opset": opset} if format == "onnx" else {})}
+    given = with_head(small, head.name, lambda _: onnx_head(layer)) if format == "onnx" else small
+    ours, theirs, given = (_Logits(copy.deepcopy(model), head) for model in (small, dense, given))
+    data, run = made_as(given, format, pixels, known, opset)
+    dense_data, dense_run = made_as(theirs, format, pixels, known, opset)
+    difference = 0.0
+    with torch.inference_mode():
+        for batch in BATCHES:
+            wanted = ours(pixels[:batch])
+            apart = float((run(pixels[:batch]) - wanted).abs().max())
+            if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+                raise SubspectError(
+                    f"the exported network differs from the decomposed one by {apart:.2e} in a logit, on {batch} images; more "
+                    f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
+                )
+            difference = max(difference, apart)
+        times = ratios(dense_run, run, pixels)
+    cost = Cost(len(data), {batch: ratio.small for batch, ratio in times.items()})
+    dense_cost = Cost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
+    with atomic(path) as file:
+        file.write(data)
+    return Exported(path, format, cost, dense_cost, difference, kind, known, times)
+
+
+class _Logits(nn.Module):
+    """A network that returns its logits (n, C) alone, on the CPU in float32."""
+
+    def __init__(self, model: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self.cpu().float().eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return logits_of(self.model(pixels), self.head, pixels.shape[0])

@@ -1,0 +1,16 @@
+"""What may be asked for when something is handed back; nothing here imports anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Format = Literal["onnx", "torch", "safetensors"]
+FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix
+SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
+OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
+Optimiser = Literal["sgd", "adamw"]
+RATES: Mapping[Optimiser, float] = {
+    "sgd": 0.01,
+    "adamw": 1e-4,
+}  #: learning rate at the start; it falls to 0 as a cosine

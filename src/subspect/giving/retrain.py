@@ -1,0 +1,267 @@
+"""Train the network under the decomposed softmax, so that the backbone fits the few features (arXiv 2112.07719, section 4).
+
+The decomposed head takes the place of the dense one, its supports stay, and all weights, or those of the layers that the user
+names, go on learning by cross-entropy to the labels. As any training on these images could gain something, a *control* belongs
+beside it: the dense network trained just as long in just the same way.
+
+A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. The order of the images
+and every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run
+that was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from subspect.giving.training import BEST, LOG, Retrained, Run, Settings, cut, right
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.progress import progress
+from subspect.ground.seals import is_sealed
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import DecomposedHead
+from subspect.images.batches import Batch, batches, lost_workers
+from subspect.images.labels import match_classes
+from subspect.images.opening import open_images
+from subspect.measuring.fidelity import Estimate, percent, wilson
+from subspect.networks.layers import layer_names
+from subspect.networks.network import Network, with_head
+from subspect.studies.observe import find_head
+from subspect.studies.parts import hashed
+from subspect.studies.same_network import same_network
+from subspect.studies.study import Study
+
+
+@lost_workers()
+def retrain(
+    network: Network,
+    images: object,
+    folder: str | Path,
+    decomposition: Decomposition | None = None,
+    settings: Settings | None = None,
+    *,
+    class_map: Mapping[str, int] | str | Path | None = None,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    show_progress: bool = True,
+) -> Retrained:
+    """Train a network with a decomposed head, or, as a control, as it is.
+
+    The network given is left as it was. The same call goes on where it was stopped.
+
+    Args:
+        network: that was observed; its head is known.
+        images: labelled images to learn from (see `subspect.open_images`).
+        folder: where the state, the log and the weights go.
+        decomposition: of this network; the dense network is trained without one.
+        settings: how to train.
+        class_map: folder name → class index, or a JSON file with it.
+        workers: processes that read images; 0 reads them in this one.
+        device: where to train; where the network lies unless given.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        SubspectError: no labels, a layer that doesn't exist, another network's decomposition, a folder with another run or
+            files that aren't a run's, or in which another process trains, a loss that is not a number.
+    """
+    settings, folder, source = settings or Settings(), Path(folder), open_images(images)
+    if not source.labelled:
+        raise SubspectError("training needs labels: give class folders, a CSV with labels, or (images, labels)")
+    head = network.head
+    if not head.exact:
+        raise SubspectError(
+            f"the head {head.name!r} is not the network's own output, so the network cannot be trained by it"
+        )
+    match = match_classes(source, head.n_classes, network.class_names, class_map)
+    model = decomposition.apply(network.model) if decomposition else copy.deepcopy(network.model)
+    layers = layer_names(model, settings.layers, head.name)
+    if decomposition is not None and network.model.get_submodule(head.name).bias is None:
+        raise SubspectError(f"the head {head.name!r} has no bias, so a decomposed head cannot be written in its form")
+    at = hashed([source.id(position) for position in range(len(source))]) < 1 - settings.held_out
+    kept, held = np.flatnonzero(at), np.flatnonzero(~at)
+    if len(kept) < settings.batch_size or not len(held):
+        raise SubspectError(
+            f"{len(source)} images are too few: {len(kept)} to learn from, in batches of {settings.batch_size}, and "
+            f"{len(held)} held out; give more, or a smaller batch_size (--batch-size)"
+        )
+    _refuse_study(folder)
+    make_folder(folder)
+    about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
+    about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()}
+
+    def read(positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        return batches(source, network.preprocessing, match, positions, workers)
+
+    with locked(folder, f"training in {folder}", wait=0):
+        for name in (BEST, LOG):
+            check_free(folder / name, is_sealed)
+        run = Run(model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True))
+        run.train(kept, held, read, show_progress)
+        return run.finish(lambda trained: _plain(trained, head.name, network.model), len(held))
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """A decomposed network that was trained further, and the control beside it.
+
+    Attributes:
+        decomposition: its name.
+        retrained: the decomposed network.
+        control: the dense network, trained just as long; None where that wasn't asked for.
+        accuracy: what → accuracy on the test images with its 95 % interval (Wilson); empty without such.
+        images: number of test images.
+    """
+
+    decomposition: str
+    retrained: Retrained
+    control: Retrained | None
+    accuracy: Mapping[str, Estimate]
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the models as JSON values."""
+        return {
+            "decomposition": self.decomposition,
+            "retrained": self.retrained.to_json(),
+            "control": self.control and self.control.to_json(),
+            "accuracy": {name: asdict(share) for name, share in self.accuracy.items()},
+            "images": self.images,
+        }
+
+    def tables(self) -> list[Table]:
+        """Return tables for the terminal: accuracy after each epoch, and on the test images."""
+        caption = (
+            f"held out: accuracy on {self.retrained.images:,} of the images, that were not learned from here, though perhaps "
+            "earlier; after it that of each epoch; weights: "
+        )
+        caption += ", ".join(str(one.weights) for one in (self.retrained, self.control) if one is not None)
+        table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
+        for column in (
+            "",
+            "held out",
+            *(f"epoch {number}" for number in range(1, len(self.retrained.epochs) + 1)),
+            "best",
+        ):
+            table.add_column(column, justify="right" if column else "left")
+        for name, one in (("decomposed", self.retrained), ("dense (control)", self.control)):
+            if one is not None:
+                shares = (one.start, *(epoch.held_out for epoch in one.epochs))
+                table.add_row(name, *(f"{100 * share:.2f} %" for share in shares), str(one.best))
+        if not self.accuracy:
+            return [table]
+        test = Table(title=f"accuracy on {self.images:,} test images", title_justify="left")
+        for column in ("", "before", "retrained"):
+            test.add_column(column, justify="right" if column else "left")
+        for name in ("decomposed", "dense"):
+            after = self.accuracy.get(f"{name}, retrained")
+            row = f"{name} (control)" if name == "dense" and after is not None else name
+            test.add_row(row, percent(self.accuracy[name]), percent(after) if after is not None else "")
+        return [table, test]
+
+
+@lost_workers()
+def retrain_both(
+    study: Study,
+    decomposition: Decomposition,
+    network: Network,
+    images: object,
+    folder: str | Path,
+    settings: Settings | None = None,
+    *,
+    test: object = None,
+    control: bool = True,
+    class_map: Mapping[str, int] | str | Path | None = None,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    show_progress: bool = True,
+) -> Both:
+    """Train a decomposed network and, beside it, the dense one just as long, and measure both on test images.
+
+    Args:
+        study: of the network.
+        decomposition: of this study.
+        network: that was observed.
+        images: labelled images to learn from.
+        folder: where ``decomposed`` and ``control`` go.
+        settings: how to train.
+        test: labelled images to measure the accuracy on, before and after.
+        control: whether to train the dense network too.
+        class_map: folder name → class index, or a JSON file with it.
+        workers: processes that read images.
+        device: where to train; where the network lies unless given.
+        show_progress: whether to draw progress bars.
+
+    Raises:
+        SubspectError: another network, or what `retrain` refuses.
+    """
+    decomposition.check(study)
+    network = same_network(study, network)
+    folder, source = Path(folder), open_images(images)
+    if not network.head_known:
+        find_head(network, source)
+    shown = open_images(test) if test is not None else None
+    if shown is not None and not shown.labelled:
+        raise SubspectError("the test images need labels")
+    runs: dict[str, Retrained] = {}
+    for name, kind in {"decomposed": decomposition, "control": None}.items():
+        if name == "decomposed" or control:
+            runs[name] = retrain(
+                network,
+                source,
+                folder / name,
+                kind,
+                settings,
+                class_map=class_map,
+                workers=workers,
+                device=device,
+                show_progress=show_progress,
+            )
+    shares: dict[str, Estimate] = {}
+    if shown is not None:
+        match = match_classes(shown, network.head.n_classes, study.identity.class_names, class_map)
+        models = {"dense": network.model, "decomposed": decomposition.apply(network.model)}
+        models |= {f"{name}, retrained".replace("control", "dense"): one.model for name, one in runs.items()}
+        cuts = cut(np.arange(len(shown)), 128)
+        with progress("test", len(models) * len(shown), "images", show=show_progress) as advance:
+            for name, model in models.items():
+                modes = {module: module.training for module in model.modules()}
+                shares[name] = wilson(
+                    *right(model, network.head, batches(shown, network.preprocessing, match, cuts, workers), advance)
+                )
+                for module, mode in modes.items():
+                    module.training = mode
+    return Both(
+        decomposition.name, runs["decomposed"], runs.get("control"), shares, len(shown) if shown is not None else 0
+    )
+
+
+def _refuse_study(folder: Path) -> None:
+    """Keep a training out of a study's folder."""
+    if any((place / "study.json").exists() for place in (folder, *folder.absolute().parents)):
+        raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
+
+
+def _plain(model: nn.Module, head: str, given: nn.Module) -> nn.Module:
+    """Return a trained network in the form of the one given: a decomposed head as a dense one with zeros."""
+
+    def dense(layer: nn.Module) -> nn.Module:
+        if not isinstance(layer, DecomposedHead):
+            return layer
+        made = copy.deepcopy(given.get_submodule(head))
+        state = made.state_dict()
+        state["weight"] = layer.dense_weight().reshape(state["weight"].shape)
+        state["bias"] = layer.bias
+        made.load_state_dict(state)
+        return made
+
+    return with_head(model, head, dense)

@@ -1,0 +1,90 @@
+"""How long a smaller network takes beside the one that it stands for.
+
+Both are timed in rounds, one after the other in each, so that a slow moment of the machine meets both; the share is that of a
+round, and its interval says how much the rounds differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BATCHES = (1, 7)  #: images at a time when a file or a network is checked and timed
+ROUNDS = 20  #: of timing, each network in turn
+_TURN = 0.02  # seconds, at least, that each network runs in a round
+_DRAWS = 2000  # of rounds, for the interval of a ratio of times
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How long the small network takes, as a share of the dense network's time.
+
+    Attributes:
+        dense: median time of the dense network, in seconds.
+        small: that of the small one.
+        value: median over rounds of the share.
+        low: 2.5th percentile of the median over redrawn rounds.
+        high: 97.5th percentile.
+    """
+
+    dense: float
+    small: float
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+def ratios(
+    dense: Callable[[Tensor], object],
+    small: Callable[[Tensor], object],
+    pixels: Tensor,
+    rounds: int = ROUNDS,
+    batches: Sequence[int] = BATCHES,
+) -> dict[int, Ratio]:
+    """Time two networks and return, by batch, how long the small one takes beside the dense one.
+
+    Args:
+        dense: runs the one.
+        small: runs the other.
+        pixels: (n, …) images as both take them, as many as the largest batch, where both run.
+        rounds: how often each is timed, 1 or more.
+        batches: images at a time.
+    """
+    found = {}
+    generator = np.random.default_rng(0)
+    for batch in batches:
+        x = pixels[:batch]
+        taken = np.array([[_seconds(run, x) for run in (dense, small)] for _ in range(rounds)])
+        shares = taken[:, 1] / taken[:, 0]
+        drawn = np.median(shares[generator.integers(0, rounds, (_DRAWS, rounds))], axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        times = np.median(taken, axis=0)
+        found[batch] = Ratio(*(float(one) for one in (*times, np.median(shares), low, high)))
+    return found
+
+
+def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
+    """Return the median time of some runs, after one that isn't timed: threads of the other network may still be awake."""
+    _run(run, x)
+    taken: list[float] = []
+    end = time.perf_counter() + _TURN
+    while not taken or time.perf_counter() < end:
+        start = time.perf_counter()
+        _run(run, x)
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def _run(run: Callable[[Tensor], object], x: Tensor) -> None:
+    run(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,346 @@
+"""A training that can be stopped at any step and goes on from its last state, with the same result.
+
+The order of the images and every random choice follow from the seed and the number of the step, and the state is written every
+minute. What it writes carries seals; nothing else in its folder is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from subspect.giving.options import RATES, Optimiser
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.files import atomic, check_free
+from subspect.ground.progress import progress
+from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes, write_json
+from subspect.images.batches import Batch
+from subspect.networks.finding import Head, logits_of
+
+log = logging.getLogger("subspect")
+
+
+HELD_OUT = 0.05  #: share of the images
+_FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
+_EVERY = 60  # seconds between two states
+_STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.json"
+_MADE_BY = {"made_by": "subspect retrain"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images in a step.
+        optimiser: "sgd" (Nesterov momentum 0.9) or "adamw".
+        rate: learning rate at the start; it falls to 0 as a cosine. 0.01 for SGD and 0.0001 for AdamW unless given.
+        weight_decay: pull of the weights to 0.
+        layers: names of the modules that learn, with all within; all unless given. The others stay as they are, batch norm's
+            averages included.
+        shift: pixels, at most, by which an image is moved at random, edges repeated.
+        flip: whether images are mirrored at random.
+        held_out: share of the images that is held out.
+        seed: of the order of the images and all else that is random.
+
+    Raises:
+        SubspectError: a value that makes no sense.
+    """
+
+    epochs: int = 3
+    batch_size: int = 128
+    optimiser: Optimiser = "sgd"
+    rate: float | None = None
+    weight_decay: float = 5e-4
+    layers: tuple[str, ...] = ()
+    shift: int = 0
+    flip: bool = False
+    held_out: float = HELD_OUT
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in RATES:
+            raise SubspectError(f"optimiser must be one of {', '.join(RATES)}, got {self.optimiser!r}")
+        rate = RATES[self.optimiser] if self.rate is None else self.rate
+        object.__setattr__(self, "rate", rate)
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch_size", self.batch_size >= 2, "2 or more"),
+            ("shift", self.shift >= 0, "0 or more"),
+            ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
+            ("rate", 0 < rate < float("inf"), "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+        ):
+            if not fine:
+                raise SubspectError(f"{name} must be {expected}, got {getattr(self, name):g}")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the images.
+
+    Attributes:
+        loss: mean cross-entropy on the images that were learned from, in nats.
+        held_out: accuracy on those that were held out.
+    """
+
+    loss: float
+    held_out: float
+
+
+@dataclass(frozen=True, eq=False)
+class Retrained:
+    """A network that was trained further.
+
+    Attributes:
+        model: as it was after its best epoch, with the head that it was trained with.
+        weights: a safetensors file of that network in the form of the one given: a decomposed head is written as a dense one
+            with zeros, so that it loads wherever the old weights did.
+        epochs: one after the other.
+        images: number of held-out images.
+        start: accuracy on the held-out images before the first; no rival to the epochs, as the network may have learned from
+            these images earlier.
+        best: number of the best epoch, from 1.
+    """
+
+    model: nn.Module
+    weights: Path
+    epochs: tuple[Epoch, ...]
+    images: int
+    start: float
+    best: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the model as JSON values."""
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        about = {"images": self.images, "start": self.start, "best": self.best}
+        return {"weights": str(self.weights), "epochs": epochs, **about}
+
+
+def right(
+    model: nn.Module, head: Head, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None
+) -> tuple[int, int]:
+    """Return on how many images the largest logit is the label's, and their number; the model is left in evaluation mode."""
+    hits = images = 0
+    place = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        for batch in read:
+            if batch.pixels is not None:
+                logits = logits_of(model(batch.pixels.to(place)), head, len(batch.labels))
+                said = logits.argmax(dim=1).cpu().numpy()
+                hits, images = hits + int((said == batch.labels).sum()), images + len(said)
+            advance(len(batch.labels) + len(batch.failed))
+    return hits, images
+
+
+class Run:
+    """A training that can be stopped at any step and goes on from its last state."""
+
+    def __init__(
+        self, model: nn.Module, head: Head, layers: Sequence[str], settings: Settings, folder: Path, about: str
+    ) -> None:
+        self.model, self.settings, self.folder, self.about = model, settings, folder, about
+        self.head, self.layers = head, layers
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not layers or any(name.startswith(f"{layer}.") for layer in layers))
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise SubspectError(f"nothing would learn: the layers {some(layers)} have no parameters; name others")
+        rate, decay = settings.rate or 0.0, settings.weight_decay
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+            if settings.optimiser == "sgd"
+            else torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        )
+        self.step, self.loss, self.start, self.best = 0, 0.0, float("nan"), 0
+        self.epochs: list[Epoch] = []
+        self.kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self._load()
+
+    def train(
+        self,
+        kept: np.ndarray[Any, Any],
+        held: np.ndarray[Any, Any],
+        read: Callable[[Sequence[Sequence[int]]], Iterator[Batch]],
+        show: bool,
+    ) -> None:
+        """Take all steps that are left."""
+        size = self.settings.batch_size
+        steps = len(kept) // size  # what is left over takes its turn in another epoch
+        total = steps * self.settings.epochs
+        if np.isnan(self.start):
+            self.start = _share(*right(self.model, self.head, read(cut(held, size))))
+        saved = time.monotonic()
+        place = next(self.model.parameters()).device
+        with (
+            progress("training", total, "steps", done=self.step, show=show) as advance,
+            torch.random.fork_rng(),
+        ):
+            while self.step < total:
+                epoch, first = divmod(self.step, steps)
+                order = np.random.default_rng([self.settings.seed, epoch]).permutation(kept)[: steps * size]
+                self._modes()
+                for batch in read(cut(order, size)[first:]):
+                    if batch.pixels is not None:
+                        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
+                        self._learn(batch.pixels.to(place), torch.from_numpy(batch.labels).to(place), total)
+                    self.step += 1
+                    advance(1)
+                    if time.monotonic() - saved > _EVERY:
+                        self._save()
+                        saved = time.monotonic()
+                share = _share(*right(self.model, self.head, read(cut(held, size))))
+                best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
+                self.epochs.append(Epoch(self.loss / steps, share))
+                self.loss = 0.0
+                if share > best:
+                    self.best = len(self.epochs)
+                    self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self._save()
+
+    def finish(self, plain: Callable[[nn.Module], nn.Module], held: int) -> Retrained:
+        """Take the best epoch's weights, and write them in the form of the network that was given."""
+        self.model.load_state_dict(self.kept)
+        self.model.eval().requires_grad_(False)
+        path = self.folder / BEST
+        with atomic(path, is_sealed) as file:
+            file.write(tensor_bytes(_copied(plain(self.model).state_dict()), _MADE_BY))
+        best = self.epochs[self.best - 1].held_out
+        if best < self.start - _FALL:
+            log.warning(
+                "%s: accuracy on held-out images fell from %.1f to %.1f %%; a smaller rate than %g may help, in a new folder",
+                *(self.folder, 100 * self.start, 100 * best, self.settings.rate),
+            )
+        made = Retrained(self.model, path, tuple(self.epochs), held, self.start, self.best)
+        write_json(self.folder / LOG, made.to_json())
+        return made
+
+    def _learn(self, pixels: Tensor, labels: Tensor, total: int) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = (self.settings.rate or 0.0) * (1 + cos(pi * self.step / total)) / 2
+        logits = logits_of(self.model(_varied(pixels, self.settings)), self.head, len(labels))
+        loss = F.cross_entropy(logits, labels)
+        if not torch.isfinite(loss):
+            raise SubspectError(
+                f"the loss is {loss.item()} at step {self.step}; a smaller rate than {self.settings.rate:g} may help, in a new "
+                "folder"
+            )
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.loss += loss.item()
+
+    def _modes(self) -> None:
+        """Put into training mode what learns; elsewhere batch norm keeps its averages, and dropout stays off."""
+        for path, module in self.model.named_modules():
+            module.training = not self.layers or any(f"{path}.".startswith(f"{layer}.") for layer in self.layers)
+
+    def _save(self) -> None:
+        tensors = _copied(self.model.state_dict(), "model.") | _copied(self.kept, "kept.")
+        plain: dict[str, dict[str, Any]] = {}  # what the optimiser keeps of a parameter that is no tensor
+        for place, kept in self.optimiser.state_dict()["state"].items():
+            ours = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+            tensors |= _copied(ours, f"optimiser.{place}.")
+            plain[str(place)] = {name: value for name, value in kept.items() if name not in ours}
+        header = {
+            **_MADE_BY,
+            "about": self.about,
+            "optimiser": plain,
+            "step": self.step,
+            "loss": self.loss,
+            "start": self.start,
+            "best": self.best,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+        with atomic(self.folder / _STATE, is_sealed) as file:
+            file.write(tensor_bytes(tensors, header))
+
+    def _load(self) -> None:
+        path = self.folder / _STATE
+        if not os.path.lexists(path):
+            return
+        check_free(path, lambda _: True)  # a link or a folder is no state
+        try:
+            tensors, state = read_tensors(path, "a state")
+            about, epochs = state["about"], [Epoch(**epoch) for epoch in state["epochs"]]
+            numbers = tuple(state[name] for name in ("step", "loss", "start", "best"))
+            if {name: state.get(name) for name in _MADE_BY} != _MADE_BY:
+                raise SubspectError(f"{path} is no state of a training")
+            optimiser: dict[int, dict[str, Any]] = {
+                int(place): dict(kept) for place, kept in state["optimiser"].items()
+            }
+            for name, tensor in _within(tensors, "optimiser.").items():
+                place, _, key = name.partition(".")
+                optimiser[int(place)][key] = tensor
+        except (SubspectError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SubspectError(f"{path} is damaged, or no state of a training; delete it to start again") from error
+        if about != self.about:
+            old, new = json.loads(about), json.loads(self.about)
+            differ = [name for name in new if old.get(name) != new[name]]
+            raise SubspectError(
+                f"{self.folder} holds a training with other {some(differ)}; choose another folder, or delete it to start again"
+            )
+        log.info("%s: going on from step %d", self.folder, numbers[0])
+        self.model.load_state_dict(_within(tensors, "model."))
+        # rates and the like follow from the settings, which are the same
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": optimiser})
+        self.step, self.loss, self.start, self.best = numbers
+        self.kept, self.epochs = _within(tensors, "kept."), epochs
+
+
+def _copied(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return tensors as a file takes them: on the CPU, contiguous, none sharing memory with another."""
+    return {
+        f"{prefix}{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _share(hits: int, images: int) -> float:
+    return hits / max(images, 1)
+
+
+def _varied(pixels: Tensor, settings: Settings) -> Tensor:
+    """Mirror and move images (n, channels, height, width) at random.
+
+    Raises:
+        SubspectError: what the network takes are no pictures, in which left and right, and up and down, mean something.
+    """
+    if (settings.flip or settings.shift) and pixels.ndim != 4:
+        raise SubspectError(
+            f"flip and shift vary pictures (channels, height, width); these images are {tuple(pixels.shape[1:])}: train "
+            "without (flip=False, shift=0)"
+        )
+    if settings.flip:
+        mirrored = torch.rand(len(pixels), device=pixels.device) < 0.5
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+    if settings.shift:
+        most, (height, width) = settings.shift, pixels.shape[-2:]
+        wide = F.pad(pixels, (most,) * 4, mode="replicate")
+        down, right = torch.randint(0, 2 * most + 1, (2, len(pixels))).tolist()
+        moved = [one[:, y : y + height, x : x + width] for one, y, x in zip(wide, down, right, strict=True)]
+        pixels = torch.stack(moved)
+    return pixels
+
+
+def cut(positions: np.ndarray[Any, Any], size: int) -> list[list[int]]:
+    """Cut positions into batches."""
+    return [positions[start : start + size].tolist() for start in range(0, len(positions), size)]

@@ -1,0 +1,59 @@
+"""The one error that subspect raises for what a user can put right.
+
+Its message says what was given, what was expected, and what to do. Anything else that surfaces is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+
+class SubspectError(Exception):
+    """Something that the user gave cannot be used; the message says what, why, and what to do."""
+
+
+@contextmanager
+def advice(what: str) -> Iterator[None]:
+    """Add to an error of ours that comes out of the block what to do about it."""
+    try:
+        yield
+    except SubspectError as error:
+        raise SubspectError(f"{error}; {what}") from error
+
+
+class MissingExtra(SubspectError, ImportError):
+    """An optional package is needed; the message names the extra that brings it, from the clone that subspect came from."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it, in the clone of subspect, with: pip install -e '.[{extra}]'"
+        )
+
+
+class Unusable(Exception):
+    """One image cannot be used; the run goes on without it and lists it with this reason."""
+
+
+class NoPicture(Unusable):
+    """What a network gets is no picture that one could look at; the network can use it all the same."""
+
+
+def some(items: Iterable[object], most: int = 5) -> str:
+    """List items in a sentence: the first few, then how many more there are."""
+    listed = [str(item) for item in items]
+    more = f", … ({len(listed) - most} more)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """Return ``" (did you mean …?)"`` for the known words closest to a mistyped one, or nothing."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    close = close or [one for one in known if one.casefold() == word.casefold()][:3]
+    return f" (did you mean {' or '.join(repr(match) for match in close)}?)" if close else ""
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """Cut text of the user's that may be of any length, for a message."""
+    return text if len(text) <= most else text[:most] + "…"

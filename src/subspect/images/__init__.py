@@ -1,0 +1,1 @@
+"""Where examples come from: sources, labels, decoding, preprocessing, batches."""

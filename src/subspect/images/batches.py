@@ -1,0 +1,178 @@
+"""Images in batches, as the network gets them, read in this process or in workers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+)
+
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.images.preprocessing import AnyPreprocessing
+from subspect.images.sources import ClassMatch, Images, Labels, Picture
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of some positions, as the network gets them.
+
+    Attributes:
+        pixels: (m, …) float32, of pictures (m, channels, height, width); None where none could be used.
+        labels: (m,) class indices, −1 where there are none.
+        ids: the m ids.
+        digests: the m digests of the images' files (see `digest`), None for what comes from memory.
+        failed: id and reason of each image that couldn't be used.
+        error: what stops the run, found in a worker process.
+    """
+
+    pixels: torch.Tensor | None
+    labels: Labels
+    ids: list[str]
+    digests: list[bytes | None]
+    failed: list[tuple[str, str]]
+    error: str | None = None
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(
+        self,
+        images: Images,
+        preprocessing: AnyPreprocessing | None,
+        match: ClassMatch | None,
+        positions: Sequence[Sequence[int]],
+    ) -> None:
+        self.images, self.preprocessing, self.match, self.positions = images, preprocessing, match, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            return self._batch(self.positions[index])
+        except SubspectError as error:  # raised again in the main process, without the worker's traceback in its text
+            return Batch(None, np.empty(0, np.int64), [], [], [], str(error))
+
+    def _batch(self, positions: Sequence[int]) -> Batch:
+        tensors: list[torch.Tensor] = []
+        labels: list[int] = []
+        ids: list[str] = []
+        digests: list[bytes | None] = []
+        failed: list[tuple[str, str]] = []
+        for position in positions:
+            try:
+                image, raw, found = self.images.read(position)
+                tensor = self._prepare(image)
+            except Unusable as error:
+                failed.append((self.images.id(position), str(error)))
+                continue
+            tensors.append(tensor)
+            labels.append(self._label(raw, position))
+            ids.append(self.images.id(position))
+            digests.append(found)
+        return Batch(_stack(tensors, ids), np.array(labels, dtype=np.int64), ids, digests, failed)
+
+    def _label(self, raw: int | str | None, position: int) -> int:
+        try:
+            return -1 if raw is None or self.match is None else self.match(raw)
+        except SubspectError as error:
+            raise SubspectError(f"image {self.images.id(position)}: {error}") from error
+
+    def _prepare(self, image: Picture) -> torch.Tensor:
+        if isinstance(image, torch.Tensor) != self.images.ready:
+            raise SubspectError(
+                "the images mix pictures and tensors that are ready for the network; give one kind, so that all are "
+                "preprocessed or none"
+            )
+        if isinstance(image, torch.Tensor):
+            return image.float()
+        assert self.preprocessing is not None
+        return self.preprocessing(image)
+
+
+def batches(
+    images: Images,
+    preprocessing: AnyPreprocessing | None,
+    match: ClassMatch | None,
+    positions: Sequence[Sequence[int]],
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Read the images at given positions, a batch for each list of positions, in order, in worker processes if any.
+
+    Raises:
+        SubspectError: pictures without preprocessing, images of different sizes, a label outside the classes, or a worker
+            process that was ended from outside.
+    """
+    if preprocessing is None and not images.ready:
+        raise SubspectError(
+            "the network declares no preprocessing and none was given: pass resize, crop, mean and std (on the command "
+            "line --resize, --crop, --mean, --std; 'none' where nothing is done), as in training"
+        )
+    loader = DataLoader(
+        _Batches(images, preprocessing, match, positions),
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        worker_init_fn=_leave_quietly,
+    )
+    with lost_workers():
+        for batch in loader:
+            if batch.error is not None:
+                raise SubspectError(batch.error)
+            yield batch
+
+
+def _leave_quietly(_: int) -> None:
+    """Keep a process that reads images from printing tracebacks of connections that broke since the main one has ended."""
+    print_it = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            print_it(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Say what happened where a worker process was killed.
+
+    PyTorch tells of it by a signal, so that its error comes up wherever the main process happens to be: what consumes
+    `batches` from workers is to run in such a block too.
+
+    Raises:
+        SubspectError: a worker process was ended from outside.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)) is None:
+            raise
+        raise SubspectError(
+            "a process that reads images was ended from outside, usually for want of memory; what was stored stays: run "
+            "again with fewer --workers (0 reads images without such processes)"
+        ) from error
+
+
+def _stack(tensors: list[torch.Tensor], ids: list[str]) -> torch.Tensor | None:
+    if not tensors:
+        return None
+    for tensor, id in zip(tensors, ids, strict=True):
+        if tensor.shape != tensors[0].shape:
+            raise SubspectError(
+                f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after "
+                "preprocessing; give resize and crop, so that all are of one size"
+            )
+    return torch.stack(tensors)
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(map(str, tensor.shape))

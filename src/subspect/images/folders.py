@@ -1,0 +1,269 @@
+"""Images in files: a folder of class folders, a flat folder, or a CSV with the columns path and label.
+
+What lies in a folder may come from strangers: nothing is followed out of it, only regular files are opened, only formats
+whose readers start no other program are decoded, and sizes are checked before memory is asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+
+from subspect.ground.errors import SubspectError, shortened, some
+from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes
+from subspect.images.decoding import decode_with_digest
+from subspect.images.sources import ClassMatch, Example, Images, Picture
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)  #: file names that count as images, in upper or lower case
+
+
+class Files(Images):
+    """Image files below a root, listed once; ids are their paths relative to it, with ``/``."""
+
+    def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | None) -> None:
+        odd = [path for path in paths if path != path.encode(errors="ignore").decode()]
+        if odd:
+            raise SubspectError(f"{len(odd)} file names in {root} are not UTF-8: {some(map(ascii, odd))}; rename them")
+        self.kind, self.root, self.paths, self.raw = kind, root, paths, raw
+        self.labelled = raw is not None
+        self.classes = tuple(sorted(set(raw))) if raw is not None else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def id(self, index: int) -> str:
+        """Return the path relative to the root."""
+        return self.paths[index]
+
+    def read(self, index: int) -> Example:
+        """Decode the file into RGB."""
+        assert self.root is not None
+        image, found = decode_with_digest(self.root / self.paths[index])
+        return Example(image, self.raw[index] if self.raw is not None else None, found)
+
+    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
+        """Decode the file of an id into RGB; only files that were listed are ever opened."""
+        assert self.root is not None
+        if id not in self._listed:
+            raise self._unknown(id)
+        return decode_with_digest(self.root / id)
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(self.paths)
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash paths, file sizes and class indices; not the files' bytes, which would cost a second reading."""
+        assert self.root is not None
+        rows = []
+        for index, path in enumerate(self.paths):
+            label = match(self.raw[index]) if match is not None and self.raw is not None else None
+            rows.append(f"{path}\0{_bytes(self.root / path)}\0{label}")
+        return fingerprint("\n".join(rows))
+
+
+def from_path(path: Path, outside: bool) -> Images:
+    """Return the images of a folder or a CSV file.
+
+    Raises:
+        SubspectError: there is none, or something leads outside.
+    """
+    if is_folder(path):
+        return _from_folder(path, outside)
+    if is_file(path) and path.suffix.lower() == ".csv":
+        return _from_csv(path, outside)
+    if is_file(path):
+        raise SubspectError(f"{path} is a file; expected a folder of images or a .csv file with the column 'path'")
+    raise SubspectError(f"no such folder or CSV file: {path} (looked in {Path.cwd()})")
+
+
+class _Fence:
+    """Tells what leads out of a folder; with ``outside``, nothing does."""
+
+    def __init__(self, root: Path, outside: bool) -> None:
+        self.root, self.outside = root, outside
+        self.real = os.path.realpath(root)
+        self._inner = self.real.rstrip(os.sep) + os.sep
+        self._folders: dict[str, str] = {}  # as a CSV writes them → where they really lie
+
+    def check(self, path: str, name: str) -> None:
+        """Check a link.
+
+        Raises:
+            SubspectError: it leads outside.
+        """
+        if not self.outside and self.inside(real := os.path.realpath(path)) is None:
+            self.refuse(name, real)
+
+    def inside(self, real: str) -> str | None:
+        """Return a real path relative to the root, or None where it lies outside."""
+        if real == self.real:
+            return ""
+        return real.removeprefix(self._inner) if real.startswith(self._inner) else None
+
+    def id(self, given: str, line: int) -> str:
+        """Return the id of a CSV's path: as written, or relative to the root if it was absolute or held ``..``.
+
+        Raises:
+            SubspectError: it leads outside.
+        """
+        folder, name = os.path.split(given)
+        if name == "..":
+            folder, name = given, ""
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(self.root / folder)
+        place = Path(self._folders[folder], name)
+        within, shown = self.inside(str(place)), f"{shortened(given)} in line {line}"
+        if within is None:
+            self.refuse(shown, str(place))
+        if _is_link(place):
+            self.check(str(place), shown)
+        return Path(within).as_posix() if Path(given).is_absolute() or ".." in given.split("/") else given
+
+    def refuse(self, name: str, real: str) -> NoReturn:
+        """Say what leads where."""
+        raise SubspectError(
+            f"{name} leads outside {self.root}: to {shortened(real)}; pass outside=True (--outside) if that is meant"
+        )
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # a name that is too long, say
+        return False
+
+
+def _from_folder(root: Path, outside: bool) -> Images:
+    fence = _Fence(root, outside)
+    found = sorted(_shown(root), key=lambda entry: Path(entry.name))
+    flat = [entry.name for entry in found if _is_image(entry, entry.name, fence)]
+    folders = {entry.name: _below(entry, fence) for entry in found if _is_folder(entry)}
+    filled = [name for name, paths in folders.items() if paths]
+    if flat and filled:
+        raise SubspectError(
+            f"{root} holds both images ({some(flat, 2)}) and folders of images ({some(filled, 2)}): pass a folder of "
+            "class folders, or a folder of images alone"
+        )
+    if flat:
+        return Files("flat folder", root, flat, None)
+    if not filled:
+        others = some([entry.name for entry in found], 3) or "nothing"
+        raise SubspectError(
+            f"no images in {root}: it holds {others}; expected class folders with images, or images "
+            f"({' '.join(sorted(SUFFIXES))})"
+        )
+    pairs = [(path, name) for name, paths in folders.items() for path in paths]
+    files = Files("folder", root, [path for path, _ in pairs], [name for _, name in pairs])
+    files.classes = tuple(sorted(folders))  # a class folder without images still holds its place in the order
+    return files
+
+
+def _below(folder: os.DirEntry[str], fence: _Fence) -> list[str]:
+    """List the images below a class folder, relative to the root; links to folders further below are passed over."""
+    if folder.is_symlink():
+        fence.check(folder.path, folder.name)
+    found: list[str] = []
+    todo = [(folder.path, folder.name)]
+    while todo:
+        place, prefix = todo.pop()
+        for entry in _shown(place):
+            name = f"{prefix}/{entry.name}"
+            if _is_image(entry, name, fence):
+                found.append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                todo.append((entry.path, name))
+    return sorted(found, key=Path)
+
+
+def _shown(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List a folder but for hidden names."""
+    return [entry for entry in entries(Path(folder)) if not entry.name.startswith(".")]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return is_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
+
+
+def _is_image(entry: os.DirEntry[str], name: str, fence: _Fence) -> bool:
+    """Tell whether an entry is a file named like an image; only links are asked where they lead, which takes time."""
+    if Path(entry.name).suffix.lower() not in SUFFIXES:
+        return False
+    if not entry.is_symlink():
+        return entry.is_file(follow_symlinks=False)
+    if not is_file(Path(entry.path)):
+        return False
+    fence.check(entry.path, name)
+    return True
+
+
+def _from_csv(path: Path, outside: bool) -> Images:
+    lines, paths, labels = _rows(path)
+    blank = [line for line, given in zip(lines, paths, strict=True) if not given.strip()]
+    if blank:
+        raise SubspectError(f"{path} has no path in line {some(blank)}; give one in every line")
+    if labels is not None and "" in labels:
+        unlabelled = [line for line, label in zip(lines, labels, strict=True) if not label]
+        raise SubspectError(
+            f"{path} has no label in {len(unlabelled)} of {len(lines)} lines (line {some(unlabelled)}); label every image, "
+            "or leave the column out"
+        )
+    if not outside:
+        fence = _Fence(path.parent, outside)
+        paths = [fence.id(given, line) for given, line in zip(paths, lines, strict=True)]
+    return Files("CSV", path.parent, paths, labels)
+
+
+def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
+    """Read a CSV: the number of each line, its path with ``/``, and the labels, if there is such a column.
+
+    Raises:
+        SubspectError: not a CSV in UTF-8, no column "path", or a line with more fields than there are columns.
+    """
+    lines, paths, labels = list[int](), list[str](), list[str]()
+    with io.TextIOWrapper(io.BytesIO(read_bytes(path)), encoding="utf-8-sig", newline="") as text:
+        try:
+            reader = csv.reader(text, skipinitialspace=True)
+            columns = [name.strip().casefold() for name in next(reader, [])]
+            at, label_at = _column(path, columns, "path"), _column(path, columns, "label")
+            if at is None:
+                raise SubspectError(
+                    f"{path} has the columns {shortened(', '.join(columns)) or 'none'}; expected 'path' and 'label'"
+                )
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) > len(columns):
+                    raise SubspectError(
+                        f"{path} has {len(row)} fields in line {reader.line_num} but {len(columns)} columns; put those that "
+                        "hold a comma in quotes"
+                    )
+                if "\0" in "".join(row):
+                    raise SubspectError(f"{path} has a NUL character in line {reader.line_num}, which no path holds")
+                row += [""] * (len(columns) - len(row))
+                lines.append(reader.line_num)
+                paths.append(row[at].replace("\\", "/"))
+                labels += [] if label_at is None else [row[label_at].strip()]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SubspectError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error
+    return lines, paths, None if label_at is None else labels
+
+
+def _column(path: Path, columns: list[str], name: str) -> int | None:
+    if columns.count(name) > 1:
+        raise SubspectError(f"{path} has the column {name!r} {columns.count(name)} times; keep one of them")
+    return columns.index(name) if name in columns else None
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1  # missing: listed as undecodable when its turn comes

@@ -1,0 +1,187 @@
+"""Images in memory: arrays, a torch Dataset, a DataLoader.
+
+Pictures are preprocessed; floating tensors are taken as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
+
+from subspect.ground.errors import SubspectError, Unusable
+from subspect.ground.files import fingerprint
+from subspect.images.decoding import to_rgb
+from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture, what_labels_are
+
+_TRIED = 64  # items of a Dataset that are tried to learn what its items are
+
+
+class Arrays(Images):
+    """Images in memory.
+
+    Args:
+        images: NumPy uint8 (n, height, width) or (n, height, width, 1, 3 or 4), or torch uint8
+            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating array or tensor
+            (n, …): ready for the network.
+        labels: class indices (n,), or None.
+
+    Raises:
+        SubspectError: another shape or type, or labels that aren't a class index for each image.
+    """
+
+    kind = "arrays"
+
+    def __init__(
+        self, images: npt.NDArray[Any] | torch.Tensor, labels: npt.ArrayLike | torch.Tensor | None = None
+    ) -> None:
+        if not isinstance(images, np.ndarray | torch.Tensor) or images.ndim < 2:
+            raise SubspectError(
+                f"images in memory must be a NumPy array or a tensor (n, …); got {type(images).__name__}"
+            )
+        if isinstance(images, torch.Tensor):
+            images = images.detach().cpu()
+            images = images.float() if images.dtype == torch.bfloat16 else images  # which NumPy lacks
+        self.images = images
+        if len(self):
+            self.ready = isinstance(picture_from(self.images[0]), torch.Tensor)
+        labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
+        self.labels: Labels | None = None if labels is None else _indices(np.asarray(labels), len(self))
+        self.labelled = self.labels is not None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Example:
+        """Return the picture or the tensor at a position."""
+        return Example(picture_from(self.images[index]), None if self.labels is None else int(self.labels[index]), None)
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash type, shape, bytes and labels."""
+        data = np.ascontiguousarray(self.images)
+        labels = b"" if self.labels is None else np.ascontiguousarray(self.labels, dtype="<i8").tobytes()
+        return fingerprint(str(data.dtype), str(data.shape), data.reshape(-1).view(np.uint8).data, labels)
+
+
+def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
+    """Return labels (n,) or (n, 1) as class indices (n,).
+
+    Raises:
+        SubspectError: they are of another length or type, several for an image, or numbers to be predicted.
+    """
+    flat = labels.reshape(-1)
+    if len(flat) != images or flat.dtype.kind not in "iu":
+        given = f"{len(flat)}" if labels.ndim < 2 else f"{labels.shape}"
+        first = None
+        if images and len(flat) == images:
+            first = flat[0].item()
+        elif images and labels.shape[:1] == (images,):
+            first = labels[0].tolist()
+        raise SubspectError(
+            f"labels must be {images} class indices, one for each image; got {given} of type {labels.dtype}"
+            f"{what_labels_are(first)}"
+        )
+    return flat
+
+
+class DatasetImages(Images):
+    """A map-style torch Dataset whose items are an image or ``(image, label)``.
+
+    Its bytes are not read beforehand: it is identified by its length and the name that the user gives it.
+    """
+
+    kind = "dataset"
+
+    def __init__(self, dataset: Dataset[Any], name: str) -> None:
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise SubspectError(
+                f"{type(dataset).__name__} can only be iterated; subspect reads by position, so that a run can go on "
+                "where it stopped: pass a map-style Dataset with __len__ and __getitem__"
+            )
+        self.dataset, self.name = dataset, name
+        self.ready = self.labelled = False
+        for index in range(min(len(self), _TRIED)):
+            try:
+                image, label, _ = self.read(index)
+            except Unusable:
+                continue  # listed when its turn comes
+            self.ready, self.labelled = isinstance(image, torch.Tensor), label is not None
+            break
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.dataset))
+
+    def read(self, index: int) -> Example:
+        """Return the item at a position."""
+        try:
+            item = self.dataset[index]
+            image, label = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+            picture = picture_from(image)
+        except OSError as error:  # a broken file
+            raise Unusable(f"{type(error).__name__}: {error}") from error
+        if isinstance(label, torch.Tensor | np.generic | np.ndarray):
+            numbers = label.reshape(-1).tolist()
+            label = numbers[0] if len(numbers) == 1 else numbers
+        return Example(picture, cast(int | str | None, label), None)
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Hash the length and the name."""
+        return fingerprint(self.name, str(len(self)))
+
+
+def dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
+    """Take a loader's dataset, once it is sure that the loader would have given its items unchanged and in order."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset  # refused, with its reason, by DatasetImages
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if type(sampler) is BatchSampler:
+        sampler = sampler.sampler  # loader.sampler is another one where the user gave a batch_sampler
+    if not isinstance(sampler, SequentialSampler):
+        raise SubspectError(
+            f"this DataLoader shuffles or picks ({type(sampler).__name__}): image ids, resuming and repeatable results "
+            "need a fixed order; pass DataLoader(dataset, shuffle=False), or the dataset itself"
+        )
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise SubspectError(
+            "this DataLoader has a collate_fn of its own, which subspect would bypass by reading image by image; pass a "
+            "Dataset whose items are (image, label)"
+        )
+    return loader.dataset
+
+
+def picture_from(item: object) -> Picture:
+    """Tell a picture from a tensor that is ready for the network.
+
+    Raises:
+        SubspectError: neither.
+    """
+    if isinstance(item, Image.Image):
+        return to_rgb(item)
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu()
+        if item.is_floating_point():
+            return item
+    given = np.asarray(item)
+    if given.dtype.kind == "f":
+        return torch.from_numpy(np.array(given, np.float32, order="C"))  # a copy: it may be read-only or reversed
+    channels_first = isinstance(item, torch.Tensor) and given.ndim == 3
+    array = given.transpose(1, 2, 0) if channels_first else given
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise SubspectError(
+            "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor "
+            "(1, 3 or 4, height, width) as a picture, or floating, ready for the network; got "
+            f"{type(item).__name__} of {given.dtype} {given.shape}"
+        )
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))

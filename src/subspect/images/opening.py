@@ -1,0 +1,52 @@
+"""One way to name images, whatever they are: a path, arrays, ``(images, labels)``, a Dataset, a DataLoader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+)
+
+from subspect.ground.errors import SubspectError
+from subspect.images.folders import from_path
+from subspect.images.memory import Arrays, DatasetImages, dataset_of
+from subspect.images.sources import Images
+
+
+def open_images(source: object, name: str = "images", *, outside: bool = False) -> Images:
+    """Return the images of a path, arrays, an ``(images, labels)`` pair, a Dataset or a DataLoader.
+
+    Args:
+        source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, where there are labels,
+            ``label``; a uint8 or floating array or tensor; a Dataset or a DataLoader that doesn't shuffle.
+        name: what a Dataset is called in fingerprints.
+        outside: whether a folder's links and a CSV's paths may lead out of the folder; else such a source is refused.
+
+    Raises:
+        SubspectError: no such path, nothing in it, something that leads outside, a layout or a loader that can't be read in
+            a fixed order.
+    """
+    if isinstance(source, Images):
+        images = source
+    elif isinstance(source, str | Path):
+        images = from_path(Path(source), outside)
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        images = Arrays(source)
+    elif isinstance(source, tuple) and len(source) == 2:
+        images = Arrays(*source)
+    elif isinstance(source, DataLoader):
+        images = DatasetImages(dataset_of(source), name)
+    elif isinstance(source, Dataset):
+        images = DatasetImages(source, name)
+    else:
+        raise SubspectError(
+            f"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array, (images, labels), a "
+            "torch Dataset or a DataLoader"
+        )
+    if not len(images):
+        raise SubspectError(f"no images in the {images.kind} given: it has length 0")
+    return images

@@ -1,0 +1,156 @@
+"""What a source of images is: an `Example` (image, label, digest) and an id, by position.
+
+A run can go on where it stopped, and worker processes can share the work, since every image is known by its position. Labels
+become class indices through a `ClassMatch`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from subspect.ground.errors import SubspectError, Unusable, shortened
+from subspect.images.preprocessing import visible
+
+Picture = Image.Image | torch.Tensor
+Labels = npt.NDArray[np.int64]
+
+
+class Example(NamedTuple):
+    """What a source holds at a position.
+
+    Attributes:
+        image: RGB, or a tensor that is ready for the network.
+        label: as the source gives it, a name or a class index; None where it has none.
+        digest: of the image file's bytes (see `digest`); None for what comes from memory.
+    """
+
+    image: Picture
+    label: int | str | None
+    digest: bytes | None
+
+
+class Images(ABC):
+    """Images by position, each with an id and, where the source has them, a label.
+
+    Attributes:
+        kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
+        labelled: whether every image has a label.
+        classes: the names that labels are given by, in sorted order; None where labels are class indices.
+        root: the folder that ids are relative to, for files.
+        ready: whether images are tensors ready for the network, so that no preprocessing applies.
+    """
+
+    kind: str
+    labelled: bool
+    classes: tuple[str, ...] | None = None
+    root: Path | None = None
+    ready: bool = False
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> Example:
+        """Return the image (RGB, or a tensor where ``ready``), its raw label, and the digest of its file.
+
+        Raises:
+            Unusable: this one image cannot be used.
+        """
+
+    @abstractmethod
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Identify the list of images and their labels as 64 hex digits."""
+
+    def id(self, index: int) -> str:
+        """Return the image's id: the path relative to the root, or the position."""
+        return str(index)
+
+    def given(self, id: str) -> Picture:
+        """Return the image of an id: RGB, or a tensor where ``ready``.
+
+        Raises:
+            Unusable: there is no such id, or its image is missing or cannot be decoded.
+        """
+        return self.given_with_digest(id)[0]
+
+    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
+        """Return the image of an id, and the digest of its file, where it comes from one.
+
+        Raises:
+            Unusable: there is no such id, or its image is missing or cannot be decoded.
+        """
+        count = str(len(self))
+        if not re.fullmatch("0|[1-9][0-9]*", id) or (len(id), id) >= (len(count), count):
+            raise self._unknown(id)  # told by its digits: there may be more of them than Python converts
+        image, _, found = self.read(int(id))
+        return image, found
+
+    def picture(self, id: str) -> Image.Image:
+        """Return the image of an id as a person would look at it.
+
+        Raises:
+            Unusable: it is missing or cannot be decoded, or a tensor that is no picture.
+        """
+        image = self.given(id)
+        return image if isinstance(image, Image.Image) else visible(image)
+
+    def _unknown(self, id: str) -> Unusable:
+        return Unusable(f"no image with id {shortened(id)!r} among {len(self)}")
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """How raw labels become class indices.
+
+    Attributes:
+        n_classes: number of classes of the network.
+        index: class index of each name; None where labels are class indices already.
+        names: the name of every class.
+        how: how it was done, in words.
+    """
+
+    n_classes: int
+    index: Mapping[str, int] | None
+    names: tuple[str, ...]
+    how: str
+
+    def __call__(self, raw: int | str) -> int:
+        """Return the class index of a raw label.
+
+        Raises:
+            SubspectError: the label is not one of the network's classes.
+        """
+        if self.index is not None and isinstance(raw, str):
+            return self.index[raw]
+        if not isinstance(raw, int) or not 0 <= raw < self.n_classes:
+            raise SubspectError(
+                f"label {shortened(repr(raw))} is not a class index of this network: expected a whole number from 0 to "
+                f"{self.n_classes - 1}{what_labels_are(raw)}"
+            )
+        return raw
+
+
+def what_labels_are(label: object) -> str:
+    """Say of an image's label that is no class index what it seems to be, and what to give instead; or nothing."""
+    if isinstance(label, list | tuple) and len(label) > 1:
+        return (
+            "; several numbers for an image are a multi-label target, or one-hot, and subspect asks which one class an image "
+            "is of: give one class index for each image (of one-hot labels the place of the 1, labels.argmax(1)), or no "
+            "labels, so that the network's predictions stand in for them"
+        )
+    if isinstance(label, float):
+        return (
+            "; floating numbers are a regression target, and subspect is about classes: give class indices (where these are "
+            "such already, as whole numbers: labels.astype(int)), or no labels, so that the network's predictions stand in"
+        )
+    return ""

@@ -1,0 +1,1 @@
+"""What a decomposition costs, on which images."""

@@ -1,0 +1,234 @@
+"""What a decomposition costs: accuracy, top-5 accuracy, fidelity and divergence, dense against decomposed.
+
+Shares come with Wilson's 95 % interval (Wilson 1927), the mean Kullback-Leibler divergence ``KL(dense ‖ decomposed)``,
+in nats, with a normal one. The images are ones that took no part in choosing the features: another image set, or, where
+the study has only one, the fifth of it that a hash of the image id set apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from subspect.ground.errors import MissingExtra
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.measuring.heads_say import Said, heads_say
+from subspect.measuring.where import Where, where
+from subspect.studies.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_COUNTED = ("dense_accuracy", "accuracy", "dense_top5", "top5", "fidelity")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a decomposition costs on some images.
+
+    Attributes:
+        images: their number.
+        dense_accuracy: accuracy of the dense network, as a share.
+        accuracy: accuracy of the decomposed network.
+        dense_top5: share of images whose label is among the five largest dense logits; None with five classes or fewer.
+        top5: the same of the decomposed logits.
+        fidelity: share of images on which both networks agree on the top-1 class.
+        divergence: mean Kullback-Leibler divergence from the dense network, in nats.
+    """
+
+    images: int
+    dense_accuracy: Estimate
+    accuracy: Estimate
+    dense_top5: Estimate | None
+    top5: Estimate | None
+    fidelity: Estimate
+    divergence: Estimate
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The cost of a decomposition, overall and per class.
+
+    Attributes:
+        decomposition: its name.
+        where: the images that were evaluated on, and what may be said of them.
+        overall: on all images.
+        classes: class name → cost on the images of that class; None where there are none.
+    """
+
+    decomposition: str
+    where: Where
+    overall: Cost
+    classes: dict[str, Cost | None]
+
+    @property
+    def note(self) -> str:
+        """Say on which images the figures were taken, and what stands for the labels."""
+        return self.where.note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        classes = {name: cost and asdict(cost) for name, cost in self.classes.items()}
+        return {
+            "decomposition": self.decomposition,
+            **self.where.to_json(),
+            "overall": asdict(self.overall),
+            "classes": classes,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for all images and one for each class, with a column for each figure and each end of its interval.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtra("pandas", "pandas", "a DataFrame") from error
+        rows = {"overall": self.overall, **self.classes}
+        return pd.DataFrame.from_dict({name: _flat(cost) for name, cost in rows.items()}, orient="index")
+
+    def table(self) -> Table:
+        """Return a table for the terminal: each figure with its 95 % interval, dense against decomposed."""
+        table = Table(title=f"What {self.decomposition} costs", caption=self.note, title_justify="left")
+        for column in ("", "dense", "decomposed"):
+            table.add_column(column, justify="right" if column else "left")
+        cost = self.overall
+        table.add_row("accuracy", percent(cost.dense_accuracy), percent(cost.accuracy))
+        if cost.top5 is not None:
+            table.add_row("top-5 accuracy", percent(cost.dense_top5), percent(cost.top5))
+        table.add_row("fidelity", "", percent(cost.fidelity))
+        kl = cost.divergence
+        table.add_row("divergence (KL)", "", f"{kl.value:.3f} nats ({kl.low:.3f}–{kl.high:.3f})")
+        return table
+
+    def class_table(self) -> Table:
+        """Return a table for the terminal with a row for each class."""
+        table = Table(title=f"What {self.decomposition} costs each class", caption=self.note, title_justify="left")
+        for column in ("class", "images", "accuracy dense", "decomposed", "fidelity", "KL"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for name, cost in self.classes.items():
+            if cost is None:
+                table.add_row(name, "0")
+                continue
+            shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
+            table.add_row(name, f"{cost.images:,}", *shares, f"{cost.divergence.value:.3f}")
+        return table
+
+
+def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) -> Fidelity:
+    """Measure what a decomposition costs.
+
+    Args:
+        study: where the features are stored.
+        decomposition: of this study.
+        on: the image set; unless given, one that took no part in choosing the features (see `subspect.measuring.where`).
+
+    Raises:
+        SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
+    """
+    images, tally = where(study, decomposition, on), _Tally(study.identity.n_classes)
+    for said in heads_say(study, decomposition, images):
+        tally.update(said)
+    return Fidelity(
+        decomposition=decomposition.name,
+        where=images,
+        overall=tally.cost(slice(None)),
+        classes={
+            name: tally.cost(slice(label, label + 1)) if tally.images[label] else None
+            for label, name in enumerate(_unique(study.identity.class_names))
+        },
+    )
+
+
+class _Tally:
+    """Counts and sums per class, from which every figure comes."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.n_classes = n_classes
+        self.images = np.zeros(n_classes, np.int64)
+        self.counts = {name: np.zeros(n_classes, np.int64) for name in _COUNTED}
+        self.divergence = np.zeros(n_classes)
+        self.squares = np.zeros(n_classes)
+
+    def update(self, said: Said) -> None:
+        """Take in what both heads say of some images."""
+        chunk, n = said.chunk, self.n_classes
+        dense, decomposed = torch.from_numpy(said.dense), torch.from_numpy(said.decomposed)
+        labels, predicted, top = (
+            torch.from_numpy(chunk.labels),
+            decomposed.argmax(dim=1),
+            torch.from_numpy(chunk.predictions),
+        )
+        hits = {"dense_accuracy": top == labels, "accuracy": predicted == labels, "fidelity": predicted == top}
+        if n > 5:
+            hits["dense_top5"], hits["top5"] = _in_top5(dense, labels), _in_top5(decomposed, labels)
+        self.images += np.bincount(chunk.labels, minlength=n)
+        for name, hit in hits.items():
+            self.counts[name] += np.bincount(chunk.labels[hit.numpy()], minlength=n)
+        log_p, log_q = dense.double().log_softmax(dim=1), decomposed.double().log_softmax(dim=1)
+        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0).numpy()
+        self.divergence += np.bincount(chunk.labels, divergence, n)
+        self.squares += np.bincount(chunk.labels, divergence**2, n)
+
+    def cost(self, classes: slice) -> Cost:
+        """Return the figures on the images of some classes."""
+        n = int(self.images[classes].sum())
+        shares: dict[str, Any] = {name: wilson(int(count[classes].sum()), n) for name, count in self.counts.items()}
+        if self.n_classes <= 5:
+            shares["dense_top5"] = shares["top5"] = None
+        mean = float(self.divergence[classes].sum()) / n
+        spread = _Z * sqrt(max(float(self.squares[classes].sum()) / n - mean**2, 0) / n)
+        return Cost(n, divergence=Estimate(mean, max(mean - spread, 0.0), mean + spread), **shares)
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """Return a share and its 95 % interval after Wilson (1927), without continuity correction; n ≥ 1."""
+    share, z2 = successes / n, _Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+    low = max(centre - half, 0.0) if successes else 0.0
+    return Estimate(share, low, min(centre + half, 1.0) if successes < n else 1.0)
+
+
+def _in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1)
+
+
+def _unique(names: tuple[str, ...]) -> list[str]:
+    """Tell classes of one name apart by their index, as ImageNet's two "crane"s."""
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
+def _flat(cost: Cost | None) -> dict[str, float]:
+    if cost is None:
+        return {"images": 0}
+    row: dict[str, float] = {"images": cost.images}
+    for name, value in vars(cost).items():
+        if isinstance(value, Estimate):
+            row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return row
+
+
+def percent(estimate: Estimate | None, digits: int = 2) -> str:
+    """Show a share with its interval, in percent; the ends with a digit less than the share."""
+    if estimate is None:
+        return ""
+    ends = f"{100 * estimate.low:.{max(digits - 1, 0)}f}–{100 * estimate.high:.{max(digits - 1, 0)}f}"
+    return f"{100 * estimate.value:.{digits}f} % ({ends})"

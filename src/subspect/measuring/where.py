@@ -1,0 +1,161 @@
+"""Which images a figure is measured on, and what may be said of it.
+
+Figures are to be of images that took no part in choosing features or weights: another image set, or, where the study has only
+one, the fifth of it that a hash of the image id set apart. A set of another name may still hold images of the choice; those
+are found by what they are, a hash of their row of features, and left out. Where nothing else is left, the figure is taken all
+the same, and its note says that it flatters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.ground.errors import SubspectError
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.history import Part
+from subspect.studies.rows import prints
+from subspect.studies.shards import Chunk
+from subspect.studies.study import Study
+
+Prints = npt.NDArray[np.uint64]
+_known: WeakKeyDictionary[Study, dict[tuple[str, str, Part], Prints]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Where:
+    """Some images of a study, for a decomposition to be measured on.
+
+    Attributes:
+        image_set: its name.
+        part: which part of it.
+        images: how many.
+        held_out: whether they took no part in choosing features or weights.
+        sized: whether the number of features was chosen on them.
+        labelled: whether they have labels; else the dense network's predictions stand in for them.
+        unseen: how many are of classes that had no image to choose features on, and so keep their dense row.
+        left_out: images of the set that took part in the choice and are none of these.
+    """
+
+    image_set: str
+    part: Part
+    images: int
+    held_out: bool
+    sized: bool
+    labelled: bool
+    unseen: int
+    left_out: int
+    _study: Study = field(repr=False, compare=False)
+    _skip: Prints = field(repr=False, compare=False)
+
+    @property
+    def note(self) -> str:
+        """Say which images these are, and what stands for the labels."""
+        part = "" if self.part == "all" else f", {self.part} of it set apart by a hash of the image id"
+        note = f"{self.images:,} images of {self.image_set!r}{part}"
+        if self.left_out:
+            note += f"; {self.left_out:,} more took part in choosing features or weights and are left out"
+        if not self.held_out:
+            note += "; these images took part in choosing features or weights, so the figures flatter"
+        if self.sized:
+            note += "; the number of features was chosen on them, so the figures flatter a little"
+        if self.unseen:
+            note += f"; {self.unseen:,} are of classes that had no image to choose features on and keep their dense row"
+        if not self.labelled:
+            note += "; no labels: the dense network's own predictions stand in, so accuracy here is fidelity"
+        return note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")} | {"note": self.note}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Go through these images once, a shard at a time."""
+        for chunk in self._study[self.image_set].chunks(self.part):
+            yield chunk if not self.left_out else chunk.at(~np.isin(prints(chunk.features), self._skip))
+
+
+def where(study: Study, decomposition: Decomposition, on: str | None = None) -> Where:
+    """Tell on which images a decomposition is measured.
+
+    Args:
+        study: where the features are stored.
+        decomposition: of this study.
+        on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
+            there is such, their number; or the 20 % of the same set that were set apart.
+
+    Raises:
+        SubspectError: no such image set, another network's decomposition, or no image to measure on.
+    """
+    decomposition.check(study)
+    image_set, part = _set_and_part(study, decomposition, on)
+    learned = [one for one in _learned_on(study, decomposition) if one[0] in study.set_names]
+    taken = _same_images(study, image_set, learned) or (image_set, part) in learned
+    skip = np.empty(0, np.uint64) if taken else np.unique(np.concatenate([_prints(study, *one) for one in learned]))
+    unseen = images = left_out = 0
+    for chunk in study[image_set].chunks(part):
+        seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
+        images, left_out = images + int((~seen).sum()), left_out + int(seen.sum())
+        unseen += int(np.isin(chunk.labels[~seen], decomposition.unseen).sum())
+    if not images and left_out:  # every one of them: measured all the same, and said
+        images, left_out, taken = left_out, 0, True
+        unseen = sum(int(np.isin(c.labels, decomposition.unseen).sum()) for c in study[image_set].chunks(part))
+    if not images:
+        raise SubspectError(f"no images to evaluate on: {part} of {image_set!r} is empty; add an image set of its own")
+    sized = _sized(decomposition, study, image_set, part)
+    labelled = study[image_set].labelled
+    return Where(image_set, part, images, not taken, sized, labelled, unseen, left_out, study, skip)
+
+
+def _set_and_part(study: Study, decomposition: Decomposition, on: str | None) -> tuple[str, Part]:
+    chosen, part = decomposition.chosen_on
+    if on is None:
+        others = [name for name in study.set_names if name not in (chosen, *decomposition.refitted_on)]
+        labelled = [name for name in others if study[name].labelled] or others
+        known = {study[name].manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names}
+        fresh = [name for name in labelled if study[name].manifest.fingerprint not in known] or labelled
+        on = "test" if "test" in fresh else fresh[0] if fresh else chosen
+    return (on, "20 %") if (on, part) == (chosen, "80 %") else (on, "all")
+
+
+def _learned_on(study: Study, decomposition: Decomposition) -> list[tuple[str, Part]]:
+    """List the image sets, and the parts of them, on which features and weights were learned."""
+    chosen, part = decomposition.chosen_on
+    return [(chosen, part), *((name, part if name == chosen else "all") for name in decomposition.refitted_on)]
+
+
+def _same_images(study: Study, image_set: str, learned: Sequence[tuple[str, Part]]) -> bool:
+    """Tell whether another image set that was learned on is of the same list of images."""
+    same = study[image_set].manifest.fingerprint
+    return any(name != image_set and study[name].manifest.fingerprint == same for name, _ in learned)
+
+
+def _prints(study: Study, name: str, part: Part) -> Prints:
+    """Return the prints of an image set's rows; kept for as long as the study is."""
+    known = _known.setdefault(study, {})
+    key = (name, study[name].manifest.fingerprint, part)
+    if key not in known:
+        known[key] = np.concatenate([prints(chunk.features) for chunk in study[name].chunks(part)])
+    return known[key]
+
+
+def _settled_on(decomposition: Decomposition) -> list[str]:
+    """Name the image sets whose images had a say in the number of features."""
+    if decomposition.auto is None:
+        return []
+    promise = decomposition.auto.promise
+    return [decomposition.auto.sized_on[0], *([promise.set] if promise else [])]
+
+
+def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Part) -> bool:
+    """Tell whether the number of features was chosen on these images."""
+    chosen = [name for name in _settled_on(decomposition) if name in study.set_names]
+    same = {study[name].manifest.fingerprint for name in chosen}
+    if decomposition.auto is None or study[image_set].manifest.fingerprint not in same:
+        return False
+    return image_set != decomposition.chosen_on[0] or part == decomposition.auto.sized_on[1]

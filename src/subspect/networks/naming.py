@@ -1,0 +1,171 @@
+"""Naming a network: ``python:package.module:callable`` or ``python:path/file.py:callable``.
+
+The code that the user names is run: the callable is called and returns the model, or ``(model, preprocessing)``, or
+``(model, preprocessing, class names)``. It is called without arguments, or with those that the name gives, by keyword and
+written out, as in ``python:models.py:resnet20(num_classes=10)``; what stands there is read, never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from subspect.ground.errors import SubspectError, near, shortened, some
+from subspect.ground.files import is_file
+from subspect.networks.network import Network
+from subspect.networks.weights import load_weights
+
+
+def load_network(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    preprocessing: object = None,
+    class_names: Sequence[str] | None = None,
+    head: str | None = None,
+    ignore_extra: Sequence[str] = (),
+) -> Network:
+    """Build the network that a name stands for, and load its weights.
+
+    Args:
+        spec: ``python:package.module:callable`` or ``python:path/file.py:callable``; after it may stand arguments by
+            keyword, as in ``callable(num_classes=10)``.
+        weights: a safetensors file, or a checkpoint of ``torch.save`` with tensors and numbers alone.
+        preprocessing: instead of what the network declares.
+        class_names: instead of what the network declares.
+        head: the head's module name, where it can't be found by watching.
+        ignore_extra: names of tensors among the weights, or of modules with all their tensors, that the network doesn't
+            have and that are left out.
+
+    Raises:
+        SubspectError: no such module, file or callable, it failed or returned something else, or the weights don't fit.
+    """
+    scheme, _, rest = spec.partition(":")
+    place, callable_name, arguments = _parts(rest)
+    if scheme != "python" or not place or not callable_name:
+        raise SubspectError(
+            f"cannot tell what network {spec!r} is; expected python:package.module:callable or "
+            "python:path/file.py:callable"
+        )
+    if place.endswith(".py") and not is_file(Path(place)):
+        raise SubspectError(f"no such Python file: {place} (looked in {Path.cwd()})")
+    with _beside(place):
+        made = _call(_module(place), callable_name, arguments, spec)
+    parts = made if isinstance(made, tuple) else (made,)
+    if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
+        kinds = some(type(part).__name__ for part in parts)
+        raise SubspectError(
+            f"{spec} must return a torch.nn.Module, or (model, preprocessing), or (model, preprocessing, class names); it "
+            f"returned {kinds}"
+        )
+    model, own_preprocessing, own_names = (*parts, None, None)[:3]
+    if weights is not None:
+        load_weights(model, weights, ignore_extra)
+    return Network(
+        model,
+        preprocessing=preprocessing if preprocessing is not None else own_preprocessing,
+        class_names=class_names if class_names is not None else own_names,
+        head=head,
+        name=spec,
+    )
+
+
+def _parts(rest: str) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the place of a callable, its name, and the arguments that it is called with.
+
+    Raises:
+        SubspectError: arguments that aren't given by keyword, or not written out.
+    """
+    for colon in (index for index, letter in enumerate(rest) if letter == ":"):  # an argument may hold some as well
+        call = _read(rest[colon + 1 :])
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            return rest[:colon], call.func.id, _arguments(call)
+    place, _, name = rest.rpartition(":")
+    if "(" in name or ")" in name:
+        raise SubspectError(f"cannot read the call {shortened(name)!r}; {_EXPECTED}")
+    return place, name, {}
+
+
+_EXPECTED = "expected a plain name with arguments by keyword, such as resnet20(num_classes=10, pretrained=False)"
+
+
+def _read(text: str) -> ast.expr | None:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _arguments(call: ast.Call) -> dict[str, Any]:
+    """Return the arguments of a call, read as they are written.
+
+    Raises:
+        SubspectError: one without a keyword, with one that stands twice, or that is no literal.
+    """
+    name = ast.unparse(call.func)
+    if call.args or any(one.arg is None for one in call.keywords):
+        odd = ast.unparse(call.args[0]) if call.args else "**"
+        raise SubspectError(f"cannot call {name} with {shortened(odd)!r}; {_EXPECTED}")
+    found: dict[str, Any] = {}
+    for one in call.keywords:
+        keyword = str(one.arg)
+        if keyword in found:
+            raise SubspectError(f"{name} is given {keyword!r} twice; give it once")
+        try:
+            found[keyword] = ast.literal_eval(one.value)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+            raise SubspectError(
+                f"{name}: {keyword} must be written out, as a number, a text in quotes, True, False, None, or a list, tuple "
+                f"or dict of such; got {shortened(ast.unparse(one.value))}"
+            ) from error
+    return found
+
+
+def _module(place: str) -> ModuleType:
+    path = Path(place)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(place)
+        found = importlib.util.spec_from_file_location(f"_subspect_{path.stem}", path)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = module  # dataclasses look the file's names up there
+        found.loader.exec_module(module)
+        return module
+    except (Exception, SystemExit) as error:
+        raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _beside(place: str) -> Iterator[None]:
+    """Find modules as ``python file.py`` does: first beside the file, or in the working folder."""
+    path, before = Path(place), sys.path.copy()
+    sys.path.insert(0, str(path.resolve().parent if path.suffix == ".py" else Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _call(module: ModuleType, name: str, arguments: Mapping[str, Any], spec: str) -> Any:
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise SubspectError(
+            f"{spec}: no callable {name!r} there{near(name, known)}; it has: {some(known, 8) or 'none'}"
+        )
+    try:
+        with redirect_stdout(sys.stderr):  # what it prints is no result of ours
+            return function(**arguments)
+    except (Exception, SystemExit) as error:
+        called = shortened(", ".join(f"{key}={value!r}" for key, value in arguments.items()))
+        raise SubspectError(f"{spec}: calling {name}({called}) failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,239 @@
+"""A trained classifier seen as backbone and head: ``logits = features @ W.T + b``.
+
+It is run where it lies, in evaluation mode without gradients, and left as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import fingerprint
+from subspect.ground.text import is_text
+from subspect.images.preprocessing import AnyPreprocessing, as_preprocessing
+from subspect.networks.finding import (
+    Head,
+    affine_of,
+    check_head,
+    find_head_of,
+    input_of,
+    is_convolution,
+    logits_of,
+    pooled,
+)
+
+
+class Network:
+    """A trained image classifier, its preprocessing and its class names.
+
+    Args:
+        model: any ``nn.Module`` that returns class logits: a tensor, or an output object, tuple or dict that holds them.
+            It is run where it lies, in evaluation mode without gradients, and left as it was.
+        preprocessing: a `Preprocessing`, a dict with its fields, or a callable from a Pillow image to a tensor; taken
+            from ``model.preprocessing`` where the model declares it.
+        class_names: a name for each class; taken from ``model.class_names`` or a Hugging Face ``config.id2label`` where
+            the model has them.
+        head: the head's module name, where it can't be found by watching.
+        name: what the network is called in studies and reports.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocessing: object = None,
+        class_names: Sequence[str] | None = None,
+        head: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise SubspectError(f"a network must be a torch.nn.Module, got {type(model).__name__}")
+        declared = preprocessing if preprocessing is not None else getattr(model, "preprocessing", None)
+        self.model = model
+        self.preprocessing: AnyPreprocessing | None = as_preprocessing(declared)
+        self.class_names = _names(class_names if class_names is not None else _declared_names(model))
+        self.name = name or type(model).__name__
+        self._head_name = head
+        self._head: Head | None = None
+
+    def __repr__(self) -> str:
+        return f"Network({self.name!r}, preprocessing: {self.preprocessing or 'not known'})"
+
+    @property
+    def head(self) -> Head:
+        """The head; known once `find_head` has seen a batch."""
+        if self._head is None:
+            raise SubspectError("the head is not known yet: call network.find_head(batch) with two or more images")
+        return self._head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters lie."""
+        tensor = next(self.model.parameters(), next(self.model.buffers(), None))
+        return tensor.device if tensor is not None else torch.device("cpu")
+
+    @property
+    def head_known(self) -> bool:
+        """Whether the head was found."""
+        return self._head is not None
+
+    def find_head(self, pixels: Tensor, name: str | None = None) -> Head:
+        """Find the head with a small batch, and check that it gives the network's own logits.
+
+        Args:
+            pixels: (n, …) with n ≥ 2, as the network expects it; of pictures (n, channels, height, width).
+            name: the head's module name, where it is known and the user gave none.
+
+        A head that the user named is taken even where the network does something after it (a softmax, an average of
+        two heads): the layer's own output then stands for the logits, with a warning.
+
+        Raises:
+            SubspectError: no linear layer gives the logits, or the one named has another number of outputs, and the
+                candidates are listed; the network has one class; or the head holds NaN or infinity.
+        """
+        if len(pixels) < 2:
+            raise SubspectError(f"finding the head needs a batch of at least 2 images, got {len(pixels)}")
+        with self.running():
+            self._head = find_head_of(
+                self.model, self._to_model(pixels), name if self._head_name is None else self._head_name
+            )
+        return self._head
+
+    def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a batch through the network once: features (n, d) and logits (n, C), float32, on the network's device.
+
+        Raises:
+            SubspectError: the head's own product is not the network's logits on this batch.
+        """
+        head = self.head
+        kept: list[Tensor] = []
+        module = self.model.get_submodule(head.name)
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept.append(pooled(input_of(args, kwargs), is_convolution(module)).detach().clone())
+
+        with self.running():
+            handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                output = self.model(self._to_model(pixels))
+            finally:
+                handle.remove()
+            if len(kept) != 1:
+                raise SubspectError(
+                    f"the head {head.name!r} ran {len(kept)} times in one pass of the network, expected once"
+                )
+            features = kept[0].reshape(len(pixels), -1)  # networks that squeeze drop the first axis of a batch of one
+            if not head.exact:
+                return features.float(), affine_of(features.float(), module)
+            logits = logits_of(output, head, len(pixels))
+            check_head(features, module, logits, head.name)
+        return features.float(), logits.float()
+
+    @contextmanager
+    def running(self, device: str | torch.device | None = None) -> Iterator[None]:
+        """Run in evaluation mode without gradients, on a device; afterwards the model is as it was.
+
+        Raises:
+            SubspectError: the device is not there.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        home = self.device
+        try:
+            if device is not None:
+                self.model.to(_device(device))
+            self.model.eval()
+            with torch.no_grad(), _eager():
+                yield
+        finally:
+            if device is not None:
+                self.model.to(home)
+            for module, mode in modes.items():
+                module.training = mode
+
+    def known_as(self, head: str, preprocessing: AnyPreprocessing | None) -> Network:
+        """Return the same network with the head of a name, found already if it was, and a preprocessing."""
+        other = copy.copy(self)
+        other._head_name, other.preprocessing = head, preprocessing
+        other._head = self._head if self._head is not None and self._head.name == head else None
+        return other
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all parameters' and buffers' names, types, shapes and bytes, in 64 hex digits."""
+        return weights_fingerprint(self.model)
+
+    def _to_model(self, pixels: Tensor) -> Tensor:
+        dtype = next((tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()), pixels.dtype)
+        return pixels.to(self.device, dtype)
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 of all parameters' and buffers' names, types, shapes and bytes, in 64 hex digits."""
+    parts: list[str | memoryview] = []
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), data.data]
+    return fingerprint(*parts)
+
+
+def with_head(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Return a copy of a network whose head is replaced by ``make(head)``, under all the names that it goes by."""
+    swapped = copy.deepcopy(model)
+    old = swapped.get_submodule(name)
+    new = make(old)
+    for path, module in list(swapped.named_modules(remove_duplicate=False)):
+        if module is old:
+            if not path:
+                return new  # the network is its head
+            parent, _, child = path.rpartition(".")
+            setattr(swapped.get_submodule(parent), child, new)
+    return swapped
+
+
+def _declared_names(model: nn.Module) -> Sequence[str] | None:
+    names = getattr(model, "class_names", None)
+    if names is not None:
+        return names  # type: ignore[no-any-return]
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(labels, Mapping) and labels:
+        values = [str(labels[key]) for key in sorted(labels, key=int)]
+        if not all(value == f"LABEL_{index}" for index, value in enumerate(values)):  # the placeholder of transformers
+            return values
+    return None
+
+
+def _names(names: object) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise SubspectError(f"class_names must be a list of strings, one for each class; got {names!r}")
+    odd = next((index for index, name in enumerate(names) if not is_text(name)), None)
+    if odd is not None:
+        raise SubspectError(f"class name {odd} is no text: it holds half of a surrogate pair; rename it")
+    return tuple(names)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise SubspectError(f"device {str(device)!r} cannot be used: {reason}; try --device cpu") from error
+    return chosen
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Set torch.compile aside, whose graphs run no hooks; PyTorch can from 2.6 on."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    compiled = (
+        "torch._dynamo" in sys.modules
+    )  # else nothing is compiled, and the stance would take a second to import it
+    return stance("force_eager") if compiled and stance is not None else nullcontext()

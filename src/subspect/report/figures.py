@@ -1,0 +1,203 @@
+"""Figures for pages, drawn by matplotlib as SVG whose colours are the page's own, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from subspect.ground.text import legible
+from subspect.heads.history import CurvePoint
+from subspect.heads.supports import Supports
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from subspect.statistics.outcomes import Calibration
+from subspect.ground.drawing import COLOURS, as_label, count_axis, drawing
+
+_MARKS = {name: f"#0102{place:02x}" for place, name in enumerate(COLOURS, 3)}  # what stands for them while drawing
+_NAMED = 40  # classes whose names fit beside a matrix
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Set matplotlib's style, with nothing of the user's: text stays text, thin lines."""
+    import matplotlib as mpl
+
+    style: Any = {
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "font.sans-serif": ["system-ui", "DejaVu Sans"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": _MARKS["line"],
+        "axes.labelcolor": _MARKS["dim"],
+        "axes.axisbelow": True,
+        "text.color": _MARKS["ink"],
+        "xtick.color": _MARKS["dim"],
+        "ytick.color": _MARKS["dim"],
+        "grid.color": _MARKS["line"],
+        "grid.linewidth": 0.8,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
+    plain = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    with mpl.rc_context(plain), drawing(), mpl.rc_context(style):
+        yield
+
+
+def _svg(figure: Figure, title: str, *, standalone: bool = False) -> str:
+    """Return a figure as SVG whose colours are CSS variables; alone, it carries them along."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: the page's own font shows it
+        bare: Any = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata=bare)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for name, mark in _MARKS.items():
+        text = text.replace(mark, f"var(--{name})")
+    text = text.replace("<svg ", '<svg role="img" class="figure" ', 1)
+    head = f"<title>{escape(legible(title))}</title>"
+    if standalone:
+        light, dark = ("".join(f"--{name}:{pair[which]};" for name, pair in COLOURS.items()) for which in (0, 1))
+        head += f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    return re.sub(r"(<svg[^>]*>)", lambda found: found[1] + head, text, count=1)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> str:
+    """Draw fidelity and accuracy against the mean number of features of a class.
+
+    Args:
+        curve: points with k, fidelity, accuracy, dense_accuracy and refit.
+        standalone: whether the picture carries its own colours, instead of a page's.
+
+    Returns:
+        The SVG; nothing where no class has any feature.
+    """
+    points = sorted((point for point in curve if point.k > 0), key=lambda point: float(point.k))
+    if not points:
+        return ""
+    with _styled():
+        figure, axes = _axes(6, 3.2)
+        draw_curve(axes, points)
+        return _svg(figure, "Fidelity and accuracy against the number of features", standalone=standalone)
+
+
+def draw_curve(axes: Axes, points: Sequence[CurvePoint]) -> None:
+    """Draw points, by growing k: a line before refit and dots after; a line with dots where all were refitted."""
+    refits = {bool(point.refit) for point in points}
+    ends = []
+    for name, colour in (("fidelity", "blue"), ("accuracy", "orange")):
+        for refit in sorted(refits):
+            chosen = [point for point in points if bool(point.refit) == refit]
+            ks, values = [float(point.k) for point in chosen], [100 * float(getattr(point, name)) for point in chosen]
+            style = ("-o" if len(refits) == 1 else "o") if refit else "-"
+            axes.plot(ks, values, style, color=_MARKS[colour], markersize=5, linewidth=1.5, label=f"{name}, {refit}")
+        ends.append((100 * float(getattr(points[-1], name)), name, colour))
+    dense = 100 * float(points[0].dense_accuracy)
+    axes.axhline(dense, color=_MARKS["dim"], linestyle="--", linewidth=1)
+    ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
+    count_axis(axes, float(points[0].k), float(points[-1].k))
+    axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
+    axes.set_ylabel("share of images, %")
+    axes.grid(axis="y")
+    low = min(axes.get_ylim()[0], 98.0)
+    axes.set_ylim(low, 100 + 0.02 * (100 - low))
+    step, height = 0.075 * (100 - low), 100 + 0.08 * (100 - low)
+    for value, text, colour in sorted(ends, reverse=True):  # one below the other, so that none lies on another
+        height = min(value, height - step)
+        axes.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), color=_MARKS[colour], va="center")
+
+
+def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int] = ()) -> str:
+    """Draw how many features each two classes share, classes that share much beside each other.
+
+    The order is that of average linkage on one less the Jaccard index, with the optimal ordering of leaves (Bar-Joseph,
+    Gifford, Jaakkola 2001). Classes without images are left out.
+
+    Returns:
+        The SVG; nothing with fewer than two classes.
+    """
+    kept = [label for label in range(len(supports)) if label not in set(unseen)]
+    if len(kept) < 2:
+        return ""
+    used = np.zeros((len(kept), supports.n_features), np.float32)
+    for row, label in enumerate(kept):
+        used[row, supports[label]] = 1
+    shared = used @ used.T
+    order = order_of(shared)
+    shared = shared[np.ix_(order, order)]
+    np.fill_diagonal(shared, np.nan)
+    with _styled():
+        from matplotlib.ticker import MaxNLocator
+
+        side = 5.0 if len(kept) > _NAMED else 1.6 + 0.28 * len(kept)
+        figure, axes = _axes(side, side)
+        drawn = axes.imshow(shared, cmap="cividis", interpolation="nearest", vmin=0)
+        whole = MaxNLocator(integer=True)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.7, label="features that both classes use", ticks=whole)
+        bar.outline.set_visible(False)
+        axes.spines[:].set_visible(False)
+        if len(kept) <= _NAMED:
+            labels = [as_label(names[kept[place]]) for place in order]
+            axes.set_xticks(range(len(kept)), labels, rotation=90)
+            axes.set_yticks(range(len(kept)), labels)
+            if len(kept) <= 20:
+                middle = np.nanmax(shared) / 2
+                for (row, column), value in np.ndenumerate(shared):
+                    if value > 0:
+                        colour = "#000000" if value > middle else "#ffffff"
+                        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        else:
+            axes.set_xlabel("classes, by similarity of their features")
+            axes.set_ylabel("classes, in the same order")
+        axes.tick_params(length=0)
+        return _svg(figure, "How many features each two classes share")
+
+
+def order_of(shared: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return (C,) an order in which classes that share many features are near each other; ``shared``: (C, C) counts."""
+    sizes = shared.diagonal()
+    union = sizes[:, None] + sizes[None] - shared
+    distance = 1 - shared / np.maximum(union, 1)
+    np.fill_diagonal(distance, 0)
+    return np.asarray(leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True)))
+
+
+def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
+    """Draw the share of right answers against confidence, for the dense and the decomposed network."""
+    with _styled():
+        figure, axes = _axes(6.4, 3.4)
+        axes.set_box_aspect(1)
+        axes.plot([0, 100], [0, 100], "--", color=_MARKS["dim"], linewidth=1)
+        for one, name, colour, shape in ((dense, "dense", "orange", "s"), (decomposed, "decomposed", "blue", "o")):
+            said, right = one.means()
+            words = f"{name}: error {100 * one.error():.1f} points"
+            axes.plot(
+                100 * said, 100 * right, f"-{shape}", color=_MARKS[colour], markersize=4, linewidth=1.5, label=words
+            )
+        axes.set_xlabel("probability of the class that it says, %")
+        axes.set_ylabel("how often it is right, %")
+        axes.grid()
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+        return _svg(figure, "Calibration of the dense and the decomposed network")

@@ -1,0 +1,1 @@
+"""Mergeable one-pass statistics over features; counts are exact, sums are float64."""

@@ -1,0 +1,113 @@
+"""First and second moments of features: of each class, of all images, and weighted for each class's least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from subspect.ground.arrays import Counts, Features, Wide
+
+
+class ClassSums:
+    """Images and sum of the features of each class, for the mean feature of a class.
+
+    Attributes:
+        images: (C,) images seen of each class.
+        sums: (C, d) float64.
+    """
+
+    def __init__(self, n_classes: int, n_features: int) -> None:
+        self.images = np.zeros(n_classes, np.int64)
+        self.sums = np.zeros((n_classes, n_features), np.float64)
+
+    def update(self, features: Features, labels: Counts, ids: Sequence[str] = ()) -> None:
+        """Take in features (m, d) float32 and class indices (m,)."""
+        self.images += np.bincount(labels, minlength=len(self.images))
+        for label in np.unique(labels):
+            self.sums[label] += features[labels == label].sum(axis=0, dtype=np.float64)
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        joined = type(self)(*self.sums.shape)
+        joined.images, joined.sums = self.images + other.images, self.sums + other.sums
+        return joined
+
+    def means(self) -> npt.NDArray[np.float64]:
+        """Return the mean features of each class, (C, d); zeros for a class without images."""
+        return self.sums / np.maximum(self.images, 1)[:, None]
+
+
+class Moments:
+    """Second moments of the features: what least squares over all images need.
+
+    Attributes:
+        images: their number.
+        sums: (d,) float64.
+        products: (d, d) float64, the sum over images of ``x x'``.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.images = 0
+        self.sums = np.zeros(n_features)
+        self.products = np.zeros((n_features, n_features))
+
+    def update(self, features: Features, labels: Counts | None = None, ids: Sequence[str] = ()) -> None:
+        """Take in features (m, d) float32."""
+        wide = features.astype(np.float64)
+        self.images += len(wide)
+        self.sums += wide.sum(axis=0)
+        self.products += wide.T @ wide
+
+    def deviations(self) -> Wide:
+        """Return (d,): the standard deviation of each feature."""
+        n = max(self.images, 1)
+        return np.sqrt(np.maximum(self.products.diagonal() / n - (self.sums / n) ** 2, 0))
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        joined = type(self)(len(self.sums))
+        joined.images, joined.sums = self.images + other.images, self.sums + other.sums
+        joined.products = self.products + other.products
+        return joined
+
+
+class WeightedMoments:
+    """For each of some classes, weighted second moments of its own choice of features, and their moments with a target.
+
+    Args:
+        features: (B, m) the features of each class.
+
+    Attributes:
+        weight: (B,) sum of the weights.
+        sums: (B, m) weighted sums of the features.
+        products: (B, m, m) weighted sums of ``x x'``.
+        target: (B,) sum of the pulls; an image's pull is its weight times its target.
+        moments: (B, m) sums of ``x`` times the pull.
+    """
+
+    def __init__(self, features: Counts) -> None:
+        n_classes, size = features.shape
+        self.features = features
+        self.weight, self.target = np.zeros(n_classes), np.zeros(n_classes)
+        self.sums, self.moments = np.zeros((n_classes, size)), np.zeros((n_classes, size))
+        self.products = np.zeros((n_classes, size, size))
+
+    def update(self, place: int, features: Features, weights: Wide, pulls: Wide) -> None:
+        """Take in images for the class at a place: its features (r, m) float32, weights (r,) and pulls (r,)."""
+        wide = features.astype(np.float64)
+        weighted = wide * np.sqrt(weights)[:, None]
+        self.weight[place] += weights.sum()
+        self.sums[place] += weights @ wide
+        self.products[place] += weighted.T @ weighted
+        self.target[place] += pulls.sum()
+        self.moments[place] += pulls @ wide
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        joined = type(self)(self.features)
+        for name in ("weight", "sums", "products", "target", "moments"):
+            setattr(joined, name, getattr(self, name) + getattr(other, name))
+        return joined

@@ -1,0 +1,1 @@
+"""The folder on disk, and what fills it and reads it."""

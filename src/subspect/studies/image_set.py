@@ -1,0 +1,110 @@
+"""One image set of a study: its shards, read and written, and its manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import entries
+from subspect.ground.seals import write_json
+from subspect.heads.history import Part
+from subspect.studies.manifests import SCHEMA, SetManifest, is_manifest
+from subspect.studies.parts import in_part
+from subspect.studies.shards import Chunk, Entry, Shape, joined, read_shard, shard_name, write_shard
+from subspect.studies.shards import checksum_of as shard_checksum
+
+
+class ImageSet:
+    """One named image set of a study, observed to its end."""
+
+    def __init__(self, name: str, folder: Path, manifest: SetManifest, shape: Shape) -> None:
+        self.name, self.folder, self.manifest, self.shape = name, folder, manifest, shape
+        self.entries = dict(manifest.shards)  # and those that were written since
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels; else the network's own predictions stand in for them."""
+        return self.manifest.labelled
+
+    def chunks(self, part: Part = "all", layers: Sequence[str] = ()) -> Iterator[Chunk]:
+        """Go through the stored images once, a shard at a time, memory-mapped.
+
+        Args:
+            part: which images.
+            layers: which of the layers that were watched to read besides the features.
+
+        Raises:
+            SubspectError: a shard is missing or damaged.
+        """
+        rows = 0
+        for index in range(self.manifest.n_shards):
+            chunk, _ = self.shard(index, layers)
+            rows += len(chunk.ids)
+            yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
+        if rows != self.manifest.rows:
+            raise SubspectError(
+                f"image set {self.name!r} in {self.folder} is damaged: its shards hold {rows:,} images, its manifest says "
+                f"{self.manifest.rows:,}; delete {self.folder} and observe it again"
+            )
+
+    def shard(self, index: int, layers: Sequence[str] = ()) -> tuple[Chunk, list[tuple[str, str]]]:
+        """Read one shard: its images, and id and reason of each that couldn't be used.
+
+        Raises:
+            SubspectError: it is missing or damaged.
+        """
+        path, entry = self.folder / shard_name(index), self.entries.get(index)
+        return read_shard(path, self.shape, entry, self.place(index), layers)
+
+    def write(self, index: int, chunk: Chunk, failed: Sequence[tuple[str, str]]) -> None:
+        """Write one shard; it enters the manifest with all others, once the set is complete."""
+        path = self.folder / shard_name(index)
+        self.entries[index] = write_shard(path, chunk, failed, SCHEMA, self.place(index))
+
+    def save(self, manifest: SetManifest) -> None:
+        """Write the manifest; once the set is complete, with the checksums of all its shards.
+
+        Raises:
+            SubspectError: it cannot be written, or a shard is damaged.
+        """
+        known = {index: self._entry(index) for index in range(manifest.n_shards)} if manifest.complete else {}
+        self.manifest = replace(manifest, shards=known)
+        shards = {str(index): asdict(entry) for index, entry in known.items()}
+        fields = {"schema": SCHEMA, **asdict(self.manifest), "shards": shards}
+        write_json(self.folder / "set.json", fields, is_manifest)
+
+    @property
+    def done(self) -> list[int]:
+        """Numbers of the shards that are there."""
+        return [index for index in shards_in(self.folder) if index < self.manifest.n_shards]
+
+    def _entry(self, index: int) -> Entry:
+        """Return what the manifest is to say of a shard; one that isn't known yet is read and looked at."""
+        if index not in self.entries:
+            chunk, _ = self.shard(index)
+            self.entries[index] = Entry(len(chunk.ids), shard_checksum(self.folder / shard_name(index)))
+        return self.entries[index]
+
+    def place(self, index: int) -> str:
+        """Say which shard of which set one is, as the shard itself does."""
+        return f"{self.manifest.fingerprint}, {self.manifest.weights}, {index}"
+
+    def whole(self, part: Part = "all") -> Chunk:
+        """Return the stored images, or a part of them, in memory at once.
+
+        Raises:
+            SubspectError: a shard is missing or damaged.
+        """
+        return joined(list(self.chunks(part)))
+
+
+def shards_in(folder: Path) -> list[int]:
+    """List the numbers of the shards that lie in a folder."""
+    names = (entry.name for entry in entries(folder))
+    return sorted(int(name[:-6]) for name in names if re.fullmatch(r"[0-9]{5,12}\.arrow", name))

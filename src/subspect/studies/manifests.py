@@ -1,0 +1,136 @@
+"""What a study says of itself and of its image sets: the manifests, their schema, and how they are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.files import read_json
+from subspect.ground.seals import open_json
+from subspect.studies.shards import Entry
+
+SCHEMA = 2  #: version of the folder's layout; a newer one is refused
+UNSEALED = 1  #: the version before checksums were kept, which is still read
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Width = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # of a column, which Arrow counts in 32 bits
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes results belong together.
+
+    Attributes:
+        network: what the network is called; shown, never imported.
+        weights: fingerprint of its weights.
+        head: the head's module name.
+        n_classes: number of classes C.
+        n_features: number of features d.
+        class_names: a name for each class.
+        preprocessing: what was done to the images.
+    """
+
+    network: str
+    weights: str
+    head: str
+    n_classes: Annotated[int, msgspec.Meta(ge=2, lt=2**31)]
+    n_features: Width
+    class_names: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.n_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
+
+
+@dataclass(frozen=True)
+class SetManifest:
+    """Which images an image set holds, and how they are cut.
+
+    Attributes:
+        weights: fingerprint of the network's weights.
+        preprocessing: what was done to the images.
+        kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
+        root: the folder that ids are relative to, for files.
+        images: number of images in the source.
+        fingerprint: of the list of images and labels.
+        labelled: whether they have labels.
+        matching: how labels became class indices.
+        batch_size: images in a batch of the network.
+        shard_size: images in a shard, a multiple of ``batch_size``.
+        layers: name → channels of the layers that were watched besides the features.
+        complete: whether every shard is there.
+        rows: images with features, once complete.
+        failed: id and reason of each image that could not be used, once complete.
+        shards: number → rows and checksum of each shard, once complete; empty in a study of before checksums were kept.
+    """
+
+    weights: str
+    preprocessing: Mapping[str, Any]
+    kind: str
+    root: str | None
+    images: Count
+    fingerprint: str
+    labelled: bool
+    matching: str
+    batch_size: Count
+    shard_size: Count
+    layers: Mapping[str, Width] = field(default_factory=dict)
+    complete: bool = False
+    rows: Whole = 0
+    failed: tuple[tuple[str, str], ...] = ()
+    shards: Mapping[int, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shard_size % self.batch_size:
+            raise ValueError(f"shard_size {self.shard_size} is no multiple of batch_size {self.batch_size}")
+        outside = [index for index in self.shards if not 0 <= index < self.n_shards]
+        if outside:
+            raise ValueError(f"shards {some(outside)} of {self.n_shards}")
+        if self.complete and self.rows + len(self.failed) != self.images:
+            raise ValueError(f"{self.rows} rows and {len(self.failed)} failed images of {self.images}")
+        if self.complete and self.shards:
+            rows = sum(entry.rows for entry in self.shards.values())
+            if len(self.shards) != self.n_shards or rows != self.rows:
+                raise ValueError(f"{len(self.shards)} of {self.n_shards} shards with {rows} of {self.rows} rows")
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards of the whole set."""
+        return -(-self.images // self.shard_size)
+
+
+def versioned(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the version and the fields of a manifest, once its seal, if its version has one, is found right."""
+    fields = read_json(path, "manifest")
+    version = fields.get("schema") if isinstance(fields, dict) else None
+    if version not in (UNSEALED, SCHEMA) or isinstance(version, bool):
+        raise SubspectError(
+            f"{path} has schema version {version!r}, this subspect reads {UNSEALED} and {SCHEMA}; use the subspect that "
+            "wrote it"
+        )
+    if version != UNSEALED or "checksum" in fields:
+        fields = open_json(path, fields)
+    return version, {key: value for key, value in fields.items() if key != "schema"}
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell whether a file is a manifest of ours, sealed or of before seals were kept."""
+    try:
+        versioned(path)
+    except SubspectError:
+        return False
+    return True
+
+
+def by_number(shards: object) -> object:
+    """Return the shards of a manifest by their numbers, which JSON has as text."""
+    if not isinstance(shards, dict) or not all(re.fullmatch(r"0|[1-9][0-9]{0,11}", key) for key in shards):
+        return shards  # which is refused
+    return {int(key): value for key, value in shards.items()}

@@ -1,0 +1,392 @@
+"""Run the network once over an image set and keep its features: what fills a study.
+
+Images are cut into batches, and batches into shards, at places that depend on nothing but their number, so that a run
+that was killed goes on with the first missing shard and ends with the same bytes. Before the hours are spent, up to 64
+images spread over the set are tried: the head is found and checked, labels are matched, time and disk are estimated,
+and an accuracy near chance is pointed out.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.files import is_file
+from subspect.ground.progress import progress
+from subspect.images.batches import Batch, batches, lost_workers
+from subspect.images.labels import match_classes, numbered
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
+from subspect.images.sources import ClassMatch, Images
+from subspect.networks.finding import Head
+from subspect.networks.layers import layer_names, watching
+from subspect.networks.network import Network
+from subspect.studies.image_set import ImageSet
+from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.shards import Chunk, joined, shard_bytes
+from subspect.studies.study import Study, check_disk, check_set_name
+
+log = logging.getLogger("subspect")
+
+_SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
+_TRIED = 64
+
+
+@lost_workers()
+def observe(
+    network: Network,
+    images: object,
+    study: str | Path,
+    name: str = "train",
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    class_map: Mapping[str, int] | str | Path | None = None,
+    max_failed: float = 0.01,
+    layers: Sequence[str] = (),
+    show_progress: bool = True,
+) -> Study:
+    """Run a network once over images and store features, labels, predictions and ids in a study.
+
+    The same call goes on where it was stopped, and does nothing where it is done. The model is left as it was.
+
+    Args:
+        network: the classifier; its preprocessing must be known, unless the images are tensors ready for it.
+        images: a folder of class folders, a flat folder, a CSV file, arrays, ``(images, labels)``, a torch Dataset or a
+            DataLoader that doesn't shuffle (see `subspect.open_images`).
+        study: the study's folder, made if need be.
+        name: what the image set is called in the study.
+        batch_size: images in a batch of the network.
+        workers: processes that read images; 0 reads them in this one.
+        device: where the network runs, such as "cuda"; where it lies already unless given.
+        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+        max_failed: the share of images that may be unusable before the run ends in an error.
+        layers: names of layers to watch besides the features, averaged over space; "all" for every convolution and linear
+            layer (see `subspect.networks.layers`).
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        The study, which now holds the image set.
+
+    Raises:
+        SubspectError: anything that doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN
+            features, too many unusable images, another network's study, no disk left; what was stored so far stays.
+    """
+    if batch_size < 1 or workers < 0 or not 0 <= max_failed <= 1:
+        raise SubspectError(
+            f"expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1; got {batch_size}, {workers}, {max_failed}"
+        )
+    check_set_name(name)
+    folder, source = Path(study), open_images(images, name)
+    network = _as_before(network, source, folder)
+    with network.running(device), ExitStack() as held:
+        head = find_head(network, source)
+        widths = _widths(network, source, layers)
+        match = _match(network, source, head.n_classes, folder, name, class_map)
+        identity = _identity(network, source, match)
+        manifest = _manifest(source, match, identity, batch_size, widths)
+        opened = Study.create(folder, identity, network.head.weight, network.head.bias)
+        held.enter_context(opened.observing(name))
+        image_set = opened.begin(name, manifest)
+        if image_set.manifest.complete:
+            log.info("%s: all %s images of %r are there already", folder, f"{len(image_set):,}", name)
+            if source.kind == "dataset":
+                log.warning(
+                    "the Dataset %r is known by its length and its name alone; if its images or labels have changed, "
+                    "choose another study, or another name: subspect.DatasetImages(dataset, name)",
+                    name,
+                )
+            return opened
+        told = _try(network, source, match, image_set)
+        _run(network, source, match, image_set, workers, max_failed, show_progress)
+        _finish(opened, image_set, told)
+    return opened
+
+
+def _as_before(network: Network, source: Images, folder: Path) -> Network:
+    """Return the network with the preprocessing of the study that is there already, where none was given."""
+    if network.preprocessing is not None or source.ready or not is_file(folder / "study.json"):
+        return network
+    again = copy.copy(network)
+    try:
+        again.preprocessing = from_description(Study.open(folder).identity.preprocessing)
+    except SubspectError:  # a transform of the user's, or images that were given ready: to be given again
+        return network
+    return again
+
+
+def _match(
+    network: Network,
+    source: Images,
+    n_classes: int,
+    folder: Path,
+    name: str,
+    class_map: Mapping[str, int] | str | Path | None,
+) -> ClassMatch:
+    """Match labels to classes: by the network's names, or else by those that the study's other image sets brought."""
+    if network.class_names is not None or not is_file(folder / "study.json"):
+        return match_classes(source, n_classes, network.class_names, class_map)
+    study = Study.open(folder)
+    if not set(study.set_folders()) - {name}:  # this set brings them, however often it is begun
+        return match_classes(source, n_classes, None, class_map)
+    names = study.identity.class_names
+    match = match_classes(source, n_classes, None if names == numbered(len(names)) else names, class_map)
+    return replace(match, names=names)
+
+
+def find_head(network: Network, images: object) -> Head:
+    """Find the network's head with the first two usable ones of up to 64 images spread over a source.
+
+    Raises:
+        SubspectError: no head, no preprocessing, or no image that can be used.
+    """
+    usable = sample(network, open_images(images))
+    with network.running():
+        return network.find_head(usable)
+
+
+def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
+    """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
+
+    Where there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
+
+    Raises:
+        SubspectError: no preprocessing, or no image that can be used.
+    """
+    usable: list[torch.Tensor] = []
+    failed: list[tuple[str, str]] = []
+    for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
+        usable += [] if batch.pixels is None else [batch.pixels]
+        failed += batch.failed
+        if len(usable) == count:
+            break
+    if not usable:
+        raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
+    for one in usable[1:]:
+        if one.shape != usable[0].shape:
+            shapes = [tuple(tensor.shape[1:]) for tensor in (usable[0], one)]
+            raise SubspectError(
+                f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
+                "all are of one size"
+            )
+    while len(usable) < count:
+        usable += [one.flip(-1) for one in usable[: count - len(usable)]]
+    return torch.cat(usable)
+
+
+def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str, int]:
+    """Return how many channels each layer has."""
+    if not layers:
+        return {}
+    names = layer_names(network.model, layers, network.head.name)
+    with network.running(), watching(network.model, names) as said:
+        network.read(sample(network, source))
+    idle = [name for name in names if name not in said]
+    named = [name for name in idle if name in layers]
+    if named:
+        raise SubspectError(f"these layers took no part when the network ran: {some(named)}; name others")
+    if idle:
+        log.warning("layers that took no part when the network ran are left out: %s", some(idle))
+    return {name: said[name].shape[1] for name in names if name in said}
+
+
+def _spread(source: Images) -> list[int]:
+    """Pick up to 64 positions spread over a source."""
+    positions = np.linspace(0, len(source) - 1, min(_TRIED, len(source))).round()
+    return [int(position) for position in positions]
+
+
+def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
+    own = GIVEN_AS_TENSORS if source.ready or network.preprocessing is None else network.preprocessing.describe()
+    head = network.head
+    return Identity(network.name, network.fingerprint(), head.name, head.n_classes, head.n_features, match.names, own)
+
+
+def _manifest(
+    source: Images, match: ClassMatch, identity: Identity, batch_size: int, layers: Mapping[str, int]
+) -> SetManifest:
+    width = identity.n_features + sum(layers.values())
+    rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
+    return SetManifest(
+        weights=identity.weights,
+        preprocessing=identity.preprocessing,
+        kind=source.kind,
+        root=None if source.root is None else str(source.root.resolve()),
+        images=len(source),
+        fingerprint=source.fingerprint(match),
+        labelled=source.labelled,
+        matching=match.how,
+        batch_size=batch_size,
+        shard_size=rows,
+        layers=layers,
+    )
+
+
+def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> bool:
+    """Run the spread images through everything: say what the run will cost, and whether it looks right.
+
+    Returns:
+        Whether an accuracy near chance was pointed out.
+    """
+    manifest, positions = image_set.manifest, _spread(source)
+    left = manifest.images - _positions(manifest, image_set.done)
+    start = time.perf_counter()
+    batch = next(batches(source, network.preprocessing, match, [positions]))
+    chunk = _chunk(network, batch, manifest)
+    seconds = (time.perf_counter() - start) / len(positions) * left
+    needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
+    log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
+    log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
+    log.info(
+        "labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them"
+    )
+    log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
+    check_disk(image_set.folder, needed)
+    right = int((chunk.labels == chunk.predictions).sum())
+    return source.labelled and _warn_near_chance(right, len(chunk.ids), match.n_classes, "tried first")
+
+
+def _run(
+    network: Network,
+    source: Images,
+    match: ClassMatch,
+    image_set: ImageSet,
+    workers: int,
+    max_failed: float,
+    show: bool,
+) -> None:
+    """Write the missing shards."""
+    manifest, done = image_set.manifest, set(image_set.done)
+    failed = [failure for index in done for failure in image_set.shard(index)[1]]
+    _check_failed(failed, manifest, max_failed, image_set.folder)
+    if done:
+        log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
+    cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
+    positions = [positions for shard in cuts.values() for positions in shard]
+    read = batches(source, network.preprocessing, match, positions, workers)
+    with progress(image_set.name, manifest.images, "images", done=_positions(manifest, done), show=show) as advance:
+        for index, shard in cuts.items():
+            chunks, fresh = [], []
+            for cut, batch in zip(shard, read, strict=False):
+                chunks.append(_chunk(network, batch, manifest))
+                fresh += batch.failed
+                advance(len(cut))
+            _check_failed(failed := failed + fresh, manifest, max_failed, image_set.folder)
+            image_set.write(index, joined(chunks), fresh)
+
+
+def _finish(study: Study, image_set: ImageSet, told: bool) -> None:
+    """Write the manifest that says that the set is complete, and say what was found, but not twice what was told before."""
+    name, manifest = image_set.name, image_set.manifest
+    rows = right = 0
+    failed: list[tuple[str, str]] = []
+    for index in range(manifest.n_shards):
+        chunk, unusable = image_set.shard(index)
+        rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
+        failed += unusable
+    image_set.save(replace(manifest, complete=True, rows=rows, failed=tuple(failed)))
+    if failed:
+        log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
+    if manifest.labelled:
+        log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
+        if not told:
+            _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
+
+
+def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
+    """Run a batch through the network.
+
+    Raises:
+        SubspectError: a feature is NaN or infinite.
+    """
+    features = [torch.empty(0, network.head.n_features)]
+    predictions = [torch.empty(0, dtype=torch.int64)]
+    layers = {name: [torch.empty(0, width)] for name, width in manifest.layers.items()}
+    with watching(network.model, tuple(layers)) as said:
+        for pixels in () if batch.pixels is None else torch.split(batch.pixels, manifest.batch_size):
+            x, logits = network.read(pixels)
+            features.append(x.cpu())
+            predictions.append(logits.argmax(dim=1).cpu())
+            for name, parts in layers.items():
+                parts.append(said[name].cpu())
+    chunk = Chunk(
+        torch.cat(features).numpy(),
+        batch.labels,
+        torch.cat(predictions).numpy(),
+        batch.ids,
+        {name: torch.cat(parts).numpy() for name, parts in layers.items()},
+        batch.digests,
+    )
+    bad = np.flatnonzero(
+        ~np.all([np.isfinite(x).all(axis=1) for x in (chunk.features, *chunk.layers.values())], axis=0)
+    )
+    if len(bad):
+        ids = [batch.ids[row] for row in bad]
+        raise SubspectError(
+            f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's weights and "
+            "precision, and those images; what was stored before stays"
+        )
+    return chunk
+
+
+def _cuts(manifest: SetManifest, shard: int) -> list[range]:
+    """Cut a shard's positions into batches; always at the same places, so that a resumed run gives the same bytes."""
+    first, end = _ends(manifest, shard)
+    return [range(start, min(start + manifest.batch_size, end)) for start in range(first, end, manifest.batch_size)]
+
+
+def _ends(manifest: SetManifest, shard: int) -> tuple[int, int]:
+    first = shard * manifest.shard_size
+    return first, min(first + manifest.shard_size, manifest.images)
+
+
+def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
+    return sum(end - first for first, end in (_ends(manifest, shard) for shard in shards))
+
+
+def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: float, folder: Path) -> None:
+    if len(failed) > most * manifest.images:
+        raise SubspectError(
+            f"{len(failed)} of {manifest.images:,} images could not be used, more than the share of {most:g} that was "
+            f"allowed: {_reasons(failed)}; mend or remove them, or allow more with --max-failed; what was stored in "
+            f"{folder} stays"
+        )
+
+
+def _reasons(failed: list[tuple[str, str]]) -> str:
+    return some([f"{id}: {reason}" for id, reason in failed], 3)
+
+
+def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> bool:
+    """Warn if the accuracy could come from guessing, within three standard deviations of 1 in C or below; say whether."""
+    chance = 1 / n_classes
+    limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
+    near = bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
+    if near:
+        log.warning(
+            "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: the class folders are in "
+            "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
+            "BGR) isn't the one of training",
+            right,
+            f"{images:,}",
+            which,
+            n_classes,
+        )
+    return near
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,88 @@
+"""The images of a study, opened again: where they were when they were observed, or where the user says that they are now.
+
+A study may come from a stranger, and what is shown of its images ends in pages that one shares. So where the study itself
+says where images are, a file is opened only below that folder, and shown only if its bytes are those that were observed:
+whoever made the study had the picture already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from subspect.ground.errors import Unusable
+from subspect.images.decoding import decode_with_digest
+from subspect.images.sources import ClassMatch, Example, Images, Picture
+from subspect.studies.image_set import ImageSet
+
+
+class Reopened(Images):
+    """Some images of an image set.
+
+    Args:
+        image_set: observed to its end.
+        ids: of its images.
+        source: where the user says that they are now; unless given, the folder that the study says.
+
+    Attributes:
+        changed: ids of images opened from ``source`` so far that are other files than those that were observed.
+    """
+
+    kind, labelled = "study", False
+
+    def __init__(self, image_set: ImageSet, ids: Sequence[str], source: Images | None = None) -> None:
+        self._ids, self._source, self.changed = list(ids), source, list[str]()
+        stored = image_set.manifest.root
+        self.root = source.root if source is not None else Path(stored) if stored is not None else None
+        self.ready = source is not None and source.ready
+        wanted = set(self._ids)
+        self._digests = {
+            id: digest
+            for chunk in image_set.chunks()
+            for id, digest in zip(chunk.ids, chunk.digests, strict=False)
+            if id in wanted and digest is not None
+        }
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id(self, index: int) -> str:
+        """Return the id of the image at a position."""
+        return self._ids[index]
+
+    def read(self, index: int) -> Example:
+        """Open the image at a position."""
+        image, digest = self.given_with_digest(self._ids[index])
+        return Example(image, None, digest)
+
+    def digest(self, id: str) -> bytes | None:
+        """Return the digest that an image had when it was observed, if that was kept."""
+        return self._digests.get(id)
+
+    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
+        """Open the image of an id.
+
+        Raises:
+            Unusable: it is missing, cannot be decoded, or is another than the one that was observed.
+        """
+        known = self._digests.get(id)
+        if self._source is not None:
+            image, digest = self._source.given_with_digest(id)
+            if None not in (known, digest) and known != digest and id not in self.changed:
+                self.changed.append(id)
+            return image, digest
+        if self.root is None:
+            raise Unusable("it was in memory")
+        path = PurePosixPath(id)
+        if path.is_absolute() or ".." in path.parts or "\\" in id:
+            raise Unusable("it lies outside the folder of its image set")
+        if known is None:
+            raise Unusable("it is not known by its bytes; say where the images are: --images FOLDER")
+        picture, digest = decode_with_digest(self.root / path)
+        if digest != known:
+            raise Unusable("it is not the image that was observed")
+        return picture, digest
+
+    def fingerprint(self, match: ClassMatch | None) -> str:
+        """Not of use here: an image set's own is in its manifest."""
+        raise NotImplementedError

@@ -1,0 +1,103 @@
+"""The stored features of an image set, in blocks that are gone through again and again.
+
+Pursuit, refit and budget each pass over the same features several times. Blocks join the shards of a study to pieces
+that matrix products like; they are kept in memory where all of them fit the stated budget, and read anew where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits
+
+from subspect.heads.history import Part
+from subspect.studies.image_set import ImageSet
+from subspect.studies.shards import Chunk
+
+MEMORY = 1 << 30  #: bytes that features, and likewise statistics, may take
+_BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images' features (m, d) float32, class indices (m,) and the dense network's top-1 class (m,)."""
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+
+    def prints(self) -> npt.NDArray[np.uint64]:
+        """Return (m,): a hash of each row of features."""
+        return prints(self.features)
+
+
+def prints(features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Return (m,): a hash of each row of features (m, d), the same wherever the row lies."""
+    bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
+    total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+
+
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Run small matrix products in several threads, each product in one: nested threads would wait for each other."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield pool
+
+
+class Rows:
+    """The features of an image set, or of a part of it, as blocks; may be iterated over any number of times.
+
+    Args:
+        image_set: observed to its end.
+        part: which of its images.
+        memory: bytes that may be kept; more than that is read from disk on each pass.
+    """
+
+    def __init__(self, image_set: ImageSet, part: Part = "all", memory: int = MEMORY) -> None:
+        self._image_set, self._part = image_set, part
+        self._kept: list[Block] | None = None
+        self._memory = memory
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Block] | None = []
+        size = 0
+        for block in _join(self._image_set.chunks(self._part)):
+            size += block.features.nbytes
+            kept = [*kept, block] if kept is not None and size <= self._memory else None
+            yield block
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return sum(len(block.labels) for block in self)
+
+
+def _join(chunks: Iterable[Chunk]) -> Iterator[Block]:
+    gathered: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        gathered.append(chunk)
+        size += chunk.features.nbytes
+        if size >= _BLOCK:
+            yield _block(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield _block(gathered)
+
+
+def _block(chunks: list[Chunk]) -> Block:
+    return Block(
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate([chunk.labels for chunk in chunks]),
+        np.concatenate([chunk.predictions for chunk in chunks]),
+    )

@@ -1,0 +1,95 @@
+"""The network of a study again: the same weights, the head that the study recorded, and images as it was given them.
+
+Every question that needs the network besides the stored features asks here: a network with two heads has the one that was
+observed, whatever else a batch would let one find.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from subspect.ground.errors import SubspectError, Unusable, some
+from subspect.images.opening import open_images
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
+from subspect.networks.finding import Head
+from subspect.networks.network import Network
+from subspect.studies.observe import sample
+from subspect.studies.reopen import Reopened
+from subspect.studies.study import Study
+
+_LOOKED_FOR = 64  # images of the study that are tried
+
+
+def same_network(study: Study, network: Network) -> Network:
+    """Check that a network is the one of a study, and return it with the study's head and preprocessing.
+
+    The preprocessing is None where images were given ready.
+
+    Raises:
+        SubspectError: other weights, another preprocessing, or one that can't be rebuilt from the study.
+    """
+    if not isinstance(network, Network):
+        raise SubspectError(
+            f"a network must be a subspect.Network, got {type(network).__name__}; subspect.Network(model) makes one"
+        )
+    given, identity = network.fingerprint(), study.identity
+    if given != identity.weights:
+        raise SubspectError(
+            f"this is another network: {study.path} is of {identity.network!r} with weights {identity.weights[:12]}…, the "
+            f"one given has {given[:12]}…; pass the one that was observed, with its weights"
+        )
+    stored, declared = dict(identity.preprocessing), network.preprocessing
+    if stored == GIVEN_AS_TENSORS:
+        return network.known_as(identity.head, None)
+    if declared is not None and dict(declared.describe()) != stored:
+        raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {stored}")
+    return network.known_as(identity.head, declared or from_description(stored))
+
+
+def head_of(network: Network, pixels: Tensor) -> Head:
+    """Return the head of the study's network, found with a batch (n, …) if it isn't known yet; one image is enough."""
+    if not network.head_known:
+        network.find_head(pixels if len(pixels) > 1 else torch.cat([pixels, pixels.flip(-1)]))
+    return network.head
+
+
+def real_images(study: Study, network: Network, count: int, images: object = None) -> Tensor:
+    """Return real images as the study's network takes them, (count, …); where there are fewer, mirror images follow.
+
+    Args:
+        study: whose images are opened again.
+        network: of the study (see `same_network`).
+        count: how many are wanted.
+        images: where to take them from instead (see `subspect.open_images`).
+
+    Raises:
+        SubspectError: the images aren't there any more, or were in memory.
+    """
+    source = open_images(images, outside=True) if images is not None else _observed_images(study)
+    return sample(network, source, count)
+
+
+def _observed_images(study: Study) -> Reopened:
+    """Return some of the images that were observed.
+
+    Raises:
+        SubspectError: they aren't there any more.
+    """
+    sets = [study[name] for name in study.set_names if study[name].manifest.root is not None]
+    if not sets:
+        raise SubspectError(
+            "the images that were observed were in memory; name some to check with: images=… (--images FOLDER)"
+        )
+    again = Reopened(sets[0], next(sets[0].chunks()).ids[:_LOOKED_FOR])
+    reasons = []
+    for id in (again.id(place) for place in range(len(again))):
+        try:
+            again.given(id)
+            return again
+        except Unusable as error:
+            reasons.append(f"{id}: {error}")
+    raise SubspectError(
+        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); name some to check with: "
+        "images=… (--images FOLDER)"
+    )

@@ -1,0 +1,273 @@
+"""Is a study as subspect wrote it? Every file against its checksum, and what the files say against each other.
+
+Commands look at a file when they first read it, and stop at the first that is damaged. This goes through all of them, lists
+what is wrong, and for each what to do. In a study of before checksums were kept it looks at what can be told without: the
+files' own structure, and whether the stored predictions are those of the stored features.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.files import entries, is_part
+from subspect.ground.pages import changed_pages
+from subspect.ground.progress import progress
+from subspect.ground.seals import file_checksum, is_sealed
+from subspect.ground.tables import Table
+from subspect.heads.decomposition import Decomposition
+from subspect.studies.decompositions import decomposition_names, decomposition_path, load_decomposition
+from subspect.studies.image_set import ImageSet
+from subspect.studies.shards import Chunk, shard_name
+from subspect.studies.study import Study
+
+T = TypeVar("T")
+_FAR = 0.05  # of the largest logit: a prediction that is farther below it is none that rounding explains
+_MOST = 0.02  # share of images of a shard whose prediction may be so; networks in half precision round more
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file.
+
+    Attributes:
+        path: relative to the study.
+        what: what was found, what was expected, and what to do.
+    """
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a look at every file of a study has found.
+
+    Attributes:
+        study: its path.
+        files: how many were looked at.
+        images: in the image sets that are sound.
+        faults: what is damaged, missing or not the study's own.
+        notes: what lies in the study besides; it stays as it is.
+        checksums: whether the study has them, or has them now.
+        added: whether they were added just now.
+    """
+
+    study: str
+    files: int
+    images: int
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+    checksums: bool
+    added: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {**asdict(self), "sound": self.sound}
+
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: what is wrong, or that nothing is."""
+        lines = [*([] if self.faults else [self._verdict]), *(f"note: {note}" for note in self.notes)]
+        if not self.faults:
+            table = Table(title=self._title, title_justify="left", show_header=False, box=None)
+            table.add_column("", overflow="fold")
+            for line in lines:
+                table.add_row(line)
+            return [table]
+        caption = "\n".join(lines)
+        table = Table(title=self._title, title_justify="left", caption=caption, caption_justify="left")
+        table.add_column("file", overflow="fold")
+        table.add_column("what is wrong", overflow="fold")
+        for fault in self.faults:
+            table.add_row(fault.path, fault.what)
+        return [table]
+
+    @property
+    def _title(self) -> str:
+        number = len(self.faults)
+        wrong = f"; {number} {'is' if number == 1 else 'are'} not as they should be" if number else ""
+        return f"{self.study}: {self.files:,} files, {self.images:,} images{wrong}"
+
+    @property
+    def _verdict(self) -> str:
+        if self.added:
+            return "checksums were added; damage that couldn't be seen without them is now taken for sound"
+        if self.checksums:
+            return "all files are as subspect wrote them"
+        return f"nothing is wrong that can be seen without checksums: subspect verify {self.study} --write adds them"
+
+
+def verify(study: str | Path, *, write: bool = False, show_progress: bool = True) -> Verified:
+    """Look at every file of a study.
+
+    Args:
+        study: its folder.
+        write: whether a study of before checksums were kept is to get them, if nothing is wrong.
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        SubspectError: there is no study, or its own manifest is damaged, so that nothing else can be told.
+    """
+    opened = Study.open(study, told=write)
+    look = _Look(opened)
+    with progress("verify", look.total, "files", show=show_progress) as advance:
+        for _ in look.through():
+            advance(1)
+    sealed = opened.head_checksum is not None
+    added = write and not sealed and not look.faults
+    if added:
+        _write(opened)
+    notes = (*look.notes, *_strays(opened))
+    return Verified(str(study), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
+
+
+class _Look:
+    """Goes through the files of a study, a step for each."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.files, self.images = study, 1, 0
+        self.faults: list[Fault] = []
+        self.notes: list[str] = []
+        self.head: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def total(self) -> int:
+        return 2 + sum(len(entries(self.study.path / "sets" / name)) for name in self.study.set_folders())
+
+    def through(self) -> Iterator[None]:
+        self.head = self.tried("head.safetensors", self.study.head)
+        yield
+        for name in self.study.set_folders():
+            yield from self._set(name)
+        for name in self.tried_names():
+            self.tried(f"decompositions/{name}.safetensors", partial(load_decomposition, self.study, name))
+        report = self.study.path / "report.html"
+        if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
+            self.notes.append(
+                "report.html is of before checksums were kept: move it away before the next report is written"
+            )
+        elif os.path.lexists(report):
+            self.tried("report.html", partial(_look_at_report, report))
+        order = self.study.path / "decompositions" / "order.json"
+        if os.path.lexists(order):
+            self.tried("decompositions/order.json", partial(decomposition_names, self.study))
+        yield
+
+    def tried_names(self) -> list[str]:
+        """Return the names of the decompositions, whatever the file of their order holds."""
+        found = entries(self.study.path / "decompositions")
+        return sorted(one.name.removesuffix(".safetensors") for one in found if one.name.endswith(".safetensors"))
+
+    def tried(self, path: str, ask: Callable[[], T]) -> T | None:
+        """Return what a question about a file gives; an error of ours is noted as its fault."""
+        self.files += 1
+        try:
+            return ask()
+        except SubspectError as error:
+            self.faults.append(Fault(path, str(error)))
+            return None
+
+    def _set(self, name: str) -> Iterator[None]:
+        folder = f"sets/{name}"
+        manifest = self.tried(f"{folder}/set.json", partial(self.study.manifest, name))
+        if manifest is None:
+            return
+        if not manifest.complete:
+            self.notes.append(f"the image set {name!r} is unfinished: run the same observe command again to go on")
+        image_set, before = self.study.image_set(name, manifest), len(self.faults)
+        lost = [index for index in manifest.shards if index not in image_set.done]
+        if lost:
+            what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
+            self.faults.append(Fault(folder, what))
+        seen: set[str] = set()
+        for index in range(manifest.n_shards) if manifest.complete else image_set.done:
+            self.tried(f"{folder}/{shard_name(index)}", partial(self._shard, image_set, index, seen))
+            yield
+        if len(self.faults) > before:
+            return
+        if manifest.complete and len(seen) != manifest.rows:
+            what = f"its shards hold {len(seen):,} images, set.json says {manifest.rows:,}; {_REDO}"
+            self.faults.append(Fault(folder, what))
+        self.images += len(seen)
+
+    def _shard(self, image_set: ImageSet, index: int, seen: set[str]) -> None:
+        chunk, _ = image_set.shard(index)
+        again = seen.intersection(chunk.ids)
+        if again or len(set(chunk.ids)) < len(chunk.ids):
+            raise SubspectError(f"images stand in it twice: {some(sorted(again) or chunk.ids)}; {_REDO}")
+        self._predictions(chunk)
+        seen.update(chunk.ids)
+
+    def _predictions(self, chunk: Chunk) -> None:
+        """Check that stored predictions are what the head says of the stored features.
+
+        Raises:
+            SubspectError: for many images they are not.
+        """
+        if self.head is None or not len(chunk.ids):
+            return
+        weight, bias = self.head
+        logits = torch.addmm(bias, torch.from_numpy(np.array(chunk.features)), weight.T)
+        said = logits.gather(1, torch.from_numpy(chunk.predictions)[:, None])[:, 0]
+        top, scale = logits.max(dim=1).values, logits.abs().max().clamp_min(1e-12)
+        far = float(((top - said) > _FAR * scale).float().mean())
+        if far > _MOST:
+            raise SubspectError(
+                f"for {100 * far:.0f} % of its images the stored prediction is not what the head says of the stored features; "
+                f"{_REDO}"
+            )
+
+
+_REDO = "delete it and run the same observe command again"
+
+
+def _look_at_report(path: Path) -> None:
+    if path.is_symlink() or not is_sealed(path):
+        raise SubspectError("it is not as subspect wrote it (changed, damaged, or another program's); move it away")
+    if changed := changed_pages(path):
+        raise SubspectError(f"its pages are missing or not as subspect wrote them: {some(changed)}; move them away")
+
+
+def _strays(study: Study) -> Iterator[str]:
+    """Tell what lies in a study besides its own files."""
+    known = {"study.json", "head.safetensors", "report.html", "report-pages", ".lock", "sets", "decompositions"}
+    names = [entry.name for entry in entries(study.path) if entry.name not in known]
+    for name in study.set_folders():
+        try:
+            own = {"set.json", ".lock", *map(shard_name, range(study.manifest(name).n_shards))}
+        except SubspectError:  # told as a fault
+            continue
+        names += [f"sets/{name}/{one.name}" for one in entries(study.path / "sets" / name) if one.name not in own]
+    kept = entries(study.path / "decompositions")
+    names += [f"decompositions/{one.name}" for one in kept if not one.name.endswith((".safetensors", "order.json"))]
+    left = [name for name in names if is_part(name.rpartition("/")[2])]
+    others = sorted(set(names) - set(left))
+    if others:
+        yield f"not subspect's, and left alone: {some(others)}"
+    if left:
+        yield f"left by a run that was killed; the next command that writes there removes it: {some(left)}"
+
+
+def _write(study: Study) -> None:
+    """Give a study of before checksums were kept its checksums."""
+    for name in study.set_folders():
+        with study.observing(name):
+            manifest = study.manifest(name)
+            study.image_set(name, manifest).save(manifest)
+    for name in decomposition_names(study):
+        path = decomposition_path(study, name)
+        Decomposition.load(path).save(path)
+    study.seal(file_checksum(study.path / "head.safetensors"))

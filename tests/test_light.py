@@ -1,0 +1,78 @@
+"""What is asked for little loads little: the version, the help, the import."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import subspect
+from subspect.cli import app
+
+SRC = Path(subspect.__file__).parent
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that Python has loaded after some code."""
+    line = [sys.executable, "-c", f"import sys\ntry:\n {code}\nexcept SystemExit: pass\nprint(*sys.modules)"]
+    return set(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_version_and_help_load_no_torch(argument: str) -> None:
+    found = loaded_by(f"sys.argv = ['subspect', {argument!r}]; from subspect.__main__ import main; main()")
+    assert "subspect.__main__" in found and not found & {"torch", "scipy", "pyarrow", "matplotlib", "PIL"}
+    assert ("numpy" in found) == (argument == "--help")
+
+
+def test_import_loads_nothing_heavy() -> None:
+    found = loaded_by("import subspect")
+    assert "subspect" in found and not found & {"torch", "numpy", "scipy"}
+    assert "torch" in loaded_by("import subspect; subspect.Network")
+
+
+def test_everything_public_is_there_and_shadows_no_module() -> None:
+    assert subspect.__all__ == sorted(subspect.__all__) and set(subspect.__all__) <= set(dir(subspect))
+    modules = {path.stem for path in SRC.iterdir()}
+    for name in subspect.__all__:
+        assert getattr(subspect, name).__module__.startswith("subspect.") and name not in modules
+    with pytest.raises(AttributeError):
+        subspect.nothing  # type: ignore[attr-defined]  # noqa: B018
+    for path in SRC.rglob("*.py"):
+        module = import_module(
+            ".".join(("subspect", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+        )
+        if path.name == "__init__.py" and path.parent != SRC:
+            public = {
+                name for name, one in vars(module).items() if inspect.isfunction(one) and not name.startswith("_")
+            }
+            assert not public & {one.stem for one in path.parent.iterdir()}, path
+
+
+def test_quiet_and_threads_go_with_every_command(study: subspect.Study, tmp_path: Path) -> None:
+    runner, before = CliRunner(), torch.get_num_threads()
+    subspect.decompose(study, 2)
+    subspect.decompose(study, 3)
+    line = ["show", str(study.path), "--class", "a"]
+    try:
+        assert "the newest decomposition" in runner.invoke(app, line).stderr
+        for quiet in (["-q", *line], [*line, "-q"], [*line, "--quiet"]):
+            result = runner.invoke(app, quiet)
+            assert result.exit_code == 0 and not result.stderr
+        assert runner.invoke(app, [*line, "--threads", "2"]).exit_code == 0 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        logging.getLogger("subspect").setLevel(logging.NOTSET)
+    for name in ("demo", "run", "export"):
+        assert "--threads" in runner.invoke(app, [name, "--help"], env={"COLUMNS": "200"}).stdout
+
+
+def test_the_version_on_the_way_of_the_application() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == subspect.__version__

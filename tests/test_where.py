@@ -1,0 +1,98 @@
+"""Which images a figure is measured on: those that took part in the choice are found by what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import subspect
+from conftest import Tiny
+from subspect import Network, Study, SubspectError
+from subspect.measuring.heads_say import heads_say, say
+from subspect.measuring.where import where
+
+
+def pictures(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 8, 8, generator=generator), torch.arange(count) % 3
+
+
+@pytest.fixture
+def train(tiny: Tiny, tmp_path: Path) -> Study:
+    return subspect.observe(Network(tiny), pictures(90), tmp_path / "study", batch_size=16, show_progress=False)
+
+
+def more(study: Study, tiny: Tiny, images: torch.Tensor, labels: torch.Tensor, name: str = "test") -> Study:
+    return subspect.observe(Network(tiny), (images, labels), study.path, name, batch_size=16, show_progress=False)
+
+
+def test_images_of_the_choice_are_left_out_of_another_set(train: Study, tiny: Tiny) -> None:
+    old, fresh = pictures(90), pictures(60, seed=1)
+    study = more(train, tiny, torch.cat([old[0][:30], fresh[0]]), torch.cat([old[1][:30], fresh[1]]))
+    made = subspect.decompose(study, 2, show_progress=False)
+    found = where(study, made)
+    assert (found.image_set, found.part, found.images, found.left_out, found.held_out) == ("test", "all", 60, 30, True)
+    assert "60 images of 'test'; 30 more took part in choosing features or weights and are left out" in found.note
+    study = more(study, tiny, *fresh, name="fresh")
+    alone, mixed = (subspect.evaluate(study, made, on) for on in ("fresh", "test"))
+    assert mixed.overall == alone.overall and mixed.where.to_json()["left_out"] == 30
+    assert subspect.compare(study, made, 0, 1, "test").images == (20, 20)
+
+
+def test_a_set_of_nothing_but_such_images_is_named(train: Study, tiny: Tiny) -> None:
+    images, labels = pictures(90)
+    study = more(train, tiny, images[:30], labels[:30])
+    made = subspect.decompose(study, 2, show_progress=False)
+    found = where(study, made)
+    assert (found.images, found.left_out, found.held_out) == (30, 0, False)
+    assert "these images took part in choosing features or weights, so the figures flatter" in found.note
+
+
+def test_images_of_a_refit_are_left_out(train: Study, tiny: Tiny) -> None:
+    fresh = pictures(60, seed=1)
+    study = more(train, tiny, *fresh)
+    study = more(study, tiny, fresh[0][:20], fresh[1][:20], name="refit")
+    made = subspect.decompose(study, 2, show_progress=False)
+    edited = subspect.edit(study, made, (), refit_on="refit").decomposition
+    found = where(study, edited)
+    assert (found.image_set, found.images, found.left_out) == ("test", 40, 20)
+
+
+def test_images_that_were_set_apart(train: Study) -> None:
+    made = subspect.decompose(train, 2, show_progress=False)
+    found = where(train, made)
+    assert found.part == "20 %" and found.held_out and not found.left_out
+    apart = {id for chunk in train["train"].chunks("20 %") for id in chunk.ids}
+    assert {id for chunk in found.chunks() for id in chunk.ids} == apart and len(apart) == found.images
+    assert where(train, made, "train") == found
+
+
+def test_what_both_heads_say(study: Study) -> None:
+    made = subspect.decompose(study, 2)
+    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    few, few_bias = np.zeros_like(weight), made.bias.double().numpy()
+    for label in range(3):
+        for row in made.rows(label):
+            few[label, row.feature] = row.weight
+    seen = 0
+    for said in heads_say(study, made, where(study, made, "test")):
+        x = said.chunk.features.astype(np.float64)
+        np.testing.assert_allclose(said.dense, x @ weight.T + bias, atol=1e-5)
+        np.testing.assert_allclose(said.decomposed, x @ few.T + few_bias, atol=1e-5)
+        seen += len(x)
+    assert seen == 45
+    assert say(np.ones((1, 2), np.float32), np.eye(2, dtype=np.float32), np.zeros(2, np.float32)).dtype == np.float32
+
+
+def test_an_empty_part_and_a_set_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
+    images, labels = pictures(1)
+    study = subspect.observe(Network(tiny), (images, labels), tmp_path / "few", show_progress=False)
+    made = subspect.decompose(study, 1, "contribution")
+    assert not sum(len(chunk.ids) for chunk in study["train"].chunks("20 %"))
+    with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
+        where(study, made)
+    with pytest.raises(SubspectError, match="no image set 'none'"):
+        where(study, made, "none")
