@@ -483,6 +483,8 @@ def test_the_first_of_two_logits_unless_the_other_head_is_named(caplog: pytest.L
     model = WithAuxiliary()
     features, logits = truth(model)
     expect(model, "fc", features, logits)
+    assert "outputs of several linear layers; 'fc' is taken for the head" in caplog.text and "for aux" in caplog.text
+    caplog.clear()
     aux = F.linear(features, model.aux.weight, model.aux.bias).detach()
     assert expect(model, "aux", features, aux, head="aux").output == 1
     assert not caplog.records
