@@ -18,9 +18,19 @@ from pathlib import Path
 
 import torch
 
+import subspect
+from subspect import demo
 from subspect.cli import app
 from subspect.ground.files import is_part
+from subspect.report import curve_file, terminal
+from subspect.studies import observe
 
+READY = (
+    demo,
+    curve_file,
+    terminal,
+    *(getattr(subspect, name) for name in subspect.__all__),
+)  #: loaded once, by the parent
 Tree = dict[str, bytes]
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -137,7 +147,7 @@ def start(
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.chdir(folder)
         torch.set_num_threads(1)
-        sys.modules["subspect.studies.observe"]._SHARD_IMAGES = _SHARD  # type: ignore[attr-defined]
+        observe._SHARD_IMAGES = _SHARD
         counter = _Counter(folder, kill_at, full_at)
         code = _do(line)
         counter.on = False
