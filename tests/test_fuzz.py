@@ -1,4 +1,4 @@
-"""A minute of fuzzing: what once failed, and a few hundred fresh inputs for each reader, always the same."""
+"""A minute of fuzzing: what once failed, and hundreds of fresh inputs for each reader, always the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def test_every_reader_bears_what_it_is_given(tmp_path: Path) -> None:
-    options = ["--inputs", "200", "--findings", str(tmp_path), "--json", str(tmp_path / "a")]
+    options = ["--inputs", "700", "--findings", str(tmp_path), "--json", str(tmp_path / "a")]
     done = subprocess.run([sys.executable, BENCHMARKS / "fuzz.py", *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "a").read_text(encoding="utf-8"))["chance"]

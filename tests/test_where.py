@@ -61,6 +61,17 @@ def test_images_of_a_refit_are_left_out(train: Study, tiny: Tiny) -> None:
     assert (found.image_set, found.images, found.left_out) == ("test", 40, 20)
 
 
+def test_rows_of_zeros_tell_no_image_from_another(tmp_path: Path) -> None:
+    head = torch.nn.Linear(4, 3)
+    x = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+    x[::5] = 0
+    network = Network(torch.nn.Sequential(head))
+    study = subspect.observe(network, (x[:30], torch.arange(30) % 3), tmp_path / "study", show_progress=False)
+    study = subspect.observe(network, (x[30:], torch.arange(30) % 3), study.path, "test", show_progress=False)
+    found = where(study, subspect.decompose(study, 2, show_progress=False))
+    assert (found.images, found.left_out) == (30, 0)
+
+
 def test_images_that_were_set_apart(train: Study) -> None:
     made = subspect.decompose(train, 2, show_progress=False)
     found = where(train, made)

@@ -381,17 +381,15 @@ def _label(study: Study, decomposition: Decomposition, name: str, features: Arra
     """
     first = decomposition.chosen_on[0]
     own, close = _digest(name), _ITSELF * float(np.linalg.norm(features))
+    place = f"/{Path(name).as_posix()}"
     for image_set in (study[one] for one in sorted(study.set_names, key=lambda one: one != first)):
         found: dict[str, int] = {}
         for chunk in image_set.chunks() if image_set.labelled else ():
-            digests = chunk.digests or [None] * len(chunk.ids)
-            for row, (id, kept) in enumerate(zip(chunk.ids, digests, strict=True)):
-                known = own is not None and kept is not None
-                if (known and own == kept) or (
-                    not known
-                    and f"/{Path(name).as_posix()}".endswith(f"/{id}")
-                    and float(np.linalg.norm(chunk.features[row] - features)) <= close
-                ):
+            kept = chunk.digests or [None] * len(chunk.ids)
+            for row in [row for row, one in enumerate(kept) if one is None or own is None or one == own]:
+                id, known = chunk.ids[row], None not in (own, kept[row])
+                alike = known or place.endswith(f"/{id}")
+                if alike and (known or float(np.linalg.norm(chunk.features[row] - features)) <= close):
                     found[id] = int(chunk.labels[row])
         mine = {label for id, label in found.items() if name.endswith(id)} or set(found.values())
         if found:

@@ -96,7 +96,9 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
     image_set, part = _set_and_part(study, decomposition, on)
     learned = [one for one in _learned_on(study, decomposition) if one[0] in study.set_names]
     taken = _same_images(study, image_set, learned) or (image_set, part) in learned
-    skip = np.empty(0, np.uint64) if taken else np.unique(np.concatenate([_prints(study, *one) for one in learned]))
+    skip = np.empty(0, np.uint64)
+    if not taken:
+        skip = np.setdiff1d(np.concatenate([_prints(study, *one) for one in learned]), _nothing(study))
     unseen = images = left_out = 0
     for chunk in study[image_set].chunks(part):
         seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
@@ -142,6 +144,11 @@ def _prints(study: Study, name: str, part: Part) -> Prints:
     if key not in known:
         known[key] = np.concatenate([prints(chunk.features) for chunk in study[name].chunks(part)])
     return known[key]
+
+
+def _nothing(study: Study) -> Prints:
+    """Return the print of a row of zeros, which tells no image from another: they all leave the features silent."""
+    return prints(np.zeros((1, study.identity.n_features), np.float32))
 
 
 def _settled_on(decomposition: Decomposition) -> list[str]:
