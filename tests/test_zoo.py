@@ -717,3 +717,10 @@ def test_what_a_network_prints_is_no_result(folder: Path, capsys: pytest.Capture
     load_network("python:loud.py:make")
     said = capsys.readouterr()
     assert said.out == "" and said.err == "Loaded weights\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes of POSIX")
+def test_what_lies_there_instead_of_weights_is_said(folder: Path) -> None:
+    os.mkfifo("pipe.pth")
+    with pytest.raises(SubspectError, match=r"^no such file of weights: pipe.pth \(a named pipe is there\)$"):
+        load_weights(net(), "pipe.pth")

@@ -43,6 +43,7 @@ _STEM = 240  # bytes, of the 255 that a file's name may have
 _NEAREST = 6  # images of the study that are shown beside an image
 _BARS = 12  # features that are drawn as bars
 _TITLE = 160  # letters of a figure's title
+_WIDE = 60  # letters of the picture's title, from which on they are smaller
 _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 _CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
@@ -199,8 +200,9 @@ class Explanation:
         said, against = as_label(self.predicted), as_label(self.against)
         likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
         dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
-        label = f"label: {as_label(self.label)}; " if self.label is not None else ""
-        _show(picture, enlarged(self.picture), f"{said}, not {against}\n({label}dense: {dense})", 10)
+        label = f"label: {as_label(self.label)}" if self.label is not None else ""
+        title = "\n".join(filter(None, [f"{said}, not {against}", label, f"dense: {dense}"]))
+        _show(picture, enlarged(self.picture), title, 10 if len(title) < _WIDE else 8)
         figure.suptitle(
             as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
         )

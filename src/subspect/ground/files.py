@@ -413,6 +413,15 @@ def is_folder(path: Path) -> bool:
     return _is(path, stat.S_ISDIR)
 
 
+def special(path: Path) -> str:
+    """Say in brackets what lies somewhere instead of a file or a folder, such as a named pipe; else nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f" ({_kind(mode)} is there)"
+
+
 def _is(path: Path, kind: Callable[[int], bool]) -> bool:
     try:
         return kind(path.stat().st_mode)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from subspect.ground.errors import SubspectError, shortened, some
-from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes
+from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes, special
 from subspect.images.decoding import decode_with_digest
 from subspect.images.sources import ClassMatch, Example, Images, Picture
 
@@ -81,7 +81,7 @@ def from_path(path: Path, outside: bool) -> Images:
         return _from_csv(path, outside)
     if is_file(path):
         raise SubspectError(f"{path} is a file; expected a folder of images or a .csv file with the column 'path'")
-    raise SubspectError(f"no such folder or CSV file: {path} (looked in {Path.cwd()})")
+    raise SubspectError(f"no such folder or CSV file: {path}{special(path)} (looked in {Path.cwd()})")
 
 
 class _Fence:

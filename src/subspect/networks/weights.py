@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import is_file
+from subspect.ground.files import is_file, special
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 _DEPTH = 4  # of such mappings in one another
@@ -77,7 +77,7 @@ def _among(name: str, modules: Sequence[str]) -> bool:
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     if not is_file(path):
-        raise SubspectError(f"no such file of weights: {path}")
+        raise SubspectError(f"no such file of weights: {path}{special(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
