@@ -1,11 +1,11 @@
 """Everything that reads what a user or a stranger hands over, given broken and hostile inputs: nothing but our own errors.
 
-Each reader (``_fuzz_readers.py``) runs in a process of its own on inputs that chance makes of right ones, or that coverage
-guides (atheris, the extra "benchmarks"). For each input: no error but our own, no more than a second, no more than 1 GiB, and
-the process lives. What fails is saved, shortest first, under --findings; what once failed is kept in ``fuzz_seeds.json`` and
-comes first in every run. A million inputs take about 40 minutes on one core.
+Each reader (``_fuzz_readers.py``) runs in a process of its own on inputs that chance makes of right ones, that hypothesis
+makes, or that coverage guides (atheris; both in the extra "benchmarks"). For each input: no error but our own, no more than a
+second, no more than 1 GiB, and the process lives. What fails is saved, shortest first, under --findings; what once failed is
+kept in ``fuzz_seeds.json`` and comes first in every run. A million inputs by chance take about 40 minutes on one core.
 
-Example: python benchmarks/fuzz.py --inputs 30000 --engine both --json fuzz.json
+Example: python benchmarks/fuzz.py --inputs 30000 --engine all --json fuzz.json
 """
 
 from __future__ import annotations
@@ -225,7 +225,50 @@ def by_coverage(trial: Trial, seeds: list[bytes], inputs: int, seconds: float, s
         atheris.Fuzz()
 
 
-ENGINES = {"chance": by_chance, "coverage": by_coverage}
+def by_hypothesis(trial: Trial, seeds: list[bytes], inputs: int, seconds: float, seed: int) -> None:
+    """Let hypothesis make the inputs: bytes, texts, JSON documents, and right files with a part of them replaced."""
+    import hypothesis
+    from hypothesis import strategies as st
+
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    documents = st.recursive(
+        leaves, lambda one: st.lists(one) | st.dictionaries(st.text(max_size=8), one), max_leaves=20
+    )
+    parts = st.tuples(st.sampled_from(seeds), st.integers(0, 2**20), st.integers(0, 64), st.binary(max_size=64))
+    every = st.one_of(
+        st.binary(max_size=512),
+        st.text(max_size=200).map(lambda text: text.encode()),
+        documents.map(lambda value: json.dumps(value).encode()),
+        parts.map(lambda one: _replaced(*one)),
+    )
+    end = time.monotonic() + seconds
+    settings = hypothesis.settings(
+        max_examples=max(1, inputs - len(seeds)),
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+    @hypothesis.seed(seed)
+    @settings
+    @hypothesis.given(every)
+    def give(data: bytes) -> None:
+        if time.monotonic() < end:
+            trial(data)
+
+    for data in seeds[:inputs]:
+        trial(data)
+    give()
+
+
+def _replaced(whole: bytes, at: int, length: int, part: bytes) -> bytes:
+    """Return bytes with some of them replaced by others."""
+    at %= len(whole) + 1
+    return whole[:at] + part + whole[at + length :]
+
+
+ENGINES = {"chance": by_chance, "hypothesis": by_hypothesis, "coverage": by_coverage}
 
 
 @contextmanager
@@ -333,7 +376,7 @@ def main() -> int:
     """Fuzz, print, and return 1 where there is a finding."""
     torch.set_num_threads(1)  # before anything is computed: a pool of threads would not outlive the forks
     asked = _options()
-    engines = [*ENGINES] if asked.engine == "both" else [asked.engine]
+    engines = [*ENGINES] if asked.engine == "all" else [asked.engine]
     if "coverage" in engines and importlib.util.find_spec("atheris") is None:
         print("engine coverage: skipped, since atheris is not installed: pip install -e '.[benchmarks]'")
         engines.remove("coverage")
@@ -368,7 +411,7 @@ def _options() -> Any:
     parser.add_argument("--inputs", type=int, default=30_000, help="for each reader and engine; slow ones get fewer")
     parser.add_argument("--minutes", type=float, default=1e9, help="at most, for each reader and engine")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="readers whose name holds one of these")
-    parser.add_argument("--engine", choices=[*ENGINES, "both"], default="chance", help="what makes the inputs")
+    parser.add_argument("--engine", choices=[*ENGINES, "all"], default="chance", help="what makes the inputs")
     parser.add_argument("--seed", type=int, default=0, help="of chance: the same inputs again")
     parser.add_argument("--findings", type=Path, help="folder for inputs that fail; a new one unless given")
     parser.add_argument("--json", type=Path, help="write the table to this file")

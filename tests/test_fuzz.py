@@ -13,11 +13,12 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def test_every_reader_bears_what_it_is_given(tmp_path: Path) -> None:
-    options = ["--inputs", "700", "--findings", str(tmp_path), "--json", str(tmp_path / "a")]
+@pytest.mark.parametrize(("engine", "inputs"), [("chance", "450"), ("hypothesis", "200")])
+def test_every_reader_bears_what_it_is_given(tmp_path: Path, engine: str, inputs: str) -> None:
+    options = ["--engine", engine, "--inputs", inputs, "--findings", str(tmp_path), "--json", str(tmp_path / "a")]
     done = subprocess.run([sys.executable, BENCHMARKS / "fuzz.py", *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "a").read_text(encoding="utf-8"))["chance"]
+    rows = json.loads((tmp_path / "a").read_text(encoding="utf-8"))[engine]
     assert len(rows) > 30 and all(row["inputs"] >= 40 for row in rows)
     assert [row["reader"] for row in rows if not row["accepted"]] == []
 
