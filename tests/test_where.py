@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,14 @@ def test_images_of_a_refit_are_left_out(train: Study, tiny: Tiny) -> None:
     edited = subspect.edit(study, made, (), refit_on="refit").decomposition
     found = where(study, edited)
     assert (found.image_set, found.images, found.left_out) == ("test", 40, 20)
+
+
+def test_a_set_that_was_chosen_on_and_is_gone(study: Study) -> None:
+    made = subspect.decompose(study, 2)
+    shutil.rmtree(study.path / "sets/train")
+    found = where(Study.open(study.path), made)
+    assert (found.image_set, found.images, found.left_out, found.held_out) == ("test", 45, 0, True)
+    assert subspect.evaluate(Study.open(study.path), made).overall.images == 45
 
 
 def test_rows_of_zeros_tell_no_image_from_another(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
     taken = _same_images(study, image_set, learned) or (image_set, part) in learned
     skip = np.empty(0, np.uint64)
     if not taken:
-        skip = np.setdiff1d(np.concatenate([_prints(study, *one) for one in learned]), _nothing(study))
+        skip = np.setdiff1d(np.concatenate([skip, *(_prints(study, *one) for one in learned)]), _nothing(study))
     unseen = images = left_out = 0
     for chunk in study[image_set].chunks(part):
         seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
