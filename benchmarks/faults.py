@@ -37,7 +37,6 @@ from _children import Ended, Tree, copy, parts, prepare, run, start, tree
 from _rows import Row, publish, row
 from subspect import Study, SubspectError
 from subspect.ground.seals import is_sealed
-from subspect.studies.decompositions import decomposition_names
 
 NETWORK = "--network python:model.py:small"
 COMMANDS = {
@@ -249,12 +248,12 @@ def figures(study: Path) -> str:
     """Return all figures of a study, through every reader, as text."""
     opened = Study.open(study)
     said: list[object] = [opened.to_json()]
-    for name in decomposition_names(opened):
+    for name in opened.decomposition_names:
         made = subspect.load_decomposition(opened, name)
-        said += [made.to_json(), subspect.evaluate(opened, made, "test").to_json()]
-        said.append(subspect.compare(opened, made, 0, 1).to_json())
+        said += [made.to_json(), subspect.evaluate(opened, made, on="test").to_json()]
+        said.append(subspect.compare(opened, made, first=0, second=1).to_json())
     said.append(subspect.selectivity(opened, on="train").to_json())
-    for image_set in (opened["train"], opened["test"]):
+    for image_set in (opened.image_set("train"), opened.image_set("test")):
         whole = image_set.whole()
         said += [whole.ids, whole.labels.tolist(), whole.predictions.tolist(), whole.features.tolist()]
         said.append([digest and digest.hex() for digest in whole.digests])

@@ -141,8 +141,8 @@ _PASS = """
 import sys, time
 import numpy as np
 import subspect
-list(subspect.Study.open({small!r})["train"].chunks())  # so that no import of Arrow's counts
-image_set = subspect.Study.open({study!r})["train"]
+list(subspect.Study.open({small!r}).image_set("train").chunks())  # so that no import of Arrow's counts
+image_set = subspect.Study.open({study!r}).image_set("train")
 {change}
 start = time.perf_counter()
 for chunk in image_set.chunks():

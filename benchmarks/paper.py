@@ -85,8 +85,8 @@ def essential(study: subspect.Study) -> list[Row]:
     rows: list[Row] = []
     bars = {"normal": (">= 40",), "matched": (">= 8",)}
     for method in ("frequency", "contribution", "pursuit"):
-        made = subspect.decompose(study, 5, method, on="train", refit=False)
-        found = subspect.essentiality(study, made, "test")
+        made = subspect.decompose(study, 5, method=method, on="train", refit=False)
+        found = subspect.essentiality(study, made, on="test")
         for kind, one in found.kinds.items():
             what = f"{method} k=5, {kind}: class accuracy"
             bar = bars.get(kind, ()) if method == "frequency" else ()

@@ -142,7 +142,7 @@ def timed(name: str, study: subspect.Study, dense: Head, glm_saga: float) -> Fig
     paths, both, anew = [], [], []
     for _ in range(3):
         start = time.perf_counter()
-        boundary = Boundary(Rows(study["train"]), *dense)
+        boundary = Boundary(Rows(study.image_set("train")), *dense)
         choices = boundary.choose(np.arange(1, 33)[:, None].repeat(len(dense[0]), axis=1))
         paths.append(time.perf_counter() - start)
         refitted(boundary, choices[5 - 1])
@@ -317,7 +317,7 @@ def refitted(boundary: Boundary, choice: Choice) -> Head:
 
 def reselected(boundary: Boundary, choice: Choice) -> Head:
     """Re-learn the weights, and choose anew a few times, as `subspect.decompose` does."""
-    return reselect(boundary, choice)[1].head
+    return reselect(boundary, choice).head
 
 
 def table(part: str, draws: Sequence[Figures]) -> list[Row]:
@@ -382,7 +382,7 @@ def studies(data: Path, folder: Path) -> dict[str, subspect.Study]:
 
 def stored(study: subspect.Study, image_set: str) -> Features:
     """Read features and labels."""
-    chunks = list(study[image_set].chunks())
+    chunks = list(study.image_set(image_set).chunks())
     return Features(np.concatenate([one.features for one in chunks]), np.concatenate([one.labels for one in chunks]))
 
 

@@ -49,7 +49,7 @@ def main() -> int:
         study = subspect.observe(network, mirrored, Path(folder) / "study", "test")
         made = subspect.decompose(study, K, on="train")
         rows = [*files(study, made, network, images), *some_classes(study, made, network)]
-        found = subspect.tradeoff(study, network, POOLS, K, images=images)
+        found = subspect.tradeoff(study, network=network, pools=POOLS, k=K, images=images)
         Console().print(*found.tables())
         if arguments.figure is not None:
             save_figure(found.plot(), arguments.figure)
@@ -77,7 +77,7 @@ def files(study: subspect.Study, made: subspect.Decomposition, network: subspect
     rows: list[Row] = []
     for form in ("onnx", "torch"):
         path = study.path / f"whole.{form}"
-        found = subspect.export(study, made, path, network, form, images=images)
+        found = subspect.export(study, made, path=path, network=network, format=form, images=images)
         Console().print(*found.tables())
         assert found.dense is not None and found.difference is not None
         rows += row(f"{form}: largest difference of a logit", found.difference, "", "<= 1e-4")
@@ -90,7 +90,7 @@ def files(study: subspect.Study, made: subspect.Decomposition, network: subspect
 
 def some_classes(study: subspect.Study, made: subspect.Decomposition, network: subspect.Network) -> list[Row]:
     """Keep every fiftieth class."""
-    found = subspect.specialise(study, made, network, list(range(0, 1000, 50)), rounds=100)
+    found = subspect.specialise(study, made, network=network, classes=list(range(0, 1000, 50)), rounds=100)
     Console().print(*found.tables())
     share = found.small.multiplications / found.dense.multiplications
     rows = [

@@ -119,20 +119,20 @@ def mend(planted: Planted, k: int = K) -> Mended:
     study = planted.study
     found = subspect.decompose(study, k=k, show_progress=False)
     corner = looking_at_the_corner(planted, found)
-    explained = subspect.explain(study, found, planted.network, study.path.parent / "marked.png")
+    explained = subspect.explain(study, found, network=planted.network, image=study.path.parent / "marked.png")
     drop = [(MARKED, feature) for feature in corner]
     edits = {
-        "dropped": subspect.edit(study, found, drop).decomposition if drop else found,
-        "after": subspect.edit(study, found, drop, refit_on="unmarked").decomposition,
-        "kept": subspect.edit(study, found, [], refit_on="unmarked").decomposition,
-        "mixed": subspect.edit(study, found, drop, refit_on="mixed").decomposition,
+        "dropped": subspect.edit(study, found, drop=drop).decomposition if drop else found,
+        "after": subspect.edit(study, found, drop=drop, refit_on="unmarked").decomposition,
+        "kept": subspect.edit(study, found, drop=[], refit_on="unmarked").decomposition,
+        "mixed": subspect.edit(study, found, drop=drop, refit_on="mixed").decomposition,
     }
 
     def accuracies(head: subspect.Decomposition) -> Pair:
-        test, marked = (subspect.evaluate(study, head, name).overall.accuracy.value for name in ("test", "marked"))
+        test, marked = (subspect.evaluate(study, head, on=name).overall.accuracy.value for name in ("test", "marked"))
         return test, marked
 
-    dense = [subspect.evaluate(study, found, name).overall.dense_accuracy.value for name in ("test", "marked")]
+    dense = [subspect.evaluate(study, found, on=name).overall.dense_accuracy.value for name in ("test", "marked")]
     return Mended(
         found.supports[MARKED].tolist(),
         corner,
@@ -152,7 +152,7 @@ def mark(path: Path) -> None:
 
 def looking_at_the_corner(planted: Planted, decomposition: subspect.Decomposition) -> list[int]:
     """Return the features of the marked class whose map, averaged over its training images, peaks on the mark."""
-    folder = Path(str(planted.study["train"].manifest.root)) / str(MARKED)
+    folder = Path(str(planted.study.image_set("train").manifest.root)) / str(MARKED)
     maps = subspect.read_maps(planted.network, tensors(planted.network, sorted(folder.glob("*.png")))).maps
     assert maps is not None
     on_mark = torch.zeros(8, 8, dtype=torch.bool)
@@ -176,7 +176,7 @@ def predict(network: subspect.Network, path: Path) -> int:
 def accuracy(network: subspect.Network, images: Path, folder: Path) -> float:
     """Return a dense network's accuracy on some images."""
     study = subspect.observe(network, images, folder, "test", show_progress=False)
-    chunks = list(study["test"].chunks())
+    chunks = list(study.image_set("test").chunks())
     return float(np.mean(np.concatenate([chunk.predictions == chunk.labels for chunk in chunks])))
 
 

@@ -228,7 +228,8 @@ def test_a_choice_is_the_path_of_every_class_and_its_least_squares(target: Targe
     sizes = np.array([[1, 2, 3, 4], [5, 2, 1, 1], [9, 9, 9, 9]])
     choices = Boundary(cut(x, labels, [50]), *dense, target).choose(sizes, head)
     assert len(choices) == 3
-    for row, (supports, (weight, bias)) in zip(sizes, choices, strict=True):
+    for row, choice in zip(sizes, choices, strict=True):
+        supports, (weight, bias) = choice.supports, choice.head
         for label, (size, support) in enumerate(zip(row, supports, strict=True)):
             w, t = weights[:, label], targets[:, label]
             assert support.tolist() == squares(label, x, w, t).path(9)[size - 1].support.tolist()
@@ -420,7 +421,8 @@ def test_a_class_without_images_keeps_its_dense_row(target: Target) -> None:
     x, labels, dense = make(9)
     boundary = Boundary(cut(x, labels % 3), *dense, target)
     assert boundary.unseen == [3]
-    for support, (weight, bias) in boundary.choose(np.array([[1, 1, 1, 1], [2, 2, 2, 2]])):
+    for choice in boundary.choose(np.array([[1, 1, 1, 1], [2, 2, 2, 2]])):
+        support, (weight, bias) = choice.supports, choice.head
         assert support[3].tolist() == list(range(7))
         assert np.array_equal(weight[3], dense[0][3]) and bias[3] == dense[1][3]
         assert np.array_equal(weight[:3] != 0, [np.isin(np.arange(7), own) for own in support[:3]])

@@ -39,10 +39,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         study = subspect.observe(network, folder / name, folder / "study", name, class_map=classes, show_progress=False)
     made = subspect.decompose(study, 3, show_progress=False)
     cost = subspect.evaluate(study, made)
-    single = subspect.write_report(study, made, cost, network=network, show_progress=False)
+    single = subspect.write_report(study, made, fidelity=cost, network=network, show_progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subspect.report.SINGLE", 2)
-        many = subspect.write_report(study, made, cost, folder / "many.html", network=network, show_progress=False)
+        many = subspect.write_report(
+            study, made, fidelity=cost, path=folder / "many.html", network=network, show_progress=False
+        )
     return single, many
 
 

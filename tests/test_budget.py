@@ -19,10 +19,11 @@ from conftest import cut
 from subspect import Auto, Mean, SubspectError
 from subspect.choosing.boundary import _NEAR, FLOOR, Boundary, Choice, Head
 from subspect.choosing.pool import shared_pool
-from subspect.choosing.promise import Counts, Promise, _chance, at_least, count, most_lost
+from subspect.choosing.promise import Counts, _chance, at_least, count, most_lost, promised
 from subspect.choosing.pursuit import Quadratic
-from subspect.choosing.settle import Found, Rung, Search, _promise, helped, settle
-from subspect.choosing.sizes import LADDER, MOST, Checked, Measure, Size, allocate, check_budget
+from subspect.choosing.settle import Rung, Search, _promise, helped, settle
+from subspect.choosing.sizes import LADDER, MOST, Budget, Checked, Measure, allocate, check_budget
+from subspect.heads.history import Promised
 from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ def make(seed: int, images: int = 120, features: int = 8, classes: int = 3) -> t
         (Mean(1), 1, Mean(1)),
     ],
 )
-def test_sizes_that_fit(size: Size, pool: int | None, checked: Checked) -> None:
+def test_sizes_that_fit(size: Budget, pool: int | None, checked: Checked) -> None:
     assert check_budget(size, 6, pool) == checked
 
 
@@ -98,7 +99,7 @@ def test_most_features_of_auto_unless_told() -> None:
         (Auto(confidence=0.4), None, "the confidence from 0.5 to below 1; got 64 and 0.4"),
     ],
 )
-def test_sizes_that_do_not_fit(size: Size, pool: int | None, message: str) -> None:
+def test_sizes_that_do_not_fit(size: Budget, pool: int | None, message: str) -> None:
     with pytest.raises(SubspectError) as caught:
         check_budget(size, 6, pool)
     assert message in str(caught.value)
@@ -394,12 +395,21 @@ def test_what_is_lost_and_its_bound() -> None:
     assert counts.bound("accuracy", 0.99) == most_lost(8, 3, 200, 0.99)
 
 
+def said(measure: Measure, loss: float, confidence: float, images: int, kept: bool, of: str | None = None) -> Promised:
+    return promised(Auto(0.05, measure, of, confidence=confidence), loss, images, kept=kept)
+
+
+def loss_of(made: Promised) -> float:
+    assert made.loss is not None
+    return made.loss
+
+
 # The promise ----------------------------------------------------------------------------------------------------------
 
 
 def rung(total: int = 0) -> Rung:
     head = np.array([[0.0], [1.0]]), np.zeros(2)
-    return Rung(Found(Choice([np.arange(total)], head)), Counts(1, 1, 1, 0, 0))
+    return Rung(Choice([np.arange(total)], head), Counts(1, 1, 1, 0, 0))
 
 
 def agreeing(*shares: float, n: int = 1000) -> list[Counts]:
@@ -411,16 +421,16 @@ def test_all_sizes_keep_the_tolerance() -> None:
     counts = agreeing(0.97, 0.99, 0.98)
     chosen, made = _promise(rungs, counts, Auto(0.05))
     assert chosen is rungs[2]
-    assert made == Promise("fidelity", 1 - at_least(970, 1000), 0.95, 1000, True)
+    assert made == said("fidelity", 1 - at_least(970, 1000), 0.95, 1000, True)
 
 
 def test_testing_ends_at_the_first_size_that_fails() -> None:
     rungs = [rung() for _ in range(4)]
     chosen, made = _promise(rungs, agreeing(0.99, 0.98, 0.93, 0.99), Auto(0.05))
-    assert chosen is rungs[1] and made == Promise("fidelity", 0.05, 0.95, 1000, True)
+    assert chosen is rungs[1] and made == said("fidelity", 0.05, 0.95, 1000, True)
     chosen, made = _promise(rungs, agreeing(0.94, 0.99, 0.99, 0.99), Auto(0.05))
     assert chosen is rungs[0]
-    assert made == Promise("fidelity", 1 - at_least(940, 1000), 0.95, 1000, False) and made.loss > 0.05
+    assert made == said("fidelity", 1 - at_least(940, 1000), 0.95, 1000, False) and loss_of(made) > 0.05
 
 
 def test_the_bound_counts_and_not_the_loss_itself() -> None:
@@ -434,10 +444,10 @@ def test_the_bound_counts_and_not_the_loss_itself() -> None:
 
 
 def test_a_promise_in_words() -> None:
-    assert str(Promise("fidelity", 0.0416, 0.95, 12_345, True)) == (
+    assert said("fidelity", 0.0416, 0.95, 12_345, True).text == (
         "at least 95.8 % agreement with the dense network, 95 % confidence, n = 12,345"
     )
-    assert str(Promise("accuracy", 0.0123, 0.999, 500, False)) == (
+    assert said("accuracy", 0.0123, 0.999, 500, False).text == (
         "at most 1.3 points of accuracy lost, 99.9 % confidence, n = 500"
     )
     for loss, shown in (
@@ -447,8 +457,8 @@ def test_a_promise_in_words() -> None:
         (0.05, "95.0 %"),
         (0.001, "99.9 %"),
     ):
-        assert f"at least {shown} agreement" in str(Promise("fidelity", loss, 0.95, 500, True))
-    assert "at most 0.1 points" in str(Promise("accuracy", 0.0004, 0.95, 500, True))
+        assert f"at least {shown} agreement" in said("fidelity", loss, 0.95, 500, True).text
+    assert "at most 0.1 points" in said("accuracy", 0.0004, 0.95, 500, True).text
 
 
 def nested(generator: np.random.Generator, shares: Sequence[float], n: int) -> list[int]:
@@ -478,7 +488,7 @@ def test_a_promise_of_fidelity_is_kept(shares: tuple[float, ...], together: bool
     for _ in range(200):
         agree = nested(generator, shares, 5000) if together else generator.binomial(5000, shares).tolist()
         chosen, made = _promise(rungs, [Counts(5000, one, 0, 0, 0) for one in agree], Auto(0.05))
-        short.append(made.loss - (1 - shares[rungs.index(chosen)]))
+        short.append(loss_of(made) - (1 - shares[rungs.index(chosen)]))
     assert np.mean(np.array(short) < 0) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
     assert np.median(short) <= 0.01
 
@@ -494,7 +504,7 @@ def test_a_promise_of_accuracy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         counts = [Counts(5000, 0, 0, lost, won) for lost, won, _ in drawn]
         chosen, made = _promise(rungs, counts, Auto(0.003, "accuracy"))
         lost, won = shares[rungs.index(chosen)]
-        short.append(made.loss - (lost - won))
+        short.append(loss_of(made) - (lost - won))
     assert np.mean(np.array(short) < 0) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 100)
     assert np.median(short) <= 0.01
 
@@ -520,10 +530,10 @@ class Fake:
     def __init__(self, loss: Callable[[int], float]) -> None:
         self.loss, self.asked = loss, list[Ints]()
 
-    def __call__(self, sizes: Ints) -> Found:
+    def __call__(self, sizes: Ints) -> Choice:
         self.asked.append(sizes)
         head = np.array([[0.0], [1.0]]), np.array([0.0, -self.loss(int(sizes.sum()))])
-        return Found(Choice([np.arange(size) for size in sizes.tolist()], head))
+        return Choice([np.arange(size) for size in sizes.tolist()], head)
 
 
 def even(images: int = 1000, reach: float = 1.0, labels: int = 1) -> list[Block]:
@@ -534,7 +544,7 @@ def even(images: int = 1000, reach: float = 1.0, labels: int = 1) -> list[Block]
 
 
 def total(found: Rung) -> int:
-    return sum(len(support) for support in found.found.choice.supports)
+    return sum(len(support) for support in found.choice.supports)
 
 
 def totals(found: Search) -> list[int]:
@@ -588,17 +598,17 @@ def test_images_that_flatter_lead_to_a_larger_size() -> None:
     assert total(plain.chosen) == 10 and plain.met and plain.promise is None
     assert totals(found) == sorted({*totals(plain), 15, 18, 24, 30, 36, 60})
     sequence = [one for one in reversed(found.rungs) if total(one) >= 10]
-    tested = count(even(50_000, 0.7), [one.found.head for one in sequence])
+    tested = count(even(50_000, 0.7), [one.choice.head for one in sequence])
     passing = [one for one, counts in zip(sequence, tested, strict=True) if counts.bound("fidelity") <= 0.05]
     assert found.chosen is passing[-1] and total(found.chosen) == 15
-    assert found.met and found.promise == Promise("fidelity", 0.05, 0.95, 50_000, True)
+    assert found.met and found.promise == said("fidelity", 0.05, 0.95, 50_000, True, "unseen")
 
 
 def test_the_promise_of_a_size_that_holds() -> None:
     learn = Fake(lambda size: 0.5 / size)
     found = settle(boundary(), learn, Auto(0.06, promise="unseen", most=20), even(), even(50_000))
     assert total(found.chosen) == 9 and found.met and found.promise is not None
-    [counts] = count(even(50_000), [found.chosen.found.head])
+    [counts] = count(even(50_000), [found.chosen.choice.head])
     assert found.promise.loss == counts.bound("fidelity") < 0.06 and found.promise.images == 50_000
 
 
@@ -606,7 +616,7 @@ def test_where_even_the_largest_fails_on_the_promises_images() -> None:
     learn = Fake(lambda size: 0.5 / size)
     found = settle(boundary(), learn, Auto(0.05, promise="unseen", most=20), even(), even(5000, 0.1))
     assert total(found.chosen) == 60 and not found.met and found.promise is not None
-    [counts] = count(even(5000, 0.1), [found.chosen.found.head])
+    [counts] = count(even(5000, 0.1), [found.chosen.choice.head])
     assert not found.promise.kept and found.promise.loss == counts.bound("fidelity") > 0.05
 
 
@@ -615,11 +625,14 @@ def test_a_promise_of_accuracy() -> None:
     wanted = Auto(0.06, "accuracy", "unseen", 20)
     found = settle(boundary(), learn, wanted, even(), even(5000))
     assert (
-        found.met and found.promise is not None and found.promise.measure == "accuracy" and found.promise.loss <= 0.06
+        found.met
+        and found.promise is not None
+        and found.promise.measure == "accuracy"
+        and loss_of(found.promise) <= 0.06
     )
     winning = settle(boundary(), learn, wanted, even(labels=0), even(1000, labels=0))
     assert total(winning.chosen) == 3 and winning.met
-    tested = count(even(1000, labels=0), [one.found.head for one in winning.rungs])
+    tested = count(even(1000, labels=0), [one.choice.head for one in winning.rungs])
     assert winning.promise is not None
     assert winning.promise.loss == max(counts.bound("accuracy") for counts in tested) < 0.001
     assert winning.chosen.counts.won > winning.chosen.counts.lost == 0

@@ -98,7 +98,7 @@ def test_images_that_lead_outside(run: Callable[..., Result], tmp_path: Path) ->
     for line in (
         f"run {network} linked-train -o study -k 2",
         f"observe {network} linked-train -o study",
-        f"depth {network} --images linked-train -o family",
+        f"depth {network} --train linked-train -o family",
     ):
         result = run(line, 1)
         assert refused in result.stderr and "pass outside=True (--outside) if that is meant" in result.stderr
@@ -108,7 +108,7 @@ def test_images_that_lead_outside(run: Callable[..., Result], tmp_path: Path) ->
     retrain = f"retrain study linked-train --network {network} -o retrained --epochs 1 --batch-size 16"
     assert refused in run(retrain, 1).stderr
     run(f"{retrain} --test linked-test --outside")
-    assert "a family needs two networks" in run(f"depth {network} --images linked-train -o family --outside", 1).stderr
+    assert "a family needs two networks" in run(f"depth {network} --train linked-train -o family --outside", 1).stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="devices of POSIX")
@@ -126,12 +126,12 @@ def test_step_by_step(run: Callable[..., Result], tmp_path: Path) -> None:
     assert observed["sets"]["train"]["rows"] == 90 and observed["class_names"] == ["a", "b", "c"]
     made = parsed(run("decompose study -k 1 -k 3 --method frequency --json"))
     assert [one["decomposition"]["name"] for one in made] == ["frequency-k1", "frequency-k3"]
-    assert "20 % of it set apart" in made[0]["fidelity"]["note"]
+    assert "the 20 % of it held out" in made[0]["fidelity"]["note"]
     run(f"observe python:model.py:make test -o study --name test --batch-size 8 {PIXELS}")
     assert "frequency-k0.5" in run("decompose study -k 0.5 --method frequency").stdout
     evaluated = parsed(run("evaluate study --decomposition frequency-k3 --on test --json"))
     assert evaluated["decomposition"] == "frequency-k3" and evaluated["overall"]["images"] == 30
-    assert "each class" in run("evaluate study --classes").stdout
+    assert "each class" in run("evaluate study --per-class").stdout
     run("report study --no-images -o out/page.html")
     assert (tmp_path / "out/page.html").exists()
     shown = parsed(run("show study --json"))

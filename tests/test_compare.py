@@ -32,7 +32,7 @@ def made(study: Study) -> Decomposition:
 
 
 def stored(study: Study, name: str = "test") -> tuple[Array, np.ndarray, list[str]]:
-    chunks = list(study[name].chunks())
+    chunks = list(study.image_set(name).chunks())
     x = np.concatenate([chunk.features for chunk in chunks]).astype(np.float64)
     return x, np.concatenate([chunk.labels for chunk in chunks]), [id for chunk in chunks for id in chunk.ids]
 
@@ -49,7 +49,7 @@ def heads(study: Study, made: Decomposition) -> list[tuple[Array, Array]]:
 
 @pytest.mark.parametrize("pair", [(2, 3), (3, 2), (0, 5)])
 def test_against_a_plain_reimplementation(study: Study, made: Decomposition, pair: tuple[int, int]) -> None:
-    found = compare(study, made, *pair)
+    found = compare(study, made, first=pair[0], second=pair[1])
     a, b = pair
     x, labels, ids = stored(study)
     (dense, dense_bias), (few, bias) = heads(study, made)
@@ -98,7 +98,7 @@ def test_a_planted_feature_separates_a_pair(tmp_path: Path) -> None:
     weight[0, 7] += 2
     weight[1, 7] -= 2
     study = observed(tmp_path / "study", weight, train=pictures(0, 300), test=pictures(1, 200))
-    found = compare(study, decompose(study, 12), 0, 1)
+    found = compare(study, decompose(study, 12), first=0, second=1)
     assert found.needed == 1 and found.path[0] == ((7,), 1.0) and found.agreement == 1
     assert found.separators[0].feature == 7 and found.separators[0].shared
     assert found.to_json()["path"][0] == {"features": [7], "agreement": 1.0}
@@ -107,7 +107,7 @@ def test_a_planted_feature_separates_a_pair(tmp_path: Path) -> None:
 
 
 def test_one_feature_more_at_each_step_and_the_fewest_are_told(study: Study, made: Decomposition) -> None:
-    found = compare(study, made, 0, 1)
+    found = compare(study, made, first=0, second=1)
     assert [len(features) for features, _ in found.path] == list(range(1, 13))
     enough = [len(features) for features, share in found.path if share >= found.agreement - 0.01]
     assert found.needed == (enough[0] if enough else None)
@@ -115,7 +115,7 @@ def test_one_feature_more_at_each_step_and_the_fewest_are_told(study: Study, mad
 
 def test_the_same_class_twice(study: Study, made: Decomposition) -> None:
     with pytest.raises(SubspectError, match="two classes are compared, and both are 'class 2'; name another one"):
-        compare(study, made, 2, 2)
+        compare(study, made, first=2, second=2)
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:
@@ -124,17 +124,17 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     two = (pictures(1, 50), torch.arange(50) % 2)
     study = subspect.observe(subspect.Network(Wide(weight)), two, study.path, "two", show_progress=False)
     made = decompose(study, 2)
-    assert compare(study, made, 1, 0, "two").images == (25, 25)
+    assert compare(study, made, first=1, second=0, on="two").images == (25, 25)
     for pair in ((2, 0), (0, 2)):
         with pytest.raises(SubspectError, match="there is no image of 'class 2' in 'two' to compare; take another set"):
-            compare(study, made, *pair, "two")
+            compare(study, made, first=pair[0], second=pair[1], on="two")
 
 
 def test_on_the_command_line(study: Study, made: Decomposition) -> None:
     line = f"compare {study.path} 2 'class 3' --decomposition {made.name}"
     result = CliRunner().invoke(app, shlex.split(f"{line} --json"), catch_exceptions=False)
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == json.loads(json.dumps(compare(study, made, 2, 3).to_json()))
+    assert json.loads(result.stdout) == json.loads(json.dumps(compare(study, made, first=2, second=3).to_json()))
     result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
     assert "class 2 and class 3" in result.stdout and "confused images" in result.stdout
     assert CliRunner().invoke(app, ["compare", str(study.path), "2", "2"]).exit_code == 1

@@ -21,10 +21,10 @@ from subspect.cli import app
 from subspect.ground.drawing import COLOURS
 from subspect.ground.seals import is_sealed
 from subspect.heads.history import CurvePoint, Promised, Settled
+from subspect.heads.shown import curve_table, features
 from subspect.heads.trusted import Trusted
 from subspect.report.curve_file import write_curve
 from subspect.report.figures import curve_figure
-from subspect.report.terminal import curve_table, features
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -76,7 +76,7 @@ def test_a_decomposition_without_a_curve(study: Study, tmp_path: Path) -> None:
     with pytest.raises(
         SubspectError, match="'contribution-k2' has no curve of cost against k: method 'pursuit' makes one"
     ):
-        write_curve(decompose(study, 2, "contribution"), tmp_path / "curve.svg")
+        write_curve(decompose(study, 2, method="contribution"), tmp_path / "curve.svg")
     assert not (tmp_path / "curve.svg").exists()
 
 
@@ -162,7 +162,7 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
 
 
 def test_a_method_without_trust_has_no_such_columns(study: Study) -> None:
-    table = features(decompose(study, 2, "contribution"), 0)
+    table = features(decompose(study, 2, method="contribution"), 0)
     assert [str(column.header) for column in table.columns] == [
         "feature",
         "weight",
@@ -177,7 +177,9 @@ def test_a_method_without_trust_has_no_such_columns(study: Study) -> None:
 
 
 def page(study: Study, made: Decomposition) -> str:
-    return " ".join(write_report(study, made, evaluate(study, made), images=False).read_text(encoding="utf-8").split())
+    return " ".join(
+        write_report(study, made, fidelity=evaluate(study, made), show_images=False).read_text(encoding="utf-8").split()
+    )
 
 
 def test_the_report_shows_stability_and_substitutes(study: Study) -> None:
@@ -201,7 +203,7 @@ def test_the_report_shows_the_curve(study: Study) -> None:
 
 
 def test_the_report_of_another_method_has_neither(study: Study) -> None:
-    text = page(study, decompose(study, 2, "contribution"))
+    text = page(study, decompose(study, 2, method="contribution"))
     for word in ("Cost against", "tability", "ubstitutes", "Jaccard", "romise"):
         assert word not in text
 

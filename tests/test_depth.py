@@ -178,7 +178,7 @@ def test_a_family_from_end_to_end(make_folder: MakeFolder, tmp_path: Path, caplo
         assert one.values["decision"] == found.decision and one.values["two_nn"] == found.network.two_nn
         assert one.values["components_90"] == found.network.components[0.9]
         assert one.values["boundary_likelihood"] == pytest.approx(found.boundary.likelihood, nan_ok=True)
-        chunk = next(iter(study["test"].chunks()))
+        chunk = next(iter(study.image_set("test").chunks()))
         assert one.accuracy == pytest.approx(np.mean(chunk.predictions == chunk.labels))
     again = depth(networks, train, tmp_path / "family", test=test, fidelity=0.8, show_progress=False)
     assert json.dumps(again.to_json()) == json.dumps(made.to_json())
@@ -227,14 +227,14 @@ def test_on_the_command_line(make_folder: MakeFolder, tmp_path: Path, monkeypatc
         return result.stdout if code == 0 else " ".join(result.stderr.split())
 
     names = " ".join(f"python:nets.py:{name}" for name in ("one", "two", "three"))
-    line = f"depth {names} --images train -o family"
+    line = f"depth {names} --train train -o family"
     value = json.loads(run(f"{line} --figure depth.png --json"))
     assert [one["name"] for one in value["members"]] == ["one", "two", "three"] and Path("depth.png").exists()
     assert "too small to tell" in value["verdict"] and "too small to tell" in " ".join(run(line).split())
     more = run(f"{line} python:nets.py:four")
     assert "against depth" in more and "against accuracy of the dense network" in more
     assert "name the images on which features are chosen" in run(f"depth {names} -o family", 1)
-    assert "two networks are called 'one'" in run(f"depth {names} python:nets.py:one --images train -o family", 1)
-    assert "--images goes with networks, not with --digits" in run("depth --digits --images train -o family", 1)
+    assert "two networks are called 'one'" in run(f"depth {names} python:nets.py:one --train train -o family", 1)
+    assert "--train goes with networks, not with --digits" in run("depth --digits --train train -o family", 1)
     assert "--digits trains a family of its own" in run("depth --digits python:nets.py:one -o family", 1)
-    assert "a family needs two networks" in run("depth python:nets.py:one --images train -o family", 1)
+    assert "a family needs two networks" in run("depth python:nets.py:one --train train -o family", 1)

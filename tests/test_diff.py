@@ -62,7 +62,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def stored(study: Study, made: Decomposition, part: Part = "all") -> tuple[Array, dict[str, tuple[int, int, int]]]:
     """Features; and id → label, what the dense network says, and what the decomposed one says."""
-    chunks = list(study["test"].chunks(part))
+    chunks = list(study.image_set("test").chunks(part))
     x = np.concatenate([chunk.features for chunk in chunks])
     with torch.no_grad():
         said = made.layer()(torch.from_numpy(x)).argmax(dim=1).tolist()
@@ -75,7 +75,7 @@ def stored(study: Study, made: Decomposition, part: Part = "all") -> tuple[Array
 
 def test_a_study_and_itself(study: Study) -> None:
     made = decompose(study, 3)
-    found = diff(study, study, (made, made))
+    found = diff(study, made, other=made)
     assert (found.images, found.image_set, found.same) == (200, "test", 1)
     assert found.dense[0] == found.dense[1] and found.decomposed[0] == found.decomposed[1]
     assert found.decomposed[0] == subspect.evaluate(study, made).overall.accuracy.value
@@ -90,7 +90,7 @@ def test_a_study_and_itself(study: Study) -> None:
 def test_features_in_another_order_are_matched(study: Study, tmp_path: Path) -> None:
     other = named(Permuted(), tmp_path / "other", range(200))
     pair = decompose(study, 3), decompose(other, 3)
-    found = diff(study, other, pair)
+    found = diff(study, pair[0], other=pair[1])
     assert found.same == 1
     for label, one in enumerate(found.classes):
         assert {kept.first for kept in one.kept} == set(pair[0].supports[label].tolist())
@@ -103,7 +103,7 @@ def test_features_that_come_and_go(study: Study) -> None:
     many = decompose(study, 3)
     dropped = int(many.supports[1][0])
     few = many.without(1, dropped)
-    gone, new = diff(study, study, (many, few)), diff(study, study, (few, many))
+    gone, new = diff(study, many, other=few), diff(study, few, other=many)
     assert [one.gone for one in gone.classes] == [(), (dropped,), (), ()] == [one.new for one in new.classes]
     assert not any(one.new for one in gone.classes) and not any(one.gone for one in new.classes)
     assert [one.gained for one in gone.classes] == [one.lost for one in new.classes]
@@ -117,7 +117,7 @@ def test_gained_and_lost_by_brute_force(study: Study, tmp_path: Path, order: str
     noise = np.random.default_rng(1).standard_normal(WEIGHT.shape)
     other = named(Wide(WEIGHT + 0.8 * noise), tmp_path / "other", rows)
     pair = decompose(study, 2), decompose(other, 3)
-    found = diff(study, other, pair)
+    found = diff(study, pair[0], other=pair[1])
     (_, first), (x, second) = stored(study, pair[0]), stored(other, pair[1])
     common = [id for id in first if id in second]
     assert found.images == len(common) == len(rows)
@@ -143,9 +143,9 @@ def test_gained_and_lost_by_brute_force(study: Study, tmp_path: Path, order: str
 def test_images_that_took_part_in_the_choice_are_left_out(tmp_path: Path) -> None:
     study = observed(tmp_path / "study", WEIGHT, train=TRAIN)
     made = decompose(study, 2)
-    assert made.chosen_on == ("train", "80 %")
+    assert made.chosen_on == ("train", "all but 20 %")
     cost = subspect.evaluate(study, made).overall
-    found = diff(study, study, (made, made))
+    found = diff(study, made, other=made)
     assert (found.images, found.decomposed[0]) == (cost.images, cost.accuracy.value) and found.images < 100
 
 
@@ -153,22 +153,22 @@ def test_other_classes(study: Study, tmp_path: Path) -> None:
     three = observed(tmp_path / "three", WEIGHT[:3], train=TRAIN, test=TEST)
     pair = decompose(study, 2), decompose(three, 2)
     with pytest.raises(SubspectError, match="the two studies have other classes: 4 and 3, of another number"):
-        diff(study, three, pair)
+        diff(study, pair[0], other=pair[1])
     network = subspect.Network(Wide(WEIGHT), class_names=["class 0", "class 1", "cat", "class 3"])
     renamed = subspect.observe(network, (TRAIN, labels_of(TRAIN, WEIGHT)), tmp_path / "renamed", show_progress=False)
     with pytest.raises(SubspectError, match="other classes: 4 and 4, class 2 and cat; compare studies of the same"):
-        diff(study, renamed, (pair[0], decompose(renamed, 2)))
+        diff(study, pair[0], other=decompose(renamed, 2))
 
 
 def test_no_image_in_common(study: Study, tmp_path: Path) -> None:
     other = named(Wide(WEIGHT), tmp_path / "other", range(50), "picture")
     made = decompose(study, 2), decompose(other, 2)
     with pytest.raises(SubspectError, match=r"no image id in common \(image-0, image-1.*; picture-0, picture-1"):
-        diff(study, other, made)
-    assert diff(study, other, made, "train").images == 300  # whose ids are their positions
+        diff(study, made[0], other=made[1])
+    assert diff(study, made[0], other=made[1], on="train").images == 300  # whose ids are their positions
     alone = observed(tmp_path / "alone", WEIGHT, train=TRAIN)
     with pytest.raises(SubspectError, match="no image set 'test'"):
-        diff(study, alone, (made[0], decompose(alone, 2)))
+        diff(study, made[0], other=decompose(alone, 2))
 
 
 def test_on_the_command_line(study: Study, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_on_the_command_line(study: Study, tmp_path: Path) -> None:
     line = f"diff {study.path} {other.path} --decomposition pursuit-k2"
     result = CliRunner().invoke(app, shlex.split(f"{line} --json"), catch_exceptions=False)
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == json.loads(json.dumps(diff(study, other, pair).to_json()))
+    assert json.loads(result.stdout) == json.loads(json.dumps(diff(study, pair[0], other=pair[1]).to_json()))
     result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
     assert "200 images of 'test'; 200 that both have" in " ".join(result.stdout.split())
     assert CliRunner().invoke(app, shlex.split(f"{line} --on nobody")).exit_code == 1

@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def stored(study: Study, name: str, part: Part = "all") -> tuple[Array, npt.NDArray[np.int64]]:
-    chunks = list(study[name].chunks(part))
+    chunks = list(study.image_set(name).chunks(part))
     x = np.concatenate([chunk.features for chunk in chunks]).astype(np.float64)
     return x, np.concatenate([chunk.labels for chunk in chunks])
 
@@ -88,7 +88,7 @@ def test_without_takes_just_that_entry(study: Study) -> None:
 
 
 def test_without_trust(study: Study) -> None:
-    made = decompose(study, 2, "contribution")
+    made = decompose(study, 2, method="contribution")
     edited = made.without(1, int(made.supports[1][0]))
     assert edited.trust is None and edited.rows(1) == made.rows(1)[1:]
 
@@ -103,12 +103,12 @@ def test_a_feature_that_the_class_does_not_use(study: Study) -> None:
         made.without(1, feature)
     first = int(made.supports[1][0])
     with pytest.raises(SubspectError, match=f"feature {first} of class 'class 1' is to be dropped twice"):
-        edit(study, made, [(1, first), (1, first)])
+        edit(study, made, drop=[(1, first), (1, first)])
 
 
 def test_a_class_without_any_feature_has_its_bias(study: Study, caplog: pytest.LogCaptureFixture) -> None:
     made = decompose(study, 1)
-    edited = edit(study, made, [(3, int(made.supports[3][0]))]).decomposition
+    edited = edit(study, made, drop=[(3, int(made.supports[3][0]))]).decomposition
     x, _ = stored(study, "test")
     assert np.all(said(edited, x)[:, 3] == made.bias[3].item()) and edited.rows(3) == []
     assert load(study, edited.name).supports == edited.supports
@@ -121,7 +121,7 @@ def test_a_class_without_any_feature_has_its_bias(study: Study, caplog: pytest.L
 def test_only_the_edited_class_changes(study: Study) -> None:
     made = decompose(study, 3)
     feature = int(made.supports[1][0])
-    changed = edit(study, made, [(1, feature)])
+    changed = edit(study, made, drop=[(1, feature)])
     x, labels = stored(study, "test")
     before, after = said(made, x), said(changed.decomposition, x)
     assert np.array_equal(after[:, [0, 2, 3]], before[:, [0, 2, 3]])
@@ -142,7 +142,7 @@ def test_only_the_edited_class_changes(study: Study) -> None:
 def test_saved_and_loaded_again_is_the_same(study: Study) -> None:
     made = decompose(study, 3)
     for refit_on in (None, "other"):
-        edited = edit(study, made, [(0, int(made.supports[0][2]))], refit_on=refit_on).decomposition
+        edited = edit(study, made, drop=[(0, int(made.supports[0][2]))], refit_on=refit_on).decomposition
         again = load(study, edited.name)
         assert json.dumps(again.to_json()) == json.dumps(edited.to_json()) and again.supports == edited.supports
         assert again.refitted_on == edited.refitted_on == ((refit_on,) if refit_on else ())
@@ -156,48 +156,48 @@ def test_saved_and_loaded_again_is_the_same(study: Study) -> None:
 def test_a_class_by_its_name_and_what_was_done_in_words(study: Study) -> None:
     made = decompose(study, 3)
     feature = int(made.supports[1][0])
-    by_name = edit(study, made, [("class 1", feature)], refit_on="other").decomposition
+    by_name = edit(study, made, drop=[("class 1", feature)], refit_on="other").decomposition
     assert by_name.edits == (f"class 1 without feature {feature}", "weights re-learned on other towards the labels")
-    assert by_name.history == edit(study, made, [(1, feature)], refit_on="other").decomposition.history
-    assert made.edits == () and edit(study, made, [], refit_on="plain").decomposition.edits == (
+    assert by_name.history == edit(study, made, drop=[(1, feature)], refit_on="other").decomposition.history
+    assert made.edits == () and edit(study, made, drop=[], refit_on="plain").decomposition.edits == (
         "weights re-learned on plain towards the dense network",
     )
     for wrong in ("class 11", -1, 4, "4"):
         with pytest.raises(SubspectError, match=r"no class .*; the network has 4: class 0, .*, or 0 to 3"):
-            edit(study, made, [(wrong, feature)])
+            edit(study, made, drop=[(wrong, feature)])
     with pytest.raises(SubspectError, match=r"did you mean 'class 1'"):
         made.label("CLASS 1")
     with pytest.raises(SubspectError, match="target must be one of dense, labels, got 'truth'"):
-        edit(study, made, [], refit_on="other", target="truth")  # type: ignore[arg-type]
+        edit(study, made, drop=[], refit_on="other", target="truth")  # type: ignore[arg-type]
 
 
 def test_confusions_beyond_the_first_are_summed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["subspect.giving.edit"], "_CONFUSIONS", 1)
     made = decompose(study, 3)
-    changed = edit(study, made, [(1, int(made.supports[1][0]))])
+    changed = edit(study, made, drop=[(1, int(made.supports[1][0]))])
     after = sum(now for _, now in changed.confusions["class 1"].values())
     own = changed.after.classes["class 1"]
     assert own is not None and after == round(own.images * (1 - own.accuracy.value))
-    columns = [list(column.cells) for column in changed.table().columns]
+    columns = [list(column.cells) for column in changed.tables()[0].columns]
     shown = [int(str(now)) for what, now in zip(columns[0], columns[2], strict=True) if "taken for" in str(what)]
     assert len(shown) == 2 and sum(shown) == after and str(columns[0][-1]) == "class 1 taken for others"
 
 
 def test_no_edit_takes_the_place_of_another(study: Study) -> None:
-    made = decompose(study, 3, "contribution")
+    made = decompose(study, 3, method="contribution")
     first, second = ((1, int(feature)) for feature in made.supports[1][:2])
-    one = edit(study, made, [first]).decomposition
-    two = edit(study, made, [second]).decomposition
-    both = edit(study, one, [second]).decomposition
+    one = edit(study, made, drop=[first]).decomposition
+    two = edit(study, made, drop=[second]).decomposition
+    both = edit(study, one, drop=[second]).decomposition
     names = [one.name, two.name, both.name]
     assert names == ["contribution-k3-edited", "contribution-k3-edited-2", "contribution-k3-edited-3"]
     assert [load(study, name).supports for name in names] == [one.supports, two.supports, both.supports]
-    assert edit(study, made, [second]).decomposition.name == two.name  # the same again
+    assert edit(study, made, drop=[second]).decomposition.name == two.name  # the same again
 
 
 def test_nothing_to_do(study: Study) -> None:
     with pytest.raises(SubspectError, match="nothing to do: name features to drop"):
-        edit(study, decompose(study, 2), [])
+        edit(study, decompose(study, 2), drop=[])
 
 
 # A label leak ---------------------------------------------------------------------------------------------------------
@@ -236,8 +236,10 @@ def test_without_the_feature_of_a_mark_the_network_is_right_again(
     leak: tuple[Study, Decomposition], tmp_path: Path
 ) -> None:
     study, made = leak
-    assert evaluate(study, made, "train").overall.accuracy.value == 1  # all seems well where the mark goes with class 0
-    changed = edit(study, made, [(0, MARK)])
+    assert (
+        evaluate(study, made, on="train").overall.accuracy.value == 1
+    )  # all seems well where the mark goes with class 0
+    changed = edit(study, made, drop=[(0, MARK)])
     assert changed.before.overall.accuracy.value < 0.8 and changed.after.overall.accuracy.value == 1
     weight = leaking()
     weight[0, MARK] = 0
@@ -250,12 +252,12 @@ def test_without_the_feature_of_a_mark_the_network_is_right_again(
         "test",
         show_progress=False,
     )
-    chunks = list(honest["test"].chunks())
+    chunks = list(honest.image_set("test").chunks())
     assert (
         np.concatenate([chunk.predictions for chunk in chunks]).tolist()
         == said(changed.decomposition, x).argmax(axis=1).tolist()
     )
-    assert evaluate(study, changed.decomposition, "clean").overall.accuracy.value == 1
+    assert evaluate(study, changed.decomposition, on="clean").overall.accuracy.value == 1
     assert changed.to_json()["dropped"] == [["class 0", MARK]]
 
 
@@ -265,16 +267,16 @@ def test_the_feature_of_the_mark_is_named_first_and_dropping_it_is_enough(
     study, _ = leak
     made = decompose(study, 2)
     assert made.supports[0][0] == MARK and made.rows(0)[0].feature == MARK
-    before = evaluate(study, made, "clean").classes["class 0"]
+    before = evaluate(study, made, on="clean").classes["class 0"]
     assert before is not None and before.accuracy.value < 0.1  # without its mark the class isn't known
-    changed = edit(study, made, [(0, MARK)], on="clean")
+    changed = edit(study, made, drop=[(0, MARK)], on="clean")
     # A clean network says the largest of three pixels, which is the label.
     assert changed.before.overall.accuracy.value < 0.75 and changed.after.overall.accuracy.value >= 0.995
 
 
 def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
     study, made = leak
-    changed = edit(study, made, [(0, MARK)], refit_on="clean")
+    changed = edit(study, made, drop=[(0, MARK)], refit_on="clean")
     assert changed.after.where.image_set == "test" and changed.after.overall.accuracy.value > 0.95
     assert MARK not in changed.decomposition.supports[0]
 
@@ -285,7 +287,7 @@ def test_a_refit_without_the_mark(leak: tuple[Study, Decomposition]) -> None:
 def test_refit_towards_the_labels(study: Study) -> None:
     made = decompose(study, 3)
     feature = int(made.supports[2][0])
-    edited, start = edit(study, made, [(2, feature)], refit_on="other").decomposition, made.without(2, feature)
+    edited, start = edit(study, made, drop=[(2, feature)], refit_on="other").decomposition, made.without(2, feature)
     x, labels = stored(study, "other")
     wanted = np.eye(4)[labels]
     assert slope(edited, start, x, wanted) < 2e-5 < 1e-3 < slope(start, start, x, wanted)
@@ -298,7 +300,7 @@ def test_refit_towards_the_labels(study: Study) -> None:
 @pytest.mark.parametrize(("refit_on", "target"), [("other", "dense"), ("plain", None)])
 def test_refit_towards_the_network(study: Study, refit_on: str, target: Target | None) -> None:
     made = decompose(study, 3)
-    edited = edit(study, made, [], refit_on=refit_on, target=target).decomposition
+    edited = edit(study, made, drop=[], refit_on=refit_on, target=target).decomposition
     x, _ = stored(study, refit_on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     assert slope(edited, made, x, softmax(x @ weight.T + bias, axis=1)) < 2e-5
@@ -307,29 +309,33 @@ def test_refit_towards_the_network(study: Study, refit_on: str, target: Target |
 
 def test_labels_that_are_not_there(study: Study) -> None:
     with pytest.raises(SubspectError, match="target 'labels' needs labels, and 'plain' has none; take target 'dense'"):
-        edit(study, decompose(study, 2), [], refit_on="plain", target="labels")
+        edit(study, decompose(study, 2), drop=[], refit_on="plain", target="labels")
     with pytest.raises(SubspectError, match="no image set 'nobody'"):
-        edit(study, decompose(study, 2), [], refit_on="nobody")
+        edit(study, decompose(study, 2), drop=[], refit_on="nobody")
 
 
 def test_the_images_of_the_refit_are_not_evaluated_on(study: Study) -> None:
     made = decompose(study, 2)
-    assert edit(study, made, [], refit_on="other").after.where.image_set == "test"
-    changed = edit(study, made, [], refit_on="test")
+    assert edit(study, made, drop=[], refit_on="other").after.where.image_set == "test"
+    changed = edit(study, made, drop=[], refit_on="test")
     assert changed.before.where.image_set == changed.after.where.image_set == "other" and changed.after.where.held_out
     assert evaluate(study, changed.decomposition).where.image_set == "other"
-    cost = evaluate(study, changed.decomposition, "test")
+    cost = evaluate(study, changed.decomposition, on="test")
     assert not cost.where.held_out and "the figures flatter" in cost.note
-    assert evaluate(study, made, "test").where.held_out
+    assert evaluate(study, made, on="test").where.held_out
 
 
 def test_what_was_set_apart_stays_apart(tmp_path: Path) -> None:
     study = observed(tmp_path / "study", planted(4, 12)[0], train=pictures(0, 300))
     made = decompose(study, 2)
-    assert made.chosen_on == ("train", "80 %")
-    changed = edit(study, made, [], refit_on="train")
-    assert (changed.after.where.part, changed.before.where.part, changed.after.where.held_out) == ("20 %", "20 %", True)
-    x, labels = stored(study, "train", "80 %")
+    assert made.chosen_on == ("train", "all but 20 %")
+    changed = edit(study, made, drop=[], refit_on="train")
+    assert (changed.after.where.part, changed.before.where.part, changed.after.where.held_out) == (
+        "held out 20 %",
+        "held out 20 %",
+        True,
+    )
+    x, labels = stored(study, "train", "all but 20 %")
     assert slope(changed.decomposition, made, x, np.eye(4)[labels]) < 2e-5
 
 
@@ -339,7 +345,7 @@ def test_a_class_without_images_keeps_its_weights(tmp_path: Path) -> None:
     two = (pictures(2, 100), torch.arange(100) % 2)
     study = subspect.observe(subspect.Network(Wide(weight)), two, study.path, "two", show_progress=False)
     made = decompose(study, 2)
-    edited = edit(study, made, [], refit_on="two").decomposition
+    edited = edit(study, made, drop=[], refit_on="two").decomposition
     assert edited.rows(2) == made.rows(2) and edited.bias[2] == made.bias[2]
     assert edited.rows(0) != made.rows(0) and edited.rows(1) != made.rows(1)
 
@@ -350,7 +356,7 @@ def test_on_the_command_line(study: Study) -> None:
     line = f"edit {study.path} --drop 'class 1:{drop}' --refit-on other --decomposition {made.name}"
     result = CliRunner().invoke(app, shlex.split(f"{line} --json"), catch_exceptions=False)
     assert result.exit_code == 0
-    expected = edit(study, made, [(1, drop)], refit_on="other").to_json()
+    expected = edit(study, made, drop=[(1, drop)], refit_on="other").to_json()
     assert json.loads(result.stdout) == json.loads(json.dumps(expected))
     result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
     assert f"class 1 without {drop}" in " ".join(result.stdout.split()) and "accuracy" in result.stdout

@@ -28,11 +28,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="module")
 def made(study: Study) -> Decomposition:
-    return decompose(study, 3, "contribution")
+    return decompose(study, 3, method="contribution")
 
 
 def stored(study: Study, name: str) -> tuple[Array, np.ndarray]:
-    chunks = list(study[name].chunks())
+    chunks = list(study.image_set(name).chunks())
     x = np.concatenate([chunk.features for chunk in chunks]).astype(np.float64)
     return x, np.concatenate([chunk.labels for chunk in chunks])
 
@@ -179,7 +179,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     network = subspect.Network(Wide(weight))
     x = pictures(0, 90)
     study = subspect.observe(network, (x, torch.arange(90) % 2), tmp_path / "study", "train", show_progress=False)
-    made = decompose(study, 2, "contribution")
+    made = decompose(study, 2, method="contribution")
     assert made.unseen == (2,)
     found = essentiality(study, made, repeats=1)
     assert np.isnan(found.before[2]) and found.to_json()["kinds"]["mean"]["own"][2] is None
@@ -187,7 +187,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     assert "; 1 classes without images, here or in the choice, are left out" in str(found.tables()[0].caption)
     third = subspect.observe(network, (x[:9], torch.full((9,), 2)), study.path, "third", show_progress=False)
     with pytest.raises(SubspectError, match="there are no images of classes that have influential features"):
-        essentiality(third, made, "third")
+        essentiality(third, made, on="third")
 
 
 def test_on_the_command_line(study: Study, made: Decomposition) -> None:

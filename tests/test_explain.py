@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
-from subspect.asking.explain import terms
 from subspect.ground.drawing import picture_of
 from subspect.ground.files import atomic
+from subspect.heads.terms import terms
 
 CLASSES = ("a", "b", "c")
 
@@ -45,7 +45,7 @@ class Flat(nn.Module):
 
 @pytest.fixture
 def made(study: Study) -> Decomposition:
-    return decompose(study, 2, "contribution")
+    return decompose(study, 2, method="contribution")
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def logits_of(made: Decomposition, x: np.ndarray) -> np.ndarray:
 
 
 def test_terms_and_bias_add_up_for_every_pair(study: Study) -> None:
-    x = np.concatenate([chunk.features for chunk in study["test"].chunks()]).astype(np.float64)
+    x = np.concatenate([chunk.features for chunk in study.image_set("test").chunks()]).astype(np.float64)
     for method, k in (("contribution", 2), ("frequency", 0.7), ("pursuit", 3)):
-        made = decompose(study, k, method)
+        made = decompose(study, k, method=method)
         for features in x[::7]:
             logits = logits_of(made, features)
             for label in range(3):
@@ -96,7 +96,7 @@ def test_terms_and_bias_add_up_for_every_pair(study: Study) -> None:
 
 
 def test_features_of_one_class_and_of_both(study: Study) -> None:
-    made = decompose(study, 4, "contribution")
+    made = decompose(study, 4, method="contribution")
     x = np.linspace(-1, 1, 6)
     own = [{row.feature: row.weight for row in made.rows(label)} for label in range(3)]
     assert set(own[0]) & set(own[1]) and set(own[0]) ^ set(own[1])
@@ -113,7 +113,7 @@ def test_what_it_says_of_an_image(
     study: Study, made: Decomposition, network: Network, tiny: Tiny, tmp_path: Path
 ) -> None:
     image = tmp_path / "test/c/002.png"
-    one = explain(study, made, network, image)
+    one = explain(study, made, network=network, image=image)
     maps = maps_of(tiny, image)
     x = maps.mean((1, 2)).double().numpy()
     logits = logits_of(made, x)
@@ -141,10 +141,10 @@ def test_what_it_says_of_an_image(
 
 
 def test_against_a_class_that_is_named(study: Study, made: Decomposition, network: Network, path: Path) -> None:
-    usual = explain(study, made, network, path)
+    usual = explain(study, made, network=network, image=path)
     third = next(name for name in CLASSES if name not in (usual.predicted, usual.against))
-    named = explain(study, made, network, path, against=CLASSES.index(third))
-    again = explain(study, made, network, path, against=CLASSES.index(usual.against))
+    named = explain(study, made, network=network, image=path, against=CLASSES.index(third))
+    again = explain(study, made, network=network, image=path, against=CLASSES.index(usual.against))
     assert (named.predicted, named.against) == (usual.predicted, third) and named.difference >= usual.difference
     assert named.logits[0] == usual.logits[0] and again.to_json() == usual.to_json() and third in named.dense
 
@@ -153,7 +153,7 @@ def nearest(study: Study, made: Decomposition, x: np.ndarray, label: int, other:
     """All images of the train set with their distances, the nearest first; one by one."""
     own = [{row.feature: row.weight for row in made.rows(one)} for one in (label, other)]
     distances = []
-    for chunk in study["train"].chunks():
+    for chunk in study.image_set("train").chunks():
         for row, id in enumerate(chunk.ids):
             squares = 0.0
             for feature in set(own[0]) | set(own[1]):
@@ -168,7 +168,7 @@ def test_neighbours_are_the_nearest_of_all(
     study: Study, made: Decomposition, network: Network, tiny: Tiny, tmp_path: Path, image: str
 ) -> None:
     """The image itself is left out; one of another set that has the same path within it is another image."""
-    one = explain(study, made, network, tmp_path / image)
+    one = explain(study, made, network=network, image=tmp_path / image)
     x = maps_of(tiny, tmp_path / image).mean((1, 2)).numpy()
     expected = nearest(study, made, x, CLASSES.index(one.predicted), CLASSES.index(one.against))
     if image.startswith("train"):
@@ -176,7 +176,7 @@ def test_neighbours_are_the_nearest_of_all(
         expected = expected[1:]
     assert [near.id for near in one.neighbours] == [id for _, id in expected[:6]]
     assert [near.distance for near in one.neighbours] == pytest.approx([far for far, _ in expected[:6]], abs=1e-5)
-    chunks = list(study["train"].chunks())
+    chunks = list(study.image_set("train").chunks())
     said = {id: int(c) for chunk in chunks for id, c in zip(chunk.ids, chunk.predictions, strict=True)}
     for near in one.neighbours:
         assert near.label == near.id[0] and near.prediction == CLASSES[said[near.id]]
@@ -189,7 +189,7 @@ def test_neighbours_whose_files_are_gone(
 ) -> None:
     image = path.rename(tmp_path / "kept.png")
     (tmp_path / "train").rename(tmp_path / "elsewhere")
-    one = explain(study, made, network, image)
+    one = explain(study, made, network=network, image=image)
     assert len(one.neighbours) == 6 and all(near.picture is None for near in one.neighbours)
     assert len(one.plot().axes) == 2 + len(one.terms)
 
@@ -199,33 +199,33 @@ def test_an_image_of_another_set_is_no_neighbour_of_itself_only_by_name(
 ) -> None:
     """The nearest image counts, even if the image that is explained happens to have the same path in its own set."""
     image = tmp_path / "test/a/000.png"
-    nearby = explain(study, made, network, image).neighbours
+    nearby = explain(study, made, network=network, image=image).neighbours
     same = tmp_path / "elsewhere" / nearby[0].id
     same.parent.mkdir(parents=True)
     same.write_bytes(image.read_bytes())
-    assert explain(study, made, network, same).neighbours == nearby
+    assert explain(study, made, network=network, image=same).neighbours == nearby
 
 
 def test_the_image_itself_is_told_by_its_path_too(
     study: Study, made: Decomposition, network: Network, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Observed on another device, its features differ by rounding."""
-    wanted = explain(study, made, network, path).neighbours
+    wanted = explain(study, made, network=network, image=path).neighbours
     monkeypatch.setattr(sys.modules["subspect.asking.explain"], "_ITSELF", -1)
     monkeypatch.chdir(path.parent)
     for name in (path, "005.png", "../b/005.png"):
-        assert explain(study, made, network, name).neighbours == wanted
+        assert explain(study, made, network=network, image=name).neighbours == wanted
 
 
 def test_path_picture_and_array_say_the_same(study: Study, made: Decomposition, network: Network, path: Path) -> None:
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
-    wanted = explain(study, made, network, path)
+    wanted = explain(study, made, network=network, image=path)
     for image in (str(path), picture, picture.convert("RGBA"), np.array(picture)):
-        one = explain(study, made, network, image, name=str(path))
+        one = explain(study, made, network=network, image=image, name=str(path))
         assert one.to_json() == wanted.to_json() and one.picture.tobytes() == picture.tobytes()
-    assert explain(study, made, network, picture).name == "image"
-    grey = explain(study, made, network, np.array(picture.convert("L")), name="grey")
+    assert explain(study, made, network=network, image=picture).name == "image"
+    grey = explain(study, made, network=network, image=np.array(picture.convert("L")), name="grey")
     assert grey.name == "grey" and grey.picture.tobytes() == picture.convert("L").convert("RGB").tobytes()
 
 
@@ -234,20 +234,20 @@ def test_the_network_need_not_bring_its_preprocessing(
 ) -> None:
     bare = Tiny()
     del bare.preprocessing
-    one = explain(study, made, Network(bare), path)
-    assert one.to_json() == explain(study, made, network, path).to_json()
+    one = explain(study, made, network=Network(bare), image=path)
+    assert one.to_json() == explain(study, made, network=network, image=path).to_json()
 
 
 def test_the_network_is_left_as_it_was(study: Study, made: Decomposition, tiny: Tiny, path: Path) -> None:
     tiny.train()
     before = copy.deepcopy(tiny.state_dict())
-    explain(study, made, Network(tiny), path)
+    explain(study, made, network=Network(tiny), image=path)
     assert tiny.training and all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
 
 
 def test_to_json(study: Study, made: Decomposition, network: Network, path: Path) -> None:
-    one = explain(study, made, network, path)
+    one = explain(study, made, network=network, image=path)
     value = json.loads(json.dumps(one.to_json()))
     assert set(value) == {
         *(
@@ -279,10 +279,10 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
 
 
 def test_the_table(study: Study, made: Decomposition, network: Network, path: Path) -> None:
-    one = explain(study, made, network, path, name="one")
+    one = explain(study, made, network=network, image=path, name="one")
     console = Console(width=120, record=True, quiet=False, file=(path.parent / "out.txt").open("w"))
     with console.file:
-        console.print(one.table())
+        console.print(one.tables()[0])
     text = console.export_text()
     assert one.label is None  # by this name it is no image of the study
     assert (
@@ -298,38 +298,42 @@ def test_the_table(study: Study, made: Decomposition, network: Network, path: Pa
 def test_the_true_label_where_the_study_knows_it(
     study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path
 ) -> None:
-    one = explain(study, made, network, path)
+    one = explain(study, made, network=network, image=path)
     assert one.label == one.to_json()["label"] == path.parent.name == "b"
-    assert str(one.table().title) == f"{path}: {one.predicted} and not {one.against} (label: b)"
+    assert str(one.tables()[0].title) == f"{path}: {one.predicted} and not {one.against} (label: b)"
     label, dense = one.plot().axes[0].get_title().splitlines()[1:]
     assert label == "label: b" and dense.startswith("dense: ")
     elsewhere = tmp_path / "a" / "other.png"  # by its bytes, whatever its folder says
     elsewhere.parent.mkdir(exist_ok=True)
     elsewhere.write_bytes(path.read_bytes())
-    assert explain(study, made, network, elsewhere).label == "b"
-    assert explain(study, made, network, tmp_path / "test/c/003.png").label == "c"  # of another image set
+    assert explain(study, made, network=network, image=elsewhere).label == "b"
+    assert explain(study, made, network=network, image=tmp_path / "test/c/003.png").label == "c"  # of another image set
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
-    assert explain(study, made, network, picture, name="b/005.png").label == "b"  # by its id and its features
-    assert explain(study, made, network, picture, name="b/004.png").label is None  # an id of other features
+    assert (
+        explain(study, made, network=network, image=picture, name="b/005.png").label == "b"
+    )  # by its id and its features
+    assert (
+        explain(study, made, network=network, image=picture, name="b/004.png").label is None
+    )  # an id of other features
     picture.rotate(90).save(elsewhere)
-    assert explain(study, made, network, elsewhere).label is None
+    assert explain(study, made, network=network, image=elsewhere).label is None
 
 
 def test_the_label_of_an_image_in_memory(tiny: Tiny, tmp_path: Path) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8), np.arange(30) % 3
     network = Network(tiny)
     study = subspect.observe(network, (images, labels), tmp_path / "study")
-    made = decompose(study, 2, "contribution")
-    assert explain(study, made, network, images[13], name="13").label == "class 1"
-    assert explain(study, made, network, images[13], name="3").label is None
+    made = decompose(study, 2, method="contribution")
+    assert explain(study, made, network=network, image=images[13], name="13").label == "class 1"
+    assert explain(study, made, network=network, image=images[13], name="3").label is None
     unlabelled = subspect.observe(network, images, tmp_path / "unlabelled")
-    made = decompose(unlabelled, 2, "contribution")
-    assert explain(unlabelled, made, network, images[13], name="13").label is None
+    made = decompose(unlabelled, 2, method="contribution")
+    assert explain(unlabelled, made, network=network, image=images[13], name="13").label is None
 
 
 def test_plot_and_save(study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path) -> None:
-    one = explain(study, made, network, path)
+    one = explain(study, made, network=network, image=path)
     figure = one.plot()
     assert isinstance(figure, Figure) and len(figure.axes) == 2 + len(one.terms) + 6
     bars = figure.axes[1]
@@ -345,7 +349,7 @@ def test_plot_and_save(study: Study, made: Decomposition, network: Network, path
 def test_saving_never_replaces_a_file(
     study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, out = explain(study, made, network, path), tmp_path / "out"
+    one, out = explain(study, made, network=network, image=path), tmp_path / "out"
     out.mkdir()
     (out / "005.png").symlink_to(tmp_path / "nowhere")
     (out / "005-2.png").mkdir()
@@ -379,13 +383,13 @@ def test_saving_never_replaces_a_file(
 def test_names_of_images_that_are_no_names_of_files(
     name: str, expected: str, study: Study, made: Decomposition, network: Network, path: Path, tmp_path: Path
 ) -> None:
-    one = replace(explain(study, made, network, path), name=name)
+    one = replace(explain(study, made, network=network, image=path), name=name)
     assert [one.save(tmp_path / "out").name for _ in range(2)] == [f"{expected}.png", f"{expected}-2.png"]
 
 
 def test_names_are_drawn_and_not_parsed(study: Study, made: Decomposition, network: Network, path: Path) -> None:
     odd = "$0_to_$10\x1b\ud800"
-    one = explain(study, made, network, path)
+    one = explain(study, made, network=network, image=path)
     near = tuple(replace(other, label=odd, prediction=odd[::-1]) for other in one.neighbours)
     one = replace(one, name=f"{odd}.png", predicted=odd, against="$$", dense={odd: 0.5}, neighbours=near, image_set=odd)
     assert one.plot().axes[1].get_xlabel() == r"logits: for \$0_to_\$10\x1b\ud8… (right), for \$\$ (left)"
@@ -399,7 +403,7 @@ def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], t
     images = make_folder("train", each=10)
     study = subspect.observe(network, images, tmp_path / "study", "train", batch_size=16)
     subspect.observe(network, make_folder("test", each=5, seed=1), tmp_path / "study", "test", batch_size=16)
-    one = explain(study, decompose(study, 15, "contribution"), network, images / "a/000.png")
+    one = explain(study, decompose(study, 15, method="contribution"), network=network, image=images / "a/000.png")
     assert one.maps is None and len(one.terms) > 12
     figure = one.plot()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
@@ -410,11 +414,11 @@ def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], t
 def test_what_is_no_image(study: Study, made: Decomposition, network: Network, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(SubspectError, match=r"cannot use .*text\.png: not an image \(4 bytes\)"):
-        explain(study, made, network, tmp_path / "text.png")
+        explain(study, made, network=network, image=tmp_path / "text.png")
     with pytest.raises(SubspectError, match=r"cannot use .*none\.png: no such file"):
-        explain(study, made, network, str(tmp_path / "none.png"))
+        explain(study, made, network=network, image=str(tmp_path / "none.png"))
     with pytest.raises(SubspectError, match="cannot use the image: floating-point pixels"):
-        explain(study, made, network, Image.new("F", (8, 8)))
+        explain(study, made, network=network, image=Image.new("F", (8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -433,46 +437,46 @@ def test_what_an_image_can_not_be(
 ) -> None:
     message = r"is a file, a Pillow image or a uint8 array \(height, width, 3\); got " + kind
     with pytest.raises(SubspectError, match=message):
-        explain(study, made, network, image)  # type: ignore[arg-type]
+        explain(study, made, network=network, image=image)  # type: ignore[arg-type]
 
 
 def test_another_network_and_other_preprocessing(study: Study, made: Decomposition, path: Path, tiny: Tiny) -> None:
     other = Network(Tiny(seed=1))
     message = f"this is another network: .* is of 'Tiny' with weights .* has {other.fingerprint()[:12]}…; pass the"
     with pytest.raises(SubspectError, match=message):
-        explain(study, made, other, path)
+        explain(study, made, network=other, image=path)
     changed = Preprocessing(resize=None, crop=None, mean=(0.4, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     message = r"the preprocessing given \(resize no, .*\) is not that of the study: \{'resize': None"
     with pytest.raises(SubspectError, match=message):
-        explain(study, made, Network(tiny, preprocessing=changed), path)
+        explain(study, made, network=Network(tiny, preprocessing=changed), image=path)
 
 
 def test_against_the_class_that_is_predicted_or_none_at_all(
     study: Study, made: Decomposition, network: Network, path: Path
 ) -> None:
-    predicted = explain(study, made, network, path).predicted
+    predicted = explain(study, made, network=network, image=path).predicted
     message = f"the network says '{predicted}' itself; name another class to explain against"
     with pytest.raises(SubspectError, match=message):
-        explain(study, made, network, path, against=CLASSES.index(predicted))
+        explain(study, made, network=network, image=path, against=CLASSES.index(predicted))
     for against in (3, -1):
         with pytest.raises(SubspectError, match=f"no class {against}; the network has 3: a, b, c, or 0 to 2"):
-            explain(study, made, network, path, against=against)
+            explain(study, made, network=network, image=path, against=against)
     other = next(name for name in CLASSES if name != predicted)
-    assert explain(study, made, network, path, against=other).against == other
+    assert explain(study, made, network=network, image=path, against=other).against == other
 
 
 def test_what_does_not_belong_together(
     study: Study, made: Decomposition, network: Network, tiny: Tiny, path: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SubspectError, match="decomposition 'contribution-k2' is of another network"):
-        explain(study, replace(made, fingerprint="0" * 64), network, path)
+        explain(study, replace(made, fingerprint="0" * 64), network=network, image=path)
     with pytest.raises(
         SubspectError, match=r"a network must be a subspect.Network, got Tiny; subspect.Network\(model\)"
     ):
-        explain(study, made, tiny, path)  # type: ignore[arg-type]
+        explain(study, made, network=tiny, image=path)  # type: ignore[arg-type]
     (tmp_path / "file").write_text("")
     with pytest.raises(SubspectError, match="cannot write .*file: it, or what it lies in, is a file, not a folder"):
-        explain(study, made, network, path).save(tmp_path / "file")
+        explain(study, made, network=network, image=path).save(tmp_path / "file")
 
 
 def test_an_image_smaller_than_the_crop(make_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -480,14 +484,14 @@ def test_an_image_smaller_than_the_crop(make_folder: Callable[..., Path], tmp_pa
     network = Network(Tiny(), preprocessing=cropped)
     images = make_folder("train", each=5)
     study = subspect.observe(network, images, tmp_path / "study", "train", batch_size=16)
-    made = decompose(study, 2, "contribution", on="train")
-    assert explain(study, made, network, images / "a/000.png").picture.size == (6, 6)
+    made = decompose(study, 2, method="contribution", on="train")
+    assert explain(study, made, network=network, image=images / "a/000.png").picture.size == (6, 6)
     Image.new("RGB", (5, 7)).save(tmp_path / "small.png")
     with pytest.raises(SubspectError, match=r"cannot use .*small\.png: 5×7 pixels is smaller than the crop of 6×6"):
-        explain(study, made, network, tmp_path / "small.png")
+        explain(study, made, network=network, image=tmp_path / "small.png")
 
 
 def test_an_image_of_one_colour(study: Study, made: Decomposition, network: Network) -> None:
     """Mirrored it is the same, so that the head is looked for with two equal images."""
-    one = explain(study, made, network, np.full((8, 8, 3), 90, np.uint8))
+    one = explain(study, made, network=network, image=np.full((8, 8, 3), 90, np.uint8))
     assert one.maps is not None and isinstance(one.plot(), Figure)

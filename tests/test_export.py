@@ -63,10 +63,10 @@ class Net(nn.Module):
         return logits + torch.rand_like(logits) if self.noise else logits
 
 
-def made_of(model: nn.Module, folder: Path, images: object, k: int = 2) -> tuple[Study, Decomposition, Network]:
+def made_of(model: nn.Module, folder: Path, images: Any, k: int = 2) -> tuple[Study, Decomposition, Network]:
     network = Network(model.eval())
     study = subspect.observe(network, images, folder, "train", show_progress=False)
-    return study, decompose(study, k, "contribution"), network
+    return study, decompose(study, k, method="contribution"), network
 
 
 def said(made: Decomposition, network: Network, pixels: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def said(made: Decomposition, network: Network, pixels: Tensor) -> Tensor:
 def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFolder, tmp_path: Path) -> None:
     images = make_folder("train", each=12)
     study, made, network = made_of(Net(convolution=convolution), tmp_path / "study", images)
-    done = export(study, made, tmp_path / "net.onnx", network, opset=18)
+    done = export(study, made, path=tmp_path / "net.onnx", network=network, opset=18)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     pixels = sample(network, open_images(images), 9)
     for batch in (1, 4, 9):
@@ -110,8 +110,8 @@ def test_many_classes_are_gathered_in_onnx(tmp_path: Path) -> None:
     everyone.write(tmp_path / "indices.json")
     made = subspect.decompose_by_file(study, tmp_path / "indices.json")
     with pytest.raises(SubspectError, match="the images that were observed were in memory; name some to check"):
-        export(study, made, tmp_path / "net.onnx", network)
-    done = export(study, made, tmp_path / "net.onnx", network, images=(images, None))
+        export(study, made, path=tmp_path / "net.onnx", network=network)
+    done = export(study, made, path=tmp_path / "net.onnx", network=network, images=(images, None))
     assert done.dense is not None
     if done.head == "gather":
         assert done.decomposed.bytes < done.dense.bytes - 4 * 512 * 500
@@ -137,7 +137,7 @@ def test_the_gather_says_the_same_as_the_head() -> None:
 def test_a_program_runs_without_subspect(make_folder: MakeFolder, tmp_path: Path) -> None:
     images = make_folder("train", each=12)
     study, made, network = made_of(Net(), tmp_path / "study", images)
-    done = export(study, made, tmp_path / "net.pt2", network)
+    done = export(study, made, path=tmp_path / "net.pt2", network=network)
     assert done.format == "torch" and done.difference == 0 and done.head == "dense"
     pixels = sample(network, open_images(images), 4)
     torch.save(pixels, tmp_path / "pixels.pt")
@@ -159,7 +159,7 @@ def test_a_program_runs_without_subspect(make_folder: MakeFolder, tmp_path: Path
 
 def test_the_decomposition_alone(make_folder: MakeFolder, tmp_path: Path) -> None:
     study, made, _ = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
-    done = export(study, made, tmp_path / "few.safetensors")
+    done = export(study, made, path=tmp_path / "few.safetensors")
     loaded = Decomposition.load(tmp_path / "few.safetensors")
     assert loaded.supports == made.supports and torch.equal(loaded.weights, made.weights) and done.dense is None
     with safe_open(tmp_path / "few.safetensors", "pt") as file:
@@ -174,7 +174,7 @@ def test_a_network_with_something_random_is_refused(make_folder: MakeFolder, tmp
     find_head(Network(Net().eval()), make_folder("train", each=6))
     noisy._head = find_head(Network(Net().eval()), make_folder("train", each=6))
     with pytest.raises(SubspectError, match="differs from the decomposed one by .* nothing was written. Does it hold"):
-        export(study, made, tmp_path / "net.pt2", noisy)
+        export(study, made, path=tmp_path / "net.pt2", network=noisy)
     assert not list(tmp_path.glob("*.pt2*"))
 
 
@@ -182,31 +182,31 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
     images = make_folder("train", each=6)
     study, made, network = made_of(Net(), tmp_path / "study", images)
     with pytest.raises(SubspectError, match="cannot export to a file called 'net.h5'; formats are onnx"):
-        export(study, made, tmp_path / "net.h5", network)
+        export(study, made, path=tmp_path / "net.h5", network=network)
     with pytest.raises(SubspectError, match="cannot export to format 'tflite'; formats are onnx"):
-        export(study, made, tmp_path / "net", network, "tflite")  # type: ignore[arg-type]
+        export(study, made, path=tmp_path / "net", network=network, format="tflite")  # type: ignore[arg-type]
     (tmp_path / "there.onnx").write_text("")
     with pytest.raises(SubspectError, match=r"there.onnx exists; choose another name, or delete it"):
-        export(study, made, tmp_path / "there.onnx", network)
+        export(study, made, path=tmp_path / "there.onnx", network=network)
     with pytest.raises(SubspectError, match="'onnx' takes the network itself"):
-        export(study, made, tmp_path / "net.onnx")
+        export(study, made, path=tmp_path / "net.onnx")
     with pytest.raises(SubspectError, match="this is another network"):
-        export(study, made, tmp_path / "net.onnx", Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))))
+        export(study, made, path=tmp_path / "net.onnx", network=Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))))
     with pytest.raises(SubspectError, match="is a file, not a folder"):
-        export(study, made, tmp_path / "there.onnx" / "net.onnx", network)
+        export(study, made, path=tmp_path / "there.onnx" / "net.onnx", network=network)
     for opset in (99, 17, "20"):
         with pytest.raises(SubspectError, match=r"opset must be a whole number from 18 to [0-9]+; got '?(99|17|20)'?$"):
-            export(study, made, tmp_path / "net.onnx", network, opset=opset)  # type: ignore[arg-type]
+            export(study, made, path=tmp_path / "net.onnx", network=network, opset=opset)  # type: ignore[arg-type]
     with pytest.raises(SubspectError, match="a file called 'net.onnx' is no 'torch'; call it net.pt2"):
-        export(study, made, tmp_path / "net.onnx", network, "torch")
+        export(study, made, path=tmp_path / "net.onnx", network=network, format="torch")
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(SubspectError, match="cannot write to .*; choose a folder that you may write to"):
-        export(study, made, tmp_path / "new" / "net.onnx", network)
+        export(study, made, path=tmp_path / "new" / "net.onnx", network=network)
     monkeypatch.undo()
     assert not (tmp_path / "new").exists()
     images.rename(tmp_path / "moved")
     with pytest.raises(SubspectError, match="are no longer at .*; name some to check with"):
-        export(study, made, tmp_path / "net.onnx", network)
+        export(study, made, path=tmp_path / "net.onnx", network=network)
     wanted = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +216,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SubspectError, match=r"writing ONNX needs the package 'onnxscript'.*-e '\.\[export\]"):
-        export(study, made, tmp_path / "net.onnx", network)
+        export(study, made, path=tmp_path / "net.onnx", network=network)
     monkeypatch.undo()
     assert not list(tmp_path.glob("net*"))
 
@@ -235,7 +235,7 @@ def test_a_network_that_cannot_be_exported(
             SubspectError,
             match=r"exported to (torch|onnx), nothing was written: .*data-dependent.*test_export.py, line [0-9]+\)$",
         ) as caught:
-            export(study, made, tmp_path / name, network)
+            export(study, made, path=tmp_path / name, network=network)
         assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
     assert not list(tmp_path.glob("net*"))
     said = capfd.readouterr()
@@ -255,7 +255,7 @@ def test_an_interrupt_within_an_exporter_stays_one(
 
     monkeypatch.setattr("torch.export.export", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(study, made, tmp_path / "net.pt2", network)
+        export(study, made, path=tmp_path / "net.pt2", network=network)
 
 
 @pytest.mark.parametrize("name", ["net.pt2", "net.safetensors"])
@@ -272,7 +272,7 @@ def test_of_two_exports_to_one_file_the_first_stays(
 
     monkeypatch.setattr(sys.modules["subspect.giving.export"], "check_path", beside)
     with pytest.raises(SubspectError, match=f"{name} exists; choose another name, or delete it"):
-        export(study, made, tmp_path / name, network)
+        export(study, made, path=tmp_path / name, network=network)
     beside_it = sorted(path.name for path in tmp_path.glob("*") if path.is_file())
     assert beside_it == [name] and (name == "net.safetensors" or (tmp_path / name).read_text() == "the other's")
 
@@ -285,7 +285,7 @@ def test_what_is_there_is_refused_before_the_work(make_folder: MakeFolder, tmp_p
         with pytest.raises(SubspectError, match=f"{name} is there already, as {kind}; choose another name"):
             check_path(tmp_path / name, None)
         with pytest.raises(SubspectError, match=f"{name} is there already, as {kind}; choose another name"):
-            export(study, made, tmp_path / name, network)
+            export(study, made, path=tmp_path / name, network=network)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -302,20 +302,22 @@ with atomic(Path({str(tmp_path / "out" / "net.pt2")!r})) as file:
     subprocess.run([sys.executable, "-c", code], check=False)
     (tmp_path / "out" / ".mine.part").write_text("the user's")
     assert len(list((tmp_path / "out").iterdir())) == 2
-    export(study, made, tmp_path / "out" / "net.safetensors")
+    export(study, made, path=tmp_path / "out" / "net.safetensors")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".mine.part", "net.safetensors"]
 
 
 def test_few_images_are_taken_again(make_folder: MakeFolder, tmp_path: Path) -> None:
     study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
-    done = export(study, made, tmp_path / "net.pt2", network, images=make_folder("two", each=1))  # 3 images
+    done = export(
+        study, made, path=tmp_path / "net.pt2", network=network, images=make_folder("two", each=1)
+    )  # 3 images
     assert set(done.decomposed.seconds) == {1, 7}
 
 
 @pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
 def test_no_paths_of_the_code_travel_along(name: str, make_folder: MakeFolder, tmp_path: Path) -> None:
     study, made, network = made_of(Net(), tmp_path / "study", make_folder("train", each=6))
-    export(study, made, tmp_path / name, network)
+    export(study, made, path=tmp_path / name, network=network)
     data = (tmp_path / name).read_bytes()
     assert b"test_export.py" not in data and b"/torch/" not in data and str(Path.cwd()).encode() not in data
 

@@ -47,13 +47,13 @@ def wide(tmp_path: Path) -> tuple[Study, Tiny]:
 
 def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
     study, _ = wide
-    decomposition = decompose(study, 3, "contribution")
+    decomposition = decompose(study, 3, method="contribution")
     fidelity = evaluate(study, decomposition)
     weight, bias = (tensor.numpy().astype(np.float64) for tensor in study.head())
     sparse = np.zeros_like(weight)
     for label in range(8):
         sparse[label, decomposition.supports[label]] = weight[label, decomposition.supports[label]]
-    chunk = next(study["test"].chunks())
+    chunk = next(study.image_set("test").chunks())
     x, labels = chunk.features.astype(np.float64), chunk.labels
     dense, small = x @ weight.T + bias, x @ sparse.T + bias
     p, q = log_softmax(dense, axis=1), log_softmax(small, axis=1)
@@ -92,16 +92,16 @@ def test_a_single_set_is_split(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), (images, np.arange(100) % 3), tmp_path / "study")
     decomposition = decompose(study, 2)
     fidelity = evaluate(study, decomposition)
-    ids = [id for chunk in study["train"].chunks("20 %") for id in chunk.ids]
+    ids = [id for chunk in study.image_set("train").chunks("held out 20 %") for id in chunk.ids]
     assert fidelity.overall.images == len(ids) and fidelity.where.held_out
-    assert fidelity.note == f"{len(ids)} images of 'train', 20 % of it set apart by a hash of the image id"
+    assert fidelity.note == f"{len(ids)} images of 'train', the 20 % of it held out by a hash of the image id"
     subspect.observe(subspect.Network(tiny), torch.rand(30, 3, 8, 8), tmp_path / "study", "val")
     assert evaluate(study, decomposition).where.image_set == "val"
-    assert evaluate(study, decomposition, "train").where.part == "20 %"
+    assert evaluate(study, decomposition, on="train").where.part == "held out 20 %"
 
 
 def test_images_that_took_part_are_said_to_flatter(study: Study) -> None:
-    fidelity = evaluate(study, decompose(study, 2), "train")
+    fidelity = evaluate(study, decompose(study, 2), on="train")
     assert (
         not fidelity.where.held_out
         and "took part in choosing features or weights, so the figures flatter" in fidelity.note
@@ -112,13 +112,15 @@ def test_the_same_images_under_another_name_are_not_held_out(tiny: Tiny, tmp_pat
     images = torch.rand(30, 3, 8, 8)
     for name in ("train", "test"):
         study = subspect.observe(subspect.Network(tiny), images, tmp_path / "study", name)
-    assert not evaluate(study, decompose(study, 2, "contribution")).where.held_out
+    assert not evaluate(study, decompose(study, 2, method="contribution")).where.held_out
 
 
 def test_nothing_to_evaluate_on(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
-    with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
-        evaluate(study, decompose(study, 2, "contribution"))
+    with pytest.raises(
+        SubspectError, match="no images to evaluate on: there are none of 'train', the 20 % of it held out"
+    ):
+        evaluate(study, decompose(study, 2, method="contribution"))
 
 
 def test_another_networks_decomposition(study: Study) -> None:
@@ -130,13 +132,13 @@ def test_another_networks_decomposition(study: Study) -> None:
 def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
     fidelity = evaluate(wide[0], decompose(wide[0], 3))
     frame = fidelity.to_frame()
-    assert list(frame.index) == ["overall", *fidelity.classes]
-    assert frame.loc["overall", "accuracy"] == fidelity.overall.accuracy.value
-    assert frame.loc["overall", "fidelity_low"] == fidelity.overall.fidelity.low
-    assert frame.loc["class 7", "images"] == 0 and frame["accuracy"].isna()["class 7"]
+    assert frame["class"].isna()[0] and list(frame["class"][1:]) == list(fidelity.classes)
+    assert frame["accuracy"][0] == fidelity.overall.accuracy.value
+    assert frame["fidelity_low"][0] == fidelity.overall.fidelity.low
+    assert frame["images"][8] == 0 and frame["accuracy"].isna()[8]
     assert fidelity.to_json()["overall"]["fidelity"]["value"] == fidelity.overall.fidelity.value
     console = Console(width=100, record=True, file=io.StringIO())
-    for table in (fidelity.table(), fidelity.class_table()):
+    for table in (fidelity.tables()[0], fidelity.class_tables()[0]):
         console.print(table)
     text = console.export_text()
     assert (

@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 import subspect
 from conftest import PIXELS
 from subspect import Network, Study, SubspectError, decompose
-from subspect.asking.geometry import (
-    boundary_points,
+from subspect.asking.geometry import boundary_points, geometry
+from subspect.cli import app
+from subspect.statistics.dimensions import (
     components,
     effective_rank,
-    geometry,
     likelihood,
     neighbours,
     participation,
@@ -34,7 +34,6 @@ from subspect.asking.geometry import (
     two_nn,
     variances,
 )
-from subspect.cli import app
 from test_sizes import Wide, observed, pictures, planted
 
 Array = npt.NDArray[np.float64]
@@ -144,8 +143,8 @@ def test_fidelity_by_rank_is_that_of_projected_features(tmp_path: Path) -> None:
     weight = planted(4, 12)[0]
     study = observed(tmp_path / "study", weight, train=pictures(0, 300), test=pictures(1, 200))
     made = geometry(study)
-    x = np.concatenate([chunk.features for chunk in study["train"].chunks()]).astype(np.float64)
-    test = np.concatenate([chunk.features for chunk in study["test"].chunks()]).astype(np.float64)
+    x = np.concatenate([chunk.features for chunk in study.image_set("train").chunks()]).astype(np.float64)
+    test = np.concatenate([chunk.features for chunk in study.image_set("test").chunks()]).astype(np.float64)
     w, b = (tensor.double().numpy() for tensor in study.head())
     differences, mean = w - w.mean(axis=0), x.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(x.T))
@@ -201,7 +200,7 @@ def test_classes_without_images_take_no_part(tmp_path: Path) -> None:
     network = Network(Wide(planted(4, 12)[0]))
     x = pictures(0, 300)
     study = subspect.observe(network, (x, np.arange(300) % 3), tmp_path / "study", "train", show_progress=False)
-    made = decompose(study, 2, "contribution")
+    made = decompose(study, 2, method="contribution")
     found, kept = geometry(study, made), {feature for row in list(made.supports)[:3] for feature in row.tolist()}
     assert made.unseen == (3,) and found.union == len(kept) <= 6
     assert found.decomposed_rank == pytest.approx(effective_rank(made.matrix()[0][:3]))

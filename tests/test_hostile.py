@@ -84,9 +84,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: Path) -> Callabl
     [
         "show study",
         "show study --class 0 --class 1 --class 2",
-        "evaluate study --classes",
+        "evaluate study --per-class",
         "compare study 0 1",
-        "selectivity study --classes",
+        "selectivity study --per-class",
         "geometry study --points 50 --figure out.png",
         "essentiality study --repeats 2 --figure out.png",
         "edit study --refit-on test",
@@ -200,12 +200,12 @@ def test_pictures_of_yours_are_not_pulled_into_a_strangers_report(study: Study, 
     ids = [str(private / "cat.png"), "../private/cat.png", "cat.png", "a\0b", "..\\private\\cat.png"]
     for root in (tmp_path / "train", private, tmp_path, Path("/")):
         opened = strange(study.path, ids, root, [bytes(16)] * 4 + [None])
-        again = Reopened(opened["train"], ids)
+        again = Reopened(opened.image_set("train"), ids)
         for id in ids:
             with pytest.raises(Unusable, match="outside|no such file|not the image|not known|null byte"):
                 again.given(id)
     made = subspect.decompose(opened, 2)
-    page = subspect.write_report(opened, made, subspect.evaluate(opened, made, "test")).read_text()
+    page = subspect.write_report(opened, made, fidelity=subspect.evaluate(opened, made, on="test")).read_text()
     assert "could not be read again and are left grey" in page and "data:image/webp" not in page
 
 
@@ -213,10 +213,10 @@ def test_images_of_a_study_without_digests_are_shown_where_they_are_named(study:
     made = subspect.decompose(study, 2)
     unsealed(study.path)
     opened = Study.open(study.path)
-    cost = subspect.evaluate(opened, made, "test")
-    page = subspect.write_report(opened, made, cost)
+    cost = subspect.evaluate(opened, made, on="test")
+    page = subspect.write_report(opened, made, fidelity=cost)
     assert "data:image/webp" not in page.read_text()
-    page = subspect.write_report(opened, made, cost, source=tmp_path / "train")
+    page = subspect.write_report(opened, made, fidelity=cost, images=tmp_path / "train")
     assert "data:image/webp" in page.read_text() and "are not those that were observed" not in page.read_text()
 
 
@@ -224,7 +224,7 @@ def test_export_looks_for_images_where_they_were(study: Study, tiny: Tiny, tmp_p
     made, network = subspect.decompose(study, 2), subspect.Network(tiny)
     (tmp_path / "train").rename(tmp_path / "moved")
     with pytest.raises(SubspectError, match=r"are no longer at .*train \(a/.*no such file.*--images"):
-        subspect.export(study, made, tmp_path / "out.pt2", network)
+        subspect.export(study, made, path=tmp_path / "out.pt2", network=network)
     assert not (tmp_path / "out.pt2").exists()
 
 

@@ -1220,7 +1220,7 @@ def test_dataset_that_can_only_be_iterated(dataset: Any) -> None:
 
 
 @pytest.mark.parametrize("source", [3, None, ["a.png"], (1, 2, 3), object()])
-def test_source_of_another_type(source: object) -> None:
+def test_source_of_another_type(source: Any) -> None:
     with pytest.raises(
         SubspectError, match=rf"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array"
     ):

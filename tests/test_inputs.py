@@ -14,7 +14,8 @@ from torch import nn
 
 import subspect
 from subspect import SubspectError
-from subspect.giving.training import Settings
+from subspect.giving.retrain import train as train_one
+from subspect.giving.training import Settings, Trained
 from subspect.images.opening import open_images
 from subspect.studies.observe import sample
 
@@ -86,7 +87,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_run_and_what_the_report_says_of_the_network(done: _Done) -> None:
-    assert len(done.job.study["train"]) == _IMAGES
+    assert len(done.job.study.image_set("train")) == _IMAGES
     assert f"does {KINDS[done.kind][2]:,} multiplications for one image" in done.job.report.read_text(encoding="utf-8")
 
 
@@ -94,7 +95,12 @@ def test_what_is_no_picture_is_not_said_to_be_missing(done: _Done, caplog: pytes
     job = done.job
     caplog.clear()
     path = subspect.write_report(
-        job.study, job.decomposition, job.fidelity, source=done.arrays, network=done.network, show_progress=False
+        job.study,
+        job.decomposition,
+        fidelity=job.fidelity,
+        images=done.arrays,
+        network=done.network,
+        show_progress=False,
     )
     page, shape = path.read_text(encoding="utf-8"), KINDS[done.kind][1]
     said = f"There are no pictures of &#39;train&#39; to show: a tensor of shape {shape} is not a picture."
@@ -108,7 +114,7 @@ def test_arrays_that_are_too_few_are_missed_without_a_word_of_folders(
     network = subspect.Network(tiny)
     job = subspect.run(network, (x, labels), tmp_path / "study", k=2, show_progress=False)
     assert "data:image/webp" in job.report.read_text(encoding="utf-8")
-    subspect.write_report(job.study, job.decomposition, job.fidelity, source=x[:5], show_progress=False)
+    subspect.write_report(job.study, job.decomposition, fidelity=job.fidelity, images=x[:5], show_progress=False)
     assert "could not be read again from the images given" in caplog.text and "FOLDER" not in caplog.text
     assert "give those that were observed" in caplog.text
 
@@ -116,13 +122,15 @@ def test_arrays_that_are_too_few_are_missed_without_a_word_of_folders(
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_export(done: _Done, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
-    made = subspect.export(done.job.study, done.job.decomposition, path, done.network, images=done.arrays)
+    made = subspect.export(done.job.study, done.job.decomposition, path=path, network=done.network, images=done.arrays)
     assert made.difference is not None and made.difference < 1e-4
 
 
 def test_specialise(done: _Done) -> None:
     job = done.job
-    made = subspect.specialise(job.study, job.decomposition, done.network, [0, 1], images=done.arrays, rounds=2)
+    made = subspect.specialise(
+        job.study, job.decomposition, network=done.network, classes=[0, 1], images=done.arrays, rounds=2
+    )
     assert made.dense.multiplications == KINDS[done.kind][2]
     assert made.small.multiplications <= made.rows.multiplications < made.dense.multiplications
 
@@ -135,9 +143,9 @@ def test_a_single_input_is_enough_to_find_the_head(done: _Done) -> None:
 
 
 def test_training_goes_on_but_pictures_alone_are_mirrored(done: _Done, tmp_path: Path) -> None:
-    def train(folder: str, **settings: Any) -> subspect.Retrained:
+    def train(folder: str, **settings: Any) -> Trained:
         given = Settings(epochs=1, batch_size=16, held_out=0.3, **settings)
-        return subspect.retrain(
+        return train_one(
             done.network, done.arrays, tmp_path / folder, done.job.decomposition, given, show_progress=False
         )
 

@@ -17,7 +17,6 @@ import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, SubspectError
 from subspect.networks.layers import layer_names, watching
-from subspect.report.terminal import overview
 
 MakeFolder = Callable[..., Path]
 
@@ -47,10 +46,10 @@ def pixels_of(folder: Path, ids: list[str]) -> Tensor:
 def test_what_is_stored_is_the_mean_over_space(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder("train", each=12)
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", batch_size=16, layers=["norm", "conv"])
-    image_set = study["train"]
+    image_set = study.image_set("train")
     assert dict(image_set.manifest.layers) == {"norm": 6, "conv": 6}
     console = Console(width=200, record=True)
-    console.print(overview(study, []))
+    console.print(*study.tables())
     assert "2 layers: norm, conv" in console.export_text()
     [chunk] = image_set.chunks(layers=["conv", "norm"])
     assert [chunk.layers[name].shape for name in ("conv", "norm")] == [(36, 6)] * 2
@@ -61,7 +60,7 @@ def test_what_is_stored_is_the_mean_over_space(tiny: Tiny, make_folder: MakeFold
         assert np.allclose(chunk.layers[name], values, atol=1e-6)
     [plain] = image_set.chunks()
     assert plain.layers == {} and np.array_equal(plain.features, chunk.features)
-    parts = [next(iter(image_set.chunks(part, ["conv"]))) for part in ("80 %", "20 %")]
+    parts = [next(iter(image_set.chunks(part, ["conv"]))) for part in ("all but 20 %", "held out 20 %")]
     rows = {id: row for part in parts for id, row in zip(part.ids, part.layers["conv"], strict=True)}
     assert len(rows) == 36 and all(np.array_equal(rows[id], chunk.layers["conv"][i]) for i, id in enumerate(chunk.ids))
 
@@ -72,7 +71,7 @@ def test_features_are_the_same_with_layers_and_without(tiny: Tiny, make_folder: 
         subspect.observe(Network(tiny), folder, tmp_path / name, batch_size=16, layers=layers)
         for name, layers in (("with", ["all"]), ("without", []))
     ]
-    one, other = (list(study["train"].chunks()) for study in studies)
+    one, other = (list(study.image_set("train").chunks()) for study in studies)
     for mine, theirs in zip(one, other, strict=True):
         assert np.array_equal(mine.features, theirs.features) and mine.ids == theirs.ids
     assert not tiny.conv._forward_hooks and not tiny.norm._forward_hooks
@@ -121,7 +120,9 @@ def test_all_leaves_out_what_takes_no_part(
     make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = subspect.observe(Network(Tokens()), make_folder("train", each=4), tmp_path / "study", layers=["all"])
-    assert {"patches", "mixed"} <= set(study["train"].manifest.layers) and "idle" not in study["train"].manifest.layers
+    assert {"patches", "mixed"} <= set(study.image_set("train").manifest.layers) and "idle" not in study.image_set(
+        "train"
+    ).manifest.layers
     assert "layers that took no part when the network ran are left out:" in caplog.text and "idle" in caplog.text
 
 
@@ -134,7 +135,7 @@ def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, t
         ):
             subspect.observe(Network(tiny), folder, study.path, layers=layers)
     again = subspect.observe(Network(tiny), folder, study.path, layers=["conv"])
-    assert again["train"].manifest == study["train"].manifest
+    assert again.image_set("train").manifest == study.image_set("train").manifest
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_bytes(
@@ -145,10 +146,10 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bytes(
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", batch_size=8, layers=["conv"])
     shards = sorted((study.path / "sets/train").glob("*.arrow"))
     before = [shard.read_bytes() for shard in shards]
-    manifest = study["train"].manifest
+    manifest = study.image_set("train").manifest
     shards[1].unlink()
     subspect.observe(Network(tiny), folder, study.path, batch_size=8, layers=["conv"])
-    assert [shard.read_bytes() for shard in shards] == before and study["train"].manifest == manifest
+    assert [shard.read_bytes() for shard in shards] == before and study.image_set("train").manifest == manifest
 
 
 def test_nan_in_a_layer(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:

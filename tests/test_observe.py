@@ -41,8 +41,8 @@ def test_what_is_stored_is_what_the_network_does(tiny: Tiny, make_folder: MakeFo
     folder = make_folder(each=7)
     study = observe(Network(tiny), folder, tmp_path / "study", batch_size=4)
     tiny.eval()
-    (chunk,) = study["train"].chunks()
-    assert len(study["train"]) == 21 and study["train"].labelled
+    (chunk,) = study.image_set("train").chunks()
+    assert len(study.image_set("train")) == 21 and study.image_set("train").labelled
     for row, id in enumerate(chunk.ids):
         pixels = PIXELS(decode(folder / id))[None]
         with torch.no_grad():
@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(
     shards = sorted(path.name for path in (tmp_path / "broken/sets/train").glob("*.arrow"))
     assert shards == ["00000.arrow"]
     with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 1 of 5 shards; run the same"):
-        Study.open(tmp_path / "broken")["train"]
+        Study.open(tmp_path / "broken").image_set("train")
     with caplog.at_level(logging.INFO, logger="subspect"):
         observe(Network(tiny), folder, tmp_path / "broken", batch_size=4, max_failed=0.1)
     assert "going on: 1 of 5 shards are there" in caplog.text
@@ -209,8 +209,8 @@ def test_without_labels_predictions_stand_in(tiny: Tiny, make_folder: MakeFolder
     for path in make_folder(each=30).rglob("*.png"):
         shutil.copy(path, flat / f"{path.parent.name}{path.name}")
     study = observe(Network(tiny), flat, tmp_path / "study")
-    assert not study["train"].labelled
-    chunk = next(study["train"].chunks())
+    assert not study.image_set("train").labelled
+    chunk = next(study.image_set("train").chunks())
     assert np.array_equal(chunk.labels, chunk.predictions)
     fidelity = subspect.evaluate(study, subspect.decompose(study, 2))
     assert "no labels: the dense network's own predictions stand in" in fidelity.note
@@ -222,7 +222,7 @@ def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder:
     observe(Network(tiny), make_folder("train"), tmp_path / "study")
     some = make_folder("some", classes=("c", "a"))
     study = observe(Network(tiny), some, tmp_path / "study", "some")
-    chunk = next(study["some"].chunks())
+    chunk = next(study.image_set("some").chunks())
     assert {id[0]: int(label) for id, label in zip(chunk.ids, chunk.labels, strict=True)} == {"a": 0, "c": 2}
     with pytest.raises(SubspectError, match="1 of 1 class folders or labels are not among the network's 3 class names"):
         observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
@@ -255,7 +255,7 @@ def test_folders_after_a_set_without_names(tiny: Tiny, make_folder: MakeFolder, 
     observe(Network(tiny), flat, tmp_path / "other", "flat")
     study = observe(Network(tiny), make_folder(), tmp_path / "other")
     assert study.identity.class_names == ("class 0", "class 1", "class 2")
-    assert set(next(study["train"].chunks()).labels) == {0, 1, 2}
+    assert set(next(study.image_set("train").chunks()).labels) == {0, 1, 2}
 
 
 def test_another_number_of_classes(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_other_images_under_the_same_name(
     with pytest.raises(SubspectError, match="was begun with batch size 64, given is 32"):
         observe(Network(tiny), tmp_path / "one", tmp_path / "study", batch_size=32)
     moved = shutil.move(tmp_path / "one", tmp_path / "elsewhere")
-    assert len(observe(Network(tiny), moved, tmp_path / "study")["train"]) == 24  # the same images, moved
+    assert len(observe(Network(tiny), moved, tmp_path / "study").image_set("train")) == 24  # the same images, moved
 
 
 def test_nan_features(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,9 +383,9 @@ def test_images_that_are_none(
     with pytest.raises(SubspectError, match=expected):
         observe(Network(tiny), folder, tmp_path / "study")
     study = observe(Network(tiny), folder, tmp_path / "study", max_failed=0.05)
-    failed = dict(study["train"].manifest.failed)
+    failed = dict(study.image_set("train").manifest.failed)
     assert set(failed) == {"a/text.jpg", "b/cut.jpg"} and "truncated" in failed["b/cut.jpg"].lower()
-    assert len(study["train"]) == 60 and "2 of 62 images could not be used" in caplog.text
+    assert len(study.image_set("train")) == 60 and "2 of 62 images could not be used" in caplog.text
     with pytest.raises(SubspectError, match="more than the share of 0.01"):  # also when it goes on with stored shards
         reseal(tmp_path / "study/sets/train/set.json", complete=False)
         observe(Network(tiny), folder, tmp_path / "study")
@@ -408,7 +408,7 @@ def test_sizes_that_differ(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) 
 
 def test_a_single_image_is_enough(tiny: Tiny, tmp_path: Path) -> None:
     study = observe(Network(tiny), torch.rand(1, 3, 8, 8), tmp_path / "study")
-    assert len(study["train"]) == 1
+    assert len(study.image_set("train")) == 1
 
 
 def test_what_is_refused_leaves_no_folder(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_disk_that_fills_up(
     monkeypatch.setattr(os, "fsync", original)
     stored = list((tmp_path / "study/sets/train").iterdir())
     assert len(stored) > 1 and not [path for path in stored if path.suffix == ".part"]
-    assert len(observe(Network(tiny), tmp_path / "images", tmp_path / "study", batch_size=8)["train"]) == 60
+    assert len(observe(Network(tiny), tmp_path / "images", tmp_path / "study", batch_size=8).image_set("train")) == 60
 
 
 def test_an_unwritable_study(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_an_image_set_that_is_not_there(study: Study) -> None:
     with pytest.raises(
         SubspectError, match=r"no image set 'tset' in .* \(did you mean 'test'\?\); it has: train, test"
     ):
-        study["tset"]
+        study.image_set("tset")
 
 
 def test_a_newer_schema(study: Study) -> None:
@@ -519,22 +519,22 @@ def test_a_damaged_shard(study: Study) -> None:
     shard = study.path / "sets/train/00000.arrow"
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(SubspectError, match=r"00000.arrow is damaged .* delete it and run the same observe"):
-        list(study["train"].chunks())
-    image_set = study["train"]
+        list(study.image_set("train").chunks())
+    image_set = study.image_set("train")
     shard.unlink()
     with pytest.raises(SubspectError, match="cannot read shard .*00000.arrow: No such file"):
         list(image_set.chunks())
     with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 0 of 1 shards; run the same"):
-        study["train"]
+        study.image_set("train")
 
 
 def test_the_split_is_a_fifth_and_does_not_depend_on_order(study: Study) -> None:
     ids = [f"image {index}" for index in range(5000)]
-    first, second = in_part(ids, "80 %"), in_part(ids, "20 %")
+    first, second = in_part(ids, "all but 20 %"), in_part(ids, "held out 20 %")
     assert np.array_equal(first, ~second) and in_part(ids, "all").all()
     assert abs(first.mean() - 0.8) < 0.02
-    assert np.array_equal(in_part(ids[::-1], "80 %"), first[::-1])
-    parts = [chunk for part in ("80 %", "20 %") for chunk in study["train"].chunks(part)]
+    assert np.array_equal(in_part(ids[::-1], "all but 20 %"), first[::-1])
+    parts = [chunk for part in ("all but 20 %", "held out 20 %") for chunk in study.image_set("train").chunks(part)]
     assert sorted(id for chunk in parts for id in chunk.ids) == sorted(
-        id for chunk in study["train"].chunks() for id in chunk.ids
+        id for chunk in study.image_set("train").chunks() for id in chunk.ids
     )

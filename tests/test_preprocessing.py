@@ -402,7 +402,7 @@ def test_mapping_with_missing_and_unknown_fields() -> None:
     with pytest.raises(
         SubspectError, match=r"needs all of resize, crop, mean and std \(None.*; missing: crop, std; unknown: size, 3$"
     ):
-        as_preprocessing({"resize": 8, "mean": 0.5, "size": 3, 3: 4})
+        as_preprocessing({"resize": 8, "mean": 0.5, "size": 3, 3: 4})  # type: ignore[dict-item]
     with pytest.raises(SubspectError, match=r"is done\); unknown: size$"):
         as_preprocessing({"resize": 8, "crop": None, **HALF, "size": 3})
     with pytest.raises(SubspectError, match="missing: resize$"):
@@ -411,4 +411,4 @@ def test_mapping_with_missing_and_unknown_fields() -> None:
 
 def test_anything_else() -> None:
     with pytest.raises(SubspectError, match=r"must be a subspect\.Preprocessing, a dict or a callable, got int"):
-        as_preprocessing(3)
+        as_preprocessing(3)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def test_cifar10_reference_figures(cifar: Study, data: Path, method: str, accura
     if method == "published":
         made = subspect.decompose_by_file(cifar, data / "paper/resnet20_cifar-10_indices.json")
     else:
-        made = subspect.decompose(cifar, 5, method)
+        made = subspect.decompose(cifar, 5, method=method)
     cost = subspect.evaluate(cifar, made).overall
     assert cost.images == 10_000
     assert 100 * cost.dense_accuracy.value == pytest.approx(88.16, abs=0.05)
@@ -38,7 +38,7 @@ def test_the_published_checkpoint(data: Path, unpack: Callable[[str], Path], tmp
     network = subspect.load_network(CIFAR, data / "weights/resnet20-12fca82f.th")
     plain = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10.safetensors")
     study = subspect.observe(network, unpack("cifar10-jpeg") / "test", tmp_path / "study", batch_size=256)
-    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study["train"].chunks())
+    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study.image_set("train").chunks())
     assert right / 100 == pytest.approx(81.03, abs=0.05)
     state = plain.model.state_dict()
     assert all(bool((tensor == state[name]).all()) for name, tensor in network.model.state_dict().items())
@@ -73,28 +73,30 @@ def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path:
     network = subspect.Network(model, preprocessing=own)
     study = subspect.observe(network, unpack("imagenet-one-per-class"), tmp_path / "study", batch_size=50)
     assert network.head.name == "_fc"
-    features = [chunk.features.shape for chunk in study["train"].chunks()]
+    features = [chunk.features.shape for chunk in study.image_set("train").chunks()]
     assert sum(rows for rows, _ in features) == 1000 and {width for _, width in features} == {1280}
-    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study["train"].chunks())
+    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study.image_set("train").chunks())
     assert right / 1000 >= 0.85
     made = subspect.decompose(study, 20)
     cost = subspect.evaluate(study, made)
-    assert cost.where.part == "20 %" and cost.overall.images > 150
+    assert cost.where.part == "held out 20 %" and cost.overall.images > 150
     seen = [label for label in range(1000) if label not in made.unseen]
-    few = subspect.decompose(study, 10, "contribution")
-    small = subspect.specialise(study, few, network, seen[::40][:20], tmp_path / "small.onnx", rounds=0)
+    few = subspect.decompose(study, 10, method="contribution")
+    small = subspect.specialise(
+        study, few, network=network, classes=seen[::40][:20], path=tmp_path / "small.onnx", rounds=0
+    )
     assert small.difference <= 1e-4 and small.small.parameters <= 3.1e6 and small.dense.parameters == 4_652_008
     assert small.small.multiplications <= 0.96 * small.dense.multiplications
     assert small.model.get_submodule("_conv_head").out_channels == small.small.features <= 200
     assert small.file is not None and small.file.difference is not None and small.file.difference <= 1e-4
-    whole = subspect.export(study, few, tmp_path / "whole.onnx", network)
+    whole = subspect.export(study, few, path=tmp_path / "whole.onnx", network=network)
     assert whole.difference is not None and whole.difference <= 1e-4
 
 
 def test_cifar10_in_onnx(cifar: Study, data: Path, tmp_path: Path) -> None:
     network = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10-jpeg.safetensors")
-    made = subspect.decompose(cifar, 5, "contribution")
-    done = subspect.export(cifar, made, tmp_path / "net.onnx", network)
+    made = subspect.decompose(cifar, 5, method="contribution")
+    done = subspect.export(cifar, made, path=tmp_path / "net.onnx", network=network)
     assert done.difference is not None and done.difference <= 1e-4 and set(done.decomposed.seconds) == {1, 7}
-    small = subspect.specialise(cifar, made, network, ["cat", "dog"], rounds=0)
+    small = subspect.specialise(cifar, made, network=network, classes=["cat", "dog"], rounds=0)
     assert small.removed == 0 and "layer3.2.conv1" in small.readers and small.small.features == 64  # tied by sums

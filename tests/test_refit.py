@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, Refit
 from subspect.choosing.options import TARGETS, Target
-from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Refit, _Problem, refit, reselect
+from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, _Problem, refit, reselect
 from subspect.studies.rows import MEMORY, Block
 
 Array = npt.NDArray[np.float64]
@@ -435,6 +436,12 @@ def plain_refit(boundary: Boundary, choice: Choice) -> Refit:
     return refit(boundary.blocks, boundary.dense, choice.supports, choice.head, boundary.target, fixed=boundary.unseen)
 
 
+def chosen_anew(boundary: Boundary, choice: Choice, **options: Any) -> tuple[Choice, Refit]:
+    found = reselect(boundary, choice, **options)
+    assert found.refit is not None and found.head[0] is found.refit.weight and found.head[1] is found.refit.bias
+    return found, found.refit
+
+
 def assert_same(one: Supports, other: Supports) -> None:
     assert [sorted(support) for support in one] == [sorted(support) for support in other]
 
@@ -457,7 +464,7 @@ def test_planted_features_are_found_from_any_start(target: Target, seed: int) ->
     x, labels, dense, chosen = planted(seed)
     boundary = Boundary(cut(x, labels, [250]), *dense, target)
     wrong = [np.random.default_rng(seed).permutation(20)[:3] for _ in range(5)]
-    found, learned = reselect(boundary, Choice(wrong, (np.zeros((5, 20)), np.zeros(5))))
+    found, learned = chosen_anew(boundary, Choice(wrong, (np.zeros((5, 20)), np.zeros(5))))
     assert [sorted(support) for support in found.supports] == chosen
     assert_support(learned, found.supports)
     assert learned.converged
@@ -471,7 +478,7 @@ def test_choosing_anew_is_never_worse_and_keeps_the_sizes(target: Target, seed: 
     boundary = Boundary(cut(x, labels), *dense, target)
     sizes = np.random.default_rng(seed).integers(0, 4, (1, 4))
     [choice] = boundary.choose(sizes)
-    found, learned = reselect(boundary, choice, rounds=2)
+    found, learned = chosen_anew(boundary, choice, rounds=2)
     assert learned.loss <= plain_refit(boundary, choice).loss + 1e-8
     assert [len(support) for support in found.supports] == sizes[0].tolist()
     assert learned.loss == pytest.approx(loss(x, labels, dense, target, learned.head), abs=1e-4)
@@ -482,7 +489,7 @@ def test_the_head_returned_is_refitted_to_the_tolerance() -> None:
     x, labels, dense, _ = planted(0)
     boundary = Boundary(cut(x, labels), *dense)
     [choice] = boundary.choose(np.full((1, 5), 2))
-    found, learned = reselect(boundary, choice)
+    found, learned = chosen_anew(boundary, choice)
     again = refit(boundary.blocks, dense, found.supports, learned.head)
     assert learned.converged and again.steps <= 1 and again.loss == pytest.approx(learned.loss, abs=1e-8)
 
@@ -532,7 +539,7 @@ def test_the_best_of_the_choices_is_kept(target: Target) -> None:
     losses = [plain_refit(boundary, choice).loss for choice in choices]
     for first in range(4):
         order = [*choices[first:], *choices[:first]]
-        found, learned = reselect(boundary.tell(*order[1:]), order[0], rounds=3)
+        found, learned = chosen_anew(boundary.tell(*order[1:]), order[0], rounds=3)
         assert_same(found.supports, choices[int(np.argmin(losses))].supports)
         assert learned.loss == pytest.approx(min(losses), abs=1e-6)
 
@@ -555,7 +562,7 @@ def test_a_class_without_images_stays_dense(target: Target) -> None:
     x, labels, dense = make(16)
     boundary = Boundary(cut(x, labels % 3), *dense, target)
     [choice] = boundary.choose(np.full((1, 4), 2))
-    found, learned = reselect(boundary, choice)
+    found, learned = chosen_anew(boundary, choice)
     assert found.supports[3].tolist() == list(range(8))
     assert np.array_equal(learned.weight[3], dense[0][3]) and learned.bias[3] == dense[1][3]
     assert [len(support) for support in found.supports] == [2, 2, 2, 8]
@@ -567,7 +574,7 @@ def test_neither_blocks_nor_memory_change_what_is_chosen_anew(target: Target) ->
     x, labels, dense, _ = planted(1)
     order = np.random.default_rng(1).permutation(600)
     one, *others = [
-        reselect(boundary, boundary.choose(np.full((1, 5), 2))[0])
+        chosen_anew(boundary, boundary.choose(np.full((1, 5), 2))[0])
         for boundary in (
             Boundary(cut(x, labels), *dense, target),
             Boundary(cut(x, labels, [1, 44, 300]), *dense, target, memory=0),

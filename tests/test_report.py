@@ -26,9 +26,9 @@ from PIL import Image, ImageChops
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
-from subspect.asking.explain import terms
 from subspect.ground.files import is_part, part_name
 from subspect.heads.cost import head_costs
+from subspect.heads.terms import terms
 from subspect.report import _environment
 from subspect.report.gallery import SHOWN, hang
 from subspect.report.overview import look_over
@@ -36,7 +36,7 @@ from subspect.report.overview import look_over
 
 def report(study: Study, **options: object) -> str:
     decomposition = decompose(study, 2)
-    return write_report(study, decomposition, evaluate(study, decomposition), **options).read_text()  # type: ignore[arg-type]
+    return write_report(study, decomposition, fidelity=evaluate(study, decomposition), **options).read_text()  # type: ignore[arg-type]
 
 
 class Links(HTMLParser):
@@ -76,7 +76,7 @@ def test_what_it_costs_to_run(study: Study, tiny: Tiny, tmp_path: Path) -> None:
     assert (
         f"The whole network has {parameters:,} parameters" in page and "of the whole network's multiplications" in page
     )
-    shutil.move(study["train"].manifest.root or "", tmp_path / "moved")
+    shutil.move(study.image_set("train").manifest.root or "", tmp_path / "moved")
     page = " ".join(report(study, network=Network(tiny)).split())
     assert "The whole network has" not in page  # there is no image to run it on
 
@@ -85,7 +85,7 @@ def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: P
     page = report(study)
     decomposition = subspect.load_decomposition(study)
     feature = decomposition.rows(0)[0].feature
-    (chunk,) = study["train"].chunks()
+    (chunk,) = study.image_set("train").chunks()
     best = chunk.ids[int(chunk.features[:, feature].argmax())]
     [section] = re.findall(rf'<details id="f{feature}".*?</details>', page, re.DOTALL)
     data = re.search(r'<img src="data:image/webp;base64,(.*?)"', section)
@@ -97,7 +97,7 @@ def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: P
 
 
 def test_without_images(study: Study) -> None:
-    page = report(study, images=False)
+    page = report(study, show_images=False)
     assert "Images were left out." in page and "data:image/webp" not in page and ".png" not in page
 
 
@@ -111,7 +111,7 @@ def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.Log
     for name in ("a", "c"):
         shutil.copytree(tmp_path / "train" / name, tmp_path / "moved" / name)
     caplog.clear()
-    page = report(study, source=tmp_path / "moved")
+    page = report(study, images=tmp_path / "moved")
     assert "1 images could not be read again" in caplog.text or "could not be read" not in page
 
 
@@ -122,7 +122,7 @@ def test_other_images_under_the_same_names_are_told(
         with Image.open(path) as picture:
             inverted = ImageChops.invert(picture.convert("RGB"))
         inverted.save(path)
-    page = report(study, network=Network(tiny), source=tmp_path / "train")
+    page = report(study, network=Network(tiny), images=tmp_path / "train")
     found = re.search(r"(\d+) images are not those that were observed as 'train'", caplog.text)
     assert found is not None and 0 < int(found[1]) <= len(set(re.findall(r"a/\d+\.png", page)))
     assert f"{found[1]} images are not those that were observed: a/" in page
@@ -135,23 +135,23 @@ def test_other_images_under_the_same_names_are_told(
 def test_what_does_not_belong_to_the_study(study: Study) -> None:
     one, other = decompose(study, 1), decompose(study, 2)
     with pytest.raises(SubspectError, match="the fidelity given is that of 'pursuit-k1', not of 'pursuit-k2'"):
-        write_report(study, other, evaluate(study, one))
+        write_report(study, other, fidelity=evaluate(study, one))
     with pytest.raises(SubspectError, match="decomposition 'pursuit-k2' is of another network"):
-        write_report(study, replace(other, fingerprint="0" * 64), evaluate(study, other))
+        write_report(study, replace(other, fingerprint="0" * 64), fidelity=evaluate(study, other))
 
 
 def test_what_was_edited_is_told(study: Study) -> None:
     made = decompose(study, 2)
     feature = int(made.supports[1][0])
-    edited = edit(study, made, [(1, feature)], refit_on="test")
-    page = write_report(study, edited.decomposition, edited.after).read_text()
+    edited = edit(study, made, drop=[(1, feature)], refit_on="test")
+    page = write_report(study, edited.decomposition, fidelity=edited.after).read_text()
     assert f"b without feature {feature}; weights re-learned on test towards the labels" in page
 
 
 def test_what_the_right_class_lacks(study: Study) -> None:
     made = decompose(study, 2)
     over = look_over(study, made, evaluate(study, made))
-    (chunk,) = study["test"].chunks()
+    (chunk,) = study.image_set("test").chunks()
     said = made.layer()(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy()
     for one in over.confused:
         mean = chunk.features[(chunk.labels == one.label) & (said == one.said)].mean(axis=0)
@@ -163,9 +163,9 @@ def test_images_in_memory(tiny: Tiny, tmp_path: Path) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
     study = subspect.observe(Network(tiny), (images, labels), tmp_path / "study")
     assert "were in memory (arrays), so there are none to show" in report(study)
-    assert "data:image/webp" in report(study, source=(images, labels))
+    assert "data:image/webp" in report(study, images=(images, labels))
     ready = subspect.observe(Network(tiny), torch.rand(60, 3, 8, 8), tmp_path / "ready")
-    page = report(ready, source=torch.rand(60, 3, 8, 8))
+    page = report(ready, images=torch.rand(60, 3, 8, 8))
     assert "data:image/webp" in page and "There are no labels: the class is the network&#39;s own prediction" in page
 
 
@@ -192,7 +192,7 @@ def test_names_from_outside_act_neither_on_the_page_nor_on_a_shell(tmp_path: Pat
     network = Network(Tiny(), class_names=(odd, cost, "\u2028"), preprocessing=PIXELS, name="net\u2066\x07")
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     study = subspect.observe(network, (images, np.arange(60) % 3), tmp_path / "study", show_progress=False)
-    page = report(study, source=(images, np.arange(60) % 3))
+    page = report(study, images=(images, np.arange(60) % 3))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     assert "a\\u202eb\\x1b[31m" in page and "net\\u2066\\x07" in page and "\\u2028" in page
     shown = _environment().from_string("{{ a }}").render(a="<\ud800>")
@@ -225,7 +225,7 @@ def test_elsewhere(study: Study, tmp_path: Path) -> None:
 def test_strips_are_of_the_images_in_and_outside_the_class(study: Study) -> None:
     decomposition = decompose(study, 2)
     made = hang(study, decomposition, Network(Tiny()), None, False)
-    (chunk,) = study["train"].chunks()
+    (chunk,) = study.image_set("train").chunks()
     for label in range(3):
         for feature in decomposition.supports[label].tolist():
             values = chunk.features[:, feature]
@@ -253,7 +253,7 @@ def test_with_many_classes_the_other_pages_lie_in_a_folder(study: Study, many: C
     assert "data:image/webp" not in path.read_text() and "data:image/webp" in (folder / "class-1.html").read_text()
     before = content(path.parent)
     assert content(many("a #1.html", network=Network(Tiny())).parent) == before  # the same in every run
-    many("a #1.html", images=False)
+    many("a #1.html", show_images=False)
     [other] = generations(path)
     assert other.name != folder.name and f"/{other.name}/class-1.html" in path.read_text()
 
@@ -310,7 +310,7 @@ def test_a_report_is_replaced_but_not_what_was_added_or_changed(
     (old.parent / part_name()).write_bytes(b"half")  # of a killed writer
     for _ in range(2):
         caplog.clear()
-        many("a.html", images=False)
+        many("a.html", show_images=False)
         assert (
             f"{old.name}/class-1.html, {old.name}/notes.txt stayed, since it is not as subspect wrote it" in caplog.text
         )
@@ -417,7 +417,7 @@ def test_two_reports_at_once(
     path = many("a.html")
     expected = content(path.parent)
     with ThreadPoolExecutor() as pool:
-        for made in [pool.submit(many, "a.html", images=which) for which in (True, False, True, False)]:
+        for made in [pool.submit(many, "a.html", show_images=which) for which in (True, False, True, False)]:
             made.result()
         many("a.html")
     assert content(path.parent) == expected and f"waiting: another process is writing the report {path}" in caplog.text
@@ -430,7 +430,7 @@ def many(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     decomposition = decompose(study, 2)
     cost = evaluate(study, decomposition)
     return lambda name, **options: write_report(
-        study, decomposition, cost, tmp_path / name, show_progress=False, **options
+        study, decomposition, fidelity=cost, path=tmp_path / name, show_progress=False, **options
     )
 
 
@@ -468,7 +468,7 @@ def test_confusions_and_what_is_behind_them(study: Study) -> None:
     decomposition = decompose(study, 2)
     cost = evaluate(study, decomposition)
     over = look_over(study, decomposition, cost)
-    (chunk,) = study["test"].chunks()
+    (chunk,) = study.image_set("test").chunks()
     logits = decomposition.layer()(torch.from_numpy(np.array(chunk.features))).detach().numpy()
     said = logits.argmax(axis=1)
     assert over.confused and sum(one.images for one in over.confused) == int((said != chunk.labels).sum())

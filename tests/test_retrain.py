@@ -20,7 +20,7 @@ import subspect
 from conftest import PIXELS
 from subspect import Decomposition, Network, Study, SubspectError, decompose
 from subspect.cli import app
-from subspect.giving.retrain import retrain, retrain_both
+from subspect.giving.retrain import retrain, train
 from subspect.giving.training import Run, Settings, _varied
 from subspect.ground.files import locked, read_json
 from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes
@@ -101,7 +101,7 @@ def kept(folder: Path, prefix: str) -> dict[str, Tensor]:
 
 def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     before = state(network.model)
-    done = retrain(network, images, tmp_path / "run", made, Settings(epochs=6, batch_size=8, rate=0.1, held_out=0.25))
+    done = train(network, images, tmp_path / "run", made, Settings(epochs=6, batch_size=8, rate=0.1, held_out=0.25))
     assert done.epochs[-1].loss < done.epochs[0].loss and len(done.epochs) == 6
     assert (
         done.best > 0
@@ -126,7 +126,7 @@ def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: D
 def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_path: Path) -> None:
     """A whole epoch, by hand, with the same order."""
     settings = Settings(epochs=1, batch_size=8, rate=0.05, held_out=0.25, seed=3, layers=("conv", "fc"))
-    done = retrain(network, images, tmp_path / "run", None, settings)
+    done = train(network, images, tmp_path / "run", None, settings)
     paths = sorted(images.glob("*/*.png"))
     ids = [f"{path.parent.name}/{path.name}" for path in paths]
     learned = np.flatnonzero(hashed(ids) < 0.75)
@@ -161,7 +161,7 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
     optimiser: str,
 ) -> None:
     settings = Settings(epochs=2, batch_size=8, optimiser=optimiser, rate=0.01, held_out=0.25, shift=1, flip=True)  # type: ignore[arg-type]
-    whole = retrain(network, images, tmp_path / "whole", made, settings)
+    whole = train(network, images, tmp_path / "whole", made, settings)
     learn, count = Run._learn, 0
 
     def killed(self: Run, *given: object) -> None:
@@ -175,17 +175,17 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
     monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            retrain(network, images, tmp_path / "stopped", made, settings)
-    stopped = retrain(network, images, tmp_path / "stopped", made, settings)
+            train(network, images, tmp_path / "stopped", made, settings)
+    stopped = train(network, images, tmp_path / "stopped", made, settings)
     assert stopped.weights.read_bytes() == whole.weights.read_bytes()
     assert stopped.epochs == whole.epochs and stopped.best == whole.best
-    done = retrain(network, images, tmp_path / "stopped", made, settings)  # nothing is left to do
+    done = train(network, images, tmp_path / "stopped", made, settings)  # nothing is left to do
     assert done.weights.read_bytes() == whole.weights.read_bytes()
 
 
 def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, images: Path, tmp_path: Path) -> None:
     settings = Settings(epochs=3, batch_size=8, rate=1.0, held_out=0.25)
-    done = retrain(network, images, tmp_path / "run", None, settings)
+    done = train(network, images, tmp_path / "run", None, settings)
     shares = [epoch.held_out for epoch in done.epochs]
     assert done.best == 1 + shares.index(max(shares))
     weights = load_file(done.weights)
@@ -200,14 +200,14 @@ def test_a_network_that_returns_several_tensors_learns_the_same(network: Network
 
     several = Network(Several().eval())
     find_head(several, images)
-    one, other = (retrain(each, images, tmp_path / str(i), None, SHORT) for i, each in enumerate((network, several)))
+    one, other = (train(each, images, tmp_path / str(i), None, SHORT) for i, each in enumerate((network, several)))
     assert one.weights.read_bytes() == other.weights.read_bytes() and one.epochs == other.epochs
 
 
 def test_only_the_layers_named_learn(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
     before = network.model.state_dict()
     settings = Settings(epochs=3, batch_size=8, rate=0.05, held_out=0.25, layers=("fc",))
-    retrain(network, images, tmp_path / "run", made, settings)
+    train(network, images, tmp_path / "run", made, settings)
     after = kept(tmp_path / "run", "model.")
     for name in ("conv.weight", "norm.weight", "norm.running_mean", "norm.running_var"):
         assert torch.equal(after[name], before[name])
@@ -245,26 +245,26 @@ def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path
         with pytest.raises(SubspectError, match=message):
             Settings(**wrong)
     with pytest.raises(SubspectError, match="training needs labels"):
-        retrain(network, images / "a", run, made)
+        train(network, images / "a", run, made)
     with pytest.raises(
         SubspectError,
         match="90 images are too few: 8. to learn from, in batches of 128, and . held out; give more, or a smaller batch_size",
     ):
-        retrain(network, images, run, made)
+        train(network, images, run, made)
     with pytest.raises(SubspectError, match=r"no layer 'cnv' in Net \(did you mean 'conv'\?\)"):
-        retrain(network, images, run, made, Settings(layers=("cnv",)))
+        train(network, images, run, made, Settings(layers=("cnv",)))
     with pytest.raises(SubspectError, match="nothing would learn: the layers drop have no parameters"):
-        retrain(network, images, run, made, Settings(batch_size=8, held_out=0.25, layers=("drop",)))
+        train(network, images, run, made, Settings(batch_size=8, held_out=0.25, layers=("drop",)))
     other = Network(Net())
     with torch.no_grad():
         other.model.conv.weight.add_(1)  # type: ignore[operator, union-attr]
     find_head(other, images)
     with pytest.raises(SubspectError, match="this is another network"):
-        retrain(other, images, run, made, SHORT)
+        train(other, images, run, made, SHORT)
     with pytest.raises(
         SubspectError, match="the loss is (nan|inf) at step [0-9]+; a smaller rate than 1e[+]30 may help"
     ):
-        retrain(network, images, run, made, Settings(epochs=2, batch_size=8, rate=1e30, held_out=0.25))
+        train(network, images, run, made, Settings(epochs=2, batch_size=8, rate=1e30, held_out=0.25))
 
 
 def test_a_training_that_fell_is_told(
@@ -276,19 +276,19 @@ def test_a_training_that_fell_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys.modules["subspect.giving.training"], "_FALL", 0.0)  # the network is no better than chance
-    done = retrain(network, images, tmp_path / "run", made, Settings(epochs=1, batch_size=8, rate=1e4, held_out=0.25))
+    done = train(network, images, tmp_path / "run", made, Settings(epochs=1, batch_size=8, rate=1e4, held_out=0.25))
     assert done.epochs[0].held_out < done.start
     assert "a smaller rate than 10000 may help, in a new folder" in caplog.text and "fell from" in caplog.text
 
 
 def test_another_run_in_the_folder(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
-    retrain(network, images, tmp_path / "run", made, SHORT)
+    train(network, images, tmp_path / "run", made, SHORT)
     with pytest.raises(SubspectError, match="run holds a training with other rate, seed; choose another folder"):
-        retrain(
+        train(
             network, images, tmp_path / "run", made, Settings(epochs=2, batch_size=8, rate=0.01, held_out=0.25, seed=1)
         )
     with pytest.raises(SubspectError, match="run holds a training with other decomposition"):
-        retrain(network, images, tmp_path / "run", None, SHORT)
+        train(network, images, tmp_path / "run", None, SHORT)
     path = tmp_path / "run" / "state.safetensors"
     flipped = bytearray(path.read_bytes())
     flipped[-100] ^= 1
@@ -298,7 +298,7 @@ def test_another_run_in_the_folder(network: Network, images: Path, made: Decompo
         with pytest.raises(
             SubspectError, match=r"state\.safetensors is damaged, or no state of a training; delete it to"
         ):
-            retrain(network, images, tmp_path / "run", made, SHORT)
+            train(network, images, tmp_path / "run", made, SHORT)
         assert path.read_bytes() == data
 
 
@@ -316,7 +316,7 @@ def test_what_is_no_training_is_refused_before_one(
             path.touch() if kind == "file" else path.mkdir()
         refusal = "is there already|is damaged, or no state of a training"
         with pytest.raises(SubspectError, match=f"{name} ({refusal})"):
-            retrain(network, images, path.parent, made, SHORT)
+            train(network, images, path.parent, made, SHORT)
         assert sorted(one.name for one in path.parent.iterdir()) == [".lock", name]
 
 
@@ -329,7 +329,7 @@ def test_one_training_in_a_folder_at_a_time(
             SubspectError, match=r"another process is training in .*run; wait for it, or choose another folder"
         ),
     ):
-        retrain(network, images, tmp_path / "run", made, SHORT)
+        train(network, images, tmp_path / "run", made, SHORT)
 
 
 def test_a_state_that_somebody_replaced_meanwhile_stays(
@@ -346,7 +346,7 @@ def test_a_state_that_somebody_replaced_meanwhile_stays(
     monkeypatch.setattr(Run, "_learn", beside)
     monkeypatch.setattr(sys.modules["subspect.giving.training"], "_EVERY", -1)
     with pytest.raises(SubspectError, match=r"state\.safetensors is there already, and not as subspect wrote it"):
-        retrain(network, images, tmp_path / "run", made, SHORT)
+        train(network, images, tmp_path / "run", made, SHORT)
     assert path.read_bytes() == b"mine"
 
 
@@ -358,15 +358,24 @@ def test_a_head_without_a_bias(images: Path, tmp_path: Path) -> None:
     with pytest.raises(
         SubspectError, match="the head 'fc' has no bias, so a decomposed head cannot be written in its form"
     ):
-        retrain(network, images, tmp_path / "run", decompose(study, 2, show_progress=False), SHORT)
-    assert retrain(network, images, tmp_path / "control", None, SHORT).weights.exists()
+        train(network, images, tmp_path / "run", decompose(study, 2, show_progress=False), SHORT)
+    assert train(network, images, tmp_path / "control", None, SHORT).weights.exists()
 
 
 def test_with_a_control(
     study: Study, made: Decomposition, network: Network, images: Path, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     test = make_folder("test", each=10, seed=1)
-    both = retrain_both(study, made, network, images, tmp_path / "runs", SHORT, test=test, show_progress=False)
+    both = retrain(
+        study,
+        made,
+        network=network,
+        images=images,
+        folder=tmp_path / "runs",
+        settings=SHORT,
+        test=test,
+        show_progress=False,
+    )
     assert both.control is not None and both.images == 30
     labels = np.arange(30) // 10
     models = {
@@ -378,12 +387,12 @@ def test_with_a_control(
     expected = {name: (logits(model, test).argmax(dim=1).numpy() == labels).mean() for name, model in models.items()}
     assert {name: share.value for name, share in both.accuracy.items()} == pytest.approx(expected)
     assert all(share.low <= share.value <= share.high for share in both.accuracy.values())
-    alone = retrain(network, images, tmp_path / "alone", None, SHORT)
+    alone = train(network, images, tmp_path / "alone", None, SHORT)
     assert alone.weights.read_bytes() == both.control.weights.read_bytes()
     with pytest.raises(SubspectError, match="lies in a study; choose another folder for the training"):
-        retrain(network, images, study.path / "runs" / "mine", made, SHORT)
+        train(network, images, study.path / "runs" / "mine", made, SHORT)
     with pytest.raises(SubspectError, match="the test images need labels"):
-        retrain_both(study, made, network, images, tmp_path / "runs", SHORT, test=test / "a")
+        retrain(study, made, network=network, images=images, folder=tmp_path / "runs", settings=SHORT, test=test / "a")
 
 
 def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

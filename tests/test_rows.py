@@ -19,7 +19,7 @@ from subspect.studies.parts import in_part
 from subspect.studies.rows import Block, Rows
 from subspect.studies.shards import Chunk
 
-PARTS: tuple[Part, ...] = ("all", "80 %", "20 %")
+PARTS: tuple[Part, ...] = ("all", "all but 20 %", "held out 20 %")
 IMAGES, SHARD = 120, 16
 ROW = 6 * 4  # bytes of an image's features
 
@@ -29,8 +29,8 @@ def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """120 images with six features in eight shards."""
     monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", SHARD)
     study: subspect.Study = request.getfixturevalue("study")
-    assert len(study["train"]) == IMAGES and study["train"].manifest.n_shards == 8
-    return study["train"]
+    assert len(study.image_set("train")) == IMAGES and study.image_set("train").manifest.n_shards == 8
+    return study.image_set("train")
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ def test_a_block_is_full_at_its_size(image_set: ImageSet, monkeypatch: pytest.Mo
 
 def test_the_two_parts_hold_every_image_once(image_set: ImageSet) -> None:
     chunks = list(image_set.chunks())
-    first = in_part([id for chunk in chunks for id in chunk.ids], "80 %")
+    first = in_part([id for chunk in chunks for id in chunk.ids], "all but 20 %")
     features, labels, predictions = (np.array(values) for values in joined(chunks))
-    for part, own in (("80 %", first), ("20 %", ~first)):
-        found = joined(gone_through(Rows(image_set, part)))  # type: ignore[arg-type]
+    for part, own in (("all but 20 %", first), ("held out 20 %", ~first)):
+        found = joined(gone_through(Rows(image_set, part)))
         assert found == (features[own].tolist(), labels[own].tolist(), predictions[own].tolist())
     assert 0 < (~first).sum() < IMAGES / 2
 
@@ -119,10 +119,10 @@ def test_what_does_not_fit_is_read_anew(image_set: ImageSet, reads: list[str], m
 
 
 def test_only_features_of_the_part_count_as_memory(image_set: ImageSet, reads: list[str]) -> None:
-    own = len(Rows(image_set, "20 %"))
+    own = len(Rows(image_set, "held out 20 %"))
     reads.clear()
     for memory, passes in ((own * ROW, 1), (own * ROW - 1, 2)):
-        rows = Rows(image_set, "20 %", memory)
+        rows = Rows(image_set, "held out 20 %", memory)
         assert joined(gone_through(rows)) == joined(gone_through(rows))
         assert len(reads) == 8 * passes
         reads.clear()
@@ -160,7 +160,7 @@ def test_two_passes_may_run_side_by_side(image_set: ImageSet, memory: int, monke
 
 def test_a_part_may_be_empty(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), (np.zeros((1, 3, 8, 8), np.float32), [0]), tmp_path / "study")
-    parts = [Rows(study["train"], part) for part in PARTS[1:]]
+    parts = [Rows(study.image_set("train"), part) for part in PARTS[1:]]
     empty, full = sorted(parts, key=len)
     assert (len(empty), len(full)) == (0, 1)
     assert [block.features.shape for block in empty] == [(0, 6)]

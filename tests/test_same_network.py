@@ -44,12 +44,12 @@ def two(make_folder: MakeFolder, tmp_path: Path) -> Study:
 @pytest.mark.filterwarnings("ignore")
 def test_export_and_specialise_take_the_head_that_was_observed(two: Study, tmp_path: Path) -> None:
     made = subspect.decompose(two, 2)
-    file = subspect.export(two, made, tmp_path / "small.pt2", Network(TwoHeads()))
+    file = subspect.export(two, made, path=tmp_path / "small.pt2", network=Network(TwoHeads()))
     logits = torch.export.load(file.path).module()(torch.zeros(2, 3, 8, 8))
     assert logits.shape == (2, 3)
-    small = subspect.specialise(two, made, Network(TwoHeads()), ["a", "c"], rounds=0)
+    small = subspect.specialise(two, made, network=Network(TwoHeads()), classes=["a", "c"], rounds=0)
     assert small.model(torch.zeros(2, 3, 8, 8))[1].shape == (2, 2)
-    points = subspect.tradeoff(two, Network(TwoHeads()), [3], 2, show_progress=False).points
+    points = subspect.tradeoff(two, network=Network(TwoHeads()), pools=[3], k=2, show_progress=False).points
     assert [point.pool for point in points] == [None, 3]
 
 
@@ -57,7 +57,9 @@ def test_export_and_specialise_take_the_head_that_was_observed(two: Study, tmp_p
 def test_retraining_takes_the_head_that_was_observed(two: Study, tmp_path: Path) -> None:
     made, settings = subspect.decompose(two, 2), subspect.Settings(epochs=1, batch_size=16)
     network = Network(TwoHeads())
-    both = subspect.retrain_both(two, made, network, tmp_path / "train", tmp_path / "out", settings)
+    both = subspect.retrain(
+        two, made, network=network, images=tmp_path / "train", folder=tmp_path / "out", settings=settings
+    )
     assert isinstance(both.retrained.model.b, subspect.DecomposedHead)
     assert not network.head_known  # left as it was
 
@@ -65,9 +67,11 @@ def test_retraining_takes_the_head_that_was_observed(two: Study, tmp_path: Path)
 def test_explain_maps_and_report_take_the_head_that_was_observed(two: Study, tmp_path: Path) -> None:
     made = subspect.decompose(two, 2)
     for network in (Network(TwoHeads()), Network(TwoHeads(), head="a")):
-        why = subspect.explain(two, made, network, tmp_path / "train/a/000.png")
+        why = subspect.explain(two, made, network=network, image=tmp_path / "train/a/000.png")
         assert {why.predicted, why.against} <= {"a", "b", "c"}
-        path = subspect.write_report(two, made, subspect.evaluate(two, made), network=network, show_progress=False)
+        path = subspect.write_report(
+            two, made, fidelity=subspect.evaluate(two, made), network=network, show_progress=False
+        )
         assert "Amber" in path.read_text(encoding="utf-8")
     assert same_network(two, network).known_as("b", None).find_head(torch.rand(2, 3, 8, 8)).n_classes == 3
 

@@ -170,7 +170,7 @@ def slow(x: Features, labels: npt.NDArray[np.int64], k: int, share: float) -> di
 def test_of_a_layer_and_of_the_features(watched: Study) -> None:
     made = selectivity(watched, k=2, share=0.8)
     assert [one.layer for one in made.layers] == ["conv", "features"] and made.note == "60 images of 'train'"
-    [chunk] = watched["train"].chunks(layers=["conv"])
+    [chunk] = watched.image_set("train").chunks(layers=["conv"])
     for one, x in zip(made.layers, (chunk.layers["conv"], chunk.features), strict=True):
         expected = slow(x, chunk.labels, 2, 0.8)
         assert np.array_equal(one.counts, expected["counts"]) and one.clipped
@@ -219,7 +219,7 @@ def test_on_the_command_line(watched: Study) -> None:
         and "max(x, 0)" in shown
         and "│ 1 │" not in shown.replace("┃", "│")
     )
-    each = CliRunner().invoke(app, shlex.split(f"{line} --layers conv --classes")).stdout
+    each = CliRunner().invoke(app, shlex.split(f"{line} --layers conv --per-class")).stdout
     [one] = selectivity(watched, layers="conv", k=2, share=0.8).layers
     assert all(f"│ {100 * mass:.0f} │" in each for mass in one.mass[1]) and "by k" in each
     many = CliRunner().invoke(app, shlex.split(f"selectivity {watched.path} -k 50")).stdout

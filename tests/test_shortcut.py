@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 import subspect
-from subspect.asking.explain import terms
 from subspect.cli import app
+from subspect.heads.terms import terms
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "shortcut.py"
 
@@ -85,7 +85,7 @@ def test_from_the_command_line(example: ModuleType, planted: Any, mended: Any, f
 def test_contributions_add_up_for_every_pair_of_classes(planted: Any) -> None:
     study = planted.study
     made = subspect.decompose(study, k=5, show_progress=False)
-    chunk = next(iter(study["test"].chunks()))
+    chunk = next(iter(study.image_set("test").chunks()))
     weight, bias = (array.astype(np.float64) for array in made.matrix())
     for x in chunk.features[::20].astype(np.float64):
         logits = weight @ x + bias

@@ -23,7 +23,7 @@ from subspect import Auto, Decomposition, Mean, Study, SubspectError, decompose,
 from subspect.choosing.boundary import Boundary
 from subspect.choosing.promise import at_least, most_lost
 from subspect.choosing.settle import helped
-from subspect.choosing.sizes import Size, allocate
+from subspect.choosing.sizes import Budget, allocate
 from subspect.cli import app
 from subspect.studies.rows import Rows
 
@@ -95,7 +95,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def agreeing(made: Decomposition, study: Study, on: str) -> int:
     """How many images of a set the decomposed head agrees on with the dense network."""
-    cost = evaluate(study, made, on).overall
+    cost = evaluate(study, made, on=on).overall
     return round(cost.fidelity.value * cost.images)
 
 
@@ -137,14 +137,14 @@ def test_unless_told_five_percent_of_fidelity_may_be_lost(wide: Study) -> None:
 def test_a_tolerance_of_accuracy(wide: Study) -> None:
     made = decompose(wide, Auto(0.1, "accuracy", "unseen"))
     assert made.name == "pursuit-auto0.1-accuracy-unseen" and made.auto is not None and made.auto.met
-    cost = evaluate(wide, made, "test").overall
+    cost = evaluate(wide, made, on="test").overall
     assert cost.dense_accuracy.value - cost.accuracy.value <= 0.1
     promise = promised(made)
     assert promise.measure == "accuracy" and promise.loss <= 0.1
     assert promise.text.endswith("points of accuracy lost, 95 % confidence, n = 1,000")
     weight, bias = wide.head()
     lost = won = 0
-    for chunk in wide["unseen"].chunks():
+    for chunk in wide.image_set("unseen").chunks():
         with torch.no_grad():
             said = made.layer()(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy()
         dense = (chunk.features @ weight.numpy().T + bias.numpy()).argmax(axis=1)
@@ -260,7 +260,7 @@ def test_images_that_are_in_both_sets_are_left_out_of_the_promise(
 ) -> None:
     made = decompose(wide, Auto(0.3, promise="mixed"), refit=False)
     assert made.auto is not None and promised(made).images == 300
-    known = len(wide["mixed"]) - 300
+    known = len(wide.image_set("mixed")) - 300
     assert f"{known} of the {known + 300} images of 'mixed' took part in a choice: nothing is promised" in caplog.text
     made = decompose(wide, Auto(0.3, promise="parts"), refit=False)
     assert made.auto is not None and made.auto.promise is None
@@ -275,8 +275,8 @@ def test_an_image_set_to_promise_on_that_does_not_exist(wide: Study) -> None:
 def test_the_promises_images_are_kept_out_of_every_choice(tmp_path: Path) -> None:
     study = observed(tmp_path / "study", planted()[0], train=pictures(0, 400), another=pictures(1, 400))
     made = decompose(study, Auto(0.4, promise="another"))
-    assert made.chosen_on == ("train", "80 %") and made.auto is not None
-    assert tuple(made.auto.sized_on) == ("train", "20 %") and promised(made).images == 400
+    assert made.chosen_on == ("train", "all but 20 %") and made.auto is not None
+    assert tuple(made.auto.sized_on) == ("train", "held out 20 %") and promised(made).images == 400
     made = decompose(study, Auto(0.4))
     assert made.chosen_on == ("train", "all") and made.auto is not None
     assert tuple(made.auto.sized_on) == ("another", "all")
@@ -296,9 +296,9 @@ def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path
     assert (
         fresh.where.image_set == "test" and fresh.where.sized and fresh.note == flattering
     )  # 'unseen' had a say as well
-    assert evaluate(study, subspect.load_decomposition(study), "unseen").where.sized
+    assert evaluate(study, subspect.load_decomposition(study), on="unseen").where.sized
     study = observed(tmp_path / "study", planted()[0], **sets, unseen=pictures(2, 100), copy=pictures(1, 200))
-    assert evaluate(study, subspect.load_decomposition(study), "copy").where.sized
+    assert evaluate(study, subspect.load_decomposition(study), on="copy").where.sized
     fresh = evaluate(study, decompose(study, Auto(0.4), refit=False))
     assert fresh.where.image_set == "unseen" and not fresh.where.sized and fresh.note == "100 images of 'unseen'"
     assert evaluate(study, decompose(study, 3)).where.image_set == "test"
@@ -325,7 +325,7 @@ def test_a_mean_number_of_features(wide: Study) -> None:
     sizes = made.supports.sizes
     assert sizes.sum() == 4 * C and sizes.min() >= 2 and sizes.max() <= 6 and made.mean_size == 4
     weight, bias = (tensor.double().numpy() for tensor in wide.head())
-    paths = helped(Boundary(Rows(wide["train"]), weight, bias), 6)
+    paths = helped(Boundary(Rows(wide.image_set("train")), weight, bias), 6)
     assert sizes.tolist() == allocate(paths, 4 * C, 2, 6).tolist()
     assert made.auto is None and made.curve[-1].k < D
 
@@ -375,7 +375,7 @@ def test_a_mean_beyond_the_usual_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [3, Mean(3, 1, 5), Auto(0.35)])
-def test_all_classes_draw_from_one_pool(wide: Study, size: Size) -> None:
+def test_all_classes_draw_from_one_pool(wide: Study, size: Budget) -> None:
     made, free = decompose(wide, size, pool=9), decompose(wide, size)
     assert made.name == f"{free.name}-pool9" and made.chosen.pool == 9
     used = set(made.supports.flat.tolist())
@@ -449,7 +449,7 @@ def test_what_does_not_go_together(wide: Study, options: dict[str, Any], message
 
 
 @pytest.mark.parametrize("size", [3, Mean(2.5, 1, 4), Auto(0.25, promise="unseen")])
-def test_what_was_settled_is_saved(wide: Study, size: Size) -> None:
+def test_what_was_settled_is_saved(wide: Study, size: Budget) -> None:
     made = decompose(wide, size, pool=12)
     loaded = subspect.load_decomposition(wide, made.name)
     assert loaded.curve == made.curve and loaded.k == made.k and loaded.supports == made.supports
@@ -478,7 +478,7 @@ def test_several_ways_in_one_pass(wide: Study) -> None:
 
 
 def test_trust_is_of_pursuit_alone(wide: Study) -> None:
-    made = decompose(wide, 3, "contribution", refit=True)
+    made = decompose(wide, 3, method="contribution", refit=True)
     assert made.trust is None and made.curve == () and made.rows(0)[0].stability is None
     row = decompose(wide, 3).rows(0)[0]
     assert row.stability is not None and 0.9 < row.stability <= 1
@@ -563,11 +563,11 @@ def said(line: str, code: int) -> str:
 
 
 def test_auto_on_the_command_line(wide: Study) -> None:
-    [row] = parsed(f"decompose {wide.path} -k auto --tolerance 0.25 --promise unseen")
+    [row] = parsed(f"decompose {wide.path} -k auto --tolerance 0.25 --promise-on unseen")
     made = decompose(wide, Auto(0.25, promise="unseen"))
     assert row["decomposition"] == json.loads(json.dumps(made.to_json()))
     assert row["decomposition"]["history"][1]["promise"]["images"] == 1000
-    result = command(f"decompose {wide.path} -k auto -k 2 --tolerance 0.25 --promise unseen")
+    result = command(f"decompose {wide.path} -k auto -k 2 --tolerance 0.25 --promise-on unseen")
     assert "pursuit-auto0.25" in result.stdout and "pursuit-k2" in result.stdout
     assert made.auto is not None and f"promise: {promised(made).text}" in result.stderr
     assert "promise: at least" in " ".join(result.stdout.split())
@@ -623,10 +623,10 @@ def test_wrong_usage(wide: Study, options: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("-k 5 --promise unseen", "error: --promise goes with -k auto"),
+        ("-k 5 --promise-on unseen", "error: --promise-on goes with -k auto"),
         ("-k 5 --most 9 --tolerance 0.1", "error: --tolerance, --most go with -k auto"),
         ("-k 5 --supports indices.json", "error: -k goes with a method, not with --supports"),
-        ("-k auto --promise nobody", "error: no image set 'nobody' in"),
+        ("-k auto --promise-on nobody", "error: no image set 'nobody' in"),
         ("-k auto --tolerance 1", "error: the tolerance is a share between 0 and 1, such as 0.01; got 1"),
         (
             "-k auto --method frequency",
@@ -656,7 +656,7 @@ def test_the_figure_and_the_curve_are_shown(wide: Study, tmp_path: Path) -> None
     assert (tmp_path / "other.svg").exists() and shown["classes"] == [json.loads(json.dumps(made.class_json(2)))]
     assert "stability" in command(f"{line} --class 2").stdout
     assert "name a file that ends in .svg, not 'curve.pdf'" in said(f"{line} --figure {tmp_path}/curve.pdf", 1)
-    other = decompose(wide, 3, "contribution")
+    other = decompose(wide, 3, method="contribution")
     without = f"show {wide.path} --decomposition {other.name}"
     assert "'contribution-k3' has no curve of cost against k" in said(f"{without} --figure {tmp_path}/no.svg", 1)
     assert parsed(without)["curve"] == [] and "what few features cost" not in command(without).stdout

@@ -22,7 +22,7 @@ from conftest import PIXELS
 from subspect import DecomposedHead, Network, SubspectError, Supports, decompose_by_file
 from subspect.cli import app
 from subspect.giving.specialise import specialise
-from subspect.giving.tradeoff import Point, Tradeoff, tradeoff
+from subspect.giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from subspect.heads.cost import head_costs, size_of
 
 MakeFolder = Callable[..., Path]
@@ -133,7 +133,7 @@ PIXELS_IN = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 def test_unused_channels_are_removed(images: Path, tmp_path: Path) -> None:
     one = Made(Plain(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, rounds=3)
+    found = specialise(one.study, one.made, network=one.network, rounds=3)
     small = found.model
     assert isinstance(small, Plain) and small.conv.out_channels == small.norm.num_features == 4
     assert isinstance(small.fc, DecomposedHead) and small.fc.in_features == 4 and found.removed == 8 and found.stay == 0
@@ -147,7 +147,7 @@ def test_unused_channels_are_removed(images: Path, tmp_path: Path) -> None:
 
 def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
     one = Made(Plain(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, ["c", 0], rounds=0)
+    found = specialise(one.study, one.made, network=one.network, classes=["c", 0], rounds=0)
     first, places = 6 * 3 * 9 * 6 * 6, 4 * 4
     assert found.dense.multiplications == first + 12 * 6 * 9 * places + 12 * 3
     assert found.small.multiplications == first + 3 * 6 * 9 * places + 3 * 2  # few classes: the dense kernel
@@ -158,7 +158,7 @@ def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
         str(column.header) for column in found.tables()[0].columns
     ]
     assert found.times == {} and found.small.features == 3
-    alone = specialise(one.study, one.made, one.network, np.array([1]), rounds=0)  # type: ignore[arg-type]
+    alone = specialise(one.study, one.made, network=one.network, classes=np.array([1]), rounds=0)  # type: ignore[arg-type]
     assert alone.labels == (1,) and not alone.among and str(alone.tables()[0].title).startswith("1 class: ")
     large = DecomposedHead(Supports([[label % 400] for label in range(600)], 400), torch.ones(600), torch.zeros(600))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 400), large.requires_grad_(False)).eval()
@@ -175,10 +175,10 @@ def test_the_cost_of_a_head() -> None:
 
 def test_some_classes_in_the_order_asked_for(images: Path, tmp_path: Path) -> None:
     one = Made(Plain(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, ["c", 0], rounds=0)
+    found = specialise(one.study, one.made, network=one.network, classes=["c", 0], rounds=0)
     assert found.labels == (2, 0) and found.classes == ("c", "a") and found.small.features == 3
     torch.testing.assert_close(found.model(PIXELS_IN), one.wanted(PIXELS_IN, [2, 0]), rtol=0, atol=1e-5)
-    chunk = next(iter(one.study["train"].chunks("20 %")))
+    chunk = next(iter(one.study.image_set("train").chunks("held out 20 %")))
     own = np.isin(chunk.labels, [0, 2])
     weight, bias = one.made.matrix()
     logits = chunk.features[own] @ weight[[2, 0]].T + bias[[2, 0]]
@@ -188,7 +188,7 @@ def test_some_classes_in_the_order_asked_for(images: Path, tmp_path: Path) -> No
 
 def test_channels_that_others_read_stay_and_are_named(images: Path, tmp_path: Path) -> None:
     one = Made(Residual(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, rounds=0)
+    found = specialise(one.study, one.made, network=one.network, rounds=0)
     small = found.model
     assert isinstance(small, Residual) and small.conv.out_channels == small.block.out_channels == 6
     assert small.side.out_channels == 2 and found.removed == 4 and found.stay == 4 and found.readers == ("block",)
@@ -206,7 +206,7 @@ def test_nothing_is_removed_that_would_change_the_logits(
     model: type[Plain], why: str, images: Path, tmp_path: Path
 ) -> None:
     one = Made(model(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, rounds=0)
+    found = specialise(one.study, one.made, network=one.network, rounds=0)
     assert found.removed == 0 and found.why.endswith(why) and found.small.features == 12
     assert why in str(found.tables()[0].caption)
     torch.testing.assert_close(found.model(PIXELS_IN), one.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
@@ -214,17 +214,17 @@ def test_nothing_is_removed_that_would_change_the_logits(
 
 def test_a_channel_of_several_features_goes_only_with_all_of_them(images: Path, tmp_path: Path) -> None:
     partly = Made(Flat(), tmp_path, images)  # every channel has a place that is used
-    found = specialise(partly.study, partly.made, partly.network, rounds=0)
+    found = specialise(partly.study, partly.made, network=partly.network, rounds=0)
     assert found.removed == 0 and found.why == "because used features share their channels"
     torch.testing.assert_close(found.model(PIXELS_IN), partly.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
     (tmp_path / "other").mkdir()
     wholly = Made(Flat(), tmp_path / "other", images, [[0, 1], [2], [3, 8, 9, 10, 11]])  # the second channel isn't
-    found = specialise(wholly.study, wholly.made, wholly.network, rounds=0)
+    found = specialise(wholly.study, wholly.made, network=wholly.network, rounds=0)
     assert found.removed == 4 and found.model.conv.out_channels == 2 and not found.why  # type: ignore[union-attr]
     torch.testing.assert_close(found.model(PIXELS_IN), wholly.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
     (tmp_path / "both").mkdir()
     both = Made(Flat(), tmp_path / "both", images, [[0, 1], [2], [8, 9]])  # the second isn't, the third partly
-    found = specialise(both.study, both.made, both.network, rounds=0)
+    found = specialise(both.study, both.made, network=both.network, rounds=0)
     assert found.removed == 4 and found.stay == 3 and "share" in found.why
     torch.testing.assert_close(found.model(PIXELS_IN), both.wanted(PIXELS_IN, [0, 1, 2]), rtol=0, atol=1e-5)
 
@@ -238,7 +238,7 @@ def test_a_network_that_says_something_else_each_time_is_refused(images: Path, t
     one = Made(Random(), tmp_path, images)
     noisy = True
     with pytest.raises(SubspectError, match="differ by .* between runs on the same images.*something random"):
-        specialise(one.study, one.made, one.network, rounds=0)
+        specialise(one.study, one.made, network=one.network, rounds=0)
 
 
 def test_classes_without_images_are_told(
@@ -250,17 +250,19 @@ def test_classes_without_images_are_told(
     one = Made(Plain(), tmp_path, folder)
     made = subspect.decompose(one.study, 2, show_progress=False)
     assert made.unseen == (2,)
-    specialise(one.study, made, one.network, ["a", "b"], rounds=0)
-    specialise(one.study, one.made, one.network, ["a", "c"], rounds=0)  # has features of its own all the same
+    specialise(one.study, made, network=one.network, classes=["a", "b"], rounds=0)
+    specialise(
+        one.study, one.made, network=one.network, classes=["a", "c"], rounds=0
+    )  # has features of its own all the same
     assert "when features were chosen" not in caplog.text
-    found = specialise(one.study, made, one.network, ["a", "c"], rounds=0)
+    found = specialise(one.study, made, network=one.network, classes=["a", "c"], rounds=0)
     assert "1 class had no images when features were chosen, and keeps all of them" in caplog.text
     assert found.small.features == 12
 
 
 def test_a_head_that_is_a_convolution(images: Path, tmp_path: Path) -> None:
     one = Made(Convolution(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, ["b"], rounds=0)
+    found = specialise(one.study, one.made, network=one.network, classes=["b"], rounds=0)
     assert found.removed == 10 and found.model.conv.out_channels == 2  # type: ignore[union-attr]
     torch.testing.assert_close(found.model(PIXELS_IN), one.wanted(PIXELS_IN, [1]), rtol=0, atol=1e-5)
 
@@ -268,7 +270,7 @@ def test_a_head_that_is_a_convolution(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["small.pt2", "small.onnx"])
 def test_the_small_network_is_written(name: str, images: Path, tmp_path: Path) -> None:
     one = Made(Plain(), tmp_path, images)
-    found = specialise(one.study, one.made, one.network, ["a", "c"], tmp_path / name, rounds=0)
+    found = specialise(one.study, one.made, network=one.network, classes=["a", "c"], path=tmp_path / name, rounds=0)
     assert (
         found.file is not None
         and found.file.about["class_names"] == ["a", "c"]
@@ -289,7 +291,7 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     one = Made(Plain(), tmp_path, images)
 
     def run(classes: Any = None, path: Path | None = None) -> None:
-        specialise(one.study, one.made, one.network, classes, path, rounds=0)
+        specialise(one.study, one.made, network=one.network, classes=classes, path=path, rounds=0)
 
     with pytest.raises(SubspectError, match="no class 'dog'; the network has 3: a, b, c, or 0 to 2"):
         run(["dog"])
@@ -321,19 +323,19 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         run()
     with pytest.raises(SubspectError, match="removing channels needs the package 'torch-pruning'"):
-        tradeoff(one.study, one.network, [4], 2)
+        tradeoff(one.study, network=one.network, pools=[4], k=2)
     monkeypatch.undo()
     (tmp_path / "none").mkdir()
     nothing = Made(Plain(), tmp_path / "none", images, [[], [], [1]])
     with pytest.raises(SubspectError, match="these classes use no feature at all"):
-        specialise(nothing.study, nothing.made, nothing.network, ["a", "b"])
+        specialise(nothing.study, nothing.made, network=nothing.network, classes=["a", "b"])
 
 
 def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path) -> None:
     network = Network(Plain().eval())
     study = subspect.observe(network, images, tmp_path / "study", "train", show_progress=False)
     before = sorted(path.name for path in (tmp_path / "study").rglob("*"))
-    found = tradeoff(study, network, [4, 8, 12], 2, show_progress=False)
+    found = tradeoff(study, network=network, pools=[4, 8, 12], k=2, show_progress=False)
     assert sorted(path.name for path in (tmp_path / "study").rglob("*")) == before
     assert [one.pool for one in found.points] == [None, 12, 8, 4]
     sizes = [one.size.multiplications for one in found.points]
@@ -347,20 +349,22 @@ def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path)
     assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.why
     assert isinstance(found.plot(), Figure) and len(found.tables()[0].rows) == 4 and json.dumps(found.to_json())
     assert found.plot().axes[0].get_xlabel().startswith("multiplications of the whole network")
-    flat = Tradeoff(tuple(Point(one.pool, dense.size, one.accuracy, one.fidelity) for one in found.points), 2, "", "x")
+    flat = Tradeoff(
+        tuple(TradeoffPoint(one.pool, dense.size, one.accuracy, one.fidelity) for one in found.points), 2, "", "x"
+    )
     axes = flat.plot().axes[0]
     assert axes.get_xlabel().startswith("pool: features for all classes together")
     assert sorted(text.xy[0] for text in axes.texts) == [4, 8, 12, 12]  # type: ignore[attr-defined]
     with pytest.raises(
         SubspectError, match="pools must be whole numbers from k = 2 to the layer's 12 features, got 1, 13"
     ):
-        tradeoff(study, network, [1, 4, 13], 2)
+        tradeoff(study, network=network, pools=[1, 4, 13], k=2)
     with pytest.raises(SubspectError, match="to the layer's 12 features, got none"):
-        tradeoff(study, network, [], 2)
+        tradeoff(study, network=network, pools=[], k=2)
     with pytest.raises(SubspectError, match="to the layer's 12 features, got 4.5"):
-        tradeoff(study, network, [4.5], 2)  # type: ignore[list-item]
+        tradeoff(study, network=network, pools=[4.5], k=2)  # type: ignore[list-item]
     with pytest.raises(SubspectError, match="to the layer's 12 features, got 4"):
-        tradeoff(study, network, 4, 2)  # type: ignore[arg-type]
+        tradeoff(study, network=network, pools=4, k=2)  # type: ignore[arg-type]
 
 
 def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,13 +381,13 @@ def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.M
     run("run python:nets.py:Plain train -o study -k 2 --no-images")
     line = "specialise study --network python:nets.py:Plain"
     Path("classes.txt").write_text("b\nc\n")
-    value = json.loads(run(f"{line} --class a --classes classes.txt -o small.pt2 --json"))
+    value = json.loads(run(f"{line} --class a --class-list classes.txt -o small.pt2 --json"))
     assert value["classes"] == ["a", "b", "c"] and Path("small.pt2").exists() and value["file"]["format"] == "torch"
     assert "multiplications" in run(f"{line} --class a")
     assert "no class 'dog'" in run(f"{line} --class dog", 1)
     assert "small.pt2 exists" in run(f"{line} --class a -o small.pt2", 1)
     Path("empty.txt").write_text("\n")
-    assert "name one class or more" in run(f"{line} --classes empty.txt", 1)
+    assert "name one class or more" in run(f"{line} --class-list empty.txt", 1)
     curve = "tradeoff study --network python:nets.py:Plain -k 2 --pool 4 --pool 8"
     assert len(json.loads(run(f"{curve} --figure curve.png --json"))["points"]) == 3 and Path("curve.png").exists()
     assert "accuracy against multiplications" in run(curve)

@@ -244,7 +244,7 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
 def test_a_set_whose_manifest_is_misshaped(study: Study, changes: dict[str, object], message: str) -> None:
     reseal(study.path / "sets/train/set.json", **changes)
     with pytest.raises(SubspectError, match=message):
-        study["train"]
+        study.image_set("train")
     with pytest.raises(SubspectError, match=message):
         subspect.decompose(study, 2)
 
@@ -350,7 +350,7 @@ def test_links_in_a_study_are_not_followed(study: Study, tiny: Tiny, tmp_path: P
     (tmp_path / "link").symlink_to(study.path)
     (study.path / place).unlink()
     shutil.move(tmp_path / "moved", study.path / place)
-    assert len(Study.open(tmp_path / "link")["train"]) == 120
+    assert len(Study.open(tmp_path / "link").image_set("train")) == 120
 
 
 def test_names(study: Study) -> None:
@@ -409,10 +409,10 @@ def test_older_sets_are_gone_on_with(
     monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", 8)
     folder = make_folder()
     study = subspect.observe(subspect.Network(tiny), folder, tmp_path / "study", batch_size=8)
-    whole = study["train"].whole()
+    whole = study.image_set("train").whole()
     unsealed(study.path)
     (study.path / "sets/train/00001.arrow").unlink()
-    again = subspect.observe(subspect.Network(tiny), folder, tmp_path / "study", batch_size=8)["train"]
+    again = subspect.observe(subspect.Network(tiny), folder, tmp_path / "study", batch_size=8).image_set("train")
     assert np.array_equal(again.whole().features, whole.features) and sorted(again.manifest.shards) == [0, 1, 2]
 
 
@@ -456,7 +456,7 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
 def test_verify_looks_at_the_report(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subspect.report.SINGLE", 2)
     made = subspect.decompose(study, 2)
-    report = subspect.write_report(study, made, subspect.evaluate(study, made))
+    report = subspect.write_report(study, made, fidelity=subspect.evaluate(study, made))
     assert verify(study.path).sound
     page = next((study.path / "report-pages").glob("*/class-0.html"))
     page.write_bytes(page.read_bytes() + b" ")

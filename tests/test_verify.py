@@ -15,7 +15,6 @@ import subspect
 from conftest import Tiny, unsealed
 from subspect import Network, Study, SubspectError, verify
 from subspect.cli import app
-from subspect.studies.decompositions import decomposition_names
 
 MakeFolder = Callable[..., Path]
 
@@ -36,7 +35,7 @@ def test_a_sound_study_is_said_to_be_sound(study: Study) -> None:
 def test_an_unfinished_set_is_named(study: Study) -> None:
     manifest = study.path / "sets/test/set.json"
     begun = replace(study.manifest("test"), complete=False, rows=0, shards={})
-    study.image_set("test", begun).save(begun)
+    study.as_set("test", begun).save(begun)
     assert manifest.is_file() and study.unfinished == ["test"]
     code, text = said("verify", str(study.path))
     assert code == 0 and "the image set 'test' is unfinished: run the same observe command again to go on" in text
@@ -60,7 +59,7 @@ def test_a_copy_knows_which_decomposition_is_the_newest(study: Study, tmp_path: 
     for place, path in enumerate(sorted((tmp_path / "copy/decompositions").glob("*.safetensors"), reverse=True)):
         os.utime(path, (place, place))  # a copy in another order
     copied = Study.open(tmp_path / "copy")
-    assert decomposition_names(copied) == ["pursuit-k3", "pursuit-k1", "pursuit-k2"] == decomposition_names(study)
+    assert copied.decomposition_names == ["pursuit-k3", "pursuit-k1", "pursuit-k2"] == study.decomposition_names
     subspect.decompose(copied, 3)
     assert subspect.load_decomposition(copied).name == "pursuit-k3"
     shutil.copyfile(
@@ -73,7 +72,7 @@ def test_a_copy_knows_which_decomposition_is_the_newest(study: Study, tmp_path: 
         subspect.load_decomposition(copied)
     assert "decompositions/order.json" in {fault.path for fault in verify(copied.path).faults}
     order.unlink()
-    assert set(decomposition_names(copied)) == {"mine", "pursuit-k1", "pursuit-k2", "pursuit-k3"}  # by their time
+    assert set(copied.decomposition_names) == {"mine", "pursuit-k1", "pursuit-k2", "pursuit-k3"}  # by their time
 
 
 def test_damaged_manifests_and_heads_come_with_advice(study: Study) -> None:

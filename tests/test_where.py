@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import subspect
 from conftest import Tiny
 from subspect import Network, Study, SubspectError
+from subspect.heads.history import Chosen, Settled, read_history
 from subspect.measuring.heads_say import heads_say, say
 from subspect.measuring.where import where
 
@@ -38,9 +40,9 @@ def test_images_of_the_choice_are_left_out_of_another_set(train: Study, tiny: Ti
     assert (found.image_set, found.part, found.images, found.left_out, found.held_out) == ("test", "all", 60, 30, True)
     assert "60 images of 'test'; 30 more took part in choosing features or weights and are left out" in found.note
     study = more(study, tiny, *fresh, name="fresh")
-    alone, mixed = (subspect.evaluate(study, made, on) for on in ("fresh", "test"))
+    alone, mixed = (subspect.evaluate(study, made, on=on) for on in ("fresh", "test"))
     assert mixed.overall == alone.overall and mixed.where.to_json()["left_out"] == 30
-    assert subspect.compare(study, made, 0, 1, "test").images == (20, 20)
+    assert subspect.compare(study, made, first=0, second=1, on="test").images == (20, 20)
 
 
 def test_a_set_of_nothing_but_such_images_is_named(train: Study, tiny: Tiny) -> None:
@@ -57,7 +59,7 @@ def test_images_of_a_refit_are_left_out(train: Study, tiny: Tiny) -> None:
     study = more(train, tiny, *fresh)
     study = more(study, tiny, fresh[0][:20], fresh[1][:20], name="refit")
     made = subspect.decompose(study, 2, show_progress=False)
-    edited = subspect.edit(study, made, (), refit_on="refit").decomposition
+    edited = subspect.edit(study, made, drop=(), refit_on="refit").decomposition
     found = where(study, edited)
     assert (found.image_set, found.images, found.left_out) == ("test", 40, 20)
 
@@ -84,8 +86,8 @@ def test_rows_of_zeros_tell_no_image_from_another(tmp_path: Path) -> None:
 def test_images_that_were_set_apart(train: Study) -> None:
     made = subspect.decompose(train, 2, show_progress=False)
     found = where(train, made)
-    assert found.part == "20 %" and found.held_out and not found.left_out
-    apart = {id for chunk in train["train"].chunks("20 %") for id in chunk.ids}
+    assert found.part == "held out 20 %" and found.held_out and not found.left_out
+    apart = {id for chunk in train.image_set("train").chunks("held out 20 %") for id in chunk.ids}
     assert {id for chunk in found.chunks() for id in chunk.ids} == apart and len(apart) == found.images
     assert where(train, made, "train") == found
 
@@ -110,9 +112,49 @@ def test_what_both_heads_say(study: Study) -> None:
 def test_an_empty_part_and_a_set_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
     images, labels = pictures(1)
     study = subspect.observe(Network(tiny), (images, labels), tmp_path / "few", show_progress=False)
-    made = subspect.decompose(study, 1, "contribution")
-    assert not sum(len(chunk.ids) for chunk in study["train"].chunks("20 %"))
-    with pytest.raises(SubspectError, match="no images to evaluate on: 20 % of 'train' is empty"):
+    made = subspect.decompose(study, 1, method="contribution")
+    assert not sum(len(chunk.ids) for chunk in study.image_set("train").chunks("held out 20 %"))
+    with pytest.raises(
+        SubspectError, match="no images to evaluate on: there are none of 'train', the 20 % of it held out"
+    ):
         where(study, made)
     with pytest.raises(SubspectError, match="no image set 'none'"):
         where(study, made, "none")
+
+
+def test_how_much_is_held_out(train: Study, tmp_path: Path) -> None:
+    few = subspect.decompose(train, 2, hold_out=0.05, show_progress=False)
+    assert few.chosen_on == ("train", "all but 5 %")
+    found = where(train, few)
+    assert found.part == "held out 5 %" and found.held_out
+    assert found.note == f"{found.images:,} images of 'train', the 5 % of it held out by a hash of the image id"
+    usual = where(train, subspect.decompose(train, 2, show_progress=False))
+    small, large = ({id for chunk in one.chunks() for id in chunk.ids} for one in (found, usual))
+    assert small < large  # the same hash: what is held out of less is held out of more
+
+
+def test_nothing_is_held_out(train: Study) -> None:
+    made = subspect.decompose(train, 2, hold_out=0, show_progress=False)
+    assert made.chosen_on == ("train", "all") and made.curve[0].images == len(train.image_set("train"))
+    found = where(train, made)
+    assert (found.part, found.held_out, found.images) == ("all", False, len(train.image_set("train")))
+    assert "these images took part in choosing features or weights, so the figures flatter" in found.note
+    settled = subspect.decompose(train, subspect.Auto(0.5), hold_out=0, show_progress=False)
+    assert settled.auto is not None and settled.auto.sized_on == ("train", "all") and where(train, settled).sized
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), "half"])
+def test_shares_that_cannot_be_held_out(train: Study, share: Any) -> None:
+    with pytest.raises(
+        SubspectError, match=r"hold_out \(--hold-out\) must be a share from 0, for none, to below 1; got"
+    ):
+        subspect.decompose(train, 2, hold_out=share)
+
+
+def test_parts_of_files_of_before_are_read() -> None:
+    chosen = {"method": "pursuit", "k": 2, "set": "train", "part": "80 %"}
+    settled = {"tolerance": 0.1, "measure": "fidelity", "met": True, "sized_on": ["train", "20 %"]}
+    rest = {"promise": None, "no_promise": "none"}
+    first, second = read_history([chosen, {**settled, **rest}], Path("x"), 3)
+    assert isinstance(first, Chosen) and first.part == "all but 20 %"
+    assert isinstance(second, Settled) and second.sized_on == ("train", "held out 20 %")

@@ -3,13 +3,16 @@
 ::
 
     network = subspect.Network(model, preprocessing=subspect.Preprocessing(resize=256, crop=224, mean=…, std=…))
-    study = subspect.observe(network, "images/train", "study", "train")
+    study = subspect.observe(network, "images/train", "study")
     subspect.observe(network, "images/test", "study", "test")
-    decomposition = subspect.decompose(study, k=5)
-    fidelity = subspect.evaluate(study, decomposition)
-    subspect.write_report(study, decomposition, fidelity)
-    subspect.explain(study, decomposition, network, "cat.jpg").plot()
+    decomposition = study.decompose(k=5)
+    decomposition.evaluate()
+    decomposition.compare("cat", "dog")
+    decomposition.explain(network, "cat.jpg").plot()
+    decomposition.report("report.html", network=network)
     small = decomposition.apply(model)
+
+Methods are thin: each is the function of its name, ``subspect.compare(study, decomposition, first="cat", second="dog")``.
 """
 
 import lazy_loader

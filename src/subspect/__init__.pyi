@@ -1,69 +1,118 @@
-from .asking.compare import Comparison, compare
-from .asking.depth import Depth, depth
-from .asking.diff import Difference, diff
-from .asking.essentiality import Essentiality, essentiality
-from .asking.explain import Explanation, explain
+from .asking.compare import Comparison, ConfusedImage, Separator, compare
+from .asking.depth import Depth, Member, Trend, depth
+from .asking.diff import ClassChange, Difference, MatchedFeature, diff
+from .asking.essentiality import Curves, Essentiality, Replaced, essentiality
+from .asking.explain import Explanation, ImageLike, Neighbour, explain
 from .asking.geometry import Geometry, geometry
-from .asking.selectivity import Selectivity, selectivity
+from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
 from .choosing.decompose import decompose, decompose_by_file, decompose_each
-from .choosing.sizes import Auto, Mean
+from .choosing.sizes import Auto, Budget, Mean
 from .giving.edit import Edited, edit
-from .giving.export import Exported, export
-from .giving.retrain import retrain, retrain_both
+from .giving.export import Exported, FileCost, export
+from .giving.retrain import Retrained, retrain
 from .giving.specialise import Specialised, specialise
-from .giving.tradeoff import Tradeoff, tradeoff
-from .giving.training import Retrained, Settings
+from .giving.timing import Ratio
+from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
+from .giving.training import Epoch, Settings, Trained
 from .ground.errors import MissingExtra, SubspectError
+from .ground.results import Result
+from .heads.cost import NetworkSize
 from .heads.decomposition import Decomposition
 from .heads.head import DecomposedHead
+from .heads.history import Chosen, CurvePoint, Dropped, Promised, Refitted, Settled
 from .heads.supports import Supports
+from .heads.terms import Term
+from .heads.trusted import FeatureRow, Trusted
 from .images.memory import Arrays, DatasetImages
-from .images.opening import open_images
-from .images.preprocessing import Preprocessing
+from .images.opening import ImageSource, open_images
+from .images.preprocessing import Preprocessing, PreprocessingLike
 from .images.sources import Images
 from .job import Job, run
-from .measuring.fidelity import Fidelity, evaluate
-from .networks.maps import read_maps
+from .measuring.fidelity import Cost, Estimate, Fidelity, evaluate
+from .measuring.where import Where
+from .networks.finding import Head
+from .networks.maps import Read, read_maps
 from .networks.naming import load_network
 from .networks.network import Network
 from .report import write_report
+from .statistics.dimensions import Spread
 from .studies.decompositions import load_decomposition
+from .studies.image_set import ImageSet
 from .studies.observe import observe
-from .studies.study import Study
-from .studies.verify import Verified, verify
+from .studies.study import Study, StudyLike, open_study
+from .studies.verify import Fault, Verified, verify
 
 __version__: str
 
 __all__ = [
     "Arrays",
     "Auto",
+    "Budget",
+    "Chosen",
+    "ClassChange",
     "Comparison",
+    "ConfusedImage",
+    "Cost",
+    "CurvePoint",
+    "Curves",
     "DatasetImages",
     "DecomposedHead",
     "Decomposition",
     "Depth",
     "Difference",
+    "Dropped",
     "Edited",
+    "Epoch",
     "Essentiality",
+    "Estimate",
     "Explanation",
     "Exported",
+    "Fault",
+    "FeatureRow",
     "Fidelity",
+    "FileCost",
     "Geometry",
+    "Head",
+    "ImageLike",
+    "ImageSet",
+    "ImageSource",
     "Images",
     "Job",
+    "LayerSelectivity",
+    "MatchedFeature",
     "Mean",
+    "Member",
     "MissingExtra",
+    "Neighbour",
     "Network",
+    "NetworkSize",
     "Preprocessing",
+    "PreprocessingLike",
+    "Promised",
+    "Ratio",
+    "Read",
+    "Refitted",
+    "Replaced",
+    "Result",
     "Retrained",
     "Selectivity",
+    "Separator",
     "Settings",
+    "Settled",
     "Specialised",
+    "Spread",
     "Study",
+    "StudyLike",
     "SubspectError",
     "Supports",
+    "Term",
     "Tradeoff",
+    "TradeoffPoint",
+    "Trained",
+    "Trend",
+    "Trusted",
     "Verified",
+    "Where",
     "compare",
     "decompose",
     "decompose_by_file",
@@ -80,9 +129,9 @@ __all__ = [
     "load_network",
     "observe",
     "open_images",
+    "open_study",
     "read_maps",
     "retrain",
-    "retrain_both",
     "run",
     "selectivity",
     "specialise",

@@ -6,28 +6,33 @@ before the first image set is run. Every step keeps what it made, so the same ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from subspect.choosing.decompose import check_choice, decompose
-from subspect.choosing.options import METHODS, TARGETS, Target
-from subspect.choosing.sizes import Auto, Size
+from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.sizes import Auto, Budget
 from subspect.ground.errors import SubspectError
+from subspect.ground.results import Result
+from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.images.labels import match_classes
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
 from subspect.report import check_report, write_report
+from subspect.report.terminal import summary
 from subspect.studies.observe import find_head, observe
+from subspect.studies.parts import split
 from subspect.studies.study import Study
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Job(Result):
     """What the main job made."""
 
     study: Study
@@ -35,19 +40,33 @@ class Job:
     fidelity: Fidelity
     report: Path
 
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: a row for each class, with its features and what they cost."""
+        return [summary(self.decomposition, self.fidelity)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        about = {"study": str(self.study.path), "report": str(self.report)}
+        return {**about, "decomposition": self.decomposition.to_json(), "fidelity": self.fidelity.to_json()}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each feature of each class."""
+        return self.decomposition._records()
+
 
 def run(
     network: Network,
-    images: object,
+    images: ImageSource,
     study: str | Path,
     *,
-    test: object = None,
-    promise: object = None,
-    k: Size = 5,
+    test: ImageSource | None = None,
+    promise: ImageSource | None = None,
+    k: Budget = 5,
     method: str = METHODS[0],
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    hold_out: float = HOLD_OUT,
     class_map: Mapping[str, int] | str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -62,7 +81,7 @@ def run(
         network: the classifier.
         images: the image set "train", on which the features are chosen (see `subspect.open_images`).
         study: the study's folder, made if need be.
-        test: the image set "test", on which the cost is measured; without it, 20 % of ``images`` are set apart.
+        test: the image set "test", on which the cost is measured; without it, a share of ``images`` is held out for that.
         promise: with k = `subspect.Auto`, further images, that the network has not been trained on: the image set "promise",
             on which the loss is promised.
         k: features for each class, `subspect.Mean` or `subspect.Auto`; with method "frequency" also a share of the mass.
@@ -70,6 +89,7 @@ def run(
         target: what the decomposed head is to come close to, the "dense" network or the "labels".
         refit: whether to re-learn the weights; with "pursuit" only, unless given.
         pool: how many features there are for all classes together to choose from.
+        hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
         batch_size: images in a batch of the network.
         workers: processes that read images; 0 reads them in this one.
@@ -82,6 +102,7 @@ def run(
         SubspectError: anything that doesn't fit; what was stored so far stays.
     """
     sets = {"train": open_images(images, "train")}
+    split(hold_out)  # refuses what is no share
     k = Auto() if k == "auto" else k
     if test is not None:
         sets["test"] = open_images(test, "test")
@@ -101,7 +122,7 @@ def run(
     if len(prints) < len(sets):
         raise SubspectError(
             "two of the image sets given are the same; to choose features on, to measure the cost on and to promise "
-            "something on, images must differ: give others, or leave out those to measure on, and 20 % are set apart"
+            "something on, images must differ: give others, or leave out those to measure on, and a share is held out"
         )
     for name, source in sets.items():
         opened = observe(
@@ -116,14 +137,23 @@ def run(
             max_failed=max_failed,
             show_progress=show_progress,
         )
-    decomposition = decompose(opened, k, method, target=target, refit=refit, pool=pool, show_progress=show_progress)
+    decomposition = decompose(
+        opened,
+        k,
+        method=method,
+        target=target,
+        refit=refit,
+        pool=pool,
+        hold_out=hold_out,
+        show_progress=show_progress,
+    )
     fidelity = evaluate(opened, decomposition)
     report = write_report(
         opened,
         decomposition,
-        fidelity,
-        images=show_images,
-        source=sets["train"],
+        fidelity=fidelity,
+        show_images=show_images,
+        images=sets["train"],
         network=network,
         show_progress=show_progress,
     )

@@ -8,23 +8,24 @@ most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from subspect.asking.explain import Term, terms
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
 from subspect.ground.errors import SubspectError
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
+from subspect.heads.terms import Term, terms
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each
@@ -77,7 +78,7 @@ class ConfusedImage:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Two classes side by side.
 
     Attributes:
@@ -119,6 +120,17 @@ class Comparison:
             "needed": self.needed,
         }
 
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each feature of either class."""
+        (one, other), rows = self.names, []
+        for each in self.separators:
+            weights = {f"weight {one}": each.weights[0], f"weight {other}": each.weights[1]}
+            means = {f"mean {one}": each.means[0], f"mean {other}": each.means[1]}
+            rows.append(
+                {"feature": each.feature, **weights, **means, "separation": each.separation, "shared": each.shared}
+            )
+        return rows
+
     def tables(self) -> list[Table]:
         """Return tables for the terminal: features, then confused images."""
         first, second = self.names
@@ -153,7 +165,7 @@ class Comparison:
 
 
 def compare(
-    study: Study, decomposition: Decomposition, first: int | str, second: int | str, on: str | None = None
+    study: StudyLike, decomposition: Decomposition, *, first: int | str, second: int | str, on: str | None = None
 ) -> Comparison:
     """Compare two classes.
 
@@ -167,6 +179,7 @@ def compare(
     Raises:
         SubspectError: the same class twice, or one without images.
     """
+    study = open_study(study)
     names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)
     if label == other:
         raise SubspectError(f"two classes are compared, and both are {names[label]!r}; name another one")
@@ -223,7 +236,7 @@ def _pair(study: Study, decomposition: Decomposition, images: Where, labels: Seq
 
 def _features(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> Array:
     """Read the features (n, d) of the images of some classes."""
-    chunks = study[image_set].chunks(part)
+    chunks = study.image_set(image_set).chunks(part)
     return np.concatenate([chunk.features[np.isin(chunk.labels, labels)] for chunk in chunks]).astype(np.float64)
 
 

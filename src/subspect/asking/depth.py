@@ -31,8 +31,9 @@ from subspect.choosing.decompose import decompose
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import make_folder
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.images.sources import Images
 from subspect.networks.network import Network
 from subspect.studies.observe import find_head, observe, sample
@@ -120,7 +121,7 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(Result):
     """A family of networks, set against depth.
 
     Attributes:
@@ -171,6 +172,11 @@ class Depth:
             against: {name: _json(vars(trend)) for name, trend in each.items()} for against, each in self.trends.items()
         }
         return {"members": members, "trends": trends, "at": self.at, "verdict": self.verdict, "note": self.note}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each network."""
+        about = ("name", "depth", "parameters", "accuracy", "features")
+        return [{**{name: getattr(one, name) for name in about}, **one.values} for one in self.members]
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: the networks, then what goes with depth, parameters and accuracy."""
@@ -239,10 +245,10 @@ class Depth:
 
 def depth(
     networks: Mapping[str, Network],
-    images: object,
+    images: ImageSource,
     folder: str | Path,
     *,
-    test: object = None,
+    test: ImageSource | None = None,
     fidelity: float = FIDELITY,
     batch_size: int = 64,
     workers: int = 0,

@@ -7,7 +7,7 @@ most (Hungarian method); a pair that correlates by less than 0.5 is no match.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from subspect.ground.errors import SubspectError, some
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 _SAME = 0.5  # correlation from which on two features count as the same
 _IDS = 12  # images listed
@@ -28,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Kept:
+class MatchedFeature:
     """A feature of the first network and its match in the second.
 
     Attributes:
@@ -68,13 +69,13 @@ class ClassChange:
     lost: int
     gained_ids: tuple[str, ...]
     lost_ids: tuple[str, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[MatchedFeature, ...]
     gone: tuple[int, ...]
     new: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Result):
     """Two studies side by side, on the images that both have.
 
     Attributes:
@@ -103,7 +104,18 @@ class Difference:
         """Return all of it as JSON values."""
         return asdict(self)
 
-    def table(self) -> Table:
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each class."""
+        sides, rows = ("first", "second"), []
+        for one in self.classes:
+            dense = {f"dense {side}": value for side, value in zip(sides, one.dense, strict=True)}
+            decomposed = {f"decomposed {side}": value for side, value in zip(sides, one.decomposed, strict=True)}
+            features = {name: len(getattr(one, name)) for name in ("kept", "gone", "new")}
+            counts = {"images": one.images, "gained": one.gained, "lost": one.lost}
+            rows.append({"class": one.name, **counts, **dense, **decomposed, **features})
+        return rows
+
+    def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each class, those that lost most first."""
         caption = (
             f"{self.note}; {self.images:,} that both have; accuracy dense {_both(self.dense)}, decomposed "
@@ -122,26 +134,28 @@ class Difference:
             counts = str(one.gained), str(one.lost)
             shares = _both(one.dense).rstrip(" %"), _both(one.decomposed).rstrip(" %")
             table.add_row(one.name, *shares, *counts, kept, gone, new)
-        return table
+        return [table]
 
 
-def diff(
-    first: Study,
-    second: Study,
-    decompositions: tuple[Decomposition, Decomposition],
-    on: str | None = None,
-) -> Difference:
+def diff(study: StudyLike, decomposition: Decomposition, *, other: Decomposition, on: str | None = None) -> Difference:
     """Compare two studies of the same classes on the same images.
 
     Args:
-        first: a study.
-        second: another one.
-        decompositions: one of each.
+        study: the first.
+        decomposition: of it.
+        other: a decomposition of the second study, which it knows: ``other_study["pursuit-k5"]``.
         on: the image set, of that name in both; one that took no part in the first's choice unless given.
 
     Raises:
         SubspectError: other classes, no image set of that name in both, or no image in common.
     """
+    first, second = open_study(study), other.study
+    if second is None:
+        raise SubspectError(
+            f"decomposition {other.name!r} was read from a file and doesn't know its study; take it from there: "
+            f"subspect.open_study(folder)[{other.name!r}]"
+        )
+    decompositions = decomposition, other
     names = first.identity.class_names
     if names != second.identity.class_names:
         differ = [pair for pair in zip(names, second.identity.class_names, strict=False) if pair[0] != pair[1]]
@@ -250,7 +264,7 @@ def _change(
     )
 
 
-def _match(label: int, pair: Sequence[_Side]) -> tuple[tuple[Kept, ...], tuple[int, ...], tuple[int, ...]]:
+def _match(label: int, pair: Sequence[_Side]) -> tuple[tuple[MatchedFeature, ...], tuple[int, ...], tuple[int, ...]]:
     """Match the features of a class; nothing for a class that one of the two has no features for."""
     if any(label in side.decomposition.unseen for side in pair):
         return (), (), ()
@@ -259,7 +273,7 @@ def _match(label: int, pair: Sequence[_Side]) -> tuple[tuple[Kept, ...], tuple[i
     kept = []
     for row, column in zip(*linear_sum_assignment(-np.abs(correlations)), strict=True):
         if abs(correlations[row, column]) >= _SAME:
-            kept.append(Kept(supports[0][row], supports[1][column], float(correlations[row, column])))
+            kept.append(MatchedFeature(supports[0][row], supports[1][column], float(correlations[row, column])))
     firsts, seconds = {one.first for one in kept}, {one.second for one in kept}
     gone = tuple(feature for feature in supports[0] if feature not in firsts)
     return tuple(kept), gone, tuple(feature for feature in supports[1] if feature not in seconds)

@@ -33,12 +33,13 @@ from subspect.asking.options import REPEATS
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
 from subspect.measuring.where import Where, where
 from subspect.studies.shards import joined
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ class Curves:
 
 
 @dataclass(frozen=True, eq=False)
-class Essentiality:
+class Essentiality(Result):
     """What the influential features are to their classes.
 
     Attributes:
@@ -146,6 +147,20 @@ class Essentiality:
             "curves": curves,
             "note": self.note,
         }
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each class with images: class accuracy before, and with features replaced, mean over the draws."""
+        rows = []
+        for label in np.flatnonzero(~np.isnan(self.before)).tolist():
+            replaced = {
+                f"{kind}_{name}": float(getattr(one, name)[:, label].mean())
+                for kind, one in self.kinds.items()
+                for name in ("own", "others", "random")
+            }
+            areas = {f"{name}_area": float(self.curves.area(name)[label]) for name in CURVES}
+            about = {"class": self.class_names[label], "features": int(self.sizes[label])}
+            rows.append({**about, "before": float(self.before[label]), **replaced, **areas})
+        return rows
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: what replacing does on average, areas under the curves, then of each class."""
@@ -218,10 +233,10 @@ class Essentiality:
 
 
 def essentiality(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
-    on: str | None = None,
     *,
+    on: str | None = None,
     repeats: int = REPEATS,
     seed: int = 0,
     show_progress: bool = True,
@@ -241,6 +256,7 @@ def essentiality(
     """
     if repeats < 1:
         raise SubspectError(f"repeats must be 1 or more, got {repeats}")
+    study = open_study(study)
     images_of = where(study, decomposition, on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)
@@ -350,7 +366,7 @@ class _Images:
 def _spread(study: Study, image_set: str, part: Part) -> tuple[Array, Array]:
     """Return mean and standard deviation of each feature, (d,) each, by one pass."""
     images, sums, squares = 0, np.zeros(study.identity.n_features), np.zeros(study.identity.n_features)
-    for chunk in study[image_set].chunks(part):
+    for chunk in study.image_set(image_set).chunks(part):
         wide = chunk.features.astype(np.float64)
         images, sums, squares = images + len(wide), sums + wide.sum(axis=0), squares + (wide**2).sum(axis=0)
     means = sums / max(images, 1)

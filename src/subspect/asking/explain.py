@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -24,16 +24,18 @@ from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import atomic, make_folder, read_bytes
 from subspect.ground.pictures import enlarged, lay_over
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.terms import Term, terms
 from subspect.images.decoding import decode, digest, to_rgb
 from subspect.images.preprocessing import AnyPreprocessing, from_description, view
 from subspect.networks.maps import read_maps
 from subspect.networks.network import Network
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import head_of, same_network
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,23 +50,7 @@ _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 _CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Term:
-    """What one feature says for a class against another.
-
-    Attributes:
-        feature: its index.
-        value: of the feature, in this image or on average.
-        weights: in the logits of the two classes; 0 where a class doesn't use it.
-        contribution: value times difference of the weights, in logits; positive speaks for the first class.
-    """
-
-    feature: int
-    value: float
-    weights: tuple[float, float]
-    contribution: float
+ImageLike = str | Path | Image.Image | npt.NDArray[np.uint8]  #: a file, a Pillow image, an array (height, width, 3)
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Result):
     """Why the decomposed network says one class of an image and not another.
 
     Attributes:
@@ -146,7 +132,20 @@ class Explanation:
         neighbours = [one.to_json() for one in self.neighbours]
         return {**value, "difference": self.difference, "terms": terms, "neighbours": neighbours}
 
-    def table(self) -> Table:
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each feature of either class, what says most first."""
+        return [
+            {
+                "feature": term.feature,
+                "value": term.value,
+                f"weight {self.predicted}": term.weights[0],
+                f"weight {self.against}": term.weights[1],
+                "contribution": term.contribution,
+            }
+            for term in self.terms
+        ]
+
+    def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each term, then their sum."""
         label = f" (label: {self.label})" if self.label is not None else ""
         title = f"{self.name}: {self.predicted} and not {self.against}{label}"
@@ -161,7 +160,7 @@ class Explanation:
             table.add_row(str(term.feature), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}")
         table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
         table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
-        return table
+        return [table]
 
     def save(self, folder: str | Path) -> Path:
         """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path.
@@ -247,40 +246,12 @@ def _stem(name: str) -> str:
     return stem or "image"
 
 
-def terms(
-    decomposition: Decomposition, features: npt.NDArray[np.floating], label: int | str, other: int | str
-) -> tuple[list[Term], float]:
-    """Return what each feature says for a class against another, what says most first, and the difference of the biases.
-
-    Args:
-        decomposition: whose weights they are.
-        features: (d,) of an image, or a mean over images.
-        label: index or name of the class spoken for.
-        other: index or name of the class spoken against.
-
-    Returns:
-        The terms, in logits, and the bias; together they are the difference of the two decomposed logits.
-
-    Raises:
-        SubspectError: there is no such class.
-    """
-    label, other = decomposition.label(label), decomposition.label(other)
-    rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
-    found = []
-    for feature in dict.fromkeys([*rows[0], *rows[1]]):
-        weights = rows[0].get(feature, 0.0), rows[1].get(feature, 0.0)
-        value = float(features[feature])
-        found.append(Term(feature, value, weights, value * (weights[0] - weights[1])))
-    found.sort(key=lambda term: -abs(term.contribution))
-    return found, float(decomposition.bias[label].double() - decomposition.bias[other].double())
-
-
 def explain(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
-    network: Network,
-    image: str | Path | Image.Image | npt.NDArray[np.uint8],
     *,
+    network: Network,
+    image: ImageLike,
     against: int | str | None = None,
     name: str | None = None,
 ) -> Explanation:
@@ -297,6 +268,7 @@ def explain(
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
     """
+    study = open_study(study)
     picture, name = open_picture(image, name)
     decomposition.check(study)
     rival = None if against is None else decomposition.label(against)
@@ -339,11 +311,6 @@ def explain(
     )
 
 
-def _row(decomposition: Decomposition, label: int) -> tuple[list[int], list[float]]:
-    part = slice(*decomposition.supports.offsets[label : label + 2])
-    return decomposition.supports[label].tolist(), decomposition.weights[part].double().tolist()
-
-
 def _nearest(
     study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing
 ) -> tuple[Neighbour, ...]:
@@ -353,12 +320,12 @@ def _nearest(
     here = np.array([term.contribution for term in found])
     names = decomposition.class_names
     best: list[tuple[float, str, int, int]] = []
-    for chunk in study[decomposition.chosen_on[0]].chunks():
+    for chunk in study.image_set(decomposition.chosen_on[0]).chunks():
         distances = np.linalg.norm(chunk.features[:, columns] * scale - here, axis=1)
         for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
             best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
         best = sorted(best)[: _NEAREST + 1]
-    image_set, close = study[decomposition.chosen_on[0]], _ITSELF * float(np.linalg.norm(here))
+    image_set, close = study.image_set(decomposition.chosen_on[0]), _ITSELF * float(np.linalg.norm(here))
     own, near = _digest(name), Reopened(image_set, [one[1] for one in best])
     same = [one for one in best if own is not None and near.digest(one[1]) == own]
     itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
@@ -384,7 +351,7 @@ def _label(study: Study, decomposition: Decomposition, name: str, features: Arra
     first = decomposition.chosen_on[0]
     own, close = _digest(name), _ITSELF * float(np.linalg.norm(features))
     place = f"/{Path(name).as_posix()}"
-    for image_set in (study[one] for one in sorted(study.set_names, key=lambda one: one != first)):
+    for image_set in (study.image_set(one) for one in sorted(study.set_names, key=lambda one: one != first)):
         found: dict[str, int] = {}
         for chunk in image_set.chunks() if image_set.labelled else ():
             kept = chunk.digests or [None] * len(chunk.ids)

@@ -15,7 +15,7 @@ authors average over all ordered pairs, a class with itself included; the mean o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,14 @@ import numpy.typing as npt
 from subspect.asking.options import SHARE
 from subspect.choosing.influence import frequency
 from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.history import Part
 from subspect.heads.supports import Supports
 from subspect.statistics.largest import Needed, TopFeatures
 from subspect.statistics.moments import ClassSums
-from subspect.studies.study import Study
+from subspect.studies.parts import in_words
+from subspect.studies.study import StudyLike, open_study
 
 FEATURES = "features"  #: what the head's input is called among the layers
 _KS = (1, 2, 3, 5, 10, 20, 50, 100)  # sizes at which the mass is told
@@ -112,7 +114,7 @@ class LayerSelectivity:
 
 
 @dataclass(frozen=True, eq=False)
-class Selectivity:
+class Selectivity(Result):
     """How class-specific some layers are.
 
     Attributes:
@@ -135,7 +137,21 @@ class Selectivity:
         about = {"k": self.k, "share": self.share, "note": self.note}
         return {**about, "classes": list(self.class_names), "layers": layers}
 
-    def table(self) -> Table:
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each class with images in each layer."""
+        return [
+            {
+                "layer": one.layer,
+                "class": self.class_names[label],
+                "psi_median": float(one.psi_median[label]),
+                "psi_mean": float(one.psi_mean[label]),
+                **{f"mass_{k}": float(mass[label]) for k, mass in one.mass.items()},
+            }
+            for one in self.layers
+            for label in np.flatnonzero(one.seen).tolist()
+        ]
+
+    def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each layer, the mean over classes."""
         caption = (
             f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
@@ -163,7 +179,7 @@ class Selectivity:
                 f"{distinct(one.cosines):.3f}",
                 f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f}",
             )
-        return table
+        return [table]
 
     def class_tables(self) -> list[Table]:
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
@@ -185,7 +201,7 @@ class Selectivity:
 
 
 def selectivity(
-    study: Study,
+    study: StudyLike,
     *,
     layers: str | Sequence[str] | None = None,
     on: str = "train",
@@ -206,7 +222,8 @@ def selectivity(
     Raises:
         SubspectError: a layer that wasn't observed, no image, or a k or share that makes no sense.
     """
-    known = study[on].manifest.layers
+    study = open_study(study)
+    known = study.image_set(on).manifest.layers
     widths = {**known, FEATURES: study.identity.n_features}
     names = (layers,) if isinstance(layers, str) else tuple(layers) if layers is not None else tuple(widths)
     for name in names:
@@ -220,14 +237,14 @@ def selectivity(
     n_classes = study.identity.n_classes
     states = {name: _State(n_classes, widths[name], min(k, widths[name]), share) for name in names}
     images = 0
-    for chunk in study[on].chunks(part, [name for name in names if name != FEATURES]):
+    for chunk in study.image_set(on).chunks(part, [name for name in names if name != FEATURES]):
         images += len(chunk.ids)
         for name, state in states.items():
             state.update(chunk.features if name == FEATURES else chunk.layers[name], chunk.labels)
     if not images:
         raise SubspectError(f"there are no images in {on!r} ({part}) to measure on")
-    labels = "" if study[on].labelled else "; no labels: the network's own predictions stand in"
-    note = f"{images:,} images of {on!r}{'' if part == 'all' else f', {part} of it'}{labels}"
+    labels = "" if study.image_set(on).labelled else "; no labels: the network's own predictions stand in"
+    note = f"{images:,} images of {on!r}{in_words(part)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
     return Selectivity(found, study.identity.class_names, k, share, note)
 

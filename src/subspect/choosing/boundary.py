@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -45,11 +46,43 @@ _NONE = np.empty(0, np.int64)
 _DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
 
 
-class Choice(NamedTuple):
-    """The features of every class, and a head (weight (C, d), bias (C,)) that uses them alone."""
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """A re-learned head.
+
+    Attributes:
+        weight: (C, d) float64, zero outside the supports.
+        bias: (C,) float64.
+        loss: the mean divergence from the dense network, or cross-entropy to the labels, over these images, in nats.
+        steps: of the optimiser.
+        converged: whether the gradient is within the tolerance.
+    """
+
+    weight: Array
+    bias: Array
+    loss: float
+    steps: int
+    converged: bool
+
+    @property
+    def head(self) -> Head:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The features of every class, and a head that uses them alone.
+
+    Attributes:
+        supports: of each class.
+        head: weight (C, d) and bias (C,).
+        refit: how that was re-learned, if it was.
+    """
 
     supports: list[Indices]
     head: Head
+    refit: Refit | None = None
 
 
 class Boundary:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from subspect.choosing.methods import Result, Seen, by_pursuit, influential, keep, look
-from subspect.choosing.options import METHODS, TARGETS, Target
-from subspect.choosing.sizes import Auto, Checked, Mean, Size, check_budget
+from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import check_writable, fingerprint
@@ -23,20 +23,21 @@ from subspect.heads.names import check_name
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import Trusted
 from subspect.studies.decompositions import keep_in
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 log = logging.getLogger("subspect")
 
 
 def decompose(
-    study: Study,
-    k: Size = 5,
-    method: str = METHODS[0],
+    study: StudyLike,
+    k: Budget = 5,
     *,
+    method: str = METHODS[0],
     on: str | None = None,
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    hold_out: float = HOLD_OUT,
     show_progress: bool = True,
 ) -> Decomposition:
     """Find the few features that decide every class, and keep only those.
@@ -44,40 +45,53 @@ def decompose(
     The decomposition is saved in the study, as ``METHOD-kK``.
 
     Args:
-        study: with one or more image sets.
+        study: with one or more image sets, or its folder.
         k: how many features for each class. With method "pursuit" also `subspect.Mean`, a mean number, or
             `subspect.Auto` ("auto" for its defaults), the fewest that keep a tolerance; with "frequency" also a share of
             the mass between 0 and 1.
         method: "pursuit" (see `subspect.choosing.pursuit`), "contribution" or "frequency" (see `subspect.choosing.influence`).
-        on: the image set to choose on, "train" or the first unless given. Where the study has no other to measure the
-            cost on, only 80 % of its images are used, by a hash of the id, and the rest is left for `subspect.evaluate`.
+        on: the image set to choose on, "train" or the first unless given.
         target: what the decomposed head is to come close to, the "dense" network or the "labels".
         refit: whether to re-learn weights and biases on the chosen features, and with "pursuit" to choose anew with
             those. Unless given, with "pursuit" only: "contribution" and "frequency" keep the dense head's weights.
         pool: with "pursuit", how many features there are for all classes together to choose from.
+        hold_out: where the study has no other image set to measure the cost on, the share of the images that is held out for
+            that, by a hash of the image id; 0 chooses on all, and figures on the same images flatter.
         show_progress: whether to draw a progress bar.
 
     Raises:
-        SubspectError: k larger than d, an unknown method or target, no such image set, or images that tell nothing.
+        SubspectError: k larger than d, an unknown method or target, no such image set, a share to hold out that is none, or
+            images that tell nothing.
     """
-    return decompose_each(
-        study, [k], method, on=on, target=target, refit=refit, pool=pool, show_progress=show_progress
-    )[0]
+    [made] = decompose_each(
+        study,
+        [k],
+        method=method,
+        on=on,
+        target=target,
+        refit=refit,
+        pool=pool,
+        hold_out=hold_out,
+        show_progress=show_progress,
+    )
+    return made
 
 
 def decompose_each(
-    study: Study,
-    ks: Sequence[Size],
-    method: str = METHODS[0],
+    study: StudyLike,
+    ks: Sequence[Budget],
     *,
+    method: str = METHODS[0],
     on: str | None = None,
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    hold_out: float = HOLD_OUT,
     keep_files: bool = True,
     show_progress: bool = True,
 ) -> list[Decomposition]:
     """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
+    study = open_study(study)
     sizes = check_choice(ks, method, study.identity.n_features, target, pool)
     if keep_files:
         check_writable(study.path)  # before the work, not after
@@ -87,7 +101,7 @@ def decompose_each(
     )
     suffix += "" if on is None or on == study.set_names[0] else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
-    seen = look(study, on, sizes, target)
+    seen = look(study, on, sizes, target, hold_out)
     found = (
         by_pursuit(seen, sizes, refit, pool, show_progress)
         if method == "pursuit"
@@ -102,7 +116,7 @@ def decompose_each(
 
 
 def check_choice(
-    ks: Sequence[Size], method: str, n_features: int, target: str = TARGETS[0], pool: int | None = None
+    ks: Sequence[Budget], method: str, n_features: int, target: str = TARGETS[0], pool: int | None = None
 ) -> list[Checked]:
     """Check numbers of features and a method against each other and the network, before anything is computed.
 
@@ -122,13 +136,14 @@ def check_choice(
 
 
 def decompose_by_file(
-    study: Study,
+    study: StudyLike,
     path: str | Path,
     *,
     on: str | None = None,
     name: str | None = None,
     target: Target = TARGETS[0],
     refit: bool = False,
+    hold_out: float = HOLD_OUT,
 ) -> Decomposition:
     """Keep the features that an index file lists (class index → feature indices), with the dense head's weights or refitted.
 
@@ -138,10 +153,11 @@ def decompose_by_file(
         SubspectError: not an index file, or one for other classes or features; a name that is taken by a decomposition that
             came to be otherwise, or that is none.
     """
+    study = open_study(study)
     name = check_name(name or Path(path).stem + ("-refit" if refit else ""))
     supports = Supports.read(path, study.identity.n_classes, study.identity.n_features)
     check_writable(study.path)
-    seen = look(study, on, [int(supports.sizes.max())], target)
+    seen = look(study, on, [int(supports.sizes.max())], target, hold_out)
     made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
     return keep_in(study, made)
 
@@ -153,17 +169,17 @@ def _short(size: Checked) -> str:
 def _assemble(
     study: Study, seen: Seen, result: Result, method: str, size: Checked | None, name: str, pool: int | None = None
 ) -> Decomposition:
-    found, names = result.found, study.identity.class_names
-    supports = Supports(found.choice.supports, study.identity.n_features)
-    rows, columns, (weight, bias) = supports.rows, supports.flat, found.head
+    choice, names = result.choice, study.identity.class_names
+    supports = Supports(choice.supports, study.identity.n_features)
+    rows, columns, (weight, bias) = supports.rows, supports.flat, choice.head
     mean = max(1, round(float(np.delete(supports.sizes, seen.unseen).mean() if len(seen.unseen) < len(names) else 1)))
     rank = size if isinstance(size, int | float) else mean
     k = asdict(size) if isinstance(size, Mean) else "auto" if isinstance(size, Auto) else size
     listed = fingerprint(json.dumps([row.tolist() for row in supports])) if size is None else None  # from a file
-    images = study[seen.image_set].manifest.fingerprint
+    images = study.image_set(seen.image_set).manifest.fingerprint
     chosen = Chosen(method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed)
     history: list[Step] = [chosen, *([result.auto] if result.auto else [])]
-    if learned := found.learned:
+    if learned := choice.refit:
         history.append(Refitted(seen.target, learned.loss, learned.steps, learned.converged))
     decomposition = Decomposition(
         name=name,
@@ -178,6 +194,7 @@ def _assemble(
         head=study.identity.head,
         unseen=tuple(seen.unseen),
         history=tuple(history),
+        study=study,
         trust=_stack(result.trusted),
         curve=tuple(result.curve),
     )

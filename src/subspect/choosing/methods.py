@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,15 +23,16 @@ from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices
 from subspect.choosing.refit import ROUNDS, reselect
 from subspect.choosing.refit import refit as relearn
-from subspect.choosing.settle import Found, Search, helped, settle
+from subspect.choosing.settle import Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
-from subspect.heads.history import CurvePoint, Part, Promised, Settled
+from subspect.heads.history import CurvePoint, Part, Settled
 from subspect.heads.supports import Supports
 from subspect.statistics.largest import TopFeatures
 from subspect.statistics.moments import ClassSums
+from subspect.studies.parts import split
 from subspect.studies.rows import Rows
 from subspect.studies.study import Study
 
@@ -78,17 +79,17 @@ class Seen:
 class Result:
     """What a method has found, how the size was settled, how far the choice can be trusted, and cost against size."""
 
-    found: Found
+    choice: Choice
     auto: Settled | None = None
     trusted: Sequence[Trust] = ()
     curve: Sequence[CurvePoint] = ()
 
 
-def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target) -> Seen:
+def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target, hold_out: float) -> Seen:
     """Gather, in one pass over the features to choose on, what the methods and every decomposition need.
 
     Images that are to be promised on are neither chosen nor measured on. Where no other image set is left to measure the
-    cost on, only 80 % of the images are used.
+    cost on, some of its images are held out for that.
 
     Raises:
         SubspectError: no such image set, or labels are asked for where there are none.
@@ -98,12 +99,14 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target)
     if on is None and not names and not study.unfinished:
         raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
     unfinished_train = "train" in study.unfinished and on is None
-    image_set = study[on if on is not None else "train" if unfinished_train else names[0]]
+    image_set = study.image_set(on if on is not None else "train" if unfinished_train else names[0])
     if target == "labels" and not image_set.labelled:
         raise SubspectError(f"target 'labels' needs labels, and {image_set.name!r} has none; take target 'dense'")
     others = [name for name in names if name != image_set.name]
-    part: Part = "all" if others else "80 %"
-    check: tuple[str, Part] = ("test" if "test" in others else others[0], "all") if others else (image_set.name, "20 %")
+    part, held_out = split(hold_out)
+    check = image_set.name, held_out
+    if others:
+        part, check = "all", ("test" if "test" in others else others[0], "all")
     shape = study.identity.n_classes, study.identity.n_features
     known = [size for size in sizes if isinstance(size, int | float)] or [1]
     top, sums, rows = TopFeatures(*shape, known), ClassSums(*shape), Rows(image_set, part)
@@ -128,10 +131,10 @@ def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
     weight = np.zeros_like(seen.dense[0])
     weight[supports.rows, supports.flat] = seen.dense[0][supports.rows, supports.flat]
     choice = Choice([supports[label] for label in range(len(supports))], (weight, seen.dense[1]))
-    if not refit:
-        return Result(Found(choice))
-    learned = relearn(seen.rows, seen.dense, choice.supports, choice.head, seen.target, fixed=seen.unseen)
-    return Result(Found(choice, learned))
+    if refit:
+        learned = relearn(seen.rows, seen.dense, choice.supports, choice.head, seen.target, fixed=seen.unseen)
+        choice = Choice(choice.supports, learned.head, learned)
+    return Result(choice)
 
 
 def by_pursuit(
@@ -141,7 +144,7 @@ def by_pursuit(
     boundary = Boundary(seen.rows, *seen.dense, seen.target)
     if not boundary.margin:
         log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
-    check = Rows(seen.study[seen.check[0]], seen.check[1])
+    check = Rows(seen.study.image_set(seen.check[0]), seen.check[1])
     with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
         learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
         ladder = [] if pool or all(isinstance(size, Auto) for size in sizes) else _ladder(boundary, check)
@@ -150,12 +153,12 @@ def by_pursuit(
                 most = min(size.most, pool or boundary.dense[0].shape[1])
                 result = _settle(seen, boundary, learn, replace(size, most=most), check)
             else:
-                found = learn(_counts(boundary, size, pool))
-                [counts] = count(check, [found.head])
-                result = Result(found, curve=[*ladder, _point(found, boundary, counts)] if ladder else [])
-            found = _sorted(result.found, boundary)
-            running = boundary.within(_used(boundary, found)) if pool else boundary
-            yield replace(result, found=found, trusted=trust(running, found.choice.supports, found.head))
+                choice = learn(_counts(boundary, size, pool))
+                [counts] = count(check, [choice.head])
+                result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if ladder else [])
+            choice = _sorted(result.choice, boundary)
+            running = boundary.within(_used(boundary, choice)) if pool else boundary
+            yield replace(result, choice=choice, trusted=trust(running, choice.supports, choice.head))
             advance(1)
 
 
@@ -166,11 +169,11 @@ def _steps(size: Checked) -> int:
     return 1 + ROUNDS + 1
 
 
-def _sorted(found: Found, boundary: Boundary) -> Found:
+def _sorted(choice: Choice, boundary: Boundary) -> Choice:
     """Put each class's features in the order of weight times standard deviation, the most important first."""
-    spread = np.abs(found.head[0]) * boundary.moments.deviations()
-    rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(found.choice.supports, spread, strict=True)]
-    return replace(found, choice=Choice(rows, found.choice.head))
+    spread = np.abs(choice.head[0]) * boundary.moments.deviations()
+    rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(choice.supports, spread, strict=True)]
+    return replace(choice, supports=rows)
 
 
 def _counts(boundary: Boundary, size: int | float | Mean, pool: int | None) -> Indices:
@@ -190,30 +193,30 @@ def _learn(
     pool: int | None,
     advance: Callable[[int], object],
     rounds: int = ROUNDS,
-) -> Found:
+) -> Choice:
     """Choose as many features as each class gets, and learn a head on them."""
     n_classes, n_features = boundary.dense[0].shape
     if pool is None and (counts >= n_features).all():
-        return Found(Choice([np.arange(n_features)] * n_classes, boundary.dense))
+        return Choice([np.arange(n_features)] * n_classes, boundary.dense)
     [choice] = boundary.choose(counts[None])
     if pool:
-        free, learned = reselect(boundary, choice, rounds=1)
-        boundary = boundary.within(shared_pool(boundary, free.supports, learned.head, pool))
-        [choice] = boundary.choose(counts[None], learned.head)
+        free = reselect(boundary, choice, rounds=1)
+        boundary = boundary.within(shared_pool(boundary, free.supports, free.head, pool))
+        [choice] = boundary.choose(counts[None], free.head)
     advance(1)
-    return Found(*reselect(boundary, choice, rounds=rounds, advance=advance)) if refit else Found(choice)
+    return reselect(boundary, choice, rounds=rounds, advance=advance) if refit else choice
 
 
-def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted: Auto, check: Rows) -> Result:
+def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted: Auto, check: Rows) -> Result:
     """Find the fewest features that keep the tolerance, and say what is promised, or why nothing is."""
-    if wanted.measure == "accuracy" and not seen.study[seen.check[0]].labelled:
+    if wanted.measure == "accuracy" and not seen.study.image_set(seen.check[0]).labelled:
         raise SubspectError(
             f"a tolerance of accuracy needs labels, and {seen.check[0]!r} has none; take measure 'fidelity'"
         )
     reason = _no_promise(seen, wanted)
     promise, skip = None, None
     if reason is None:
-        promise = Rows(seen.study[str(wanted.promise)])
+        promise = Rows(seen.study.image_set(str(wanted.promise)))
         skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows])
         known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
         if known == len(promise):
@@ -230,17 +233,14 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Found], wanted:
     settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
     _tell(seen, boundary, wanted, settled)
     chosen = settled.chosen
-    promised, made = None, settled.promise
-    if made is not None:
-        promised = Promised(set=str(wanted.promise), text=str(made), **asdict(made))
-    auto = Settled(wanted.tolerance, wanted.measure, settled.met, seen.check, promised, reason)
-    return Result(chosen.found, auto, curve=[_point(rung.found, boundary, rung.counts) for rung in settled.rungs])
+    auto = Settled(wanted.tolerance, wanted.measure, settled.met, seen.check, settled.promise, reason)
+    return Result(chosen.choice, auto, curve=[_point(rung.choice, boundary, rung.counts) for rung in settled.rungs])
 
 
 def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None:
     """Say where the search for a size has ended."""
     chosen = settled.chosen
-    mean, lost = f"{_mean(chosen.found, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
+    mean, lost = f"{_mean(chosen.choice, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
     loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
     share = f"{100 * wanted.tolerance:g}"
     limit = f"{share} point{'s' * (share != '1')} of {wanted.measure}"
@@ -253,7 +253,7 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None
             wanted.most,
             limit,
             mean,
-            settled.promise,
+            settled.promise.text,
         )
     else:
         log.warning(
@@ -264,8 +264,8 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None
             loss,
         )
     if settled.promise is not None:
-        log.info("promise: %s", settled.promise)
-    if all(len(support) == boundary.dense[0].shape[1] for support in chosen.found.choice.supports):
+        log.info("promise: %s", settled.promise.text)
+    if all(len(support) == boundary.dense[0].shape[1] for support in chosen.choice.supports):
         log.warning(
             "every class keeps all of its features: with this tolerance and these images nothing can be left out"
         )
@@ -275,7 +275,7 @@ def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     """Return why nothing can be promised, or None."""
     if wanted.promise is None:
         return "since no images were named that neither the network nor the choice has seen"
-    promised, chosen, check = (seen.study[name] for name in (wanted.promise, seen.image_set, seen.check[0]))
+    promised, chosen, check = (seen.study.image_set(name) for name in (wanted.promise, seen.image_set, seen.check[0]))
     if wanted.measure == "accuracy" and not promised.labelled:
         return f"since {wanted.promise!r} has no labels"
     if promised.name == "train":
@@ -290,16 +290,16 @@ def _ladder(boundary: Boundary, check: Rows) -> list[CurvePoint]:
     """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
-    tried = [Found(choice) for choice in boundary.choose(np.array([[k] * n_classes for k in sizes]))]
+    tried = boundary.choose(np.array([[k] * n_classes for k in sizes]))
     counts = count(check, [one.head for one in tried])
     return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
 
 
-def _point(found: Found, boundary: Boundary, counts: Counts) -> CurvePoint:
+def _point(choice: Choice, boundary: Boundary, counts: Counts) -> CurvePoint:
     n = counts.images
     return CurvePoint(
-        k=_mean(found, boundary),
-        refit=found.learned is not None,
+        k=_mean(choice, boundary),
+        refit=choice.refit is not None,
         images=n,
         fidelity=counts.agree / n,
         accuracy=counts.right / n,
@@ -307,12 +307,12 @@ def _point(found: Found, boundary: Boundary, counts: Counts) -> CurvePoint:
     )
 
 
-def _mean(found: Found, boundary: Boundary) -> float:
+def _mean(choice: Choice, boundary: Boundary) -> float:
     unseen = set(boundary.unseen)
-    return float(np.mean([len(s) for label, s in enumerate(found.choice.supports) if label not in unseen] or [0]))
+    return float(np.mean([len(s) for label, s in enumerate(choice.supports) if label not in unseen] or [0]))
 
 
-def _used(boundary: Boundary, found: Found) -> Indices:
+def _used(boundary: Boundary, choice: Choice) -> Indices:
     unseen = set(boundary.unseen)
-    rows = [s for label, s in enumerate(found.choice.supports) if label not in unseen]
+    rows = [s for label, s in enumerate(choice.supports) if label not in unseen]
     return np.unique(np.concatenate(rows or [np.empty(0, np.int64)]))

@@ -7,7 +7,6 @@ difference of two paired shares (see `most_lost`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from scipy.special import bdtr
 from scipy.stats import beta, binom
 
 from subspect.choosing.boundary import Head, logits
-from subspect.choosing.sizes import CONFIDENCE, Measure
+from subspect.choosing.sizes import CONFIDENCE, Auto, Measure
+from subspect.heads.history import Promised
 from subspect.studies.rows import Block
 
 _NUISANCE = 1e-3  # error rate spent on the share of images where exactly one network is right
@@ -105,29 +105,20 @@ def _chance(difference: int, n: int, either: float, mean: float) -> float:
     return float((binom.pmf(ms, n, either) * below).sum())
 
 
-@dataclass(frozen=True)
-class Promise:
-    """What is promised of a head, from images that neither the network nor the choice has seen.
+def promised(wanted: Auto, loss: float, images: int, *, kept: bool) -> Promised:
+    """Say what is promised of a head, from images that neither the network nor the choice has seen.
 
-    Attributes:
-        measure: "fidelity" or "accuracy".
-        loss: with the stated confidence no more than this share is lost.
-        confidence: of the statement.
+    Args:
+        wanted: measure, confidence, and the image set that the images are from.
+        loss: with that confidence no more than this share is lost.
         images: from how many images.
         kept: whether that is within the tolerance.
     """
-
-    measure: Measure
-    loss: float
-    confidence: float
-    images: int
-    kept: bool
-
-    def __str__(self) -> str:
-        most = ceil(1000 * self.loss - 1e-9) / 10  # rounded so that no more is said than was shown
-        what = (
-            f"at least {100 - most:.1f} % agreement with the dense network"
-            if self.measure == "fidelity"
-            else f"at most {most:.1f} points of accuracy lost"
-        )
-        return f"{what}, {100 * self.confidence:g} % confidence, n = {self.images:,}"
+    most = ceil(1000 * loss - 1e-9) / 10  # rounded so that no more is said than was shown
+    what = (
+        f"at least {100 - most:.1f} % agreement with the dense network"
+        if wanted.measure == "fidelity"
+        else f"at most {most:.1f} points of accuracy lost"
+    )
+    text = f"{what}, {100 * wanted.confidence:g} % confidence, n = {images:,}"
+    return Promised(str(wanted.promise), text, wanted.measure, loss, wanted.confidence, images, kept)

@@ -22,7 +22,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import entr, softmax
 
-from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, logits
+from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, Refit, logits
 from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices
 from subspect.ground.errors import SubspectError
@@ -38,30 +38,6 @@ _ROUGH = 1e-4  # tolerance between rounds
 _STEPS = 500
 _ROWS = 4096  # images handled at a time
 _FILL = 32  # up to so many times the entries of the supports, a full matrix product is faster than one for each class
-
-
-@dataclass(frozen=True, eq=False)
-class Refit:
-    """A re-learned head.
-
-    Attributes:
-        weight: (C, d) float64, zero outside the supports.
-        bias: (C,) float64.
-        loss: the mean divergence from the dense network, or cross-entropy to the labels, over these images, in nats.
-        steps: of the optimiser.
-        converged: whether the gradient is within the tolerance.
-    """
-
-    weight: Array
-    bias: Array
-    loss: float
-    steps: int
-    converged: bool
-
-    @property
-    def head(self) -> Head:
-        """Weight and bias."""
-        return self.weight, self.bias
 
 
 def refit(
@@ -110,7 +86,7 @@ def refit(
 
 def reselect(
     boundary: Boundary, choice: Choice, *, rounds: int = ROUNDS, advance: Callable[[int], object] = lambda _: None
-) -> tuple[Choice, Refit]:
+) -> Choice:
     """Refit, and choose the features anew near the refitted head's own boundaries, a few times; keep the best.
 
     Args:
@@ -120,7 +96,7 @@ def reselect(
         advance: called with 1 after each round.
 
     Returns:
-        The choice whose refit has the least loss, and that refit.
+        The choice whose refit has the least loss, with the head of that refit.
     """
     learn = partial(
         refit, boundary.blocks, boundary.dense, target=boundary.target, fixed=boundary.unseen, memory=boundary.memory
@@ -136,7 +112,8 @@ def reselect(
         current = learn(choice.supports, choice.head, tolerance=_ROUGH)
         best = (choice, current) if current.loss < best[1].loss else best
         advance(1)
-    return best[0], learn(best[0].supports, best[1].head)
+    learned = learn(best[0].supports, best[1].head)
+    return Choice(best[0].supports, learned.head, learned)
 
 
 def _key(choice: Choice) -> bytes:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from subspect.choosing.boundary import Boundary, Choice, Head
-from subspect.choosing.promise import Counts, Promise, count
+from subspect.choosing.boundary import Boundary, Choice
+from subspect.choosing.promise import Counts, count, promised
 from subspect.choosing.pursuit import Array, Indices
-from subspect.choosing.refit import Refit
 from subspect.choosing.sizes import LADDER, Auto, allocate
 from subspect.ground.errors import SubspectError
+from subspect.heads.history import Promised
 from subspect.studies.rows import Block
 
 _HALVINGS = 4  # of the step between two rungs of the ladder
@@ -27,23 +27,10 @@ _ABOVE = 5  # rungs above the one that keeps the tolerance, on which a promise m
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Features of every class, and the head re-learned on them, if it was."""
-
-    choice: Choice
-    learned: Refit | None = None
-
-    @property
-    def head(self) -> Head:
-        """Weight (C, d) and bias (C,)."""
-        return self.learned.head if self.learned else self.choice.head
-
-
-@dataclass(frozen=True, eq=False)
 class Rung:
     """A head of one size, and how it fares on the images on which the size is chosen."""
 
-    found: Found
+    choice: Choice
     counts: Counts
 
 
@@ -62,12 +49,12 @@ class Search:
     rungs: list[Rung]
     chosen: Rung
     met: bool
-    promise: Promise | None
+    promise: Promised | None
 
 
 def settle(
     boundary: Boundary,
-    learn: Callable[[Indices], Found],
+    learn: Callable[[Indices], Choice],
     wanted: Auto,
     check: Iterable[Block],
     promise: Iterable[Block] | None = None,
@@ -94,11 +81,11 @@ def settle(
 
     def keeps(total: int) -> bool:
         if total not in rungs:
-            found = learn(allocate(explained, total, 1, most))
-            [counts] = count(check, [found.head])
+            choice = learn(allocate(explained, total, 1, most))
+            [counts] = count(check, [choice.head])
             if not counts.images:
                 raise SubspectError("there are no images to choose the number of features on")
-            rungs[total] = Rung(found, counts)
+            rungs[total] = Rung(choice, counts)
         return rungs[total].counts.loss(measure) <= tolerance
 
     place = next((place for place, total in enumerate(totals) if keeps(total)), len(totals) - 1)
@@ -114,8 +101,8 @@ def settle(
     if promise is None:
         return Search(tried, rungs[high], met, None)
     sequence = [rungs[total] for total in sorted(rungs, reverse=True) if total >= high]
-    chosen, made = _promise(sequence, count(promise, [rung.found.head for rung in sequence], skip), wanted)
-    return Search(tried, chosen, made.kept, made)
+    chosen, made = _promise(sequence, count(promise, [rung.choice.head for rung in sequence], skip), wanted)
+    return Search(tried, chosen, bool(made.kept), made)
 
 
 def helped(boundary: Boundary, most: int) -> list[Array]:
@@ -130,7 +117,7 @@ def helped(boundary: Boundary, most: int) -> list[Array]:
     ]
 
 
-def _promise(sequence: Sequence[Rung], counts: Sequence[Counts], wanted: Auto) -> tuple[Rung, Promise]:
+def _promise(sequence: Sequence[Rung], counts: Sequence[Counts], wanted: Auto) -> tuple[Rung, Promised]:
     """Test sizes from the largest down, until one fails; promise for the last that passed what all that passed keep."""
     images = counts[0].images
     if not images:
@@ -138,6 +125,6 @@ def _promise(sequence: Sequence[Rung], counts: Sequence[Counts], wanted: Auto) -
     bounds = [one.bound(wanted.measure, wanted.confidence) for one in counts]
     passed = next((place for place, bound in enumerate(bounds) if bound > wanted.tolerance), len(bounds))
     if not passed:
-        return sequence[0], Promise(wanted.measure, bounds[0], wanted.confidence, images, False)
+        return sequence[0], promised(wanted, bounds[0], images, kept=False)
     loss = max(bounds) if passed == len(bounds) else wanted.tolerance
-    return sequence[passed - 1], Promise(wanted.measure, loss, wanted.confidence, images, True)
+    return sequence[passed - 1], promised(wanted, loss, images, kept=True)

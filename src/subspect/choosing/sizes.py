@@ -72,11 +72,13 @@ class Auto:
         return name + (f"-{self.promise}" if self.promise else "")
 
 
-Size = int | float | Mean | Auto | Literal["auto"]  #: how many features for each class; a float is a share of the mass
+Budget = (
+    int | float | Mean | Auto | Literal["auto"]
+)  #: how many features for each class; a float is a share of the mass
 Checked = int | float | Mean | Auto  #: a size that fits the network
 
 
-def check_budget(size: Size, n_features: int, pool: int | None = None) -> Checked:
+def check_budget(size: Budget, n_features: int, pool: int | None = None) -> Checked:
     """Check how many features are asked for against what the network has.
 
     Raises:

@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -31,7 +32,6 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; 1 is fastest for small networks.")]
-_COMMON = {"quiet": False, "threads": None}
 _RESUMED = ("run", "observe", "demo", "retrain", "depth")
 _GOES_ON = ", and the same command goes on from there"
 Command = Callable[..., None]
@@ -42,13 +42,13 @@ def command(panel: str) -> Callable[[Command], Command]:
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
-        def guarded(*args: Any, quiet: bool = False, threads: int | None = None, **kwargs: Any) -> None:
+        def guarded(*, quiet: bool = False, threads: int | None = None, **kwargs: Any) -> None:
             try:
                 if quiet:
                     logging.getLogger("subspect").setLevel(logging.WARNING)
                 if threads is not None:
                     _keep_to(threads)
-                function(*args, **kwargs)
+                function(**_gathered(function, kwargs))
             except (SubspectError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # whoever read our output has seen enough
@@ -60,15 +60,37 @@ def command(panel: str) -> Callable[[Command], Command]:
                 err.print(f"interrupted; what was stored stays{_GOES_ON if function.__name__ in _RESUMED else ''}")
                 raise typer.Exit(130) from error
 
-        hints = {**get_type_hints(function, include_extras=True), "quiet": Quiet, "threads": Threads}
-        own = inspect.signature(function).parameters.values()
-        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one) for name, one in _COMMON.items()]
-        parameters = [one.replace(annotation=hints[one.name]) for one in (*own, *added)]
+        parameters = [*_spread(function), *_spread(_common)]
         guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        guarded.__annotations__ = hints
+        guarded.__annotations__ = {one.name: one.annotation for one in parameters}
         return app.command(no_args_is_help=function.__name__ != "demo", rich_help_panel=panel)(guarded)
 
     return register
+
+
+def _common(*, quiet: Quiet = False, threads: Threads = None) -> None:
+    """Declare the options that every command has."""
+
+
+def _spread(function: Command) -> list[inspect.Parameter]:
+    """Return a command's parameters, those that stand for a group of options (a dataclass) as the options themselves."""
+    found = []
+    for name, one in inspect.signature(function).parameters.items():
+        hint = get_type_hints(function, include_extras=True)[name]
+        if is_dataclass(hint):
+            found += _spread(hint)  # type: ignore[arg-type] # its signature is that of its fields
+        else:
+            found.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+    return found
+
+
+def _gathered(function: Command, values: dict[str, Any]) -> dict[str, Any]:
+    """Put the options of each group back into it."""
+    found = {}
+    for name, hint in get_type_hints(function).items():
+        if is_dataclass(hint):
+            found[name] = hint(**{one.name: values.pop(one.name) for one in fields(hint)})  # type: ignore[operator]
+    return {**values, **found}
 
 
 def _keep_to(threads: int) -> None:

@@ -10,20 +10,18 @@ import typer
 from subspect.choosing.options import Target
 from subspect.cli.app import command
 from subspect.cli.options import (
+    NOT_NAMED,
     AsJson,
     ClassMap,
-    Device,
-    IgnoreExtra,
+    Figure,
+    Images,
     ImagesPath,
-    NetworkOption,
     Observed,
+    ObservedIfNamed,
     On,
     Outside,
     StudyPath,
-    ToCheck,
-    Weights,
     Which,
-    Workers,
     device_of,
     entry_of,
     images_of,
@@ -31,7 +29,7 @@ from subspect.cli.options import (
     loaded_from,
     only_with,
 )
-from subspect.cli.printing import show_measured, show_result
+from subspect.cli.printing import draw, show
 from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
 
 
@@ -62,18 +60,16 @@ def edit(
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     pairs = [entry_of(text) for text in drop or ()]
-    made = edit_features(opened, loaded, pairs, refit_on=refit_on, target=target, on=on)
-    show_result(made.to_json(), as_json, made.table())
+    made = edit_features(opened, loaded, drop=pairs, refit_on=refit_on, target=target, on=on)
+    show(made, as_json)
 
 
 @command("Handing on")
 def retrain(
     study: StudyPath,
     images: ImagesPath,
-    network: Observed,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for state, log and weights.")],
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
+    observed: Observed,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes: a folder for state, log and weights.")],
     decomposition: Which = None,
     test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
     control: Annotated[bool, typer.Option("--control", help="Also train the dense network just as long.")] = False,
@@ -90,8 +86,10 @@ def retrain(
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
     class_map: ClassMap = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
-    device: Device = None,
-    workers: Workers = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0,
     outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
@@ -100,9 +98,8 @@ def retrain(
     Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
     --test images/test --control -o retrained
     """
-    from subspect.giving.retrain import retrain_both
+    from subspect.giving.retrain import retrain as train_further
     from subspect.giving.training import Settings
-    from subspect.networks.naming import load_network
     from subspect.studies.study import Study
 
     opened = Study.open(study)
@@ -117,41 +114,38 @@ def retrain(
         flip=flip,
         seed=seed,
     )
-    model = load_network(network, weights, ignore_extra=ignore_extra or (), class_names=opened.identity.class_names)
-    made = retrain_both(
+    made = train_further(
         opened,
         loaded,
-        model,
-        images_of(images, outside),
-        output,
-        settings,
+        network=observed.load(),
+        images=images_of(images, outside),
+        folder=output,
+        settings=settings,
         test=images_of(test, outside),
         control=control,
         class_map=class_map,
         workers=workers,
         device=device_of(device),
     )
-    show_measured(made, as_json)
+    show(made, as_json)
 
 
 @command("Handing on")
 def specialise(
     study: StudyPath,
-    network: Observed,
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
+    observed: Observed,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="A class to keep, by name or index; may be repeated; all unless given."),
     ] = None,
     listed: Annotated[
-        Path | None, typer.Option("--classes", help="A text file with the classes to keep, one a line.")
+        Path | None, typer.Option("--class-list", help="A text file with the classes to keep, one a line.")
     ] = None,
     decomposition: Which = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the small network to this file, .onnx or .pt2.")
+        Path | None, typer.Option("-o", "--output", help="Where it goes: a file for the small network, .onnx or .pt2.")
     ] = None,
-    images: ToCheck = None,
+    images: Images = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a smaller network for some classes, without the channels that nothing uses any more.
@@ -163,7 +157,6 @@ def specialise(
     """
     from subspect.giving.export import check_path
     from subspect.giving.specialise import specialise as make_smaller
-    from subspect.networks.naming import load_network
     from subspect.studies.study import Study
 
     if output is not None:
@@ -173,24 +166,21 @@ def specialise(
     named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
     for one in named or ():
         loaded.label(one)  # before the network is loaded
-    model = load_network(network, weights, ignore_extra=ignore_extra or ())
-    made = make_smaller(opened, loaded, model, named, output, images=images)
-    show_measured(made, as_json)
+    made = make_smaller(opened, loaded, network=observed.load(), classes=named, path=output, images=images)
+    show(made, as_json, *([f"{made.file.format}: {made.file.path}"] if made.file else []))
 
 
 @command("Handing on")
 def export(
     context: typer.Context,
     study: StudyPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file; it must not exist.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes: the file; it must not exist.")],
     format: Annotated[
         str | None, typer.Option(help=f"{', '.join(FORMATS)}; told by the file's suffix unless given.")
     ] = None,
-    network: NetworkOption = None,
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
+    observed: ObservedIfNamed = NOT_NAMED,
     decomposition: Which = None,
-    images: ToCheck = None,
+    images: Images = None,
     opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
     as_json: AsJson = False,
 ) -> None:
@@ -202,34 +192,36 @@ def export(
     """
     from subspect.giving.export import check_path
     from subspect.giving.export import export as export_to
-    from subspect.networks.naming import load_network
     from subspect.studies.study import Study
 
-    if network is None:
+    if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra", "images")
     check_path(output, format)
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
-    model = load_network(network, weights, ignore_extra=ignore_extra or ()) if network is not None else None
-    made = export_to(opened, loaded, output, model, cast("Format | None", format), images=images, opset=opset)
-    show_result(made.to_json(), as_json, *made.tables(), f"{made.format}: {made.path}")
+    made = export_to(
+        opened,
+        loaded,
+        path=output,
+        network=observed.load(),
+        format=cast("Format | None", format),
+        images=images,
+        opset=opset,
+    )
+    show(made, as_json, f"{made.format}: {made.path}")
 
 
 @command("Handing on")
 def tradeoff(
     study: StudyPath,
-    network: Observed,
+    observed: Observed,
     pools: Annotated[
         list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
     ],
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
-    images: ToCheck = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against multiplications into this file (PNG, SVG, PDF).")
-    ] = None,
+    images: Images = None,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Set accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
@@ -240,10 +232,10 @@ def tradeoff(
     """
     from subspect.giving.tradeoff import tradeoff as weigh_up
     from subspect.ground.drawing import check_figure
-    from subspect.networks.naming import load_network
     from subspect.studies.study import Study
 
     check_figure(figure)
-    model = load_network(network, weights, ignore_extra=ignore_extra or ())
-    made = weigh_up(Study.open(study), model, pools, k, images=images, refit=refit)
-    show_measured(made, as_json, figure)
+    opened = Study.open(study)
+    made = weigh_up(opened, network=observed.load(), pools=pools, k=k, images=images, refit=refit)
+    draw(made.plot, figure)
+    show(made, as_json)

@@ -7,43 +7,21 @@ from typing import Annotated
 
 import typer
 
-from subspect.choosing.options import METHODS, TARGETS
-from subspect.choosing.sizes import MEASURES, Auto
 from subspect.cli.app import command
 from subspect.cli.options import (
     AsJson,
-    BatchSize,
+    Choosing,
     ClassMap,
-    Crop,
-    Device,
-    HeadName,
-    IgnoreExtra,
     ImagesPath,
-    Interpolation,
-    Ks,
+    Loading,
     MaxFailed,
-    Means,
-    MeasureName,
-    Method,
-    Most,
-    Names,
-    NetworkName,
     NoImages,
     Output,
-    Outside,
-    Pool,
-    Resize,
-    Std,
-    TargetName,
-    Tolerance,
-    Weights,
-    WithRefit,
-    Workers,
-    device_of,
+    Preparing,
+    Running,
+    Spec,
     images_of,
-    network_of,
     only_with,
-    size_of,
 )
 from subspect.cli.printing import show_job
 from subspect.ground.errors import SubspectError
@@ -52,36 +30,19 @@ from subspect.ground.errors import SubspectError
 @command("The main job")
 def run(
     context: typer.Context,
-    network: NetworkName,
+    network: Spec,
     images: ImagesPath,
     output: Output,
-    test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else 20 % are set apart.")] = None,
+    loading: Loading,
+    preparing: Preparing,
+    choosing: Choosing,
+    running: Running,
+    test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else a share is held out.")] = None,
     promise: Annotated[
         Path | None, typer.Option(help="With -k auto: images that the network never saw, to promise the loss on.")
     ] = None,
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
-    k: Ks = ["5"],  # noqa: B006 (typer wants the list itself)
-    method: Method = METHODS[0],
-    target: TargetName = TARGETS[0],
-    refit: WithRefit = None,
-    pool: Pool = None,
-    tolerance: Tolerance = Auto.tolerance,
-    measure: MeasureName = MEASURES[0],
-    most: Most = Auto.most,
-    head: HeadName = None,
-    class_names: Names = None,
     class_map: ClassMap = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Means = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    device: Device = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 0,
     max_failed: MaxFailed = 0.01,
-    outside: Outside = False,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,30 +55,26 @@ def run(
     """
     from subspect.job import run as main_job
 
-    if len(k) > 1:
+    wanted = choosing.k or ["5"]
+    if len(wanted) > 1:
         raise SubspectError(
-            f"run takes one k, got {', '.join(k)}; for more: subspect decompose {output} -k {' -k '.join(k)}"
+            f"run takes one k, got {', '.join(wanted)}; for more: subspect decompose {output} -k {' -k '.join(wanted)}"
         )
-    if "auto" not in k:
+    if "auto" not in wanted:
         only_with(context, "-k auto", "tolerance", "measure", "most", "promise")
-    loaded = network_of(network, weights, ignore_extra, head, class_names, (resize, crop, mean, std, interpolation))
+    [k] = choosing.sizes()
     made = main_job(
-        loaded,
-        images_of(images, outside, "train"),
+        loading.load(network, preparing),
+        images_of(images, running.outside, "train"),
         output,
-        test=images_of(test, outside, "test"),
-        promise=images_of(promise, outside, "promise"),
-        k=size_of(k[0], Auto(tolerance, measure, None, most)),
-        method=method,
-        target=target,
-        refit=refit,
-        pool=pool,
+        test=images_of(test, running.outside, "test"),
+        promise=images_of(promise, running.outside, "promise"),
+        k=k,
         class_map=class_map,
-        batch_size=batch_size,
-        workers=workers,
-        device=device_of(device),
         max_failed=max_failed,
         show_images=not no_images,
+        **choosing.arguments(),
+        **running.arguments(),
     )
     show_job(made, as_json)
 

@@ -3,74 +3,42 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
-from subspect.choosing.options import METHODS, Target
-from subspect.choosing.sizes import Auto, Mean, Measure, Size
+from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.sizes import MEASURES, Auto, Budget, Mean, Measure
 from subspect.ground.errors import SubspectError
 
 if TYPE_CHECKING:
     from subspect.heads.decomposition import Decomposition
-    from subspect.images.sources import Images
+    from subspect.images.preprocessing import Preprocessing
+    from subspect.images.sources import Images as OpenedImages
     from subspect.networks.network import Network
     from subspect.studies.study import Study
 
 
 log = logging.getLogger("subspect")
 
-NetworkName = Annotated[
+Spec = Annotated[
     str, typer.Argument(help="python:package.module:callable or python:path/file.py:callable. Its code is run.")
 ]
 ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a flat folder, or a CSV with path,label.")]
 StudyPath = Annotated[Path, typer.Argument(help="The study's folder.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="The study's folder; made if need be.")]
-Weights = Annotated[Path | None, typer.Option(help="Safetensors, or a checkpoint with tensors alone.")]
-IgnoreExtra = Annotated[
-    list[str] | None,
-    typer.Option(help="Tensors of the weights to leave out, by the name of one or of a module; may be repeated."),
-]
-HeadName = Annotated[str | None, typer.Option("--head", help="The head's module name, where it can't be found.")]
-Names = Annotated[Path | None, typer.Option(help="A text file with the network's class names, one a line.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where it goes: the study's folder; made if need be.")]
 ClassMap = Annotated[str | None, typer.Option(help="JSON file, folder name → class index; 'sorted' for sorted order.")]
-Resize = Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")]
-Crop = Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")]
-Means = Annotated[str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Likewise.")]
-Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in a batch of the network.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")]
 MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Share of images that may be unusable.")]
-Ks = Annotated[
-    list[str],
-    typer.Option(
-        "-k",
-        help="Features for each class: 5; mean:5 or mean:5:LEAST:MOST for a mean; auto for the fewest that keep the "
-        "tolerance; with frequency also a share of the mass, as 0.5.",
-    ),
-]
-Method = Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")]
-TargetName = Annotated[Target, typer.Option(help="What the decomposed head is to come close to.")]
-WithRefit = Annotated[
-    bool | None, typer.Option("--refit/--no-refit", help="Re-learn the weights; with pursuit only, unless given.")
-]
-Pool = Annotated[int | None, typer.Option(min=1, help="Features there are for all classes together; with pursuit.")]
-Tolerance = Annotated[float, typer.Option(help="With -k auto: the share of fidelity or accuracy that may be lost.")]
-MeasureName = Annotated[Measure, typer.Option(help="With -k auto: what the tolerance is of.")]
-Most = Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more features.")]
 Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
-Classes = Annotated[bool, typer.Option("--classes", help="Also a row for each class.")]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also a row for each class.")]
 On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-NetworkOption = Annotated[
-    str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
-]
-Observed = Annotated[str, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")]
-ToCheck = Annotated[
-    Path | None, typer.Option("--images", help="Real images to check with; those that were observed unless given.")
+Figure = Annotated[Path | None, typer.Option(help="Draw a figure into this file (PNG, SVG, PDF).")]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", help="Images instead of those that were observed, where these were moved or in memory."),
 ]
 Outside = Annotated[
     bool, typer.Option("--outside", help="Follow links and CSV paths that lead out of the folder of the images given.")
@@ -78,28 +46,159 @@ Outside = Annotated[
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
 
 
-def network_of(
-    spec: str,
-    weights: Path | None,
-    ignore_extra: list[str] | None,
-    head: str | None,
-    names: Path | None,
-    given: tuple[str | None, ...],
-) -> Network:
-    """Load the network that the options name, or raise what is wrong with them."""
-    from subspect.networks.naming import load_network
+@dataclass(frozen=True)
+class Preparing:
+    """How images are prepared, where the network doesn't say it itself."""
 
-    return load_network(
-        spec,
-        weights,
-        ignore_extra=ignore_extra or (),
-        preprocessing=_preprocessing(*given),
-        class_names=lines_of(names),
-        head=head,
+    resize: Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")] = None
+    crop: Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")] = None
+    mean: Annotated[
+        str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")
+    ] = None
+    std: Annotated[str | None, typer.Option(help="The standard deviation of each channel, likewise.")] = None
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")] = (
+        None
     )
 
+    def read(self) -> Preprocessing | None:
+        """Return the preprocessing: all four are given, or none, which leaves it to what the network declares."""
+        return _preprocessing(self.resize, self.crop, self.mean, self.std, self.interpolation)
 
-def images_of(path: Path | None, outside: bool, name: str = "images") -> Images | None:
+
+_Weights = Annotated[Path | None, typer.Option(help="Safetensors, or a checkpoint with tensors alone.")]
+_IgnoreExtra = Annotated[
+    list[str] | None,
+    typer.Option(help="Tensors of the weights to leave out, by the name of one or of a module; may be repeated."),
+]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a network that was named is loaded."""
+
+    weights: _Weights = None
+    ignore_extra: _IgnoreExtra = None
+    head: Annotated[str | None, typer.Option("--head", help="The head's module name, where it can't be found.")] = None
+    class_names: Annotated[
+        Path | None, typer.Option(help="A text file with the network's class names, one a line.")
+    ] = None
+
+    def load(self, spec: str, preparing: Preparing) -> Network:
+        """Load the network, or raise what is wrong with the options."""
+        from subspect.networks.naming import load_network
+
+        return load_network(
+            spec,
+            self.weights,
+            ignore_extra=self.ignore_extra or (),
+            preprocessing=preparing.read(),
+            class_names=lines_of(self.class_names),
+            head=self.head,
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The network of a study again."""
+
+    network: Annotated[
+        str, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
+    ]
+    weights: _Weights = None
+    ignore_extra: _IgnoreExtra = None
+
+    def load(self) -> Network:
+        """Load the network, or raise what is wrong with the options."""
+        from subspect.networks.naming import load_network
+
+        return load_network(self.network, self.weights, ignore_extra=self.ignore_extra or ())
+
+
+@dataclass(frozen=True)
+class ObservedIfNamed:
+    """The network of a study again, if it is named."""
+
+    network: Annotated[
+        str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
+    ] = None
+    weights: _Weights = None
+    ignore_extra: _IgnoreExtra = None
+
+    def load(self) -> Network | None:
+        """Load the network, if it was named, or raise what is wrong with the options."""
+        return None if self.network is None else Observed(self.network, self.weights, self.ignore_extra).load()
+
+
+NOT_NAMED = ObservedIfNamed()
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where a network runs, and how images reach it."""
+
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch of the network.")] = 64
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0
+    outside: Outside = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Return them as arguments by keyword."""
+        return {"device": device_of(self.device), "batch_size": self.batch_size, "workers": self.workers}
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """Which features, how many, with which weights."""
+
+    k: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-k",
+            help="Features for each class, 5 unless given; mean:5 or mean:5:LEAST:MOST for a mean; auto for the fewest that "
+            "keep the tolerance; with frequency also a share of the mass, as 0.5.",
+        ),
+    ] = None
+    method: Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")] = METHODS[0]
+    target: Annotated[Target, typer.Option(help="What the decomposed head is to come close to.")] = TARGETS[0]
+    refit: Annotated[
+        bool | None, typer.Option("--refit/--no-refit", help="Re-learn the weights; with pursuit only, unless given.")
+    ] = None
+    pool: Annotated[
+        int | None, typer.Option(min=1, help="Features there are for all classes together; with pursuit.")
+    ] = None
+    tolerance: Annotated[
+        float, typer.Option(help="With -k auto: the share of fidelity or accuracy that may be lost.")
+    ] = Auto.tolerance
+    measure: Annotated[Measure, typer.Option(help="With -k auto: what the tolerance is of.")] = MEASURES[0]
+    most: Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more features.")] = Auto.most
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="Share of the images held out to measure the cost on, where there are no others; 0 for none."
+        ),
+    ] = HOLD_OUT
+
+    def sizes(self, promise: str | None = None) -> list[Budget]:
+        """Return the numbers of features that were asked for."""
+        return [size_of(one, Auto(self.tolerance, self.measure, promise, self.most)) for one in self.k or ["5"]]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return all but the numbers of features as arguments by keyword."""
+        names = ("method", "target", "refit", "pool", "hold_out")
+        return {name: getattr(self, name) for name in names}
+
+
+@overload
+def images_of(path: Path, outside: bool, name: str = ...) -> OpenedImages: ...
+
+
+@overload
+def images_of(path: Path | None, outside: bool, name: str = ...) -> OpenedImages | None: ...
+
+
+def images_of(path: Path | None, outside: bool, name: str = "images") -> OpenedImages | None:
     """Open the images of a path, if one was given."""
     from subspect.images.opening import open_images
 
@@ -108,9 +207,9 @@ def images_of(path: Path | None, outside: bool, name: str = "images") -> Images 
 
 def _preprocessing(
     resize: str | None, crop: str | None, mean: str | None, std: str | None, interpolation: str | None
-) -> object:
+) -> Preprocessing | None:
     """Read the preprocessing options: all four, or none, which leaves it to what the network declares."""
-    from subspect.images.preprocessing import as_preprocessing
+    from subspect.images.preprocessing import Preprocessing, as_preprocessing
 
     given: dict[str, Any] = {}
     for name, text in (("resize", resize), ("crop", crop)):
@@ -121,7 +220,9 @@ def _preprocessing(
             given[name] = _numbers(name, text)
     if interpolation is not None:
         given["interpolation"] = interpolation
-    return as_preprocessing(given) if given else None
+    read = as_preprocessing(given) if given else None
+    assert read is None or isinstance(read, Preprocessing)  # a mapping makes nothing else
+    return read
 
 
 def _pixels(name: str, text: str) -> int | tuple[int, ...] | None:
@@ -148,7 +249,7 @@ def only_with(context: typer.Context, what: str, *options: str) -> None:
         raise SubspectError(f"{shown} {'goes' if len(given) == 1 else 'go'} with {what}")
 
 
-def size_of(text: str, auto: Auto) -> Size:
+def size_of(text: str, auto: Auto) -> Budget:
     """Read a number of features: 5, 0.5, mean:5, mean:5:LEAST:MOST or auto."""
     word, *numbers = text.split(":")
     try:
@@ -185,10 +286,10 @@ def entry_of(text: str) -> tuple[str, int]:
 
 def loaded_from(study: Study, name: str | None) -> Decomposition:
     """Load a decomposition, and say which where the newest of several was taken."""
-    from subspect.studies.decompositions import decomposition_names, load_decomposition
+    from subspect.studies.decompositions import load_decomposition
 
     loaded = load_decomposition(study, name)
-    if name is None and len(decomposition_names(study)) > 1:
+    if name is None and len(study.decomposition_names) > 1:
         log.info("%s: %s, the newest decomposition (--decomposition names another)", study.path, loaded.name)
     return loaded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,9 @@ from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
 
 if TYPE_CHECKING:
-    from subspect.asking.compare import Comparison
-    from subspect.asking.depth import Depth
-    from subspect.asking.essentiality import Essentiality
-    from subspect.asking.geometry import Geometry
-    from subspect.giving.retrain import Both
-    from subspect.giving.specialise import Specialised
-    from subspect.giving.tradeoff import Tradeoff
+    from matplotlib.figure import Figure
+
+    from subspect.ground.results import Result
     from subspect.job import Job
 
 
@@ -51,15 +48,7 @@ class Formatter(logging.Formatter):
 
 def show_job(made: Job, as_json: bool, *lines: str) -> None:
     """Print what the main job made."""
-    from subspect.report.terminal import summary
-
-    value = {
-        "report": str(made.report),
-        "fidelity": made.fidelity.to_json(),
-        "decomposition": made.decomposition.to_json(),
-    }
-    tables = summary(made.decomposition, made.fidelity), made.fidelity.table()
-    show_result(value, as_json, *tables, f"report: {made.report}", *lines)
+    show(made, as_json, *made.fidelity.tables(), f"report: {made.report}", *lines)
 
 
 def let_go_of_stdout() -> None:
@@ -77,25 +66,21 @@ def said_of(error: Exception) -> str:
     return str(error)
 
 
-def show_measured(
-    made: Both | Comparison | Depth | Essentiality | Geometry | Specialised | Tradeoff,
-    as_json: bool,
-    figure: Path | None = None,
-) -> None:
-    """Print what was measured, and draw its figure if asked."""
-    from subspect.asking.compare import Comparison
-    from subspect.giving.retrain import Both
-    from subspect.giving.specialise import Specialised
+def show(made: Result, as_json: bool, *also: Table | str) -> None:
+    """Print a result: its JSON, or its tables and what else is shown with them."""
+    show_values(made.to_json(), as_json, *made.tables(), *also)
+
+
+def draw(plot: Callable[[], Figure], path: Path | None) -> None:
+    """Draw a figure into a file, if one was named."""
     from subspect.ground.drawing import save_figure
 
-    if figure is not None and not isinstance(made, Both | Comparison | Specialised):
-        save_figure(made.plot(), figure)
-        log.info("figure: %s", figure)
-    file = [f"{made.file.format}: {made.file.path}"] if isinstance(made, Specialised) and made.file else []
-    show_result(made.to_json(), as_json, *made.tables(), *file)
+    if path is not None:
+        save_figure(plot(), path)
+        log.info("figure: %s", path)
 
 
-def show_result(value: Any, as_json: bool, *shown: Table | str) -> None:
+def show_values(value: Any, as_json: bool, *shown: Table | str) -> None:
     """Print the JSON, or the tables and lines."""
     if as_json:
         sys.stdout.write(to_json(value) + "\n")

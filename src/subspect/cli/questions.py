@@ -11,29 +11,20 @@ from subspect.asking.options import FIDELITY, POINTS, REPEATS, SHARE
 from subspect.cli.app import command
 from subspect.cli.options import (
     AsJson,
-    BatchSize,
-    Classes,
-    Crop,
-    Device,
-    IgnoreExtra,
-    Interpolation,
-    Means,
+    Figure,
+    Loading,
     Observed,
     On,
-    Outside,
-    Resize,
-    Std,
+    PerClass,
+    Preparing,
+    Running,
     StudyPath,
-    Weights,
     Which,
-    Workers,
-    device_of,
     images_of,
     loaded_from,
-    network_of,
     only_with,
 )
-from subspect.cli.printing import show_measured, show_result
+from subspect.cli.printing import draw, show, show_values
 from subspect.ground.errors import SubspectError
 
 
@@ -41,12 +32,12 @@ from subspect.ground.errors import SubspectError
 def explain(
     study: StudyPath,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    network: Observed,
-    weights: Weights = None,
-    ignore_extra: IgnoreExtra = None,
+    observed: Observed,
     decomposition: Which = None,
     against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for a picture (PNG) of each.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where it goes: a folder for a picture (PNG) of each.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain what the decomposed network says of single images: which features speak for its class, and which against.
@@ -56,7 +47,6 @@ def explain(
     from subspect.asking.explain import explain as why
     from subspect.asking.explain import open_picture
     from subspect.ground.files import make_folder
-    from subspect.networks.naming import load_network
     from subspect.studies.study import Study
 
     opened = Study.open(study)
@@ -66,15 +56,13 @@ def explain(
     if output is not None:
         make_folder(output)
     pictures = [open_picture(image) for image in images]  # each is one, before the network runs on any
-    model = load_network(network, weights, ignore_extra=ignore_extra or ())
-    made = [why(opened, loaded, model, picture, against=against, name=name) for picture, name in pictures]
+    network = observed.load()
+    made = [
+        why(opened, loaded, network=network, image=picture, against=against, name=name) for picture, name in pictures
+    ]
     drawn = [f"{one.name} → {one.save(output)}" for one in made] if output is not None else []
-    show_result(
-        [one.to_json() for one in made],
-        as_json,
-        *(one.table() for one in made),
-        *drawn,
-    )
+    tables = [table for one in made for table in one.tables()]
+    show_values([one.to_json() for one in made], as_json, *tables, *drawn)
 
 
 @command("Questions")
@@ -95,8 +83,8 @@ def compare(
 
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
-    made = compare_classes(opened, loaded, first, second, on)
-    show_measured(made, as_json)
+    made = compare_classes(opened, loaded, first=first, second=second, on=on)
+    show(made, as_json)
 
 
 @command("Questions")
@@ -115,9 +103,8 @@ def diff(
     from subspect.studies.study import Study
 
     studies = Study.open(first), Study.open(second)
-    loaded = loaded_from(studies[0], decomposition), loaded_from(studies[1], decomposition)
-    made = compare_studies(*studies, loaded, on)
-    show_result(made.to_json(), as_json, made.table())
+    one, other = (loaded_from(opened, decomposition) for opened in studies)
+    show(compare_studies(studies[0], one, other=other, on=on), as_json)
 
 
 @command("Questions")
@@ -130,7 +117,7 @@ def selectivity(
     on: Annotated[str, typer.Option(help="The image set.")] = "train",
     k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
     share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
-    classes: Classes = False,
+    per_class: PerClass = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
@@ -147,7 +134,7 @@ def selectivity(
     from subspect.studies.study import Study
 
     made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
-    show_result(made.to_json(), as_json, made.table(), *(made.class_tables() if classes else []))
+    show(made, as_json, *(made.class_tables() if per_class else []))
 
 
 @command("Questions")
@@ -157,9 +144,7 @@ def essentiality(
     on: On = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of noise, random sets and random orders.")] = REPEATS,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw deletion and insertion curves into this file (PNG, SVG, PDF).")
-    ] = None,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
@@ -175,8 +160,9 @@ def essentiality(
 
     check_figure(figure)
     opened = Study.open(study)
-    made = measure_essentiality(opened, loaded_from(opened, decomposition), on, repeats=repeats, seed=seed)
-    show_measured(made, as_json, figure)
+    made = measure_essentiality(opened, loaded_from(opened, decomposition), on=on, repeats=repeats, seed=seed)
+    draw(made.plot, figure)
+    show(made, as_json)
 
 
 @command("Questions")
@@ -185,9 +171,7 @@ def geometry(
     decomposition: Which = None,
     on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
     points: Annotated[int, typer.Option(min=50, help="Images whose intrinsic dimension is taken.")] = POINTS,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw fidelity against directions into this file (PNG, SVG, PDF).")
-    ] = None,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure in how many dimensions features and decision lie.
@@ -199,25 +183,29 @@ def geometry(
     """
     from subspect.asking.geometry import geometry as measure_geometry
     from subspect.ground.drawing import check_figure
-    from subspect.studies.decompositions import decomposition_names
     from subspect.studies.study import Study
 
     check_figure(figure)
     opened = Study.open(study)
-    loaded = loaded_from(opened, decomposition) if decomposition or decomposition_names(opened) else None
+    loaded = loaded_from(opened, decomposition) if decomposition or opened.decomposition_names else None
     made = measure_geometry(opened, loaded, on=on, points=points)
-    show_measured(made, as_json, figure)
+    draw(made.plot, figure)
+    show(made, as_json)
 
 
 @command("Questions")
 def depth(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for a study of each network.")],
+    preparing: Preparing,
+    running: Running,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where it goes: a folder for a study of each network.")
+    ],
     networks: Annotated[
         list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, as for run; two depths or more.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images on which features are chosen.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Images to measure on; else 20 % are set apart.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Images on which features are chosen.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Images to measure on; else a share is held out.")] = None,
     digits: Annotated[
         bool,
         typer.Option("--digits", help="Train a family on the handwritten digits instead: six depths, three seeds."),
@@ -225,18 +213,7 @@ def depth(
     fidelity: Annotated[
         float, typer.Option(help="At which the number of features is read; between 0 and 1.")
     ] = FIDELITY,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw measures against depth into this file (PNG, SVG, PDF).")
-    ] = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Means = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    device: Device = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 0,
-    outside: Outside = False,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
@@ -244,7 +221,7 @@ def depth(
     The same command goes on where it was stopped.
 
     Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
-    python:nets.py:large=large.safetensors --images images/train --test images/test -o family
+    python:nets.py:large=large.safetensors --train images/train --test images/test -o family
     """
     from subspect.asking.depth import depth as set_against_depth
     from subspect.demo import digits_family
@@ -252,16 +229,15 @@ def depth(
 
     check_figure(figure)
     if digits:
-        only_with(context, "networks, not with --digits", "images", "test")
+        only_with(context, "networks, not with --digits", "train", "test")
         if networks:
             raise SubspectError("--digits trains a family of its own; leave out the networks, or --digits")
-        family, images, test = digits_family(output), output / "images" / "train", output / "images" / "test"
+        family, train, test = digits_family(output), output / "images" / "train", output / "images" / "test"
     else:
-        if images is None:
+        if train is None:
             raise SubspectError(
-                "name the images on which features are chosen: --images (or --digits for a family of ours)"
+                "name the images on which features are chosen: --train (or --digits for a family of ours)"
             )
-        given = (resize, crop, mean, std, interpolation)
         family = {}
         for text in networks or ():
             spec, _, weights = text.partition("=")
@@ -270,15 +246,14 @@ def depth(
                 raise SubspectError(
                     f"two networks are called {name!r}; weights are called as their file, else as the callable"
                 )
-            family[name] = network_of(spec, Path(weights) if weights else None, None, None, None, given)
+            family[name] = Loading(Path(weights) if weights else None).load(spec, preparing)
     made = set_against_depth(
         family,
-        images_of(images, outside, "train"),
+        images_of(train, running.outside, "train"),
         output,
-        test=images_of(test, outside, "test"),
+        test=images_of(test, running.outside, "test"),
         fidelity=fidelity,
-        batch_size=batch_size,
-        workers=workers,
-        device=device_of(device),
+        **running.arguments(),
     )
-    show_measured(made, as_json, figure)
+    draw(made.plot, figure)
+    show(made, as_json)

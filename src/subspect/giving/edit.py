@@ -8,7 +8,7 @@ labels, since the network itself has learned the shortcut.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -20,6 +20,7 @@ from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_writable
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Refitted
@@ -27,9 +28,10 @@ from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where
 from subspect.statistics.outcomes import Confusion
-from subspect.studies.decompositions import decomposition_path, store
+from subspect.studies.decompositions import store
+from subspect.studies.names import decomposition_path
 from subspect.studies.rows import Rows
-from subspect.studies.study import Study, writing
+from subspect.studies.study import Study, StudyLike, open_study, writing
 
 log = logging.getLogger("subspect")
 
@@ -38,7 +40,7 @@ _PRIOR = 10  # as so many images the head before counts: few labels can be separ
 
 
 @dataclass(frozen=True)
-class Edited:
+class Edited(Result):
     """An edited decomposition, and what changed.
 
     Attributes:
@@ -65,7 +67,20 @@ class Edited:
             "confusions": self.confusions,
         }
 
-    def table(self) -> Table:
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for all images and one for each class: accuracy and fidelity before and after."""
+        pairs = [(None, self.before.overall, self.after.overall)]
+        pairs += [(name, self.before.classes[name], after) for name, after in self.after.classes.items()]  # type: ignore[misc]
+        rows = []
+        for name, before, after in pairs:
+            row: dict[str, Any] = {"class": name}
+            for when, cost in (("before", before), ("after", after)):
+                if cost is not None:
+                    row |= {f"accuracy {when}": cost.accuracy.value, f"fidelity {when}": cost.fidelity.value}
+            rows.append(row)
+        return rows
+
+    def tables(self) -> list[Table]:
         """Return a table for the terminal: overall, then the classes that were edited with their confusions."""
         classes = dict.fromkeys(name for name, _ in self.dropped)
         of = {name: ", ".join(str(feature) for one, feature in self.dropped if one == name) for name in classes}
@@ -85,14 +100,14 @@ class Edited:
             rest = np.array(list(confusions.values())[_CONFUSIONS:], dtype=int).reshape(-1, 2).sum(axis=0)
             if rest.any():
                 table.add_row(f"{name} taken for others", str(rest[0]), str(rest[1]))
-        return table
+        return [table]
 
 
 def edit(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
-    drop: Sequence[tuple[int | str, int]],
     *,
+    drop: Sequence[tuple[int | str, int]] = (),
     refit_on: str | None = None,
     target: Target | None = None,
     on: str | None = None,
@@ -113,6 +128,7 @@ def edit(
     Raises:
         SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
     """
+    study = open_study(study)
     if not drop and refit_on is None:
         raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
     if target is not None and target not in TARGETS:
@@ -128,8 +144,8 @@ def edit(
             log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
     if refit_on is not None:
         edited = _relearned(study, edited, refit_on, target)
-    after = evaluate(study, edited, on)
-    before = evaluate(study, decomposition, after.where.image_set)
+    after = evaluate(study, edited, on=on)
+    before = evaluate(study, decomposition, on=after.where.image_set)
     with writing(study.path):
         edited = _named(study, edited)
         store(study, edited)
@@ -152,14 +168,14 @@ def _named(study: Study, edited: Decomposition) -> Decomposition:
     """Give an edit a name that no other edit has."""
     plain = edited.name.rpartition("-edited")[0] + "-edited"
     names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-    paths = ((name, decomposition_path(study, name)) for name in names)
+    paths = ((name, decomposition_path(study.path, name)) for name in names)
     free = (name for name, path in paths if not path.exists() or Decomposition.load(path).history == edited.history)
     return replace(edited, name=next(free))
 
 
 def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Target | None) -> Decomposition:
     """Re-learn weights and biases on the supports that are left."""
-    image_set = study[refit_on]
+    image_set = study.image_set(refit_on)
     target = target or ("labels" if image_set.labelled else "dense")
     if target == "labels" and not image_set.labelled:
         raise SubspectError(f"target 'labels' needs labels, and {refit_on!r} has none; take target 'dense'")

@@ -28,13 +28,15 @@ from subspect.giving.options import FORMATS, OLDEST, OPSET, Format
 from subspect.giving.timing import BATCHES, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.files import atomic, check_free
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY, DecomposedHead
+from subspect.images.opening import ImageSource
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network, with_head
 from subspect.studies.same_network import head_of, real_images, same_network
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 log = logging.getLogger("subspect")
 
@@ -44,7 +46,7 @@ _CHECKED = 64  # images that are looked for
 
 
 @dataclass(frozen=True)
-class Cost:
+class FileCost:
     """What a file is and takes.
 
     Attributes:
@@ -57,7 +59,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Result):
     """A file that was written.
 
     Attributes:
@@ -73,8 +75,8 @@ class Exported:
 
     path: Path
     format: Format
-    decomposed: Cost
-    dense: Cost | None
+    decomposed: FileCost
+    dense: FileCost | None
     difference: float | None
     head: str | None
     about: Mapping[str, Any]
@@ -83,6 +85,15 @@ class Exported:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         return {**asdict(self), "path": str(self.path), "about": dict(self.about)}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for the dense file, where there is one, and one for the decomposed file."""
+        costs = (("dense", self.dense), ("decomposed", self.decomposed))
+        return [
+            {"file": name, "bytes": cost.bytes, **{f"seconds_{batch}": value for batch, value in cost.seconds.items()}}
+            for name, cost in costs
+            if cost is not None
+        ]
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: sizes and times before and after."""
@@ -108,13 +119,13 @@ class Exported:
 
 
 def export(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
+    *,
     path: str | Path,
     network: Network | None = None,
     format: Format | None = None,
-    *,
-    images: object = None,
+    images: ImageSource | None = None,
     opset: int = OPSET,
 ) -> Exported:
     """Write the decomposed network, or the decomposition alone, to a file.
@@ -132,7 +143,7 @@ def export(
         SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
             network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
     """
-    path = Path(path)
+    study, path = open_study(study), Path(path)
     form = check_path(path, format)
     if form == "onnx":
         _check_opset(opset)
@@ -141,7 +152,7 @@ def export(
     if form == "safetensors":
         with atomic(path) as file:
             file.write(decomposition.to_bytes({"preprocessing": about["preprocessing"]}))
-        return Exported(path, form, Cost(path.stat().st_size, {}), None, None, None, about)
+        return Exported(path, form, FileCost(path.stat().st_size, {}), None, None, None, about)
     if network is None:
         raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
     tell_unseen(decomposition)
@@ -214,7 +225,7 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
     }
 
 
-def exportable(study: Study, network: Network, images: object = None) -> tuple[Network, Head, Tensor]:
+def exportable(study: Study, network: Network, images: ImageSource | None = None) -> tuple[Network, Head, Tensor]:
     """Return the network of a study, its head, and seven real images as it takes them.
 
     Raises:
@@ -275,8 +286,8 @@ def write(
                 )
             difference = max(difference, apart)
         times = ratios(dense_run, run, pixels)
-    cost = Cost(len(data), {batch: ratio.small for batch, ratio in times.items()})
-    dense_cost = Cost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
+    cost = FileCost(len(data), {batch: ratio.small for batch, ratio in times.items()})
+    dense_cost = FileCost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
     with atomic(path) as file:
         file.write(data)
     return Exported(path, format, cost, dense_cost, difference, kind, known, times)

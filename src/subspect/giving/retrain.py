@@ -22,30 +22,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from subspect.giving.training import BEST, LOG, Retrained, Run, Settings, cut, right
+from subspect.giving.training import BEST, LOG, Run, Settings, Trained, cut, right
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, locked, make_folder
 from subspect.ground.progress import progress
+from subspect.ground.results import Result
 from subspect.ground.seals import is_sealed
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.layers import layer_names
 from subspect.networks.network import Network, with_head
 from subspect.studies.observe import find_head
 from subspect.studies.parts import hashed
 from subspect.studies.same_network import same_network
-from subspect.studies.study import Study
+from subspect.studies.study import StudyLike, open_study
 
 
 @lost_workers()
-def retrain(
+def train(
     network: Network,
-    images: object,
+    images: ImageSource,
     folder: str | Path,
     decomposition: Decomposition | None = None,
     settings: Settings | None = None,
@@ -54,7 +55,7 @@ def retrain(
     workers: int = 0,
     device: str | torch.device | None = None,
     show_progress: bool = True,
-) -> Retrained:
+) -> Trained:
     """Train a network with a decomposed head, or, as a control, as it is.
 
     The network given is left as it was. The same call goes on where it was stopped.
@@ -111,7 +112,7 @@ def retrain(
 
 
 @dataclass(frozen=True, eq=False)
-class Both:
+class Retrained(Result):
     """A decomposed network that was trained further, and the control beside it.
 
     Attributes:
@@ -123,8 +124,8 @@ class Both:
     """
 
     decomposition: str
-    retrained: Retrained
-    control: Retrained | None
+    retrained: Trained
+    control: Trained | None
     accuracy: Mapping[str, Estimate]
     images: int
 
@@ -137,6 +138,16 @@ class Both:
             "accuracy": {name: asdict(share) for name, share in self.accuracy.items()},
             "images": self.images,
         }
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each epoch of each network; epoch 0 is before the first."""
+        rows: list[Mapping[str, Any]] = []
+        for name, one in (("decomposed", self.retrained), ("dense (control)", self.control)):
+            if one is not None:
+                rows.append({"network": name, "epoch": 0, "loss": None, "held_out": one.start})
+                epochs = enumerate(one.epochs, start=1)
+                rows += ({"network": name, "epoch": number, **asdict(epoch)} for number, epoch in epochs)
+        return rows
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: accuracy after each epoch, and on the test images."""
@@ -170,21 +181,21 @@ class Both:
 
 
 @lost_workers()
-def retrain_both(
-    study: Study,
+def retrain(
+    study: StudyLike,
     decomposition: Decomposition,
+    *,
     network: Network,
-    images: object,
+    images: ImageSource,
     folder: str | Path,
     settings: Settings | None = None,
-    *,
-    test: object = None,
+    test: ImageSource | None = None,
     control: bool = True,
     class_map: Mapping[str, int] | str | Path | None = None,
     workers: int = 0,
     device: str | torch.device | None = None,
     show_progress: bool = True,
-) -> Both:
+) -> Retrained:
     """Train a decomposed network and, beside it, the dense one just as long, and measure both on test images.
 
     Args:
@@ -202,8 +213,9 @@ def retrain_both(
         show_progress: whether to draw progress bars.
 
     Raises:
-        SubspectError: another network, or what `retrain` refuses.
+        SubspectError: another network, or what `train` refuses.
     """
+    study = open_study(study)
     decomposition.check(study)
     network = same_network(study, network)
     folder, source = Path(folder), open_images(images)
@@ -212,10 +224,10 @@ def retrain_both(
     shown = open_images(test) if test is not None else None
     if shown is not None and not shown.labelled:
         raise SubspectError("the test images need labels")
-    runs: dict[str, Retrained] = {}
+    runs: dict[str, Trained] = {}
     for name, kind in {"decomposed": decomposition, "control": None}.items():
         if name == "decomposed" or control:
-            runs[name] = retrain(
+            runs[name] = train(
                 network,
                 source,
                 folder / name,
@@ -240,7 +252,7 @@ def retrain_both(
                 )
                 for module, mode in modes.items():
                     module.training = mode
-    return Both(
+    return Retrained(
         decomposition.name, runs["decomposed"], runs.get("control"), shares, len(shown) if shown is not None else 0
     )
 

@@ -28,23 +28,25 @@ from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, ex
 from subspect.giving.options import SMALL
 from subspect.giving.timing import BATCHES, ROUNDS, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.heads.cost import Size, size_of
+from subspect.heads.cost import NetworkSize, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.heads.supports import Supports
+from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network, with_head
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 log = logging.getLogger("subspect")
 
 
 @dataclass(frozen=True, eq=False)
-class Specialised:
+class Specialised(Result):
     """A network for some classes.
 
     Attributes:
@@ -68,9 +70,9 @@ class Specialised:
     model: nn.Module
     labels: tuple[int, ...]
     classes: tuple[str, ...]
-    dense: Size
-    rows: Size
-    small: Size
+    dense: NetworkSize
+    rows: NetworkSize
+    small: NetworkSize
     removed: int
     stay: int
     readers: tuple[str, ...]
@@ -100,6 +102,11 @@ class Specialised:
             "file": self.file and self.file.to_json(),
         }
 
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for the dense network, for it with these classes' rows alone, and for the small one."""
+        sizes = (("dense", self.dense), ("dense, these rows", self.rows), ("small", self.small))
+        return [{"network": name, **asdict(size)} for name, size in sizes]
+
     def tables(self) -> list[Table]:
         """Return tables for the terminal: size and time before and after, and of the file."""
         caption = (
@@ -127,13 +134,13 @@ class Specialised:
 
 
 def specialise(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
+    *,
     network: Network,
     classes: Sequence[int | str] | None = None,
     path: str | Path | None = None,
-    *,
-    images: object = None,
+    images: ImageSource | None = None,
     rounds: int = ROUNDS,
 ) -> Specialised:
     """Return a smaller network for some classes, or for all, without the channels that nothing uses any more.
@@ -151,6 +158,7 @@ def specialise(
         SubspectError: a class that doesn't exist or is named twice, no class, a path that exists, another network, images that
             aren't there, or a network that doesn't say the same twice; nothing is written then.
     """
+    study = open_study(study)
     labels = _labels(decomposition, classes)
     form = check_path(Path(path), None, SMALL) if path is not None else None
     check_pruning()

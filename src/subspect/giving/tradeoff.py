@@ -7,7 +7,7 @@ multiplications are those of the whole network for one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,20 @@ from subspect.giving.export import exportable
 from subspect.giving.specialise import check_pruning, specialise
 from subspect.ground.drawing import COLOURS, drawing, escaped
 from subspect.ground.errors import SubspectError
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.heads.cost import Size, size_of
+from subspect.heads.cost import NetworkSize, size_of
+from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, evaluate
 from subspect.networks.network import Network
-from subspect.studies.study import Study
+from subspect.studies.study import StudyLike, open_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeoffPoint:
     """One network of the curve.
 
     Attributes:
@@ -41,13 +43,13 @@ class Point:
     """
 
     pool: int | None
-    size: Size
+    size: NetworkSize
     accuracy: Estimate | None
     fidelity: Estimate | None
 
 
 @dataclass(frozen=True)
-class Tradeoff:
+class Tradeoff(Result):
     """The curve.
 
     Attributes:
@@ -57,7 +59,7 @@ class Tradeoff:
         note: on which images this was measured.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[TradeoffPoint, ...]
     k: int
     why: str
     note: str
@@ -65,6 +67,18 @@ class Tradeoff:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         return {**asdict(self), "points": [asdict(point) for point in self.points]}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for the dense network and one for each pool."""
+        return [
+            {
+                "pool": one.pool,
+                **asdict(one.size),
+                "accuracy": None if one.accuracy is None else one.accuracy.value,
+                "fidelity": None if one.fidelity is None else one.fidelity.value,
+            }
+            for one in self.points
+        ]
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each pool."""
@@ -127,12 +141,12 @@ class Tradeoff:
 
 
 def tradeoff(
-    study: Study,
+    study: StudyLike,
+    *,
     network: Network,
     pools: Sequence[int],
     k: int = 10,
-    *,
-    images: object = None,
+    images: ImageSource | None = None,
     refit: bool | None = None,
     show_progress: bool = True,
 ) -> Tradeoff:
@@ -152,6 +166,7 @@ def tradeoff(
     Raises:
         SubspectError: no pool, one smaller than k or larger than the layer, or what `decompose` and `specialise` refuse.
     """
+    study = open_study(study)
     d = study.identity.n_features
     wrong = (
         [pool for pool in pools if int(pool) != pool or not k <= pool <= d] if isinstance(pools, Sequence) else [pools]
@@ -162,17 +177,19 @@ def tradeoff(
         )
     check_pruning()
     same, head, pixels = exportable(study, network, images)
-    points: list[Point] = []
+    points: list[TradeoffPoint] = []
     why = note = ""
     dense_accuracy = None
     for pool in sorted(set(pools), reverse=True):
         [made] = decompose_each(study, [k], refit=refit, pool=pool, keep_files=False, show_progress=show_progress)
         cost = evaluate(study, made)
-        small = specialise(study, made, same, images=images, rounds=0)
+        small = specialise(study, made, network=same, images=images, rounds=0)
         labelled = cost.where.labelled
-        points.append(Point(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity))
+        points.append(
+            TradeoffPoint(pool, small.small, cost.overall.accuracy if labelled else None, cost.overall.fidelity)
+        )
         why, note = small.why or why, cost.note
         dense_accuracy = cost.overall.dense_accuracy if labelled else None
     with torch.no_grad(), same.running():
-        dense = Point(None, size_of(same.model, head, pixels), dense_accuracy, None)
+        dense = TradeoffPoint(None, size_of(same.model, head, pixels), dense_accuracy, None)
     return Tradeoff((dense, *points), k, why, note)

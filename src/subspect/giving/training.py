@@ -102,7 +102,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, eq=False)
-class Retrained:
+class Trained:
     """A network that was trained further.
 
     Attributes:
@@ -212,7 +212,7 @@ class Run:
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
 
-    def finish(self, plain: Callable[[nn.Module], nn.Module], held: int) -> Retrained:
+    def finish(self, plain: Callable[[nn.Module], nn.Module], held: int) -> Trained:
         """Take the best epoch's weights, and write them in the form of the network that was given."""
         self.model.load_state_dict(self.kept)
         self.model.eval().requires_grad_(False)
@@ -225,7 +225,7 @@ class Run:
                 "%s: accuracy on held-out images fell from %.1f to %.1f %%; a smaller rate than %g may help, in a new folder",
                 *(self.folder, 100 * self.start, 100 * best, self.settings.rate),
             )
-        made = Retrained(self.model, path, tuple(self.epochs), held, self.start, self.best)
+        made = Trained(self.model, path, tuple(self.epochs), held, self.start, self.best)
         write_json(self.folder / LOG, made.to_json())
         return made
 

@@ -19,7 +19,7 @@ from subspect.networks.finding import Head
 
 
 @dataclass(frozen=True)
-class Size:
+class NetworkSize:
     """How large a network is.
 
     Attributes:
@@ -33,7 +33,7 @@ class Size:
     features: int
 
 
-def size_of(model: nn.Module, head: Head, pixels: Tensor) -> Size:
+def size_of(model: nn.Module, head: Head, pixels: Tensor) -> NetworkSize:
     """Return how large a network is, by running it on the first of some images (n, …), as it takes them."""
     layer = model.get_submodule(head.name)
     with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
@@ -42,7 +42,7 @@ def size_of(model: nn.Module, head: Head, pixels: Tensor) -> Size:
     if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted
         multiplications += layer.multiplications
     features = int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0))
-    return Size(sum(parameter.numel() for parameter in model.parameters()), multiplications, features)
+    return NetworkSize(sum(parameter.numel() for parameter in model.parameters()), multiplications, features)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ It is saved as one safetensors file: the numbers as tensors, all else as JSON in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +33,7 @@ from subspect.heads.history import (
     read_history,
 )
 from subspect.heads.names import check_name
+from subspect.heads.questions import DecompositionQuestions
 from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import FeatureRow, Trusted
@@ -46,7 +47,7 @@ _TOWARDS = {"labels": "labels", "dense": "dense network"}
 
 
 @dataclass(frozen=True, eq=False)
-class Decomposition:
+class Decomposition(DecompositionQuestions):
     """What remains of a head when each class keeps only its influential features.
 
     Attributes:
@@ -64,6 +65,7 @@ class Decomposition:
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
         curve: cost against the mean number of features k, on images that took no part in choosing them.
+        study: that it was made in or loaded from; None where it was read from a file.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Decomposition:
     history: tuple[Step, ...]
     trust: Trusted | None = None
     curve: tuple[CurvePoint, ...] = ()
+    study: Study | None = field(default=None, repr=False)
 
     @property
     def chosen(self) -> Chosen:

@@ -15,7 +15,9 @@ import msgspec
 from subspect.ground.errors import SubspectError
 from subspect.ground.schemas import as_type
 
-Part = Literal["all", "80 %", "20 %"]  #: which images of a set: all, or a split by a hash of the image id
+#: which images of a set: "all", or, by a hash of the image id, those "held out 20 %" to measure on, and "all but 20 %"
+Part = Annotated[str, msgspec.Meta(pattern=r"^(all|(held out|all but) [0-9.]+ %)$")]
+_EARLIER = {"80 %": "all but 20 %", "20 %": "held out 20 %"}  # how files of before called them
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -162,7 +164,18 @@ def _step(step: Mapping[str, Any], path: Path, kind: type[Step] | None) -> Step:
         raise SubspectError(
             f"{path} is not a decomposition of subspect: its history holds a step that is none: {sorted(step)[:5]}"
         )
-    return as_type(kind, step, path, "a decomposition")
+    return as_type(kind, _as_now(step), path, "a decomposition")
+
+
+def _as_now(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Call the parts of a set as they are called now."""
+    values = dict(step)
+    if isinstance(values.get("part"), str):
+        values["part"] = _EARLIER.get(values["part"], values["part"])
+    sized = values.get("sized_on")
+    if isinstance(sized, list) and len(sized) == 2 and isinstance(sized[1], str):
+        values["sized_on"] = [sized[0], _EARLIER.get(sized[1], sized[1])]
+    return values
 
 
 def read_curve(points: Sequence[Mapping[str, Any]], path: Path) -> tuple[CurvePoint, ...]:

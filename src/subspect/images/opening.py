@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import (
     DataLoader,
@@ -16,8 +19,13 @@ from subspect.images.folders import from_path
 from subspect.images.memory import Arrays, DatasetImages, dataset_of
 from subspect.images.sources import Images
 
+Pixels = npt.NDArray[Any] | torch.Tensor  #: (n, …)
+Labelled = tuple[Pixels, npt.ArrayLike | torch.Tensor | None]  #: and (n,) class indices
+ImageSource = Images | str | PathLike[str] | Pixels | tuple[Pixels] | Labelled | Dataset[Any] | DataLoader[Any]
+#: images by their path, as arrays with or without labels, or as PyTorch has them
 
-def open_images(source: object, name: str = "images", *, outside: bool = False) -> Images:
+
+def open_images(source: ImageSource, name: str = "images", *, outside: bool = False) -> Images:
     """Return the images of a path, arrays, an ``(images, labels)`` pair, a Dataset or a DataLoader.
 
     Args:
@@ -32,11 +40,11 @@ def open_images(source: object, name: str = "images", *, outside: bool = False) 
     """
     if isinstance(source, Images):
         images = source
-    elif isinstance(source, str | Path):
+    elif isinstance(source, str | PathLike):
         images = from_path(Path(source), outside)
     elif isinstance(source, np.ndarray | torch.Tensor):
         images = Arrays(source)
-    elif isinstance(source, tuple) and len(source) == 2:
+    elif isinstance(source, tuple) and len(source) in (1, 2):
         images = Arrays(*source)
     elif isinstance(source, DataLoader):
         images = DatasetImages(dataset_of(source), name)

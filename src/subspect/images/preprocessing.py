@@ -181,6 +181,8 @@ class Transform:
 
 
 AnyPreprocessing = Preprocessing | Transform
+PreprocessingLike = AnyPreprocessing | Mapping[str, Any] | Callable[[Image.Image], torch.Tensor]
+#: a Preprocessing, a mapping with its fields, or a callable that takes an RGB image and returns a tensor
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
 
 
@@ -245,7 +247,7 @@ def from_description(described: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(**values)
 
 
-def as_preprocessing(value: object) -> AnyPreprocessing | None:
+def as_preprocessing(value: PreprocessingLike | None) -> AnyPreprocessing | None:
     """Read what a network declares: a Preprocessing, a mapping with its fields, a callable, or None.
 
     Raises:

@@ -2,27 +2,25 @@
 
 Shares come with Wilson's 95 % interval (Wilson 1927), the mean Kullback-Leibler divergence ``KL(dense ‖ decomposed)``,
 in nats, with a normal one. The images are ones that took no part in choosing the features: another image set, or, where
-the study has only one, the fifth of it that a hash of the image id set apart.
+the study has only one, those of it that a hash of the image id held out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from subspect.ground.errors import MissingExtra
+from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.heads_say import Said, heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
+from subspect.studies.study import StudyLike, open_study
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _COUNTED = ("dense_accuracy", "accuracy", "dense_top5", "top5", "fidelity")
@@ -61,7 +59,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class Fidelity(Result):
     """The cost of a decomposition, overall and per class.
 
     Attributes:
@@ -91,20 +89,12 @@ class Fidelity:
             "classes": classes,
         }
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return a row for all images and one for each class, with a column for each figure and each end of its interval.
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for all images and one for each class, with a column for each figure and each end of its interval."""
+        rows = [{"class": None, **_flat(self.overall)}]
+        return [*rows, *({"class": name, **_flat(cost)} for name, cost in self.classes.items())]
 
-        Raises:
-            MissingExtra: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtra("pandas", "pandas", "a DataFrame") from error
-        rows = {"overall": self.overall, **self.classes}
-        return pd.DataFrame.from_dict({name: _flat(cost) for name, cost in rows.items()}, orient="index")
-
-    def table(self) -> Table:
+    def tables(self) -> list[Table]:
         """Return a table for the terminal: each figure with its 95 % interval, dense against decomposed."""
         table = Table(title=f"What {self.decomposition} costs", caption=self.note, title_justify="left")
         for column in ("", "dense", "decomposed"):
@@ -116,9 +106,9 @@ class Fidelity:
         table.add_row("fidelity", "", percent(cost.fidelity))
         kl = cost.divergence
         table.add_row("divergence (KL)", "", f"{kl.value:.3f} nats ({kl.low:.3f}–{kl.high:.3f})")
-        return table
+        return [table]
 
-    def class_table(self) -> Table:
+    def class_tables(self) -> list[Table]:
         """Return a table for the terminal with a row for each class."""
         table = Table(title=f"What {self.decomposition} costs each class", caption=self.note, title_justify="left")
         for column in ("class", "images", "accuracy dense", "decomposed", "fidelity", "KL"):
@@ -129,10 +119,10 @@ class Fidelity:
                 continue
             shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
             table.add_row(name, f"{cost.images:,}", *shares, f"{cost.divergence.value:.3f}")
-        return table
+        return [table]
 
 
-def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) -> Fidelity:
+def evaluate(study: StudyLike, decomposition: Decomposition, *, on: str | None = None) -> Fidelity:
     """Measure what a decomposition costs.
 
     Args:
@@ -143,6 +133,7 @@ def evaluate(study: Study, decomposition: Decomposition, on: str | None = None) 
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
     """
+    study = open_study(study)
     images, tally = where(study, decomposition, on), _Tally(study.identity.n_classes)
     for said in heads_say(study, decomposition, images):
         tally.update(said)
@@ -216,7 +207,7 @@ def _unique(names: tuple[str, ...]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
-def _flat(cost: Cost | None) -> dict[str, float]:
+def _flat(cost: Cost | None) -> dict[str, Any]:
     if cost is None:
         return {"images": 0}
     row: dict[str, float] = {"images": cost.images}

@@ -1,7 +1,7 @@
 """Which images a figure is measured on, and what may be said of it.
 
 Figures are to be of images that took no part in choosing features or weights: another image set, or, where the study has only
-one, the fifth of it that a hash of the image id set apart. A set of another name may still hold images of the choice; those
+one, those of it that a hash of the image id held out. A set of another name may still hold images of the choice; those
 are found by what they are, a hash of their row of features, and left out. Where nothing else is left, the figure is taken all
 the same, and its note says that it flatters.
 """
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from subspect.ground.errors import SubspectError
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
+from subspect.studies.parts import counterpart, in_words
 from subspect.studies.rows import prints
 from subspect.studies.shards import Chunk
 from subspect.studies.study import Study
@@ -56,8 +57,7 @@ class Where:
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        part = "" if self.part == "all" else f", {self.part} of it set apart by a hash of the image id"
-        note = f"{self.images:,} images of {self.image_set!r}{part}"
+        note = f"{self.images:,} images of {self.image_set!r}{in_words(self.part)}"
         if self.left_out:
             note += f"; {self.left_out:,} more took part in choosing features or weights and are left out"
         if not self.held_out:
@@ -76,7 +76,7 @@ class Where:
 
     def chunks(self) -> Iterator[Chunk]:
         """Go through these images once, a shard at a time."""
-        for chunk in self._study[self.image_set].chunks(self.part):
+        for chunk in self._study.image_set(self.image_set).chunks(self.part):
             yield chunk if not self.left_out else chunk.at(~np.isin(prints(chunk.features), self._skip))
 
 
@@ -87,7 +87,7 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
         study: where the features are stored.
         decomposition: of this study.
         on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
-            there is such, their number; or the 20 % of the same set that were set apart.
+            there is such, their number; or the images of the same set that were held out.
 
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to measure on.
@@ -100,17 +100,21 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
     if not taken:
         skip = np.setdiff1d(np.concatenate([skip, *(_prints(study, *one) for one in learned)]), _nothing(study))
     unseen = images = left_out = 0
-    for chunk in study[image_set].chunks(part):
+    for chunk in study.image_set(image_set).chunks(part):
         seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
         images, left_out = images + int((~seen).sum()), left_out + int(seen.sum())
         unseen += int(np.isin(chunk.labels[~seen], decomposition.unseen).sum())
     if not images and left_out:  # every one of them: measured all the same, and said
         images, left_out, taken = left_out, 0, True
-        unseen = sum(int(np.isin(c.labels, decomposition.unseen).sum()) for c in study[image_set].chunks(part))
+        unseen = sum(
+            int(np.isin(c.labels, decomposition.unseen).sum()) for c in study.image_set(image_set).chunks(part)
+        )
     if not images:
-        raise SubspectError(f"no images to evaluate on: {part} of {image_set!r} is empty; add an image set of its own")
+        raise SubspectError(
+            f"no images to evaluate on: there are none of {image_set!r}{in_words(part)}; add an image set of its own"
+        )
     sized = _sized(decomposition, study, image_set, part)
-    labelled = study[image_set].labelled
+    labelled = study.image_set(image_set).labelled
     return Where(image_set, part, images, not taken, sized, labelled, unseen, left_out, study, skip)
 
 
@@ -118,11 +122,13 @@ def _set_and_part(study: Study, decomposition: Decomposition, on: str | None) ->
     chosen, part = decomposition.chosen_on
     if on is None:
         others = [name for name in study.set_names if name not in (chosen, *decomposition.refitted_on)]
-        labelled = [name for name in others if study[name].labelled] or others
-        known = {study[name].manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names}
-        fresh = [name for name in labelled if study[name].manifest.fingerprint not in known] or labelled
+        labelled = [name for name in others if study.image_set(name).labelled] or others
+        known = {
+            study.image_set(name).manifest.fingerprint for name in _settled_on(decomposition) if name in study.set_names
+        }
+        fresh = [name for name in labelled if study.image_set(name).manifest.fingerprint not in known] or labelled
         on = "test" if "test" in fresh else fresh[0] if fresh else chosen
-    return (on, "20 %") if (on, part) == (chosen, "80 %") else (on, "all")
+    return on, counterpart(part) if on == chosen else "all"
 
 
 def _learned_on(study: Study, decomposition: Decomposition) -> list[tuple[str, Part]]:
@@ -133,16 +139,16 @@ def _learned_on(study: Study, decomposition: Decomposition) -> list[tuple[str, P
 
 def _same_images(study: Study, image_set: str, learned: Sequence[tuple[str, Part]]) -> bool:
     """Tell whether another image set that was learned on is of the same list of images."""
-    same = study[image_set].manifest.fingerprint
-    return any(name != image_set and study[name].manifest.fingerprint == same for name, _ in learned)
+    same = study.image_set(image_set).manifest.fingerprint
+    return any(name != image_set and study.image_set(name).manifest.fingerprint == same for name, _ in learned)
 
 
 def _prints(study: Study, name: str, part: Part) -> Prints:
     """Return the prints of an image set's rows; kept for as long as the study is."""
     known = _known.setdefault(study, {})
-    key = (name, study[name].manifest.fingerprint, part)
+    key = (name, study.image_set(name).manifest.fingerprint, part)
     if key not in known:
-        known[key] = np.concatenate([prints(chunk.features) for chunk in study[name].chunks(part)])
+        known[key] = np.concatenate([prints(chunk.features) for chunk in study.image_set(name).chunks(part)])
     return known[key]
 
 
@@ -162,7 +168,7 @@ def _settled_on(decomposition: Decomposition) -> list[str]:
 def _sized(decomposition: Decomposition, study: Study, image_set: str, part: Part) -> bool:
     """Tell whether the number of features was chosen on these images."""
     chosen = [name for name in _settled_on(decomposition) if name in study.set_names]
-    same = {study[name].manifest.fingerprint for name in chosen}
-    if decomposition.auto is None or study[image_set].manifest.fingerprint not in same:
+    same = {study.image_set(name).manifest.fingerprint for name in chosen}
+    if decomposition.auto is None or study.image_set(image_set).manifest.fingerprint not in same:
         return False
     return image_set != decomposition.chosen_on[0] or part == decomposition.auto.sized_on[1]

@@ -21,6 +21,7 @@ from torch import nn
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import is_file
+from subspect.images.preprocessing import PreprocessingLike
 from subspect.networks.network import Network
 from subspect.networks.weights import load_weights
 
@@ -29,7 +30,7 @@ def load_network(
     spec: str,
     weights: str | Path | None = None,
     *,
-    preprocessing: object = None,
+    preprocessing: PreprocessingLike | None = None,
     class_names: Sequence[str] | None = None,
     head: str | None = None,
     ignore_extra: Sequence[str] = (),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import fingerprint
 from subspect.ground.text import is_text
-from subspect.images.preprocessing import AnyPreprocessing, as_preprocessing
+from subspect.images.preprocessing import AnyPreprocessing, PreprocessingLike, as_preprocessing
 from subspect.networks.finding import (
     Head,
     affine_of,
@@ -48,7 +48,7 @@ class Network:
         self,
         model: nn.Module,
         *,
-        preprocessing: object = None,
+        preprocessing: PreprocessingLike | None = None,
         class_names: Sequence[str] | None = None,
         head: str | None = None,
         name: str | None = None,
@@ -157,10 +157,12 @@ class Network:
             for module, mode in modes.items():
                 module.training = mode
 
-    def known_as(self, head: str, preprocessing: AnyPreprocessing | None) -> Network:
-        """Return the same network with the head of a name, found already if it was, and a preprocessing."""
+    def known_as(
+        self, head: str, preprocessing: AnyPreprocessing | None, class_names: tuple[str, ...] | None = None
+    ) -> Network:
+        """Return the same network with the head of a name, found already if it was, a preprocessing, and names of classes."""
         other = copy.copy(self)
-        other._head_name, other.preprocessing = head, preprocessing
+        other._head_name, other.preprocessing, other.class_names = head, preprocessing, class_names
         other._head = self._head if self._head is not None and self._head.name == head else None
         return other
 

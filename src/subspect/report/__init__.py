@@ -29,18 +29,19 @@ from subspect.ground.pages import check_pages, remove_others, write_generation
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, write_sealed
 from subspect.ground.text import legible
-from subspect.heads.cost import HeadCost, Size, head_costs, size_of
+from subspect.heads.cost import HeadCost, NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
-from subspect.measuring.fidelity import Cost, Fidelity, percent
+from subspect.images.opening import ImageSource
+from subspect.measuring.fidelity import Cost, Fidelity, evaluate, percent
 from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure
 from subspect.report.gallery import SIDE, Gallery, hang
 from subspect.report.overview import Overview, look_over
 from subspect.studies.image_set import ImageSet
 from subspect.studies.same_network import head_of, real_images, same_network
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike, open_study
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
@@ -83,7 +84,7 @@ class Site:
     features: Mapping[int, Sequence[tuple[int, float]]]
     running: tuple[HeadCost, HeadCost]
     kernels: tuple[Kernel, Kernel]
-    whole: Size | None
+    whole: NetworkSize | None
     what_if: Mapping[str, Any] | None
     single: bool
     script: str
@@ -106,7 +107,7 @@ class Site:
     @property
     def sets(self) -> list[ImageSet]:
         """The study's image sets."""
-        return [self.study[name] for name in self.study.set_names]
+        return [self.study.image_set(name) for name in self.study.set_names]
 
     @property
     def script_hash(self) -> str:
@@ -161,13 +162,13 @@ class Site:
 
 
 def write_report(
-    study: Study,
+    study: StudyLike,
     decomposition: Decomposition,
-    fidelity: Fidelity,
-    path: str | Path | None = None,
     *,
-    images: bool = True,
-    source: object = None,
+    fidelity: Fidelity | None = None,
+    path: str | Path | None = None,
+    show_images: bool = True,
+    images: ImageSource | None = None,
     network: Network | None = None,
     show_progress: bool = True,
 ) -> Path:
@@ -176,11 +177,11 @@ def write_report(
     Args:
         study: where the features are stored.
         decomposition: of this study.
-        fidelity: what it costs.
+        fidelity: what it costs; measured unless given.
         path: the first page, a file that ends in .html; ``report.html`` in the study unless given. With more than 60
             classes, the other pages lie beside it in ``report-pages``. An earlier report there is replaced, nothing else.
-        images: whether to show images; leave them out for private data.
-        source: the images that were observed, where they were in memory, or have been moved since.
+        show_images: whether to show images; leave them out for private data.
+        images: those that were observed, where they were in memory, or have been moved since (see `subspect.open_images`).
         network: the network that was observed, to show where in an image each feature is active.
         show_progress: whether to draw a progress bar.
 
@@ -189,18 +190,20 @@ def write_report(
 
     Raises:
         SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
-            no report, ``source`` is no source of images, or ``network`` another one.
+            no report, ``images`` is no source of images, or ``network`` another one.
     """
+    study = open_study(study)
     decomposition.check(study)
-    if fidelity.decomposition != decomposition.name:
+    if fidelity is not None and fidelity.decomposition != decomposition.name:
         raise SubspectError(
             f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
         )
     path = study.path / "report.html" if path is None else Path(path)
     check_report(path, len(decomposition.class_names))
+    fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     make_folder(path.parent)
     left_out = Gallery({}, {}, {}, "Images were left out.")
-    gallery = hang(study, decomposition, network, source, show_progress) if images else left_out
+    gallery = hang(study, decomposition, network, images, show_progress) if show_images else left_out
     environment = _environment()
     single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
     site = Site(
@@ -213,7 +216,7 @@ def write_report(
         features=_features(decomposition),
         running=head_costs(layer),
         kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
-        whole=_whole(study, network, source) if network is not None else None,
+        whole=_whole(study, network, images) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         single=single,
         script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
@@ -255,11 +258,11 @@ def _address(name: str) -> str:
     return quote(os.fsencode(name), safe="")
 
 
-def _whole(study: Study, network: Network, source: object) -> Size | None:
+def _whole(study: Study, network: Network, images: ImageSource | None) -> NetworkSize | None:
     """Return the size of the whole network; None where there is no image to run it on."""
     try:
         same = same_network(study, network)
-        pixels = real_images(study, same, 1, source)
+        pixels = real_images(study, same, 1, images)
         head = head_of(same, pixels)
     except SubspectError:  # the images have been moved, which the gallery says
         return None

@@ -20,7 +20,7 @@ from subspect.ground.errors import NoPicture, SubspectError, Unusable, some
 from subspect.ground.pictures import data_uri, fit, lay_over
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import AnyPreprocessing, view, visible
 from subspect.images.sources import Images
 from subspect.networks.maps import read_maps
@@ -83,7 +83,7 @@ class Gallery:
 
 
 def hang(
-    study: Study, decomposition: Decomposition, network: Network | None, source: object, show_progress: bool
+    study: Study, decomposition: Decomposition, network: Network | None, source: ImageSource | None, show_progress: bool
 ) -> Gallery:
     """Find the images behind every feature, and draw them.
 
@@ -94,7 +94,7 @@ def hang(
         source: the images, where they were in memory, or have been moved since.
         show_progress: whether to draw a progress bar.
     """
-    image_set = study[decomposition.chosen_on[0]]
+    image_set = study.image_set(decomposition.chosen_on[0])
     opened = open_images(source, outside=True) if source is not None else None
     if opened is None and image_set.manifest.root is None:
         remark = (

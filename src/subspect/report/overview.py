@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from subspect.asking.explain import Term, terms
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.terms import Term, terms
 from subspect.measuring.fidelity import Fidelity
 from subspect.measuring.heads_say import heads_say
 from subspect.statistics.outcomes import Calibration, Confusion

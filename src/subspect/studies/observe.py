@@ -25,7 +25,7 @@ from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes, numbered
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
 from subspect.networks.finding import Head
@@ -45,7 +45,7 @@ _TRIED = 64
 @lost_workers()
 def observe(
     network: Network,
-    images: object,
+    images: ImageSource,
     study: str | Path,
     name: str = "train",
     *,
@@ -145,7 +145,7 @@ def _match(
     return replace(match, names=names)
 
 
-def find_head(network: Network, images: object) -> Head:
+def find_head(network: Network, images: ImageSource) -> Head:
     """Find the network's head with the first two usable ones of up to 64 images spread over a source.
 
     Raises:

@@ -8,17 +8,42 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from subspect.ground.errors import SubspectError
 from subspect.heads.history import Part
 
-_SPLIT = 0.8
+
+def split(hold_out: float) -> tuple[Part, Part]:
+    """Return the part to choose features on and the part to measure on; nothing held out, both are all.
+
+    Raises:
+        SubspectError: a share that is not from 0 to below 1.
+    """
+    if not isinstance(hold_out, int | float) or not 0 <= hold_out < 1:
+        raise SubspectError(f"hold_out (--hold-out) must be a share from 0, for none, to below 1; got {hold_out!r}")
+    if not hold_out:
+        return "all", "all"
+    percent = f"{100 * hold_out:.10g} %"
+    return f"all but {percent}", f"held out {percent}"
 
 
-def in_part(ids: list[str], part: Part) -> npt.NDArray[np.bool_]:
-    """Tell which images lie in a part of a set: the 80/20 split is by BLAKE2b of the image id, the same in every run."""
+def counterpart(part: Part) -> Part:
+    """Return the part that was held out from another; all of all."""
+    return part.replace("all but", "held out")
+
+
+def in_words(part: Part) -> str:
+    """Say which part of an image set one is, to go on with after the set's name; nothing for all of it."""
+    how = f"the {part.split()[2]} % of it held out" if part != "all" else ""
+    return f", {'all but ' if part.startswith('all but') else ''}{how} by a hash of the image id" if how else ""
+
+
+def in_part(ids: Sequence[str], part: Part) -> npt.NDArray[np.bool_]:
+    """Tell which images lie in a part of a set: (n,), by BLAKE2b of the image id, the same in every run."""
     if part == "all":
         return np.ones(len(ids), dtype=bool)
-    first = hashed(ids) < _SPLIT
-    return first if part == "80 %" else ~first
+    share = float(part.split()[2]) / 100
+    held_out = hashed(ids) >= 1 - share
+    return held_out if part.startswith("held out") else ~held_out
 
 
 def hashed(ids: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subspect.ground.errors import SubspectError, Unusable, some
-from subspect.images.opening import open_images
+from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.networks.finding import Head
 from subspect.networks.network import Network
@@ -22,7 +22,7 @@ _LOOKED_FOR = 64  # images of the study that are tried
 
 
 def same_network(study: Study, network: Network) -> Network:
-    """Check that a network is the one of a study, and return it with the study's head and preprocessing.
+    """Check that a network is the one of a study, and return it with the study's head, preprocessing and class names.
 
     The preprocessing is None where images were given ready.
 
@@ -41,10 +41,10 @@ def same_network(study: Study, network: Network) -> Network:
         )
     stored, declared = dict(identity.preprocessing), network.preprocessing
     if stored == GIVEN_AS_TENSORS:
-        return network.known_as(identity.head, None)
+        return network.known_as(identity.head, None, identity.class_names)
     if declared is not None and dict(declared.describe()) != stored:
         raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {stored}")
-    return network.known_as(identity.head, declared or from_description(stored))
+    return network.known_as(identity.head, declared or from_description(stored), identity.class_names)
 
 
 def head_of(network: Network, pixels: Tensor) -> Head:
@@ -54,7 +54,7 @@ def head_of(network: Network, pixels: Tensor) -> Head:
     return network.head
 
 
-def real_images(study: Study, network: Network, count: int, images: object = None) -> Tensor:
+def real_images(study: Study, network: Network, count: int, images: ImageSource | None = None) -> Tensor:
     """Return real images as the study's network takes them, (count, …); where there are fewer, mirror images follow.
 
     Args:
@@ -76,7 +76,7 @@ def _observed_images(study: Study) -> Reopened:
     Raises:
         SubspectError: they aren't there any more.
     """
-    sets = [study[name] for name in study.set_names if study[name].manifest.root is not None]
+    sets = [study.image_set(name) for name in study.set_names if study.image_set(name).manifest.root is not None]
     if not sets:
         raise SubspectError(
             "the images that were observed were in memory; name some to check with: images=… (--images FOLDER)"

@@ -34,8 +34,11 @@ from subspect.ground.errors import SubspectError, advice, near, some
 from subspect.ground.files import atomic, entries, is_file, is_folder, locked, refuse_links, sweep
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
+from subspect.heads.decomposition import Decomposition
 from subspect.studies.image_set import ImageSet, shards_in
 from subspect.studies.manifests import SCHEMA, UNSEALED, Identity, SetManifest, by_number, is_manifest, versioned
+from subspect.studies.names import decomposition_names, decomposition_path
+from subspect.studies.questions import StudyQuestions
 from subspect.studies.shards import Shape
 
 log = logging.getLogger("subspect")
@@ -47,8 +50,8 @@ _WAIT = 10.0  # seconds for another writer of an image set: workers of one that 
 _told: set[Path] = set()  # studies of which it was said that they have no checksums
 
 
-class Study:
-    """A study folder, opened. ``study["train"]`` is an image set."""
+class Study(StudyQuestions):
+    """A study folder, opened. ``study["pursuit-k5"]`` is one of its decompositions; its questions are methods."""
 
     def __init__(self, path: Path, identity: Identity, head_checksum: str | None) -> None:
         self.path, self.identity, self.head_checksum = path, identity, head_checksum
@@ -148,15 +151,38 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
 
+    @property
+    def decomposition_names(self) -> list[str]:
+        """Names of the decompositions, the newest last."""
+        return decomposition_names(self.path)
+
+    def __getitem__(self, name: str) -> Decomposition:
+        """Return a decomposition.
+
+        Raises:
+            SubspectError: there is none of that name, or it is damaged.
+        """
+        known = self.decomposition_names
+        if name not in known:
+            raise SubspectError(
+                f"no decomposition {name!r} in {self.path}{near(name, known)}; it has: {some(known) or 'none'}"
+                + (f"; {name!r} is an image set: study.image_set({name!r})" if name in self.set_names else "")
+            )
+        found = Decomposition.load(decomposition_path(self.path, name), own=True)
+        found.check(self)
+        return replace(found, study=self)
+
     def to_json(self) -> dict[str, Any]:
         """Return what the study is about and its image sets as JSON values."""
-        sets = {name: asdict(self[name].manifest) for name in self.set_names}
+        sets = {name: asdict(self.image_set(name).manifest) for name in self.set_names}
         for manifest in sets.values():
             del manifest["shards"]
-        return {"path": str(self.path), **asdict(self.identity), "sets": sets, "unfinished": self.unfinished}
+        known = self.decomposition_names
+        about = {"sets": sets, "unfinished": self.unfinished, "decompositions": known}
+        return {"path": str(self.path), **asdict(self.identity), **about}
 
-    def __getitem__(self, name: str) -> ImageSet:
-        """Return an image set.
+    def image_set(self, name: str) -> ImageSet:
+        """Return an image set that was observed to its end.
 
         Raises:
             SubspectError: there is none of that name, or it isn't finished.
@@ -166,7 +192,7 @@ class Study:
             raise SubspectError(
                 f"no image set {name!r} in {self.path}{near(name, known)}; it has: {some(known) or 'none'}"
             )
-        image_set = self.image_set(name, self.manifest(name))
+        image_set = self.as_set(name, self.manifest(name))
         if not image_set.manifest.complete:
             raise SubspectError(
                 f"image set {name!r} in {self.path} is unfinished: {len(image_set.done)} of {image_set.manifest.n_shards} "
@@ -191,7 +217,7 @@ class Study:
                 )
             return self._begun(name, manifest)
         stored = self.manifest(name)
-        found = self.image_set(name, stored)
+        found = self.as_set(name, stored)
         if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
             if stored.root != manifest.root:
                 found.save(replace(stored, root=manifest.root))  # the same images in another place
@@ -234,11 +260,11 @@ class Study:
         return manifest
 
     def _begun(self, name: str, manifest: SetManifest) -> ImageSet:
-        image_set = self.image_set(name, manifest)
+        image_set = self.as_set(name, manifest)
         image_set.save(manifest)
         return image_set
 
-    def image_set(self, name: str, manifest: SetManifest) -> ImageSet:
+    def as_set(self, name: str, manifest: SetManifest) -> ImageSet:
         """Return an image set by its manifest, finished or not."""
         shape = Shape(self.identity.n_features, self.identity.n_classes, manifest.labelled, manifest.layers)
         return ImageSet(name, self.path / "sets" / name, manifest, shape)
@@ -257,6 +283,22 @@ class Study:
             if any(entry.name == "set.json" for entry in entries(self.path / "sets" / name)):
                 found.append(name)
         return found
+
+
+StudyLike = Study | str | os.PathLike[str]  #: a study, or the folder of one
+
+
+def open_study(study: StudyLike) -> Study:
+    """Open a study by its folder; one that is open already is returned as it is.
+
+    Raises:
+        SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
+    """
+    if isinstance(study, Study):
+        return study
+    if not isinstance(study, str | os.PathLike):
+        raise SubspectError(f"a study must be a folder or a subspect.Study, got {type(study).__name__}")
+    return Study.open(Path(study))
 
 
 @contextmanager

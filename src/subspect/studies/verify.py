@@ -8,7 +8,7 @@ files' own structure, and whether the stored predictions are those of the stored
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,14 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import entries, is_part
 from subspect.ground.pages import changed_pages
 from subspect.ground.progress import progress
+from subspect.ground.results import Result
 from subspect.ground.seals import file_checksum, is_sealed
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
-from subspect.studies.decompositions import decomposition_names, decomposition_path, load_decomposition
 from subspect.studies.image_set import ImageSet
+from subspect.studies.names import decomposition_names, decomposition_path
 from subspect.studies.shards import Chunk, shard_name
-from subspect.studies.study import Study
+from subspect.studies.study import Study, StudyLike
 
 T = TypeVar("T")
 _FAR = 0.05  # of the largest logit: a prediction that is farther below it is none that rounding explains
@@ -48,7 +49,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(Result):
     """What a look at every file of a study has found.
 
     Attributes:
@@ -77,6 +78,10 @@ class Verified:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         return {**asdict(self), "sound": self.sound}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each file that is not as it should be."""
+        return [asdict(fault) for fault in self.faults]
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: what is wrong, or that nothing is."""
@@ -110,18 +115,19 @@ class Verified:
         return f"nothing is wrong that can be seen without checksums: subspect verify {self.study} --write adds them"
 
 
-def verify(study: str | Path, *, write: bool = False, show_progress: bool = True) -> Verified:
+def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True) -> Verified:
     """Look at every file of a study.
 
     Args:
-        study: its folder.
+        study: or its folder.
         write: whether a study of before checksums were kept is to get them, if nothing is wrong.
         show_progress: whether to draw a progress bar.
 
     Raises:
         SubspectError: there is no study, or its own manifest is damaged, so that nothing else can be told.
     """
-    opened = Study.open(study, told=write)
+    path = study.path if isinstance(study, Study) else Path(study)
+    opened = Study.open(path, told=write)
     look = _Look(opened)
     with progress("verify", look.total, "files", show=show_progress) as advance:
         for _ in look.through():
@@ -131,7 +137,7 @@ def verify(study: str | Path, *, write: bool = False, show_progress: bool = True
     if added:
         _write(opened)
     notes = (*look.notes, *_strays(opened))
-    return Verified(str(study), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
+    return Verified(str(path), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
 
 
 class _Look:
@@ -153,7 +159,7 @@ class _Look:
         for name in self.study.set_folders():
             yield from self._set(name)
         for name in self.tried_names():
-            self.tried(f"decompositions/{name}.safetensors", partial(load_decomposition, self.study, name))
+            self.tried(f"decompositions/{name}.safetensors", partial(self.study.__getitem__, name))
         report = self.study.path / "report.html"
         if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
             self.notes.append(
@@ -163,7 +169,7 @@ class _Look:
             self.tried("report.html", partial(_look_at_report, report))
         order = self.study.path / "decompositions" / "order.json"
         if os.path.lexists(order):
-            self.tried("decompositions/order.json", partial(decomposition_names, self.study))
+            self.tried("decompositions/order.json", partial(decomposition_names, self.study.path))
         yield
 
     def tried_names(self) -> list[str]:
@@ -187,7 +193,7 @@ class _Look:
             return
         if not manifest.complete:
             self.notes.append(f"the image set {name!r} is unfinished: run the same observe command again to go on")
-        image_set, before = self.study.image_set(name, manifest), len(self.faults)
+        image_set, before = self.study.as_set(name, manifest), len(self.faults)
         lost = [index for index in manifest.shards if index not in image_set.done]
         if lost:
             what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
@@ -266,8 +272,8 @@ def _write(study: Study) -> None:
     for name in study.set_folders():
         with study.observing(name):
             manifest = study.manifest(name)
-            study.image_set(name, manifest).save(manifest)
-    for name in decomposition_names(study):
-        path = decomposition_path(study, name)
+            study.as_set(name, manifest).save(manifest)
+    for name in study.decomposition_names:
+        path = decomposition_path(study.path, name)
         Decomposition.load(path).save(path)
     study.seal(file_checksum(study.path / "head.safetensors"))

@@ -1,0 +1,112 @@
+"""What a decomposition can be asked, as methods: each is the function of that name, of this decomposition and its study.
+
+A decomposition that was made in a study, or loaded from one, knows it; one that was read from a file alone does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import subspect
+from subspect.ground.errors import SubspectError
+from subspect.ground.results import Result
+from subspect.ground.tables import Table
+from subspect.heads.shown import class_table, curve_table
+
+if TYPE_CHECKING:
+    from subspect.asking.compare import Comparison
+    from subspect.asking.diff import Difference
+    from subspect.asking.essentiality import Essentiality
+    from subspect.asking.explain import Explanation, ImageLike
+    from subspect.asking.geometry import Geometry
+    from subspect.giving.edit import Edited
+    from subspect.giving.export import Exported
+    from subspect.giving.retrain import Retrained
+    from subspect.giving.specialise import Specialised
+    from subspect.heads.decomposition import Decomposition
+    from subspect.images.opening import ImageSource
+    from subspect.measuring.fidelity import Fidelity
+    from subspect.networks.network import Network
+    from subspect.studies.study import Study
+
+
+class DecompositionQuestions(Result):
+    """The methods of a decomposition; options are those of the function named.
+
+    Each raises `SubspectError` where the decomposition doesn't know its study.
+    """
+
+    def evaluate(self, *, on: str | None = None) -> Fidelity:
+        """Measure what it costs: `subspect.evaluate`."""
+        return subspect.evaluate(*self._asked, on=on)
+
+    def compare(self, first: int | str, second: int | str, *, on: str | None = None) -> Comparison:
+        """Set two classes side by side: `subspect.compare`."""
+        return subspect.compare(*self._asked, first=first, second=second, on=on)
+
+    def explain(self, network: Network, image: ImageLike, **options: Any) -> Explanation:
+        """Say why one image is of this class and not of that: `subspect.explain`."""
+        return subspect.explain(*self._asked, network=network, image=image, **options)
+
+    def essentiality(self, **options: Any) -> Essentiality:
+        """Measure what each class loses without its features: `subspect.essentiality`."""
+        return subspect.essentiality(*self._asked, **options)
+
+    def geometry(self, **options: Any) -> Geometry:
+        """Measure in how many dimensions features and decision lie: `subspect.geometry`."""
+        return subspect.geometry(*self._asked, **options)
+
+    def diff(self, other: Decomposition, *, on: str | None = None) -> Difference:
+        """Compare with a decomposition of another study, on the same images: `subspect.diff`."""
+        return subspect.diff(*self._asked, other=other, on=on)
+
+    def edit(self, drop: Sequence[tuple[int | str, int]] = (), **options: Any) -> Edited:
+        """Drop features from classes, and re-learn the rest if asked: `subspect.edit`."""
+        return subspect.edit(*self._asked, drop=drop, **options)
+
+    def export(self, path: str | Path, **options: Any) -> Exported:
+        """Write the decomposed network to a file: `subspect.export`."""
+        return subspect.export(*self._asked, path=path, **options)
+
+    def specialise(self, network: Network, **options: Any) -> Specialised:
+        """Make a smaller network for some classes: `subspect.specialise`."""
+        return subspect.specialise(*self._asked, network=network, **options)
+
+    def retrain(self, network: Network, images: ImageSource, folder: str | Path, **options: Any) -> Retrained:
+        """Train the network under the decomposed head: `subspect.retrain`."""
+        return subspect.retrain(*self._asked, network=network, images=images, folder=folder, **options)
+
+    def report(self, path: str | Path | None = None, **options: Any) -> Path:
+        """Write the report as HTML and return its path: `subspect.write_report`."""
+        return subspect.write_report(*self._asked, path=path, **options)
+
+    def tables(self) -> list[Table]:
+        """Return tables for the terminal: features of each class, and cost against their number where that is known."""
+        own = self._decomposition
+        return [class_table(own), *([curve_table(own)] if own.curve else [])]
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each feature of each class."""
+        own = self._decomposition
+        return [
+            {"class": name, **asdict(row), "contribution": row.contribution}
+            for label, name in enumerate(own.class_names)
+            for row in own.rows(label)
+        ]
+
+    @property
+    def _asked(self) -> tuple[Study, Decomposition]:
+        own = self._decomposition
+        if own.study is None:
+            raise SubspectError(
+                f"decomposition {own.name!r} was read from a file and doesn't know its study; take it from there, "
+                f"study[{own.name!r}], or name the study: subspect.evaluate(study, decomposition)"
+            )
+        return own.study, own
+
+    @property
+    def _decomposition(self) -> Decomposition:
+        return cast("Decomposition", self)

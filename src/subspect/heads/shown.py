@@ -1,0 +1,96 @@
+"""A decomposition as tables: the features of each class, one class's features with all that is known of them, the curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from subspect.ground.tables import Table
+
+if TYPE_CHECKING:
+    from subspect.heads.decomposition import Decomposition
+
+_CLASSES = 60  # rows, at most
+_FEATURES = 20  # named in a row
+
+
+def class_table(decomposition: Decomposition) -> Table:
+    """Return a row for each class, at most 60, with its features, the most important first."""
+    names = decomposition.class_names
+    more = len(names) - _CLASSES
+    caption = "\n".join(filter(None, [decomposition.settled, *decomposition.edits]))
+    table = Table(title=repr(decomposition), title_justify="left", caption=caption or None)
+    table.add_column("class", overflow="fold")
+    table.add_column("features, most important first", overflow="fold")
+    table.add_column("bias", justify="right")
+    for label, name in enumerate(names[:_CLASSES]):
+        found = decomposition.supports[label].tolist()
+        shown = " ".join(map(str, found[:_FEATURES])) + (" …" if len(found) > _FEATURES else "")
+        if label in decomposition.unseen:
+            shown = "all: no images seen"
+        table.add_row(name, shown, f"{decomposition.bias[label].item():.3f}")
+    if more > 0:
+        table.add_row("…", f"({more} classes more)", "")
+    return table
+
+
+def features(decomposition: Decomposition, label: int | str) -> Table:
+    """Return a row for each feature of a class: weight, frequency, mean and mean contribution.
+
+    Raises:
+        SubspectError: there is no such class.
+    """
+    label = decomposition.label(label)
+    name = decomposition.class_names[label]
+    bias = decomposition.bias[label].item()
+    table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
+    for column in ("feature", "weight", "frequency", "mean", "contribution"):
+        table.add_column(column, justify="right")
+    if decomposition.trust is not None:
+        table.add_column("stability", justify="right")
+        table.add_column("substitutes")
+        overlap = decomposition.trust.jaccard[label].item()
+        table.caption = (
+            f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard); substitutes: which "
+            "features could stand in, and the share of the feature's worth that they make good"
+        )
+    for row in decomposition.rows(label):
+        cells = [
+            str(row.feature),
+            f"{row.weight:.3f}",
+            f"{100 * row.frequency:.0f} %",
+            f"{row.mean:.3f}",
+            f"{row.contribution:.3f}",
+        ]
+        if row.stability is not None:
+            cells += [
+                f"{100 * row.stability:.0f} %",
+                ", ".join(f"{f} ({100 * share:.0f} %)" for f, share in row.substitutes),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
+    """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
+    points = sorted(decomposition.curve, key=lambda point: (float(point.k), bool(point.refit)))
+    low = min(0.9, *(float(point.fidelity) for point in points))
+    table = Table(
+        title=f"{decomposition.name}: what few features cost",
+        title_justify="left",
+        caption="\n".join(
+            filter(
+                None,
+                [
+                    f"{points[0].images:,} images; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
+                    decomposition.settled,
+                ],
+            )
+        ),
+    )
+    for column in ("k", "fidelity", "", "accuracy", "weights"):
+        table.add_column(column, justify="left" if column in ("fidelity", "weights") else "right")
+    for point in points:
+        bar = "█" * round(width * (point.fidelity - low) / (1 - low))
+        shares = f"{100 * point.fidelity:.2f} %", f"{100 * point.accuracy:.2f} %"
+        table.add_row(f"{point.k:.3g}", bar, *shares, "re-learned" if point.refit else "as pursued")
+    return table

@@ -1,0 +1,92 @@
+"""What a study can be asked, as methods: each is the function of that name, with this study as its first argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.text import Text
+
+import subspect
+from subspect.ground.errors import some
+from subspect.ground.results import Result
+from subspect.ground.tables import Table
+from subspect.ground.text import legible
+
+if TYPE_CHECKING:
+    from subspect.asking.geometry import Geometry
+    from subspect.asking.selectivity import Selectivity
+    from subspect.choosing.sizes import Budget
+    from subspect.giving.tradeoff import Tradeoff
+    from subspect.heads.decomposition import Decomposition
+    from subspect.networks.network import Network
+    from subspect.studies.study import Study
+    from subspect.studies.verify import Verified
+
+
+class StudyQuestions(Result):
+    """The methods of a study; options are those of the function named."""
+
+    def decompose(self, k: Budget = 5, **options: Any) -> Decomposition:
+        """Find the few features that decide each class: `subspect.decompose`."""
+        return subspect.decompose(self._study, k, **options)
+
+    def selectivity(self, **options: Any) -> Selectivity:
+        """Measure how class-specific features and layers are: `subspect.selectivity`."""
+        return subspect.selectivity(self._study, **options)
+
+    def geometry(self, **options: Any) -> Geometry:
+        """Measure in how many dimensions features and decision lie: `subspect.geometry`."""
+        return subspect.geometry(self._study, **options)
+
+    def tradeoff(self, network: Network, pools: Sequence[int], **options: Any) -> Tradeoff:
+        """Set accuracy against multiplications: `subspect.tradeoff`."""
+        return subspect.tradeoff(self._study, network=network, pools=pools, **options)
+
+    def verify(self, **options: Any) -> Verified:
+        """Check every file against its checksum: `subspect.verify`."""
+        return subspect.verify(self._study, **options)
+
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: network, preprocessing, image sets, decompositions."""
+        study = self._study
+        identity = study.identity
+        table = Table(title=str(study.path), show_header=False, title_justify="left")
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        table.add_row("network", f"{identity.network} (weights {identity.weights[:12]}…)")
+        table.add_row("head", f"{identity.head}: {identity.n_classes} classes × {identity.n_features} features")
+        parts = (f"{key} {'no' if value is None else value}" for key, value in identity.preprocessing.items())
+        table.add_row("preprocessing", "; ".join(parts))
+        for name in study.set_names:
+            table.add_row(f"images {name!r}", _about(study, name))
+        for name in study.unfinished:
+            table.add_row(f"images {name!r}", "unfinished; run the same observe command again to go on")
+        table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
+        return [table]
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each image set that is finished."""
+        rows: list[Mapping[str, Any]] = []
+        for name in self._study.set_names:
+            manifest = asdict(self._study.image_set(name).manifest)
+            about = {key: manifest[key] for key in ("rows", "kind", "root", "labelled", "matching", "fingerprint")}
+            rows.append({"set": name, **about, "failed": len(manifest["failed"])})
+        return rows
+
+    @property
+    def _study(self) -> Study:
+        return cast("Study", self)
+
+
+def _about(study: Study, name: str) -> Text:
+    """Say of an image set what it holds, and what couldn't be used."""
+    manifest = study.image_set(name).manifest
+    text = f"{manifest.rows:,} images ({manifest.kind}, {manifest.root or 'in memory'}); labels: {manifest.matching}"
+    if manifest.layers:
+        text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
+    if manifest.failed:
+        text += f"; {len(manifest.failed)} could not be used:"
+    failed = [legible(f"  {id}: {reason}") for id, reason in manifest.failed[:10]]
+    return Text("\n".join([legible(text), *failed]))
