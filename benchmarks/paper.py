@@ -170,7 +170,7 @@ def gates(clone: Path, images: Path, folder: Path) -> list[Row]:
     alone = torch.nn.Module()
     alone.register_buffer("csg", torch.empty(10, 64))
     load_weights(alone, clone / CSG_WEIGHTS, ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"])
-    order = np.argsort(alone.csg.numpy(), axis=1, kind="stable")
+    order = np.argsort(alone.get_buffer("csg").numpy(), axis=1, kind="stable")
     published = subspect.Supports.read(clone / CSG_FILE, 10, 64)
     same = sum(len(set(row) & set(least)) for row, least in zip(published, order[:, :5], strict=True))
     rows = row("CSG: published features that are among the class's 5 smallest gates", same, f"of {len(published.flat)}")

@@ -177,8 +177,8 @@ def matched(data: Path, folder: Path, k: int = 5) -> Figures:
     for head in (min(steps, key=lambda one: abs(mean_size(one) - k)), steps[-1]):
         name, supports = f"glm_saga, {mean_size(head):.3g} features", [np.flatnonzero(weights) for weights in head[0]]
         theirs[name] = head
-        for target, way in (("dense", "refit"), ("labels", "refit on the labels")):
-            theirs[f"{name}, {way}"] = refit(own.blocks, own.dense, supports, head, target).head
+        theirs[f"{name}, refit"] = refit(own.blocks, own.dense, supports, head).head
+        theirs[f"{name}, refit on the labels"] = refit(own.blocks, own.dense, supports, head, "labels").head
     nearest = subspect.Mean(mean_size(next(iter(theirs.values()))))
     wanted: dict[str, tuple[subspect.Mean | int, bool]] = {
         f"-k {k}": (k, True),
