@@ -91,18 +91,19 @@ def by_script(
 
     For each image it counts the features strictly before the share is reached; n is the mean over a class's images,
     truncated. The n largest features of every image are counted. Of the class's counts, the rarest features go that
-    together hold no more than the share; without ``cut`` the n most frequent stay instead.
+    together hold no more than the share; without ``cut`` the n most frequent stay instead. Ties go to the higher index, as they
+    do where ascending order is kept; the script leaves that to NumPy's quicksort.
     """
     supports = []
     for label in range(int(labels.max()) + 1):
         x = features[labels == label].astype(np.float64)
-        order = np.argsort(-x, axis=1, kind="stable")
+        order = np.argsort(x, axis=1, kind="stable")[:, ::-1]
         held = np.take_along_axis(x, order, axis=1).cumsum(axis=1) / x.sum(axis=1, keepdims=True)
         n = int(np.mean((held < share).sum(axis=1)))
         counts = np.bincount(order[:, :n].ravel(), minlength=x.shape[1])
-        ranked = np.argsort(-counts, kind="stable")
-        rest = counts[ranked][::-1].cumsum()[::-1]  # what a feature and all rarer ones hold
-        supports.append(ranked[rest > share * counts.sum()] if cut else ranked[:n])
+        rarest = np.argsort(counts, kind="stable")
+        held_up_to = counts[rarest].cumsum()
+        supports.append((rarest[held_up_to > share * counts.sum()] if cut else rarest[len(rarest) - n :])[::-1])
     return subspect.Supports(supports, features.shape[1])
 
 
