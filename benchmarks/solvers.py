@@ -1,7 +1,8 @@
 """Pursuit against other sparse solvers: the same features, the same mean number of features a class.
 
-Three parts. `cifar`: the published residual networks, supports and weights from `train`, figures on `test`. `planted`:
-made-up features whose true supports are known. `large`: 1,000 classes × 2,048 features. The others are glm_saga, the L1
+Four parts. `cifar`: the published residual networks, supports and weights from `train`, figures on `test`. `matched`: ResNet-20
+alone, glm_saga and pursuit with as many features in all, image by image; two minutes. `planted`: made-up features whose true
+supports are known. `large`: 1,000 classes × 2,048 features. The others are glm_saga, the L1
 multinomial of scikit-learn, skglm's L1 logistic regression of one class against the rest, the largest |W|, and the
 largest W × class mean, each with its own weights and with our refit. A solver works in a process of its own, along a path
 from a strong penalty to a weak one, until classes have k features on average; after five minutes it is stopped.
@@ -48,6 +49,7 @@ from subspect.choosing.refit import refit, reselect
 from subspect.statistics.moments import ClassSums
 from subspect.studies.rows import Block, Rows, workers
 
+PARTS = ("cifar", "matched", "planted", "large")
 CAP = 300.0  # seconds that a solver may take
 PATH = np.logspace(0, -3, 100)  # glm_saga's penalties, as shares of the one that leaves no feature
 COARSE = PATH[::3]  # the other solvers'
@@ -66,6 +68,8 @@ BARS = {
     "cifar resnet20 k=10, pursuit: accuracy": ">= 87.6",
     "cifar resnet32 k=5, pursuit: fidelity": ">= 94.9",
     "cifar resnet56 k=5, pursuit: fidelity": ">= 95.2",
+    "matched pursuit -k mean:5: accuracy": ">= 87.3",
+    "matched pursuit -k mean:5: fidelity": ">= 95.1",
     "cifar resnet20, pursuit of k=1…32: time": "<= 1",
     "cifar resnet20, pursuit of k=1…32 and refit of k=5: time / glm_saga's": "<= 0.05",
     "planted pursuit: precision": ">= 95",
@@ -89,11 +93,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--full", action="store_true", help="planted data at full size")
     parser.add_argument("--seeds", type=int, help="draws of planted data (default: 3 with --full, else 1)")
-    parser.add_argument("--only", choices=("cifar", "planted", "large"), help="only this part")
-    parser.add_argument("--studies", type=Path, help="keep the studies of `cifar` in this folder, and use those there")
+    parser.add_argument("--only", choices=PARTS, help="only this part")
+    parser.add_argument("--studies", type=Path, help="keep the studies of CIFAR-10 in this folder, and use those there")
     given = parser.parse_args()
-    parts = [given.only] if given.only else ["cifar", "planted", "large"]
-    if "cifar" in parts and given.data is None:
+    parts = [given.only] if given.only else list(PARTS)
+    if {"cifar", "matched"} & set(parts) and given.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
     missing = [name for name in ("glm_saga", "tqdm", "skglm", "sklearn") if find_spec(name) is None]
     if missing and parts != ["large"]:
@@ -102,6 +106,9 @@ def main() -> int:
     if "cifar" in parts:
         with tempfile.TemporaryDirectory() as folder:
             rows += table("cifar", [cifar(Path(given.data), given.studies or Path(folder))])
+    if "matched" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += table("matched", [matched(Path(given.data), given.studies or Path(folder))])
     if "planted" in parts:
         seeds = range(given.seeds or (3 if given.full else 1))
         size = FULL if given.full else SMALL
@@ -153,6 +160,45 @@ def timed(name: str, study: subspect.Study, dense: Head, glm_saga: float) -> Fig
     for what, times in {"": paths, " and refit of k=5": both, " and refit of k=5, chosen anew": anew}.items():
         figures[f"{name}, pursuit of k=1…32{what}: time"] = statistics.median(times), "s"
         figures[f"{name}, pursuit of k=1…32{what}: time / glm_saga's"] = statistics.median(times) / glm_saga, "×"
+    return figures
+
+
+def matched(data: Path, folder: Path, k: int = 5) -> Figures:
+    """Compare pursuit with glm_saga at the same number of features in all, image by image, on ResNet-20.
+
+    glm_saga's path may pass k by: the head nearest to k is taken, and the first with k or more. Each comes with its own
+    weights, which its penalty shrinks, and with weights re-learned on its supports, towards the network and the labels.
+    """
+    study = studies(data, folder, (20,))["resnet20"]
+    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    own = Data(stored(study, "train"), stored(study, "test"), (weight, bias))
+    steps = [step.head for step in solve("glm_saga", glm_saga, own.train, k)]
+    theirs: dict[str, Head] = {}
+    for head in (min(steps, key=lambda one: abs(mean_size(one) - k)), steps[-1]):
+        name, supports = f"glm_saga, {mean_size(head):.3g} features", [np.flatnonzero(weights) for weights in head[0]]
+        theirs[name] = head
+        theirs[f"{name}, refit"] = refit(own.blocks, own.dense, supports, head).head
+        theirs[f"{name}, refit on the labels"] = refit(own.blocks, own.dense, supports, head, "labels").head
+    nearest = subspect.Mean(mean_size(next(iter(theirs.values()))))
+    wanted: dict[str, tuple[subspect.Mean | int, bool]] = {
+        f"-k {k}": (k, True),
+        f"-k mean:{k}": (subspect.Mean(k), True),
+        f"-k mean:{k}, not chosen anew": (subspect.Mean(k), False),
+        f"-k mean:{nearest.k:.3g}": (nearest, True),
+    }
+    figures = Figures()
+    for name, head in theirs.items():
+        figures |= own.figures(name, head)
+    for what, (size, anew) in wanted.items():
+        [made] = subspect.decompose_each(study, [size], on="train", refit=anew, keep_files=False)
+        weights, biases = (array.astype(np.float64) for array in made.matrix())
+        head = weights, biases
+        if not anew:
+            head = refit(own.blocks, own.dense, list(made.supports), head).head
+        figures |= own.figures(f"pursuit {what}", head)
+        for name, other in theirs.items():
+            if "labels" not in name:
+                figures |= own.apart(f"pursuit {what}, less {name}", head, other)
     return figures
 
 
@@ -229,6 +275,16 @@ class Data:
         if supports and self.truth.any():
             figures |= dict(zip(("precision", "recall"), self.overlap(head), strict=True))
         return {f"{what}: {name}": (100 * value, "%") for name, value in figures.items()}
+
+    def apart(self, what: str, head: Head, other: Head) -> Figures:
+        """Return by how much a head is ahead of another on the same images, with the 95 % interval of paired differences."""
+        said, theirs = top1(self.test.x, head), top1(self.test.x, other)
+        figures = Figures()
+        for name, wanted in {"accuracy": self.test.y, "fidelity": self.said}.items():
+            ahead = (said == wanted).astype(np.float64) - (theirs == wanted)
+            half = 1.96 * float(ahead.std(ddof=1)) / len(ahead) ** 0.5
+            figures[f"{what}: {name}"] = 100 * float(ahead.mean()), f"± {100 * half:.2f} points"
+        return figures
 
     def overlap(self, head: Head) -> tuple[float, float]:
         """Return precision and recall of a head's supports."""
@@ -362,9 +418,9 @@ def cut_up(data: Features) -> list[Block]:
     return [Block(data.x[cut], data.y[cut], data.y[cut]) for cut in cuts]
 
 
-def studies(data: Path, folder: Path) -> dict[str, subspect.Study]:
+def studies(data: Path, folder: Path, depths: Sequence[int] = (20, 32, 56)) -> dict[str, subspect.Study]:
     """Observe the published networks, but for those whose finished study is in the folder."""
-    made = {f"resnet{depth}": folder / f"resnet{depth}" for depth in (20, 32, 56)}
+    made = {f"resnet{depth}": folder / f"resnet{depth}" for depth in depths}
     with tempfile.TemporaryDirectory() as images:
         for name, path in made.items():
             if (path / "study.json").exists() and {"train", "test"} <= set(subspect.Study.open(path).set_names):

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +68,33 @@ def test_solver_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert data.figures("", steps[-1].head)[": accuracy"][0] > 50
     assert len(solvers.solve("scikit-learn", solvers.scikit_learn, train, 2, cap=0)) == 1
     assert solvers.sizes(4.7, 10).sum() == 47
+
+
+def test_matched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paired difference counts images, and its interval only those on which the two heads differ."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import solvers
+    from _planted import Features
+
+    x = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 25]
+    right = np.eye(4), np.zeros(4)
+    data = solvers.Data(Features(x, np.arange(100) % 4), Features(x, np.arange(100) % 4), right)
+    wrong = right[0][[0, 1, 3, 2]], right[1]
+    figures = data.apart("one", right, wrong)
+    assert figures["one: accuracy"] == figures["one: fidelity"] == (50.0, "± 9.85 points")  # 1.96 √(0.25 / 99)
+    assert data.apart("one", right, right)["one: accuracy"] == (0.0, "± 0.00 points")
+
+
+def test_share_as_the_authors_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: strictly before a share of 0.5 come 1, 2 and 2 features, 1 truncated; before 0.65 come 1, 3 and 3, so 2."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import paper
+
+    x = np.array([[0, 4, 3, 2, 1], [2, 2.1, 2.2, 1.9, 1.8], [2.1, 1.9, 2.2, 2, 1.8]], np.float32)
+    one = np.zeros(3, np.int64)
+    assert [row.tolist() for row in paper.by_script(x, one, 0.5)] == [[2]]  # counts 0 1 2 0 0: feature 1 holds a third
+    assert [row.tolist() for row in paper.by_script(x, one, 0.65)] == [[2]]  # counts 1 2 3 0 0: 0 and 1 hold a half
+    assert [row.tolist() for row in paper.by_script(x, one, 0.65, cut=False)] == [[2, 1]]
 
 
 def test_large(monkeypatch: pytest.MonkeyPatch) -> None:
