@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -249,6 +250,7 @@ def depth(
     from subspect.asking.depth import depth as set_against_depth
     from subspect.demo import digits_family
     from subspect.ground.drawing import check_figure
+    from subspect.ground.threads import one_thread
 
     check_figure(figure)
     if digits:
@@ -271,14 +273,15 @@ def depth(
                     f"two networks are called {name!r}; weights are called as their file, else as the callable"
                 )
             family[name] = network_of(spec, Path(weights) if weights else None, None, None, None, given)
-    made = set_against_depth(
-        family,
-        images_of(images, outside, "train"),
-        output,
-        test=images_of(test, outside, "test"),
-        fidelity=fidelity,
-        batch_size=batch_size,
-        workers=workers,
-        device=device_of(device),
-    )
+    with one_thread() if digits else nullcontext():
+        made = set_against_depth(
+            family,
+            images_of(images, outside, "train"),
+            output,
+            test=images_of(test, outside, "test"),
+            fidelity=fidelity,
+            batch_size=batch_size,
+            workers=workers,
+            device=device_of(device),
+        )
     show_measured(made, as_json, figure)
