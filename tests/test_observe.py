@@ -203,12 +203,17 @@ def test_a_second_writer_is_kept_out(
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
-def test_without_labels_predictions_stand_in(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_without_labels_predictions_stand_in(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in make_folder(each=30).rglob("*.png"):
         shutil.copy(path, flat / f"{path.parent.name}{path.name}")
-    study = observe(Network(tiny), flat, tmp_path / "study")
+    with caplog.at_level("WARNING"):
+        study = observe(Network(tiny), flat, tmp_path / "study")
+    assert "labels: none; the largest of the network's 3 outputs is taken for each image's class" in caplog.text
+    assert "of multi-label or regression outputs that, and every figure made of it, means nothing" in caplog.text
     assert not study["train"].labelled
     chunk = next(study["train"].chunks())
     assert np.array_equal(chunk.labels, chunk.predictions)

@@ -248,13 +248,23 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
-    log.info(
-        "labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them"
-    )
+    _tell_labels(manifest, match.n_classes)
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
     return source.labelled and _warn_near_chance(right, len(chunk.ids), match.n_classes, "tried first")
+
+
+def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
+    """Say how labels were matched, or what is assumed where there are none: nothing else could show that it is wrong."""
+    if manifest.labelled:
+        log.info("labels: %s", manifest.matching)
+    else:
+        log.warning(
+            "labels: none; the largest of the network's %d outputs is taken for each image's class, as of a classifier that "
+            "says one class; of multi-label or regression outputs that, and every figure made of it, means nothing",
+            n_classes,
+        )
 
 
 def _run(
