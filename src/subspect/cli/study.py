@@ -229,7 +229,9 @@ def show(
         list[str] | None, typer.Option("--class", help="A class name or index; may be repeated.")
     ] = None,
     decomposition: Which = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the curve of cost against k to this SVG file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the curve of cost against k into this file (PNG, SVG, PDF).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a study holds and what its features cost, or the features of some classes.
