@@ -55,7 +55,7 @@ def explain(
     Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
     """
     from subspect.asking.explain import explain as why
-    from subspect.asking.explain import open_picture
+    from subspect.asking.one_image import open_picture
     from subspect.ground.files import make_folder
     from subspect.networks.naming import load_network
     from subspect.studies.study import Study
