@@ -36,6 +36,7 @@ from subspect.heads.names import check_name
 from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import FeatureRow, Trusted
+from subspect.networks.finding import is_convolution
 from subspect.networks.network import weights_fingerprint, with_head
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ class Decomposition:
             )
 
         def make(dense: nn.Module) -> nn.Module:
-            layer = self.layer(convolution=isinstance(dense, nn.Conv2d))
+            layer = self.layer(convolution=is_convolution(dense))
             weight = cast(Tensor, dense.weight)
             return layer.to(weight.device, weight.dtype).train(dense.training)
 
