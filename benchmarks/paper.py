@@ -71,11 +71,11 @@ def main() -> int:
 
 def shares(study: subspect.Study, folder: Path) -> list[Row]:
     """A class needs few features: as many as hold a share of the mass, as subspect and as the authors' code choose them."""
-    chunks = list(study["train"].chunks())
+    chunks = list(study.image_set("train").chunks())
     features, labels = (np.concatenate([getattr(one, name) for one in chunks]) for name in ("features", "labels"))
     rows: list[Row] = []
     for share in (0.5, 0.9):
-        ours = subspect.decompose(study, share, "frequency", on="train")
+        ours = subspect.decompose(study, share, method="frequency", on="train")
         rows += costs(study, f"frequency -k {share}", ours)
         for cut, what in {False: "counted strictly before, truncated", True: "the authors' code"}.items():
             path = folder / f"share-{share}-{cut}.json"
@@ -109,7 +109,7 @@ def by_script(
 
 def costs(study: subspect.Study, what: str, made: subspect.Decomposition) -> list[Row]:
     """Say how many features classes have, and what that costs."""
-    cost, sizes = subspect.evaluate(study, made, "test").overall, made.supports.sizes
+    cost, sizes = subspect.evaluate(study, made, on="test").overall, made.supports.sizes
     rows = row(f"{what}: features a class ({sizes.min()} to {sizes.max()})", float(sizes.mean()), "")
     rows += row(f"{what}: accuracy", 100 * cost.accuracy.value, "%")
     return rows + row(f"{what}: fidelity", 100 * cost.fidelity.value, "%")
@@ -176,7 +176,7 @@ def gates(clone: Path, images: Path, folder: Path) -> list[Row]:
     same = sum(len(set(row) & set(least)) for row, least in zip(published, order[:, :5], strict=True))
     rows = row("CSG: published features that are among the class's 5 smallest gates", same, f"of {len(published.flat)}")
     for method in ("frequency", "contribution", "pursuit"):
-        rows += costs(study, f"CSG, {method} k=5", subspect.decompose(study, 5, method, on="train"))
+        rows += costs(study, f"CSG, {method} k=5", subspect.decompose(study, 5, method=method, on="train"))
     for which, chosen in {"smallest": order[:, :5], "largest": order[:, :-6:-1]}.items():
         what, path = f"CSG, the 5 {which} gates", folder / f"{which}.json"
         subspect.Supports(list(chosen), 64).write(path)
@@ -190,7 +190,7 @@ def gates(clone: Path, images: Path, folder: Path) -> list[Row]:
                 f"{what}: less the script's figure", abs(float(pairs.mean()) - CSG_PUBLISHED), "nats", "<= 1e-9"
             )
         rows += row(f"{what}: mutual information, distinct classes", distinct(pairs), "nats")
-        found = subspect.essentiality(study, made, "test")
+        found = subspect.essentiality(study, made, on="test")
         rows += row(f"{what}: class accuracy before", 100 * float(np.nanmean(found.before)), "%")
         for kind in ("normal", "matched"):
             one = found.kinds[kind]

@@ -87,6 +87,12 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
     assert value["fidelity"]["overall"]["accuracy"]["value"] == fidelity.overall.accuracy.value
 
 
+def test_none_of_resize_crop_mean_and_std(run: Callable[..., Result]) -> None:
+    given = "--resize none --crop none --mean none --std None"
+    result = run(f"observe python:model.py:make train -o study {given}")
+    assert "preprocessing: resize no, centre crop no, mean (0, 0, 0), std (1, 1, 1)" in result.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
 def test_images_that_lead_outside(run: Callable[..., Result], tmp_path: Path) -> None:
     for name in ("train", "test"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
@@ -63,9 +64,26 @@ def test_the_figure_is_written_with_its_colours(study: Study, tmp_path: Path) ->
     assert result.exit_code == 1 and (tmp_path / "mine.svg").read_text() == "<svg></svg>"
 
 
-@pytest.mark.parametrize("name", ["curve.png", "curve", "svg", "curve.svg.gz"])
-def test_a_figure_that_is_no_svg(study: Study, tmp_path: Path, name: str) -> None:
-    with pytest.raises(SubspectError, match=f"the figure is SVG; name a file that ends in .svg, not '{name}'"):
+@pytest.mark.parametrize(("name", "start"), [("curve.png", b"\x89PNG"), ("new/CURVE.PDF", b"%PDF")])
+def test_the_figure_in_other_formats(study: Study, tmp_path: Path, name: str, start: bytes) -> None:
+    decompose(study, 2)
+    for _ in range(2):  # the same file again takes its place
+        result = CliRunner().invoke(app, ["show", str(study.path), "--figure", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / name).read_bytes().startswith(start) and is_sealed(tmp_path / name)
+    if name.endswith("png"):
+        with Image.open(tmp_path / name) as picture:
+            pixels = np.asarray(picture.convert("RGBA")).reshape(-1, 4)
+        assert (pixels[0] == 255).all()  # on white paper, whatever the page
+        for colour in ("blue", "orange", "dim"):
+            assert (pixels == [*bytes.fromhex(COLOURS[colour][0][1:]), 255]).all(axis=1).any()
+
+
+@pytest.mark.parametrize("name", ["curve.gif", "curve", "svg", "curve.svg.gz"])
+def test_a_figure_of_no_format(study: Study, tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        SubspectError, match=rf"cannot draw into .*{name}: its suffix must be one of \.png, \.svg, \.pdf"
+    ):
         write_curve(decompose(study, 2), tmp_path / name)
     assert not (tmp_path / name).exists()
 

@@ -12,8 +12,9 @@ from safetensors.torch import save
 
 import subspect
 from subspect import MissingExtra, SubspectError
-from subspect.demo import digits_family, run_demo, write_digits
+from subspect.demo import digits_family, network, run_demo, train_network, write_digits
 from subspect.ground.seals import is_sealed
+from subspect.resnet import ResNet
 
 
 def test_the_demo(tmp_path: Path) -> None:
@@ -32,6 +33,27 @@ def test_the_demo(tmp_path: Path) -> None:
         subspect.load_network("python:subspect.demo:network", tmp_path / "demo/weights.safetensors").model
     )
     assert isinstance(small.get_submodule("linear"), subspect.DecomposedHead)
+
+
+def test_trains_with_one_thread_whatever_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_digits(tmp_path / "train", tmp_path / "test")
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def build() -> ResNet:
+        seen.append(torch.get_num_threads())
+        return network()
+
+    torch.set_num_threads(2)
+    try:
+        train_network(tmp_path / "test", build=build, epochs=1, show_progress=False)
+        assert seen == [1] and torch.get_num_threads() == 2
+        monkeypatch.setattr("subspect.demo._are_trained", lambda _: True)
+        monkeypatch.setattr("subspect.demo.load_network", lambda *_: seen.append(torch.get_num_threads()))
+        monkeypatch.setattr("subspect.demo.run", lambda *_, **__: seen.append(torch.get_num_threads()))
+        run_demo(tmp_path)
+        assert seen == [1, 1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_digits_that_are_there_stay_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_what_it_says_of_an_image(
     for term in one.terms:
         assert term.value == pytest.approx(x[term.feature], abs=1e-5)
         assert np.allclose(one.maps[term.feature], maps[term.feature], atol=1e-5)
-    assert one.picture.tobytes() == Image.open(image).tobytes()
+    assert one.picture is not None and one.picture.tobytes() == Image.open(image).tobytes()
 
 
 def test_against_a_class_that_is_named(study: Study, made: Decomposition, network: Network, path: Path) -> None:
@@ -223,10 +223,12 @@ def test_path_picture_and_array_say_the_same(study: Study, made: Decomposition, 
     wanted = explain(study, made, network=network, image=path)
     for image in (str(path), picture, picture.convert("RGBA"), np.array(picture)):
         one = explain(study, made, network=network, image=image, name=str(path))
-        assert one.to_json() == wanted.to_json() and one.picture.tobytes() == picture.tobytes()
+        assert one.picture is not None and one.picture.tobytes() == picture.tobytes()
+        assert one.to_json() == wanted.to_json()
     assert explain(study, made, network=network, image=picture).name == "image"
     grey = explain(study, made, network=network, image=np.array(picture.convert("L")), name="grey")
-    assert grey.name == "grey" and grey.picture.tobytes() == picture.convert("L").convert("RGB").tobytes()
+    assert grey.picture is not None and grey.picture.tobytes() == picture.convert("L").convert("RGB").tobytes()
+    assert grey.name == "grey"
 
 
 def test_the_network_need_not_bring_its_preprocessing(
@@ -424,8 +426,8 @@ def test_what_is_no_image(study: Study, made: Decomposition, network: Network, t
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
-        (torch.rand(3, 8, 8), "Tensor"),
-        (np.zeros((8, 8, 3)), "ndarray"),
+        (torch.rand(3, 8, 8), r"Tensor of torch\.float32 \(3, 8, 8\)"),
+        (np.zeros((8, 8, 3)), r"ndarray of float64 \(8, 8, 3\)"),
         (np.zeros((2, 8, 8, 3), np.uint8), "ndarray"),
         (np.zeros((3, 8, 8), np.uint8), "ndarray"),
         (7, "int"),
@@ -485,10 +487,44 @@ def test_an_image_smaller_than_the_crop(make_folder: Callable[..., Path], tmp_pa
     images = make_folder("train", each=5)
     study = subspect.observe(network, images, tmp_path / "study", "train", batch_size=16)
     made = decompose(study, 2, method="contribution", on="train")
-    assert explain(study, made, network=network, image=images / "a/000.png").picture.size == (6, 6)
+    picture = explain(study, made, network=network, image=images / "a/000.png").picture
+    assert picture is not None and picture.size == (6, 6)
     Image.new("RGB", (5, 7)).save(tmp_path / "small.png")
     with pytest.raises(SubspectError, match=r"cannot use .*small\.png: 5×7 pixels is smaller than the crop of 6×6"):
         explain(study, made, network=network, image=tmp_path / "small.png")
+
+
+class _Halves:
+    """A transform whose result is no picture: two channels, of one half of the image."""
+
+    def __repr__(self) -> str:
+        return "halves"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.asarray(image)[:, :4, :2].astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def test_a_transform_that_makes_no_picture(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    model = Tiny()
+    model.conv = nn.Conv2d(2, 6, 3)
+    network, images = Network(model, preprocessing=_Halves()), make_folder("train", each=5)
+    job = subspect.run(network, images, tmp_path / "study", k=2, show_progress=False)
+    one = explain(job.study, job.decomposition, network=network, image=images / "a/000.png")
+    with Image.open(images / "a/000.png") as given:
+        assert one.picture == given and one.maps is None  # whose places would be of another picture
+    assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
+    assert one.neighbours and all(near.picture is None for near in one.neighbours)
+    assert one.save(tmp_path / "figures").exists()
+    assert "a tensor of shape (2, 8, 4) is not a picture" in job.report.read_text(encoding="utf-8")
+
+
+def test_an_image_that_the_network_cannot_take(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    network, images = Network(Flat()), make_folder("train", each=5)
+    study = subspect.observe(network, images, tmp_path / "study")
+    with pytest.raises(
+        SubspectError, match=r"cannot use image: the network failed on \(1, 3, 9, 8\): .*; give an image of"
+    ):
+        explain(study, decompose(study, 2), network=network, image=np.zeros((9, 8, 3), np.uint8))
 
 
 def test_an_image_of_one_colour(study: Study, made: Decomposition, network: Network) -> None:

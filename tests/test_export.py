@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import subspect
-from conftest import PIXELS
+from conftest import PIXELS, Tiny
 from subspect import DecomposedHead, Decomposition, Network, Study, SubspectError, Supports, decompose
 from subspect.cli import app
 from subspect.giving.export import check_path, export
@@ -103,13 +103,41 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     assert json.dumps(done.to_json()) and "opset 18" in str(done.tables()[0].caption)
 
 
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_advice_for_images_in_memory_works(ready: bool, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder, network = make_folder(each=4), Network(Tiny())
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    given = x.transpose(0, 3, 1, 2) / np.float32(255) if ready else x
+    study = subspect.observe(network, (given, np.arange(40) % 3), tmp_path / "study")
+    made = decompose(study, 2)
+
+    def invoke(*line: str) -> str:
+        fixed = ("export", str(study.path), "--network", "python:conftest:Tiny", "-o", str(tmp_path / "cli.pt2"))
+        return " ".join(CliRunner().invoke(app, [*fixed, *line]).output.split())
+
+    advice = "give some as they were observed, from Python: images=x; the command line reads pictures alone"
+    if not ready:
+        advice = "images=x in Python, with x as it was observed; --images FOLDER on the command line"
+    with pytest.raises(SubspectError, match=advice):
+        export(study, made, path=tmp_path / "net.pt2", network=network)
+    assert export(study, made, path=tmp_path / "net.pt2", network=network, images=given).path.exists()
+    with pytest.raises(SubspectError, match=advice):
+        subspect.specialise(study, made, network=network, classes=[0, 1], rounds=0)
+    assert subspect.specialise(study, made, network=network, classes=[0, 1], images=given, rounds=0).model
+    assert advice in invoke()
+    said = invoke("--images", str(folder))
+    assert (tmp_path / "cli.pt2").exists() != ready and (advice in said) == ready
+    if ready:
+        assert "given as tensors, ready for the network; these are pictures (folder)" in said
+
+
 def test_many_classes_are_gathered_in_onnx(tmp_path: Path) -> None:
     images = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     study, made, network = made_of(Net(many=True), tmp_path / "study", (images, torch.arange(60) * 10), k=4)
     everyone = Supports([[label % 512, (label + 7) % 512] for label in range(600)], 512)
     everyone.write(tmp_path / "indices.json")
     made = subspect.decompose_by_file(study, tmp_path / "indices.json")
-    with pytest.raises(SubspectError, match="the images that were observed were in memory; name some to check"):
+    with pytest.raises(SubspectError, match="the images that were observed were in memory and aren't there any more"):
         export(study, made, path=tmp_path / "net.onnx", network=network)
     done = export(study, made, path=tmp_path / "net.onnx", network=network, images=(images, None))
     assert done.dense is not None
@@ -205,7 +233,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert not (tmp_path / "new").exists()
     images.rename(tmp_path / "moved")
-    with pytest.raises(SubspectError, match="are no longer at .*; name some to check with"):
+    with pytest.raises(SubspectError, match="are no longer at .*, say where they are now: images='FOLDER' in"):
         export(study, made, path=tmp_path / "net.onnx", network=network)
     wanted = builtins.__import__
 

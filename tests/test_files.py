@@ -346,6 +346,14 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) 
         read_json(tmp_path / "a.json")
 
 
+def test_a_key_that_stands_twice_among_many_is_found_at_once() -> None:
+    keys = ",".join(f'"{number}":0' for number in [*range(50_000), 49_999])
+    start = time.perf_counter()
+    with pytest.raises(SubspectError, match="the key '49999' stands twice in one object"):
+        parse_json(f"{{{keys}}}".encode(), Path("a"))
+    assert time.perf_counter() - start < 10
+
+
 def test_json_that_is_read_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"a":' * 100 + b"1" + b"}" * 100)
     assert to_json(read_json(tmp_path / "a.json")).count("{") == 100

@@ -119,6 +119,37 @@ def test_arrays_that_are_too_few_are_missed_without_a_word_of_folders(
     assert "give those that were observed" in caplog.text
 
 
+def test_explaining_an_input_that_is_no_picture(done: _Done, tmp_path: Path) -> None:
+    job, x = done.job, done.arrays[0]
+    one = subspect.explain(job.study, job.decomposition, network=done.network, image=x[3], name="3")
+    assert one.picture is None and one.maps is None and one.label == f"class {done.arrays[1][3]}"
+    assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
+    assert (
+        one.to_json()
+        == subspect.explain(
+            job.study, job.decomposition, network=done.network, image=torch.from_numpy(x[3]), name="3"
+        ).to_json()
+    )
+    assert one.save(tmp_path).exists()
+    for other in (np.zeros((8, 8, 3), np.uint8), Path(__file__)):
+        with pytest.raises(
+            SubspectError, match=r"images were given as tensors, .* subspect\.explain\(…, images\[0\]\); got"
+        ):
+            subspect.explain(job.study, job.decomposition, network=done.network, image=other)
+    network, _ = _made(done.kind)
+    with pytest.raises(SubspectError, match="the network failed on .*"):
+        subspect.explain(job.study, job.decomposition, network=network, image=x[3][..., None])
+
+
+def test_floating_pictures_are_explained_with_their_maps(tiny: nn.Module, tmp_path: Path) -> None:
+    x, labels = np.random.default_rng(0).random((60, 3, 8, 8), np.float32), np.arange(60) % 3
+    network = subspect.Network(tiny)
+    job = subspect.run(network, (x, labels), tmp_path / "study", k=2, show_progress=False)
+    one = subspect.explain(job.study, job.decomposition, network=network, image=x[0])
+    assert one.picture is not None and one.picture.size == (8, 8) and one.maps
+    assert one.save(tmp_path).exists()
+
+
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_export(done: _Done, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import subspect
 from subspect.cli import app
+from subspect.ground.progress import progress
 
 SRC = Path(subspect.__file__).parent
 
@@ -61,6 +62,25 @@ def test_everything_public_is_there_and_shadows_no_module() -> None:
                 name for name, one in vars(module).items() if inspect.isfunction(one) and not name.startswith("_")
             }
             assert not public & {one.stem for one in path.parent.iterdir()}, path
+
+
+@pytest.mark.parametrize(
+    ("level", "show", "drawn"),
+    [
+        (logging.NOTSET, True, True),
+        (logging.INFO, True, True),
+        (logging.WARNING, True, False),
+        (logging.INFO, False, False),
+    ],
+)
+def test_no_progress_bar_where_quiet_was_asked_for(
+    level: int, show: bool, drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    monkeypatch.setattr(logging.getLogger("subspect"), "level", level)
+    with progress("training", 3, "steps", show=show) as advance:
+        advance(3)
+    assert ("training" in capsys.readouterr().err) == drawn
 
 
 def test_quiet_and_threads_go_with_every_command(study: subspect.Study, tmp_path: Path) -> None:

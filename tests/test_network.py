@@ -9,6 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import subspect
 from conftest import PIXELS, Tiny
 from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
 from subspect.networks.finding import Head
@@ -183,6 +185,53 @@ def test_convolution(kind: type[ConvThenPool]) -> None:
     model = kind().eval()
     with torch.no_grad():
         expect(model, "conv_head", model.features(pixels()), model(pixels()).flatten(1))
+
+
+class ConvIn(nn.Module):
+    """A head that is a 1×1 convolution of series or volumes, and their mean after it."""
+
+    def __init__(self, dimensions: int, **options: Any) -> None:
+        super().__init__()
+        kind: Any = {1: nn.Conv1d, 3: nn.Conv3d}[dimensions]
+        self.conv, self.conv_head = kind(3, D, 3), kind(D, C, **{"kernel_size": 1, **options})
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x).tanh().flatten(2).mean(2)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_head(self.conv(x).tanh()).flatten(2).mean(2)
+        return out
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_convolution_of_series_and_volumes(dimensions: int, tmp_path: Path) -> None:
+    model, x = ConvIn(dimensions).eval(), torch.randn(40, 3, *[6, 5, 4][:dimensions])
+    with torch.no_grad():
+        network = Network(model)
+        assert network.find_head(x[:2]).name == "conv_head" and network.head.weight.shape == (C, D)
+        torch.testing.assert_close(network.read(x), (model.features(x), model(x)))
+        study = subspect.observe(network, x, tmp_path / "study")
+        whole = subspect.decompose(study, D, method="contribution").apply(model)
+        torch.testing.assert_close(whole(x), model(x))
+        made = subspect.decompose(study, 2, method="contribution")
+        weight, bias = (torch.from_numpy(one) for one in made.matrix())
+        for kernel in ("auto", "dense", "embedding_bag"):
+            small = made.apply(model)
+            small.get_submodule("conv_head").kernel = kernel  # type: ignore[assignment]
+            torch.testing.assert_close(small(x), model.features(x) @ weight.T + bias)
+    exported = subspect.export(study, made, path=tmp_path / "small.onnx", network=network, images=x)
+    assert exported.difference is not None and exported.difference < 1e-4
+    seen = [label for label in range(C) if label not in made.unseen]
+    cut = subspect.specialise(study, made, network=network, classes=seen[:1], images=x, rounds=0)
+    assert cut.removed == D - 2 and cut.model(x).shape == (40, 1)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+@pytest.mark.parametrize("options", [{"kernel_size": 3}, {"stride": 2}, {"padding": 1}, {"groups": 3}])
+def test_no_other_convolution_of_series_and_volumes_is_a_head(dimensions: int, options: dict[str, Any]) -> None:
+    with pytest.raises(SubspectError, match="head not found: .* candidates: none with 3 outputs"):
+        Network(ConvIn(dimensions, **options)).find_head(torch.randn(2, 3, *[8] * dimensions))
 
 
 @pytest.mark.parametrize("padding", ["same", "valid", (0, 0)])
@@ -582,7 +631,7 @@ def test_function_after_the_head_is_named(name: str) -> None:
         model.fc.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))  # logits of both signs
     refuse(
         model,
-        rf"^head not found: the logits \(2, 3\) are not the output of any nn.Linear or 1×1 nn.Conv2d .*: the network "
+        rf"^head not found: the logits \(2, 3\) are not the output of any nn.Linear or 1×1 convolution .*: the network "
         rf"applies {name} after 'fc'; pass head='module.name' \(--head\) to take a layer's own output for the logits; "
         r"candidates: fc$",
     )
@@ -792,7 +841,7 @@ def test_named_head_before_a_softmax(caplog: pytest.LogCaptureFixture) -> None:
 def test_mistyped_head() -> None:
     refuse(
         Misleading(),
-        r"^head 'clasifier' is not an nn.Linear or 1×1 nn.Conv2d of this network \(did you mean 'classifier' or "
+        r"^head 'clasifier' is not an nn.Linear or 1×1 convolution of this network \(did you mean 'classifier' or "
         r"'last_linear'\?\); its linear layers: fc, head, classifier, last_linear, stem$",
         "clasifier",
     )
@@ -800,7 +849,9 @@ def test_mistyped_head() -> None:
 
 @pytest.mark.parametrize("name", ["conv", "norm", "", "zzz"])
 def test_head_that_is_no_linear_layer(name: str) -> None:
-    refuse(Net(), f"^head '{name}' is not an nn.Linear or 1×1 nn.Conv2d of this network; its linear layers: fc$", name)
+    refuse(
+        Net(), f"^head '{name}' is not an nn.Linear or 1×1 convolution of this network; its linear layers: fc$", name
+    )
 
 
 def test_named_head_in_a_network_without_linear_layers() -> None:

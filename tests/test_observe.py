@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import subspect
@@ -203,12 +204,17 @@ def test_a_second_writer_is_kept_out(
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
-def test_without_labels_predictions_stand_in(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_without_labels_predictions_stand_in(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in make_folder(each=30).rglob("*.png"):
         shutil.copy(path, flat / f"{path.parent.name}{path.name}")
-    study = observe(Network(tiny), flat, tmp_path / "study")
+    with caplog.at_level("WARNING"):
+        study = observe(Network(tiny), flat, tmp_path / "study")
+    assert "labels: none; the largest of the network's 3 outputs is taken for each image's class" in caplog.text
+    assert "of multi-label or regression outputs that, and every figure made of it, means nothing" in caplog.text
     assert not study.image_set("train").labelled
     chunk = next(study.image_set("train").chunks())
     assert np.array_equal(chunk.labels, chunk.predictions)
@@ -279,16 +285,32 @@ class Pixel(nn.Module):
         return out
 
 
+def shifted() -> Pixel:
+    return Pixel((1, 2, 0))
+
+
 def test_accuracy_near_chance_is_pointed_out(
     make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_folder(each=30)
     observe(Network(Pixel()), folder, tmp_path / "right")
     assert "near chance" not in caplog.text
-    observe(Network(Pixel((1, 2, 0))), folder, tmp_path / "shifted")
+    observe(Network(shifted()), folder, tmp_path / "shifted")
     assert "accuracy near chance: 0 of 64 images tried first are right, with 3 classes" in caplog.text
     assert caplog.text.count("near chance") == 1  # not again at the end
-    assert "class folders are in another order" in caplog.text and "preprocessing" in caplog.text
+    assert "Usual causes: the class folders are in another order" in caplog.text and "preprocessing" in caplog.text
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_accuracy_near_chance_of_weights_that_were_not_given(
+    given: bool, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(shifted().state_dict(), weights)
+    network = subspect.load_network(f"python:{__name__}:shifted", weights if given else None)
+    observe(network, make_folder(each=30), tmp_path / "study")
+    said = "Usual causes: no weights were given (--weights), so that they may be random; the class folders are"
+    assert "accuracy near chance" in caplog.text and (said in caplog.text) != given
 
 
 def test_accuracy_near_chance_that_the_first_images_hide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -295,11 +295,25 @@ def test_size_that_is_none(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
-@pytest.mark.parametrize("value", [None, (), (0.1, 0.2), (0.1,) * 4, "red", ("a",) * 3, (math.nan,), (math.inf,) * 3])
+@pytest.mark.parametrize("value", [(), (0.1, 0.2), (0.1,) * 4, "red", ("a",) * 3, (math.nan,), (math.inf,) * 3])
 def test_channels_that_are_none(name: str, value: object) -> None:
     given: dict[str, Any] = {"resize": None, "crop": None, **HALF, name: value}
     with pytest.raises(SubspectError, match=rf"{name} must be one number \(grey\) or three \(RGB\) .* got "):
         Preprocessing(**given)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "same"),
+    [
+        (None, None, ((0.0,) * 3, (1.0,) * 3)),
+        (0.5, None, ((0.5,), (1.0,))),
+        (None, STD, ((0.0,) * 3, STD)),
+    ],
+)
+def test_none_normalises_nothing(mean: Any, std: Any, same: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    explicit = Preprocessing(resize=None, crop=None, mean=same[0], std=same[1])
+    assert Preprocessing(resize=None, crop=None, mean=mean, std=std) == explicit
+    assert as_preprocessing({"resize": None, "crop": None, "mean": mean, "std": std}) == explicit
 
 
 def test_mean_and_std_of_different_lengths() -> None:

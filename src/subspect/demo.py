@@ -25,6 +25,7 @@ from subspect.ground.errors import MissingExtra, SubspectError
 from subspect.ground.files import atomic, check_free, read_bytes
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
+from subspect.ground.threads import one_thread
 from subspect.images.batches import batches
 from subspect.images.labels import match_classes
 from subspect.images.opening import open_images
@@ -50,8 +51,9 @@ def network(depth: int = 8) -> ResNet:
     return model
 
 
+@one_thread()
 def run_demo(folder: str | Path, *, k: int = 5, show_progress: bool = True) -> Job:
-    """Write the digits, train the network, and do the main job on them.
+    """Write the digits, train the network, and do the main job on them; with one thread, since the network is small.
 
     Args:
         folder: where images, weights, study and report go; what is there already is used again.
@@ -158,6 +160,7 @@ def _write(model: nn.Module, weights: Path) -> None:
         file.write(tensor_bytes(tensors, {"made_by": "subspect demo"}))
 
 
+@one_thread()
 def train_network(
     images: Path,
     *,
@@ -166,7 +169,7 @@ def train_network(
     epochs: int = _EPOCHS,
     show_progress: bool = True,
 ) -> ResNet:
-    """Train a network on a folder of digits: SGD with a one-cycle schedule, seeded; the demo's takes 10 s on two cores."""
+    """Train a network on a folder of digits, with one thread: SGD with a one-cycle schedule, seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
@@ -178,7 +181,7 @@ def train_network(
         steps = epochs * -(-len(pixels) // _BATCH)
         optimiser = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=_RATE, total_steps=steps)
-        with progress("training", steps, "steps", show=show_progress) as advance:
+        with progress(f"training, {epochs} epochs", steps, "steps", show=show_progress) as advance:
             for _ in range(epochs):
                 for rows in torch.split(torch.randperm(len(pixels)), _BATCH):
                     loss = F.cross_entropy(model(pixels[rows]), labels[rows])

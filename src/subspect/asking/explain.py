@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from subspect.asking.one_image import one_image, read_one, seen_by
 from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture_of
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import atomic, make_folder, read_bytes
@@ -29,12 +30,11 @@ from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.terms import Term, terms
-from subspect.images.decoding import decode, digest, to_rgb
-from subspect.images.preprocessing import AnyPreprocessing, from_description, view
-from subspect.networks.maps import read_maps
+from subspect.images.decoding import digest
+from subspect.images.preprocessing import AnyPreprocessing
 from subspect.networks.network import Network
 from subspect.studies.reopen import Reopened
-from subspect.studies.same_network import head_of, same_network
+from subspect.studies.same_network import same_network
 from subspect.studies.study import Study, StudyLike, open_study
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ _TITLE = 160  # letters of a figure's title
 _WIDE = 60  # letters of the picture's title, from which on they are smaller
 _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
-_CHANNELS = ((), (2,), (3,), (4,))  # grey, or as the last axis of an array: with alpha, RGB, RGB with alpha
 Array = npt.NDArray[np.float64]
-ImageLike = str | Path | Image.Image | npt.NDArray[np.uint8]  #: a file, a Pillow image, an array (height, width, 3)
+ImageLike = str | Path | Image.Image | npt.NDArray[Any] | torch.Tensor
+#: a file, a Pillow image, a uint8 array (height, width, 3), or what the network takes where images were given ready
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Explanation(Result):
 
     Attributes:
         name: of the image.
-        picture: what the network sees of it.
+        picture: what the network sees of it; the picture given where a transform makes none of it; None where the network
+            was given something else than a picture.
         decomposition: name of the decomposition.
         predicted: class name of the largest decomposed logit.
         against: class name of the runner-up, or of the class asked about.
@@ -95,11 +96,12 @@ class Explanation(Result):
         dense_difference: of the dense logits of the two classes.
         image_set: where the neighbours come from.
         neighbours: images that are near by these features, the nearest first.
-        maps: feature → (height, width) where in the image it is active; None where the network has no such maps.
+        maps: feature → (height, width) where in the image it is active; None where the network has no such maps, or sees no
+            picture.
     """
 
     name: str
-    picture: Image.Image
+    picture: Image.Image | None
     decomposition: str
     predicted: str
     against: str
@@ -188,7 +190,7 @@ class Explanation(Result):
         """Draw the image, what each feature says, where it looks, and the nearest images."""
         from matplotlib.figure import Figure
 
-        looked = self.terms[:_DRAWN] if self.maps is not None else ()
+        looked = self.terms[:_DRAWN] if self.maps is not None and self.picture is not None else ()
         near = [one for one in self.neighbours if one.picture is not None]
         heights = [4.2] + [1.9] * (bool(looked) + bool(near))
         figure = Figure(figsize=(10, sum(heights)), layout="constrained")
@@ -201,7 +203,7 @@ class Explanation(Result):
         dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
         label = f"label: {as_label(self.label)}" if self.label is not None else ""
         title = "\n".join(filter(None, [f"{said}, not {against}", label, f"dense: {dense}"]))
-        _show(picture, enlarged(self.picture), title, 10 if len(title) < _WIDE else 8)
+        _show(picture, self.picture, title, 10 if len(title) < _WIDE else 8)
         figure.suptitle(
             as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
         )
@@ -217,7 +219,7 @@ class Explanation(Result):
         bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
         bars.set_xlabel(f"logits: for {said} (right), for {against} (left)")
         bars.spines[["top", "right"]].set_visible(False)
-        if looked and self.maps is not None:
+        if looked and self.maps is not None and self.picture is not None:
             laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
             names = [f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−") for term in looked]
             for place, (one, name) in enumerate(zip(laid, names, strict=True)):
@@ -228,12 +230,13 @@ class Explanation(Result):
                 assert neighbour.picture is not None
                 wrong = neighbour.prediction != neighbour.label
                 title = as_label(neighbour.label) + (f"\nsaid: {as_label(neighbour.prediction)}" if wrong else "")
-                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), enlarged(neighbour.picture), title)
+                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), neighbour.picture, title)
         return figure
 
 
-def _show(axes: Axes, picture: Image.Image, title: str, size: int = 9) -> None:
-    axes.imshow(picture)
+def _show(axes: Axes, picture: Image.Image | None, title: str, size: int = 9) -> None:
+    if picture is not None:
+        axes.imshow(enlarged(picture))
     axes.set_title(title, fontsize=size)
     axes.set_axis_off()
 
@@ -261,7 +264,8 @@ def explain(
         study: where the features of other images are stored.
         decomposition: of this study.
         network: the network that was observed; its preprocessing is the study's, unless it brings the same.
-        image: a file, a Pillow image or a uint8 array (height, width, 3).
+        image: a file, a Pillow image or a uint8 array (height, width, 3); where the study's images were given ready for the
+            network, a floating array or tensor of the shape of one of them.
         against: index or name of the class to explain against; the runner-up unless given.
         name: what the image is called; its path unless given.
 
@@ -269,15 +273,11 @@ def explain(
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
     """
     study = open_study(study)
-    picture, name = open_picture(image, name)
     decomposition.check(study)
     rival = None if against is None else decomposition.label(against)
     network = same_network(study, network)
-    preprocessing = network.preprocessing or from_description(study.identity.preprocessing)
-    pixels = _pixels(preprocessing, picture, name)
-    head_of(network, pixels[None])
-    with network.running():
-        read = read_maps(network, pixels[None])
+    given = one_image(network.preprocessing, image, name)
+    name, read = given.name, read_one(network, given)
     x = read.features[0].double().cpu().numpy()
     dense = read.logits[0].double().cpu()
     logits = decomposition.layer().double()(torch.from_numpy(x))[None].detach()[0]
@@ -294,7 +294,7 @@ def explain(
     used = [term.feature for term in found]
     return Explanation(
         name=name,
-        picture=view(preprocessing, picture),
+        picture=given.picture,
         decomposition=decomposition.name,
         predicted=names[label],
         against=names[other],
@@ -306,13 +306,15 @@ def explain(
         dense={names[one]: float(said[one]) for one in likely},
         dense_difference=float(dense[label] - dense[other]),
         image_set=decomposition.chosen_on[0],
-        neighbours=_nearest(study, decomposition, found, name, preprocessing),
-        maps=None if read.maps is None else {one: read.maps[0, one].cpu().numpy() for one in used},
+        neighbours=_nearest(study, decomposition, found, name, network.preprocessing),
+        maps=None
+        if read.maps is None or not given.in_place
+        else {one: read.maps[0, one].cpu().numpy() for one in used},
     )
 
 
 def _nearest(
-    study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing
+    study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing | None
 ) -> tuple[Neighbour, ...]:
     """Find the images whose terms are nearest, in one pass over the stored features."""
     columns = [term.feature for term in found]
@@ -334,7 +336,7 @@ def _nearest(
     def picture(id: str) -> Image.Image | None:
         try:
             given = near.given(id)
-            return view(preprocessing, given) if isinstance(given, Image.Image) else None
+            return seen_by(preprocessing, given) if preprocessing and isinstance(given, Image.Image) else None
         except Unusable:
             return None
 
@@ -372,35 +374,3 @@ def _digest(name: str) -> bytes | None:
         return digest(read_bytes(Path(name)))
     except SubspectError:
         return None
-
-
-def open_picture(image: object, name: str | None = None) -> tuple[Image.Image, str]:
-    """Return an image to explain as RGB, and what it is called.
-
-    Raises:
-        SubspectError: not an image.
-    """
-    try:
-        if isinstance(image, str | Path):
-            return decode(Path(image)), name or str(image)
-        if isinstance(image, Image.Image):
-            return to_rgb(image), name or "image"
-        if (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.ndim > 1
-            and image.shape[2:] in _CHANNELS
-        ):
-            return to_rgb(Image.fromarray(image)), name or "image"
-    except Unusable as error:
-        raise SubspectError(f"cannot use {image if isinstance(image, str | Path) else 'the image'}: {error}") from error
-    raise SubspectError(
-        f"an image to explain is a file, a Pillow image or a uint8 array (height, width, 3); got {type(image).__name__}"
-    )
-
-
-def _pixels(preprocessing: AnyPreprocessing, picture: Image.Image, name: str) -> torch.Tensor:
-    try:
-        return preprocessing(picture)
-    except Unusable as error:
-        raise SubspectError(f"cannot use {name}: {error}") from error

@@ -53,7 +53,7 @@ class Preparing:
     resize: Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")] = None
     crop: Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")] = None
     mean: Annotated[
-        str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406.")
+        str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406, or 'none'.")
     ] = None
     std: Annotated[str | None, typer.Option(help="The standard deviation of each channel, likewise.")] = None
     interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")] = (
@@ -233,11 +233,13 @@ def _pixels(name: str, text: str) -> int | tuple[int, ...] | None:
     return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
 
 
-def _numbers(name: str, text: str) -> tuple[float, ...]:
+def _numbers(name: str, text: str) -> tuple[float, ...] | None:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(",")) if text.lower() != "none" else None
     except ValueError as error:
-        raise SubspectError(f"--{name} must be numbers with commas, such as 0.485,0.456,0.406; got {text!r}") from error
+        raise SubspectError(
+            f"--{name} must be numbers with commas, such as 0.485,0.456,0.406, or 'none'; got {text!r}"
+        ) from error
 
 
 def only_with(context: typer.Context, what: str, *options: str) -> None:

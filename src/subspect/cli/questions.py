@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def explain(
     Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
     """
     from subspect.asking.explain import explain as why
-    from subspect.asking.explain import open_picture
+    from subspect.asking.one_image import open_picture
     from subspect.ground.files import make_folder
     from subspect.studies.study import Study
 
@@ -226,6 +227,7 @@ def depth(
     from subspect.asking.depth import depth as set_against_depth
     from subspect.demo import digits_family
     from subspect.ground.drawing import check_figure
+    from subspect.ground.threads import one_thread
 
     check_figure(figure)
     if digits:
@@ -247,13 +249,14 @@ def depth(
                     f"two networks are called {name!r}; weights are called as their file, else as the callable"
                 )
             family[name] = Loading(Path(weights) if weights else None).load(spec, preparing)
-    made = set_against_depth(
-        family,
-        images_of(train, running.outside, "train"),
-        output,
-        test=images_of(test, running.outside, "test"),
-        fidelity=fidelity,
-        **running.arguments(),
-    )
+    with one_thread() if digits else nullcontext():
+        made = set_against_depth(
+            family,
+            images_of(train, running.outside, "train"),
+            output,
+            test=images_of(test, running.outside, "test"),
+            fidelity=fidelity,
+            **running.arguments(),
+        )
     draw(made.plot, figure)
     show(made, as_json)

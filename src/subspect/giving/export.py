@@ -154,7 +154,10 @@ def export(
             file.write(decomposition.to_bytes({"preprocessing": about["preprocessing"]}))
         return Exported(path, form, FileCost(path.stat().st_size, {}), None, None, None, about)
     if network is None:
-        raise SubspectError(f"{form!r} takes the network itself, to put the decomposed head into; name it (--network)")
+        raise SubspectError(
+            f"{form!r} takes the network itself, to put the decomposed head into; give it: network=… in Python, "
+            "--network on the command line"
+        )
     tell_unseen(decomposition)
     same, head, pixels = exportable(study, network, images)
     small = decomposition.apply(same.model)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from subspect.giving.options import OPSET, Format
 from subspect.ground.errors import SubspectError
-from subspect.heads.head import DecomposedHead
+from subspect.heads.head import DecomposedHead, convolved
 
 _DENSER = 8  # a class with more than 1/8 of the features makes a gather as long as a dense product
 _SOURCE = ("stack_trace", "from_node", "source_fn_stack")  # of a program's nodes: lines and paths of the network's code
@@ -54,6 +54,13 @@ class _Gather(nn.Module):
         return (self.weights @ rows)[:, 0].t() + self.bias
 
 
+class _Convolution(nn.Linear):
+    """A 1×1 convolution in as many dimensions as its input has."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return convolved(input, self.weight, self.bias)
+
+
 def kind_of(head: DecomposedHead) -> Literal["gather", "dense"]:
     """Return how an ONNX file computes a decomposed head: by gathering features, or by a dense product."""
     largest = int(head.offsets.diff().max())
@@ -66,14 +73,9 @@ def onnx_head(head: DecomposedHead) -> nn.Module:
     head = copy.deepcopy(head).cpu().float()
     if kind_of(head) == "gather":
         return _Gather(head)
-    made: nn.Module
-    if head.convolution:
-        made = nn.Conv2d(head.in_features, head.out_features, 1)
-        made.weight.data = head.dense_weight().detach()[:, :, None, None]
-    else:
-        made = nn.Linear(head.in_features, head.out_features)
-        made.weight.data = head.dense_weight().detach()
-    made.bias.data = head.bias.detach().clone()  # type: ignore[union-attr]
+    made = (_Convolution if head.convolution else nn.Linear)(head.in_features, head.out_features)
+    made.weight.data = head.dense_weight().detach()
+    made.bias.data = head.bias.detach().clone()
     return made
 
 

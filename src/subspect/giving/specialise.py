@@ -38,7 +38,7 @@ from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
-from subspect.networks.finding import Head, logits_of
+from subspect.networks.finding import Head, is_convolution, logits_of
 from subspect.networks.network import Network, with_head
 from subspect.studies.study import Study, StudyLike, open_study
 
@@ -278,7 +278,7 @@ def _cut(decomposition: Decomposition, labels: Sequence[int], kept: np.ndarray[A
 
 def _like(old: nn.Module, head: DecomposedHead) -> DecomposedHead:
     weight = cast(Tensor, old.weight)
-    head.convolution = isinstance(old, nn.Conv2d)
+    head.convolution = is_convolution(old)
     return copy.deepcopy(head).to(weight.device, weight.dtype).train(old.training)
 
 
@@ -304,9 +304,7 @@ def _narrow(
     layer = model.get_submodule(head.name)
     d = head.n_features
     unused = np.setdiff1d(np.arange(d), used)
-    cut = (
-        torch_pruning.prune_conv_in_channels if isinstance(layer, nn.Conv2d) else torch_pruning.prune_linear_in_channels
-    )
+    cut = torch_pruning.prune_conv_in_channels if is_convolution(layer) else torch_pruning.prune_linear_in_channels
 
     def tied(features: Sequence[int]) -> tuple[Any, set[int]]:
         """Return the group of what goes with some features, and all features that go."""

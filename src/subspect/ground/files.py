@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -371,24 +371,18 @@ def parse_json(data: bytes, path: Path | str) -> Any:
     return value
 
 
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(JSON_DEPTH):
-        level = [child for one in level for child in _inside(one)]
-        if not level:
-            return False
-    return any(isinstance(one, dict | list) for one in level)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _is_deep(value: Any, left: int = JSON_DEPTH) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return not left or any(_is_deep(one, left - 1) for one in (value.values() if isinstance(value, dict) else value))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    value: dict[str, Any] = {}
+    for key, one in pairs:
+        if key in value:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+        value[key] = one
     return value
 
 
@@ -405,28 +399,26 @@ def _in_range(text: str) -> float:
 
 def is_file(path: Path) -> bool:
     """Tell whether there is a regular file, or a link to one; no path is too odd to ask."""
-    return _is(path, stat.S_ISREG)
+    return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
     """Tell whether there is a folder, or a link to one; no path is too odd to ask."""
-    return _is(path, stat.S_ISDIR)
+    return stat.S_ISDIR(_mode(path))
 
 
 def special(path: Path) -> str:
     """Say in brackets what lies somewhere instead of a file or a folder, such as a named pipe; else nothing."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return ""
-    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else f" ({_kind(mode)} is there)"
+    mode = _mode(path)
+    return f" ({_kind(mode)} is there)" if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else ""
 
 
-def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+def _mode(path: Path) -> int:
+    """Return type and rights of what a path leads to; 0 where there is nothing."""
     try:
-        return kind(path.stat().st_mode)
+        return path.stat().st_mode
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def _refuse_reading(name: str, error: Exception) -> NoReturn:
@@ -436,14 +428,14 @@ def _refuse_reading(name: str, error: Exception) -> NoReturn:
 
 def _kind(mode: int) -> str:
     kinds = {
-        stat.S_ISDIR: "a folder",
-        stat.S_ISLNK: "a link",
-        stat.S_ISFIFO: "a named pipe",
-        stat.S_ISSOCK: "a socket",
-        stat.S_ISCHR: "a device",
-        stat.S_ISBLK: "a device",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
     }
-    return next((name for test, name in kinds.items() if test(mode)), "a file")
+    return kinds.get(stat.S_IFMT(mode), "a file")
 
 
 def fingerprint(*parts: bytes | memoryview | str) -> str:

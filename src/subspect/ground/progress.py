@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,8 +23,9 @@ class _Speed(ProgressColumn):
 def progress(what: str, total: int, unit: str, *, done: int = 0, show: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; the block gets a function that it calls with each number of finished units.
 
-    Nothing is drawn where stderr is not a terminal, or with ``show=False``.
+    Nothing is drawn where stderr is not a terminal, with ``show=False``, or where only warnings are wanted (``--quiet``).
     """
+    show = show and logging.getLogger("subspect").level <= logging.INFO
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as bar:

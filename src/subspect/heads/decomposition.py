@@ -37,6 +37,7 @@ from subspect.heads.questions import DecompositionQuestions
 from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import FeatureRow, Trusted
+from subspect.networks.finding import is_convolution
 from subspect.networks.network import weights_fingerprint, with_head
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ class Decomposition(DecompositionQuestions):
             )
 
         def make(dense: nn.Module) -> nn.Module:
-            layer = self.layer(convolution=isinstance(dense, nn.Conv2d))
+            layer = self.layer(convolution=is_convolution(dense))
             weight = cast(Tensor, dense.weight)
             return layer.to(weight.device, weight.dtype).train(dense.training)
 

@@ -38,6 +38,12 @@ _HALVES = (torch.bfloat16, torch.float16)
 _FASTER = 5  # how much faster dense products are in bfloat16
 
 
+def convolved(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the 1×1 convolution of maps in one, two or three dimensions: (n, d, …), (C, d) and (C,) → (n, C, …)."""
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[input.ndim - 3]
+    return convolve(input, weight.reshape(*weight.shape, *(1,) * (input.ndim - 2)), bias)
+
+
 class DecomposedHead(nn.Module):
     """A linear layer in which every class sees only its own features; shapes in and out are the dense head's.
 
@@ -48,7 +54,7 @@ class DecomposedHead(nn.Module):
         supports: the features of every class.
         weights: (nnz,) the weight of each entry of ``supports.flat``.
         bias: (C,).
-        convolution: whether the head stands for a 1×1 convolution: (n, d, h, w) → (n, C, h, w).
+        convolution: whether the head stands for a 1×1 convolution: (n, d, …) → (n, C, …), of one to three dimensions.
 
     Attributes:
         kernel: how logits are computed; "auto" takes the cheapest.
@@ -100,7 +106,7 @@ class DecomposedHead(nn.Module):
         return "embedding_bag" if sparse * (_FASTER if half else 1) < self._cells * images else "dense"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the logits: (n, …, d) → (n, …, C), or (n, d, h, w) → (n, C, h, w) for a convolution."""
+        """Return the logits: (n, …, d) → (n, …, C), or (n, d, …) → (n, C, …) for a convolution."""
         weights, bias = self.weights, self.bias
         grad = torch.is_grad_enabled()
         learns = grad and (input.requires_grad or weights.requires_grad)
@@ -108,7 +114,7 @@ class DecomposedHead(nn.Module):
         if kernel == "dense":
             weight = self._prepared(kernel, weights, grad)
             if self.convolution:
-                return F.conv2d(input, weight[:, :, None, None], bias)
+                return convolved(input, weight, bias)
             return F.linear(input, weight, bias)
         rows = input.movedim(1, -1) if self.convolution else input
         places, rows = rows.shape[:-1], rows.reshape(-1, self.in_features)

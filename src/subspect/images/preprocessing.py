@@ -35,8 +35,9 @@ class Preprocessing:
     Attributes:
         resize: length of the short side in pixels, or (height, width) in pixels; None keeps the size.
         crop: side of the square cut from the centre in pixels, or (height, width); None cuts nothing.
-        mean: mean of each channel, on pixels scaled to 0…1; three numbers for RGB, one for a grey-scale network.
-        std: standard deviation of each channel, likewise.
+        mean: mean of each channel, on pixels scaled to 0…1; three numbers for RGB, one for a grey-scale network; None takes
+            nothing off.
+        std: standard deviation of each channel, likewise; None divides by nothing. None for both leaves RGB as it is.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; only used where ``resize`` is given.
 
     Raises:
@@ -52,8 +53,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "resize", _size("resize", self.resize))
         object.__setattr__(self, "crop", _size("crop", self.crop))
-        object.__setattr__(self, "mean", _channels("mean", self.mean))
-        object.__setattr__(self, "std", _channels("std", self.std))
+        mean, std = _channels("mean", self.mean), _channels("std", self.std)
+        count = len(mean or std or "RGB")
+        object.__setattr__(self, "mean", mean or (0.0,) * count)
+        object.__setattr__(self, "std", std or (1.0,) * count)
         if len(self.mean) != len(self.std):
             raise SubspectError(f"mean has {len(self.mean)} channels and std has {len(self.std)}; give as many")
         if min(self.std) < LEAST_STD:
@@ -284,14 +287,18 @@ def _size(name: str, value: object) -> int | tuple[int, int] | None:
     raise SubspectError(f"{name} must be a number of pixels, (height, width) or None; got {value!r}")
 
 
-def _channels(name: str, value: object) -> tuple[float, ...]:
+def _channels(name: str, value: object) -> tuple[float, ...] | None:
+    if value is None:
+        return None
     numbers = (value,) if isinstance(value, int | float) else value
     try:
         result = tuple(float(number) for number in numbers)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         result = ()
     if len(result) not in (1, 3) or not all(np.isfinite(result)):
-        raise SubspectError(f"{name} must be one number (grey) or three (RGB) on pixels scaled to 0…1; got {value!r}")
+        raise SubspectError(
+            f"{name} must be one number (grey) or three (RGB) on pixels scaled to 0…1, or None; got {value!r}"
+        )
     return result
 
 

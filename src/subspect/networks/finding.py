@@ -1,8 +1,9 @@
 """Finding the head: it is found, not guessed by name.
 
-A small batch runs through the network while every ``nn.Linear`` and 1×1 ``nn.Conv2d`` is watched, and the one whose output is
-the logits is the head. A layer that works at every position of a map or a token sequence counts by its mean over the positions:
-the mean of a linear layer is the linear layer of the mean, as long as nothing non-linear lies between.
+A small batch runs through the network while every ``nn.Linear`` and 1×1 convolution (of one to three dimensions) is watched,
+and the one whose output is the logits is the head. A layer that works at every position of a map or a token sequence counts by
+its mean over the positions: the mean of a linear layer is the linear layer of the mean, as long as nothing non-linear lies
+between.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
     if name is not None and name not in watched:
         raise SubspectError(
-            f"head {name!r} is not an nn.Linear or 1×1 nn.Conv2d of this network{near(name, list(watched))}; its linear "
+            f"head {name!r} is not an nn.Linear or 1×1 convolution of this network{near(name, list(watched))}; its linear "
             f"layers: {some(watched, 8) or 'none'}"
         )
     seen, outputs = _watch(model, pixels, watched)
@@ -201,7 +202,7 @@ def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> t
 def _not_found(seen: list[_Seen], logits: Tensor) -> str:
     alike = [one for one in seen if one.output.shape == logits.shape]
     return (
-        f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 nn.Conv2d (by its "
+        f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 convolution (by its "
         f"mean over positions){_reason(alike, logits)}; pass head='module.name' (--head) to take a layer's own output "
         f"for the logits; {_candidates(seen, logits)}"
     )
@@ -234,16 +235,15 @@ def _reason(alike: list[_Seen], logits: Tensor) -> str:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d)
-        and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
-        and module.padding in ((0, 0), "valid", "same")
-    )
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return isinstance(module, nn.Linear)
+    ones, padding = {*module.kernel_size, *module.stride, module.groups} == {1}, module.padding
+    return ones and (padding in ("valid", "same") or not any(padding))
 
 
 def is_convolution(module: nn.Module) -> bool:
     """Tell whether a layer puts channels first."""
-    return isinstance(module, nn.Conv2d)
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -71,13 +71,15 @@ def load_network(
     model, own_preprocessing, own_names = (*parts, None, None)[:3]
     if weights is not None:
         load_weights(model, weights, ignore_extra)
-    return Network(
+    network = Network(
         model,
         preprocessing=preprocessing if preprocessing is not None else own_preprocessing,
         class_names=class_names if class_names is not None else own_names,
         head=head,
         name=spec,
     )
+    network.weights_given = weights is not None
+    return network
 
 
 def _parts(rest: str) -> tuple[str, str, Mapping[str, Any]]:

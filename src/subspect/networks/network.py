@@ -60,6 +60,7 @@ class Network:
         self.preprocessing: AnyPreprocessing | None = as_preprocessing(declared)
         self.class_names = _names(class_names if class_names is not None else _declared_names(model))
         self.name = name or type(model).__name__
+        self.weights_given = True  #: not where it was named without them, so that they may be random (`load_network`)
         self._head_name = head
         self._head: Head | None = None
 

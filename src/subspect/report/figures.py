@@ -1,11 +1,11 @@
-"""Figures for pages, drawn by matplotlib as SVG whose colours are the page's own, light or dark."""
+"""Figures for pages, drawn by matplotlib as SVG whose colours are the page's own, light or dark; the curve also alone."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from subspect.statistics.outcomes import Calibration
-from subspect.ground.drawing import COLOURS, as_label, count_axis, drawing
+from subspect.ground.drawing import COLOURS, as_label, count_axis, drawing, picture_of
 
 _MARKS = {name: f"#0102{place:02x}" for place, name in enumerate(COLOURS, 3)}  # what stands for them while drawing
+_LIGHT = {name: pair[0] for name, pair in COLOURS.items()}
 _NAMED = 40  # classes whose names fit beside a matrix
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def _styled(colours: Mapping[str, str] = _MARKS, paper: str = "none") -> Iterator[None]:
     """Set matplotlib's style, with nothing of the user's: text stays text, thin lines."""
     import matplotlib as mpl
 
@@ -41,17 +42,17 @@ def _styled() -> Iterator[None]:
         "font.sans-serif": ["system-ui", "DejaVu Sans"],
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": _MARKS["line"],
-        "axes.labelcolor": _MARKS["dim"],
+        "axes.edgecolor": colours["line"],
+        "axes.labelcolor": colours["dim"],
         "axes.axisbelow": True,
-        "text.color": _MARKS["ink"],
-        "xtick.color": _MARKS["dim"],
-        "ytick.color": _MARKS["dim"],
-        "grid.color": _MARKS["line"],
+        "text.color": colours["ink"],
+        "xtick.color": colours["dim"],
+        "ytick.color": colours["dim"],
+        "grid.color": colours["line"],
         "grid.linewidth": 0.8,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
+        "figure.facecolor": paper,
+        "axes.facecolor": paper,
+        "savefig.facecolor": paper,
     }
     plain = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
     with mpl.rc_context(plain), drawing(), mpl.rc_context(style):
@@ -94,7 +95,7 @@ def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> st
     Returns:
         The SVG; nothing where no class has any feature.
     """
-    points = sorted((point for point in curve if point.k > 0), key=lambda point: float(point.k))
+    points = _shown(curve)
     if not points:
         return ""
     with _styled():
@@ -103,7 +104,23 @@ def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> st
         return _svg(figure, "Fidelity and accuracy against the number of features", standalone=standalone)
 
 
-def draw_curve(axes: Axes, points: Sequence[CurvePoint]) -> None:
+def curve_picture(curve: Sequence[CurvePoint], form: str) -> bytes:
+    """Draw the same in the colours of a light page: the bytes of a "png" or "pdf" file; none where it would be nothing."""
+    points = _shown(curve)
+    if not points:
+        return b""
+    with _styled(_LIGHT, "white"):
+        figure, axes = _axes(6, 3.2)
+        figure.set_layout_engine("constrained")
+        draw_curve(axes, points, _LIGHT)
+        return picture_of(figure, form, 150)
+
+
+def _shown(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    return sorted((point for point in curve if point.k > 0), key=lambda point: float(point.k))
+
+
+def draw_curve(axes: Axes, points: Sequence[CurvePoint], colours: Mapping[str, str] = _MARKS) -> None:
     """Draw points, by growing k: a line before refit and dots after; a line with dots where all were refitted."""
     refits = {bool(point.refit) for point in points}
     ends = []
@@ -112,10 +129,10 @@ def draw_curve(axes: Axes, points: Sequence[CurvePoint]) -> None:
             chosen = [point for point in points if bool(point.refit) == refit]
             ks, values = [float(point.k) for point in chosen], [100 * float(getattr(point, name)) for point in chosen]
             style = ("-o" if len(refits) == 1 else "o") if refit else "-"
-            axes.plot(ks, values, style, color=_MARKS[colour], markersize=5, linewidth=1.5, label=f"{name}, {refit}")
+            axes.plot(ks, values, style, color=colours[colour], markersize=5, linewidth=1.5, label=f"{name}, {refit}")
         ends.append((100 * float(getattr(points[-1], name)), name, colour))
     dense = 100 * float(points[0].dense_accuracy)
-    axes.axhline(dense, color=_MARKS["dim"], linestyle="--", linewidth=1)
+    axes.axhline(dense, color=colours["dim"], linestyle="--", linewidth=1)
     ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
     count_axis(axes, float(points[0].k), float(points[-1].k))
     axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
@@ -126,7 +143,7 @@ def draw_curve(axes: Axes, points: Sequence[CurvePoint]) -> None:
     step, height = 0.075 * (100 - low), 100 + 0.08 * (100 - low)
     for value, text, colour in sorted(ends, reverse=True):  # one below the other, so that none lies on another
         height = min(value, height - step)
-        axes.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), color=_MARKS[colour], va="center")
+        axes.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), color=colours[colour], va="center")
 
 
 def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int] = ()) -> str:

@@ -110,7 +110,7 @@ def observe(
             return opened
         told = _try(network, source, match, image_set)
         _run(network, source, match, image_set, workers, max_failed, show_progress)
-        _finish(opened, image_set, told)
+        _finish(image_set, None if told else network)
     return opened
 
 
@@ -248,13 +248,23 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
-    log.info(
-        "labels: %s", manifest.matching if source.labelled else "none; the network's predictions stand in for them"
-    )
+    _tell_labels(manifest, match.n_classes)
     log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
-    return source.labelled and _warn_near_chance(right, len(chunk.ids), match.n_classes, "tried first")
+    return source.labelled and _warn_near_chance(right, len(chunk.ids), network, "tried first")
+
+
+def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
+    """Say how labels were matched, or what is assumed where there are none: nothing else could show that it is wrong."""
+    if manifest.labelled:
+        log.info("labels: %s", manifest.matching)
+    else:
+        log.warning(
+            "labels: none; the largest of the network's %d outputs is taken for each image's class, as of a classifier that "
+            "says one class; of multi-label or regression outputs that, and every figure made of it, means nothing",
+            n_classes,
+        )
 
 
 def _run(
@@ -286,8 +296,13 @@ def _run(
             image_set.write(index, joined(chunks), fresh)
 
 
-def _finish(study: Study, image_set: ImageSet, told: bool) -> None:
-    """Write the manifest that says that the set is complete, and say what was found, but not twice what was told before."""
+def _finish(image_set: ImageSet, network: Network | None) -> None:
+    """Write the manifest that says that the set is complete, and say what was found.
+
+    Args:
+        image_set: whose shards are all there.
+        network: that made it; None where an accuracy near chance was pointed out already.
+    """
     name, manifest = image_set.name, image_set.manifest
     rows = right = 0
     failed: list[tuple[str, str]] = []
@@ -300,8 +315,8 @@ def _finish(study: Study, image_set: ImageSet, told: bool) -> None:
         log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
     if manifest.labelled:
         log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
-        if not told:
-            _warn_near_chance(right, rows, study.identity.n_classes, f"of {name!r}")
+        if network is not None:
+            _warn_near_chance(right, rows, network, f"of {name!r}")
 
 
 def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
@@ -368,20 +383,21 @@ def _reasons(failed: list[tuple[str, str]]) -> str:
     return some([f"{id}: {reason}" for id, reason in failed], 3)
 
 
-def _warn_near_chance(right: int, images: int, n_classes: int, which: str) -> bool:
+def _warn_near_chance(right: int, images: int, network: Network, which: str) -> bool:
     """Warn if the accuracy could come from guessing, within three standard deviations of 1 in C or below; say whether."""
-    chance = 1 / n_classes
+    chance = 1 / network.head.n_classes
     limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
     near = bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
     if near:
         log.warning(
-            "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: the class folders are in "
+            "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: %sthe class folders are in "
             "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
             "BGR) isn't the one of training",
             right,
             f"{images:,}",
             which,
-            n_classes,
+            network.head.n_classes,
+            "" if network.weights_given else "no weights were given (--weights), so that they may be random; ",
         )
     return near
 

@@ -19,6 +19,8 @@ from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
 
 _LOOKED_FOR = 64  # images of the study that are tried
+_PICTURES = "give some: images=x in Python, with x as it was observed; --images FOLDER on the command line"
+_TENSORS = "give some as they were observed, from Python: images=x; the command line reads pictures alone"
 
 
 def same_network(study: Study, network: Network) -> Network:
@@ -64,9 +66,16 @@ def real_images(study: Study, network: Network, count: int, images: ImageSource 
         images: where to take them from instead (see `subspect.open_images`).
 
     Raises:
-        SubspectError: the images aren't there any more, or were in memory.
+        SubspectError: the images aren't there any more, or were in memory, or those given are of another kind.
     """
-    source = open_images(images, outside=True) if images is not None else _observed_images(study)
+    if images is None:
+        return sample(network, _observed_images(study), count)
+    source = open_images(images, outside=True)
+    if network.preprocessing is None and not source.ready:
+        raise SubspectError(
+            f"the study's images were given as tensors, ready for the network; these are pictures ({source.kind}), and how "
+            f"they would become such tensors isn't known; {_TENSORS}"
+        )
     return sample(network, source, count)
 
 
@@ -78,8 +87,10 @@ def _observed_images(study: Study) -> Reopened:
     """
     sets = [study.image_set(name) for name in study.set_names if study.image_set(name).manifest.root is not None]
     if not sets:
+        ready = dict(study.identity.preprocessing) == GIVEN_AS_TENSORS
         raise SubspectError(
-            "the images that were observed were in memory; name some to check with: images=… (--images FOLDER)"
+            "the images that were observed were in memory and aren't there any more; to check with real ones, "
+            + (_TENSORS if ready else _PICTURES)
         )
     again = Reopened(sets[0], next(sets[0].chunks()).ids[:_LOOKED_FOR])
     reasons = []
@@ -90,6 +101,6 @@ def _observed_images(study: Study) -> Reopened:
         except Unusable as error:
             reasons.append(f"{id}: {error}")
     raise SubspectError(
-        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); name some to check with: "
-        "images=… (--images FOLDER)"
+        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); to check with real ones, say "
+        "where they are now: images='FOLDER' in Python, --images FOLDER on the command line"
     )
