@@ -158,3 +158,42 @@ def test_parts_of_files_of_before_are_read() -> None:
     first, second = read_history([chosen, {**settled, **rest}], Path("x"), 3)
     assert isinstance(first, Chosen) and first.part == "all but 20 %"
     assert isinstance(second, Settled) and second.sized_on == ("train", "held out 20 %")
+
+
+def test_which_set_is_taken_unless_one_is_named(train: Study, tiny: Tiny) -> None:
+    made = subspect.decompose(train, 2, show_progress=False)
+    asked = [where(train, made).image_set]
+    for seed, name in enumerate(("a-bare", "b", "c", "test"), 1):
+        images, labels = pictures(30, seed)
+        given = images if name == "a-bare" else (images, labels)
+        study = subspect.observe(Network(tiny), given, train.path, name, batch_size=16, show_progress=False)
+        asked.append(where(study, made).image_set)
+    # the images held out; what has no labels, if there is nothing else; the first that has; "test" before all others
+    assert asked == ["train", "a-bare", "b", "b", "test"]
+    assert where(study, made, "c").image_set == "c"
+
+
+def test_the_set_that_the_number_was_chosen_on_is_taken_last(train: Study, tiny: Tiny) -> None:
+    study = more(train, tiny, *pictures(30, 1), name="test")
+    made = subspect.decompose(study, subspect.Auto(0.5), show_progress=False)
+    assert made.auto is not None and made.auto.sized_on == ("test", "all")
+    found = where(study, made)
+    assert (found.image_set, found.sized, found.held_out) == ("test", True, True)
+    assert (
+        found.note == "30 images of 'test'; the number of features was chosen on them, so the figures flatter a little"
+    )
+    assert found.to_json()["sized"] is True and found.to_json()["note"] == found.note
+    study = more(study, tiny, *pictures(30, 2), name="valid")
+    fresh = where(study, made)
+    assert (fresh.image_set, fresh.sized, fresh.note) == ("valid", False, "30 images of 'valid'")
+    assert where(study, made, "test").sized
+
+
+def test_the_set_of_a_promise_is_one_that_the_number_was_chosen_on(train: Study, tiny: Tiny) -> None:
+    study = more(train, tiny, *pictures(30, 1), name="test")
+    study = more(study, tiny, *pictures(40, 2), name="unseen")
+    made = subspect.decompose(study, subspect.Auto(0.9, promise="unseen"), show_progress=False)
+    assert made.auto is not None and made.auto.promise is not None and made.auto.promise.set == "unseen"
+    assert where(study, made).image_set == "test" and where(study, made).sized and where(study, made, "unseen").sized
+    study = more(study, tiny, *pictures(30, 3), name="valid")
+    assert where(study, made).image_set == "valid" and not where(study, made).sized
