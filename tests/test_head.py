@@ -383,3 +383,13 @@ def test_state_of_other_class_sizes_is_taken_where_the_total_is_the_same() -> No
     assert torch.equal(head.dense_weight(), other.dense_weight())
     with torch.no_grad():
         assert torch.equal(head(x), other(x))
+
+
+def test_what_was_prepared_follows_supports_that_come_without_weights() -> None:
+    head, other = make([[0, 1], [2]]).head("dense"), make([[4], [3, 0]]).head()
+    x = random(3, D)
+    with torch.no_grad():
+        before = head(x)
+        head.load_state_dict({name: other.state_dict()[name] for name in ("indices", "offsets")}, strict=False)
+        assert not torch.equal(head(x), before)
+        torch.testing.assert_close(head(x), x @ head.dense_weight().T + head.bias)
