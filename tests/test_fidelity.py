@@ -21,7 +21,7 @@ from scipy.stats import binomtest, norm
 import subspect
 from conftest import Tiny
 from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
-from subspect.measuring.fidelity import Cost, _Tally, wilson
+from subspect.measuring.fidelity import Cost, Estimate, _Tally, percent, wilson
 from subspect.measuring.heads_say import Said
 from subspect.studies.shards import Chunk
 
@@ -204,3 +204,19 @@ def test_the_interval_of_a_divergence_ends_at_0() -> None:
     decomposed[0, 0] = 9  # one image of twenty has all of the divergence
     found = tallied(dense, decomposed).divergence
     assert found.low == 0 < found.value < found.high and found.high - found.value > found.value
+
+
+@pytest.mark.parametrize(("classes", "some"), [(5, False), (6, True)])
+def test_a_top_5_from_six_classes_on(classes: int, some: bool) -> None:
+    generator = np.random.default_rng(0)
+    dense, decomposed = (generator.standard_normal((40, classes)).astype(np.float32) for _ in "ab")
+    found = tallied(dense, decomposed)
+    assert (found.top5 is not None, found.dense_top5 is not None) == (some, some)
+    if found.top5 is not None:  # all but those whose class 0 comes last
+        assert found.top5.value == (decomposed.argmin(axis=1) != 0).mean()
+
+
+def test_shares_are_shown_in_percent_their_ends_with_a_digit_less() -> None:
+    one = Estimate(0.87654, 0.8012, 0.90456)
+    assert percent(one) == "87.65 % (80.1–90.5)"
+    assert percent(one, 0) == "88 % (80–90)" and percent(one, 1) == "87.7 % (80–90)" and percent(None) == ""

@@ -249,3 +249,16 @@ def test_images_of_the_choice_under_another_label(tiny: Tiny, tmp_path: Path) ->
     assert (found.images, found.left_out, found.unseen) == (30, 60, 10)
     found = where(study, made, "nothing-else")
     assert (found.images, found.left_out, found.unseen, found.held_out) == (20, 0, 20, False)
+
+
+def test_all_images_of_a_refit_are_left_out_though_a_part_of_the_choices_was_set_apart(
+    train: Study, tiny: Tiny
+) -> None:
+    made = subspect.decompose(train, 2, show_progress=False)
+    assert made.chosen_on == ("train", "all but 20 %")
+    fresh = pictures(90, 1)
+    study = more(train, tiny, fresh[0][:50], fresh[1][:50], name="refit")
+    edited = subspect.edit(study, made, drop=(), refit_on="refit").decomposition
+    study = more(study, tiny, *fresh)
+    found = where(study, edited)
+    assert (found.image_set, found.images, found.left_out) == ("test", 40, 50)
