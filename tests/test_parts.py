@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from subspect import SubspectError
+from subspect.heads.history import Chosen, read_history
 from subspect.studies.parts import counterpart, hashed, in_part, in_words, split
 
 IDS = [f"cat/{number:03d}.png" for number in range(40)]
@@ -29,7 +31,10 @@ def test_what_is_held_out_of_less_is_held_out_of_more(one: float, other: float) 
     assert not (few & ~many).any()
 
 
-@pytest.mark.parametrize(("share", "percent"), [(0.2, "20"), (0.05, "5"), (0.125, "12.5"), (1 / 3, "33.33333333")])
+@pytest.mark.parametrize(
+    ("share", "percent"),
+    [(0.2, "20"), (0.05, "5"), (0.125, "12.5"), (1 / 3, "33.33333333"), (0.1 + 0.2, "30"), (2.5e-9, "0.00000025")],
+)
 def test_parts_by_their_names(share: float, percent: str) -> None:
     chosen, rest = split(share)
     assert (chosen, rest) == (f"all but {percent} %", f"held out {percent} %")
@@ -45,3 +50,10 @@ def test_nothing_held_out_is_all() -> None:
     for share in (1, -0.1, float("nan")):
         with pytest.raises(SubspectError, match="must be a share from 0"):
             split(share)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_decomposition_that_names_a_part_is_read_again(share: float) -> None:
+    for part in split(share):
+        [chosen] = read_history([{"method": "pursuit", "k": 2, "set": "train", "part": part}], Path("x"), 3)
+        assert isinstance(chosen, Chosen) and chosen.part == part
