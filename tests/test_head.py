@@ -371,3 +371,25 @@ def test_on_a_gpu_the_dense_kernel_says_the_same(classes: int) -> None:
     assert head.kernel_for(1) == head.kernel_for(32) == "dense"
     torch.testing.assert_close(head(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(head.score(x.cuda(), 3).cpu(), expected[:, 3], rtol=1e-3, atol=1e-3)
+
+
+def test_state_of_other_class_sizes_is_taken_where_the_total_is_the_same() -> None:
+    head, other = make([[0, 1], [2], []]).head(), make([[4], [3, 0], []], seed=1).head()
+    x = random(3, D)
+    with torch.no_grad():
+        head(x)  # what is prepared for the old supports is dropped
+    head.load_state_dict(other.state_dict())
+    assert head.rows.tolist() == [0, 1, 1]
+    assert torch.equal(head.dense_weight(), other.dense_weight())
+    with torch.no_grad():
+        assert torch.equal(head(x), other(x))
+
+
+def test_what_was_prepared_follows_supports_that_come_without_weights() -> None:
+    head, other = make([[0, 1], [2]]).head("dense"), make([[4], [3, 0]]).head()
+    x = random(3, D)
+    with torch.no_grad():
+        before = head(x)
+        head.load_state_dict({name: other.state_dict()[name] for name in ("indices", "offsets")}, strict=False)
+        assert not torch.equal(head(x), before)
+        torch.testing.assert_close(head(x), x @ head.dense_weight().T + head.bias)
