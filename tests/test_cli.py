@@ -297,7 +297,7 @@ def test_interrupted(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("subspect.studies.observe.observe", interrupt)
     result = run("observe python:model.py:declared train -o study", 130)
-    assert "interrupted; what was stored stays, and the same command goes on from there" in result.stderr
+    assert "interrupted; what was stored is kept; run the same command again to resume" in result.stderr
 
 
 def test_surplus_tensors_are_left_out(

@@ -84,7 +84,7 @@ def test_against_a_plain_reimplementation(study: Study, made: Decomposition, pai
     assert wrong and [shot.id for shot in found.confused] == [ids[row] for row in wrong[:12]]
     for shot, row in zip(found.confused, wrong, strict=False):
         right, taken = labels[row], said[1][row]
-        assert (shot.label, shot.said, shot.dense) == (names[right], names[taken], names[said[0][row]])
+        assert (shot.label, shot.predicted, shot.dense) == (names[right], names[taken], names[said[0][row]])
         assert shot.difference == pytest.approx(logits[row, taken] - logits[row, right])
         spoken = (few[taken] - few[right]) * x[row]
         most = [feature for feature in np.argsort(-spoken)[:3] if spoken[feature] > 0]

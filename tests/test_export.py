@@ -89,9 +89,10 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     about = json.loads(session.get_modelmeta().custom_metadata_map["subspect"])
     assert about["class_names"] == ["a", "b", "c"] and about["preprocessing"] == dict(study.identity.preprocessing)
     assert about["opset"] == 18 and onnx.load(tmp_path / "net.onnx").opset_import[0].version == 18
-    assert done.difference is not None and done.difference <= 1e-5 and done.head == "dense"
+    assert done.difference is not None and done.difference <= 1e-5 and done.kernel == "dense"
     assert (
-        all(one.requires_grad for one in network.model.parameters()) and network.fingerprint() == study.identity.weights
+        all(one.requires_grad for one in network.model.parameters())
+        and network.fingerprint() == study.identity.fingerprint
     )  # left as it was
     assert done.decomposed.bytes == (tmp_path / "net.onnx").stat().st_size and done.dense is not None
     assert set(done.dense.seconds) == {1, 7} and min(done.decomposed.seconds.values()) > 0
@@ -141,7 +142,7 @@ def test_many_classes_are_gathered_in_onnx(tmp_path: Path) -> None:
         export(study, made, path=tmp_path / "net.onnx", network=network)
     done = export(study, made, path=tmp_path / "net.onnx", network=network, images=(images, None))
     assert done.dense is not None
-    if done.head == "gather":
+    if done.kernel == "gather":
         assert done.decomposed.bytes < done.dense.bytes - 4 * 512 * 500
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"pixels": images[:5].numpy()})
@@ -166,7 +167,7 @@ def test_a_program_runs_without_subspect(make_folder: MakeFolder, tmp_path: Path
     images = make_folder("train", each=12)
     study, made, network = made_of(Net(), tmp_path / "study", images)
     done = export(study, made, path=tmp_path / "net.pt2", network=network)
-    assert done.format == "torch" and done.difference == 0 and done.head == "dense"
+    assert done.format == "torch" and done.difference == 0 and done.kernel == "dense"
     pixels = sample(network, open_images(images), 4)
     torch.save(pixels, tmp_path / "pixels.pt")
     code = (
@@ -193,7 +194,7 @@ def test_the_decomposition_alone(make_folder: MakeFolder, tmp_path: Path) -> Non
     with safe_open(tmp_path / "few.safetensors", "pt") as file:
         header = json.loads(file.metadata()["subspect"])
     assert header["preprocessing"] == dict(study.identity.preprocessing) and header["class_names"] == ["a", "b", "c"]
-    assert done.to_json()["head"] is None and len(done.tables()[0].rows) == 1
+    assert done.to_json()["kernel"] is None and len(done.tables()[0].rows) == 1
 
 
 def test_a_network_with_something_random_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:

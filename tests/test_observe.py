@@ -213,7 +213,7 @@ def test_without_labels_predictions_stand_in(
     with caplog.at_level("WARNING"):
         study = observe(Network(tiny), flat, tmp_path / "study")
     assert "labels: none; the largest of the network's 3 outputs is taken for each image's class" in caplog.text
-    assert "of multi-label or regression outputs that, and every figure made of it, means nothing" in caplog.text
+    assert "for multi-label or regression outputs this, and every figure based on it, is meaningless" in caplog.text
     assert not study.image_set("train").labelled
     chunk = next(study.image_set("train").chunks())
     assert np.array_equal(chunk.labels, chunk.predictions)
@@ -376,7 +376,7 @@ def test_nan_features(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     images[place, 0, 0, 0] = float("nan")
     with pytest.raises(SubspectError, match=f"features of 1 images are NaN or infinite, first {place}; check"):
         observe(Network(tiny), images, tmp_path / "study", batch_size=4)
-    assert len(list((tmp_path / "study/sets/train").glob("*.arrow"))) == place // 4  # what was stored stays
+    assert len(list((tmp_path / "study/sets/train").glob("*.arrow"))) == place // 4  # what was stored is kept
 
 
 def test_a_network_without_a_linear_head(make_folder: MakeFolder, tmp_path: Path) -> None:

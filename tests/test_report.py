@@ -30,8 +30,8 @@ from subspect.ground.files import is_part, part_name
 from subspect.heads.cost import head_costs
 from subspect.heads.terms import terms
 from subspect.report import _environment
-from subspect.report.gallery import SHOWN, hang
-from subspect.report.overview import look_over
+from subspect.report.gallery import SHOWN, gallery_of
+from subspect.report.overview import overview_of
 
 
 def report(study: Study, **options: object) -> str:
@@ -150,11 +150,11 @@ def test_what_was_edited_is_told(study: Study) -> None:
 
 def test_what_the_right_class_lacks(study: Study) -> None:
     made = decompose(study, 2)
-    over = look_over(study, made, evaluate(study, made))
+    over = overview_of(study, made, evaluate(study, made))
     (chunk,) = study.image_set("test").chunks()
     said = made.layer()(torch.from_numpy(np.array(chunk.features))).argmax(dim=1).numpy()
     for one in over.confused:
-        mean = chunk.features[(chunk.labels == one.label) & (said == one.said)].mean(axis=0)
+        mean = chunk.features[(chunk.labels == one.label) & (said == one.predicted)].mean(axis=0)
         less = {row.feature: row.weight * (row.mean - mean[row.feature]) for row in made.rows(one.label)}
         assert dict(one.lacking) == pytest.approx({f: v for f, v in less.items() if v > 0}, abs=1e-4)
 
@@ -224,7 +224,7 @@ def test_elsewhere(study: Study, tmp_path: Path) -> None:
 
 def test_strips_are_of_the_images_in_and_outside_the_class(study: Study) -> None:
     decomposition = decompose(study, 2)
-    made = hang(study, decomposition, Network(Tiny()), None, False)
+    made = gallery_of(study, decomposition, Network(Tiny()), None, False)
     (chunk,) = study.image_set("train").chunks()
     for label in range(3):
         for feature in decomposition.supports[label].tolist():
@@ -467,18 +467,18 @@ def test_what_if_data_give_back_the_figures(study: Study) -> None:
 def test_confusions_and_what_is_behind_them(study: Study) -> None:
     decomposition = decompose(study, 2)
     cost = evaluate(study, decomposition)
-    over = look_over(study, decomposition, cost)
+    over = overview_of(study, decomposition, cost)
     (chunk,) = study.image_set("test").chunks()
     logits = decomposition.layer()(torch.from_numpy(np.array(chunk.features))).detach().numpy()
     said = logits.argmax(axis=1)
     assert over.confused and sum(one.images for one in over.confused) == int((said != chunk.labels).sum())
     for one in over.confused:
-        rows = (chunk.labels == one.label) & (said == one.said)
+        rows = (chunk.labels == one.label) & (said == one.predicted)
         assert one.images == rows.sum() and one.of == (chunk.labels == one.label).sum()
-        assert one.dense == ((chunk.labels == one.label) & (chunk.predictions == one.said)).sum()
-        gap = (logits[rows, one.said] - logits[rows, one.label]).mean()
+        assert one.dense == ((chunk.labels == one.label) & (chunk.predictions == one.predicted)).sum()
+        gap = (logits[rows, one.predicted] - logits[rows, one.label]).mean()
         mean = chunk.features[rows].astype(float).mean(axis=0)
-        found, bias = terms(decomposition, mean, one.said, one.label)
+        found, bias = terms(decomposition, mean, one.predicted, one.label)
         assert sum(term.contribution for term in found) + bias == pytest.approx(gap, abs=1e-5)
         assert one.bias == bias and all(term.contribution > 0 for term in one.terms)
     assert over.dense.images.sum() == len(said) == over.decomposed.images.sum()

@@ -37,7 +37,7 @@ def two(make_folder: MakeFolder, tmp_path: Path) -> Study:
     network = Network(TwoHeads(), head="b")
     subspect.observe(network, make_folder("train", each=40), tmp_path / "study", "train", batch_size=16)
     study = subspect.observe(network, make_folder("test", each=15, seed=1), tmp_path / "study", "test", batch_size=16)
-    assert study.identity.head == "b"
+    assert study.identity.head_name == "b"
     return study
 
 

@@ -37,7 +37,7 @@ def test_an_unfinished_set_is_named(study: Study) -> None:
     study.as_set("test", begun).save(begun)
     assert manifest.is_file() and study.unfinished == ["test"]
     code, text = said("verify", str(study.path))
-    assert code == 0 and "the image set 'test' is unfinished: run the same observe command again to go on" in text
+    assert code == 0 and "the image set 'test' is unfinished: run the same observe command again to resume" in text
 
 
 def test_checksums_are_added_beside_an_old_report(study: Study, caplog: pytest.LogCaptureFixture) -> None:

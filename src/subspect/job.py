@@ -22,6 +22,7 @@ from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
+from subspect.images.sources import Images
 from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
 from subspect.report import check_report, write_report
@@ -101,29 +102,17 @@ def run(
     Raises:
         SubspectError: anything that doesn't fit; what was stored so far stays.
     """
-    sets = {"train": open_images(images, "train")}
     split(hold_out)  # refuses what is no share
     k = Auto() if k == "auto" else k
-    if test is not None:
-        sets["test"] = open_images(test, "test")
     if promise is not None:
         if not isinstance(k, Auto):
             raise SubspectError("images to promise something on go with k = 'auto' (subspect.Auto)")
-        sets["promise"] = open_images(promise, "promise")
         k = replace(k, promise="promise")
-    names, prints = network.class_names, set()
-    for source in sets.values():
-        head = find_head(network, source)
-        check_choice([k], method, head.n_features, target, pool)
-        check_report(Path(study) / "report.html", head.n_classes)
-        match = match_classes(source, head.n_classes, names, class_map)
-        names = match.names
-        prints.add(source.fingerprint(match))
-    if len(prints) < len(sets):
-        raise SubspectError(
-            "two of the image sets given are the same; to choose features on, to measure the cost on and to promise "
-            "something on, images must differ: give others, or leave out those to measure on, and a share is held out"
-        )
+    given = {"train": images, "test": test, "promise": promise}
+    sets = {name: open_images(source, name) for name, source in given.items() if source is not None}
+    _check_sets(network, sets, class_map)
+    check_choice([k], method, network.head.n_features, target, pool)
+    check_report(Path(study) / "report.html", network.head.n_classes)
     for name, source in sets.items():
         opened = observe(
             network,
@@ -158,3 +147,21 @@ def run(
         show_progress=show_progress,
     )
     return Job(opened, decomposition, fidelity, report)
+
+
+def _check_sets(network: Network, sets: Mapping[str, Images], class_map: Mapping[str, int] | str | Path | None) -> None:
+    """Find the head, match every set's labels to its classes, and see that the sets differ.
+
+    Raises:
+        SubspectError: a set that the network or its classes don't fit, or two sets of the same images.
+    """
+    names, prints = network.class_names, set()
+    for source in sets.values():
+        match = match_classes(source, find_head(network, source).n_classes, names, class_map)
+        names = match.names
+        prints.add(source.fingerprint(match))
+    if len(prints) < len(sets):
+        raise SubspectError(
+            "two of the image sets given are the same; to choose features on, to measure the cost on and to promise "
+            "something on, images must differ: give others, or leave out those to measure on, and a share is held out"
+        )

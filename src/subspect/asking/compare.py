@@ -63,15 +63,15 @@ class ConfusedImage:
     Attributes:
         id: of the image.
         label: name of its class.
-        said: name of the other class.
-        dense: what the dense network says.
+        predicted: name of the other class.
+        dense: name of the class that the dense network predicts.
         terms: the features that speak most for the wrong class.
         difference: of the decomposed logits, for the wrong class.
     """
 
     id: str
     label: str
-    said: str
+    predicted: str
     dense: str
     terms: tuple[Term, ...]
     difference: float
@@ -156,11 +156,11 @@ class Comparison(Result):
             ]
             table.add_row(str(one.feature), *numbers, f"{one.separation:+.2f}", used)
         images = Table(title="confused images", title_justify="left")
-        for column in ("image", "is", "taken for", "dense says", "by", "what tipped it, in logits"):
+        for column in ("image", "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left")
         for shot in self.confused:
             tipped = ", ".join(f"{term.feature} {term.contribution:+.2f}" for term in shot.terms)
-            images.add_row(shot.id, shot.label, shot.said, shot.dense, f"{shot.difference:.2f}", tipped)
+            images.add_row(shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
         return [table, images] if self.confused else [table]
 
 
@@ -295,9 +295,7 @@ def _path(
         return ()
     row, shift = dense[0][labels[0]] - dense[0][labels[1]], float(dense[1][labels[0]] - dense[1][labels[1]])
     target = chosen @ row + shift
-    scale = SHARPNESS * float(np.median(np.abs(target)))
-    weights = (np.exp(-np.abs(target) / scale) if scale else np.ones_like(target)) + FLOOR
-    weights /= weights.sum()
+    weights = _near(target)
     mean, middle = weights @ chosen, float(weights @ target)
     centred = chosen - mean
     gram, moments = (centred * weights[:, None]).T @ centred, centred.T @ (weights * (target - middle))
@@ -307,3 +305,10 @@ def _path(
         said = (pair.x[:, step.support] - mean[step.support]) @ own + middle > 0
         path.append((tuple(step.support.tolist()), float(np.mean(said == side))))
     return tuple(path)
+
+
+def _near(target: Array) -> Array:
+    """Return (n,) weights that sum to 1: images near the boundary between the two classes count most."""
+    scale = SHARPNESS * float(np.median(np.abs(target)))
+    weights = (np.exp(-np.abs(target) / scale) if scale else np.ones_like(target)) + FLOOR
+    return np.asarray(weights / weights.sum())

@@ -119,7 +119,7 @@ class Difference(Result):
         """Return a table for the terminal: a row for each class, those that lost most first."""
         caption = (
             f"{self.note}; {self.images:,} that both have; accuracy dense {_both(self.dense)}, decomposed "
-            f"{_both(self.decomposed)}; the two decomposed networks say the same of {100 * self.same:.1f} %; classes: "
+            f"{_both(self.decomposed)}; both decomposed networks predict the same for {100 * self.same:.1f} %; classes: "
             "accuracy, images gained and lost, features kept → their counterparts (which correlate by half or more), gone, new"
         )
         sides = zip(self.studies, self.decompositions, strict=True)

@@ -92,6 +92,20 @@ class Curves:
         """Return (C,), or (r, C) for random orders: the area under one of the curves, against the share of features."""
         return np.asarray(np.trapezoid(getattr(self, name), self.sizes / self.sizes[-1], axis=-2))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values; NaN as None."""
+        curves: dict[str, Any] = {"sizes": self.sizes.tolist()}
+        for name in CURVES:
+            control = self.area(f"random_{name}")
+            curves[name] = {
+                "values": [_json(row) for row in getattr(self, name)],
+                "random": [_json(row) for row in getattr(self, f"random_{name}").mean(axis=0)],
+                "area": _json(self.area(name)),
+                "random_area": _json(control.mean(axis=0)),
+                "random_area_mean": _json(_interval(np.nanmean(control, axis=1))),
+            }
+        return curves
+
 
 @dataclass(frozen=True, eq=False)
 class Essentiality(Result):
@@ -127,24 +141,13 @@ class Essentiality(Result):
             | {"gap": _json(_interval(one.gap()))}
             for kind, one in self.kinds.items()
         }
-        curves: dict[str, Any] = {"sizes": self.curves.sizes.tolist()}
-        for name in CURVES:
-            own, random = getattr(self.curves, name), getattr(self.curves, f"random_{name}")
-            under, control = self.curves.area(name), self.curves.area(f"random_{name}")
-            curves[name] = {
-                "values": [_json(row) for row in own],
-                "random": [_json(row) for row in random.mean(axis=0)],
-                "area": _json(under),
-                "random_area": _json(control.mean(axis=0)),
-                "random_area_mean": _json(_interval(np.nanmean(control, axis=1))),
-            }
         return {
             "decomposition": self.decomposition,
             "classes": list(self.class_names),
             "sizes": self.sizes.tolist(),
             "before": _json(self.before),
             "kinds": kinds,
-            "curves": curves,
+            "curves": self.curves.to_json(),
             "note": self.note,
         }
 
@@ -279,14 +282,11 @@ def essentiality(
             generator = np.random.default_rng([seed, label])
             images = _Images(x[labels == label].astype(np.float64), label, weight, bias, means, deviations)
             before[label] = images.accuracy(np.empty(0, np.int64), "zero", generator)
-            others = np.setdiff1d(np.arange(d), supports[label])
-            for kind, (own, rest, random) in kinds.items():
-                for draw in range(repeats):
-                    again = draw == 0 or kind in ("normal", "matched")
-                    own[draw, label] = images.accuracy(supports[label], kind, generator) if again else own[0, label]
-                    rest[draw, label] = images.accuracy(others, kind, generator) if again else rest[0, label]
-                    chosen = generator.permutation(d)[: len(supports[label])]
-                    random[draw, label] = images.accuracy(chosen, kind, generator)
+            for kind, values in kinds.items():
+                for value, drawn in zip(
+                    values, images.replaced(supports[label], kind, repeats, generator), strict=True
+                ):
+                    value[:, label] = drawn
             orders = [images.order(supports[label]), *(generator.permutation(d) for _ in range(repeats))]
             lines[..., label] = np.stack([images.curves(order, sizes) for order in orders], axis=1)
             advance(1)
@@ -344,6 +344,20 @@ class _Images:
             values = np.broadcast_to(self.means[features] * (kind == "mean"), (len(self.x), len(features)))
         logits = self.logits + (values - self.x[:, features]) @ self.weight[:, features].T
         return int((logits.argmax(axis=1) == self.label).sum())
+
+    def replaced(
+        self, support: Indices, kind: str, repeats: int, generator: np.random.Generator
+    ) -> tuple[Array, Array, Array]:
+        """Return (r,) each: the class accuracy with a support replaced, all others, and as many at random, for each draw."""
+        own, rest, random = (np.empty(repeats) for _ in range(3))
+        d = self.weight.shape[1]
+        others = np.setdiff1d(np.arange(d), support)
+        for draw in range(repeats):
+            again = draw == 0 or kind in ("normal", "matched")
+            own[draw] = self.accuracy(support, kind, generator) if again else own[0]
+            rest[draw] = self.accuracy(others, kind, generator) if again else rest[0]
+            random[draw] = self.accuracy(generator.permutation(d)[: len(support)], kind, generator)
+        return own, rest, random
 
     def order(self, support: Indices) -> Indices:
         """Return (d,): the features, the most important to the class first."""

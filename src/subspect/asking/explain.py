@@ -155,7 +155,7 @@ class Explanation(Result):
         near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
         caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-        for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "says"):
+        for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
         for term in self.terms:
             weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
@@ -207,6 +207,23 @@ class Explanation(Result):
         figure.suptitle(
             as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
         )
+        self._draw_bars(bars)
+        if looked and self.maps is not None and self.picture is not None:
+            for place, term in enumerate(looked):
+                laid = lay_over(enlarged(self.picture), self.maps[term.feature])
+                name = f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−")
+                _show(parts[1].add_subplot(1, _DRAWN, place + 1), laid, name)
+        if near:
+            parts[-1].suptitle(escaped(f"nearest images of {self.image_set!r} by these features"), fontsize=9)
+            for place, neighbour in enumerate(near):
+                assert neighbour.picture is not None
+                wrong = neighbour.prediction != neighbour.label
+                title = as_label(neighbour.label) + (f"\npredicted: {as_label(neighbour.prediction)}" if wrong else "")
+                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), neighbour.picture, title)
+        return figure
+
+    def _draw_bars(self, bars: Axes) -> None:
+        """Draw what each feature says, the rest of them together, the biases, and the sum."""
         rest = sum(term.contribution for term in self.terms[_BARS:])
         rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
@@ -217,21 +234,9 @@ class Explanation(Result):
         bars.set_yticks(range(len(rows)), [name for name, _ in rows])
         bars.invert_yaxis()
         bars.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
+        said, against = as_label(self.predicted), as_label(self.against)
         bars.set_xlabel(f"logits: for {said} (right), for {against} (left)")
         bars.spines[["top", "right"]].set_visible(False)
-        if looked and self.maps is not None and self.picture is not None:
-            laid = [lay_over(enlarged(self.picture), self.maps[term.feature]) for term in looked]
-            names = [f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−") for term in looked]
-            for place, (one, name) in enumerate(zip(laid, names, strict=True)):
-                _show(parts[1].add_subplot(1, _DRAWN, place + 1), one, name)
-        if near:
-            parts[-1].suptitle(escaped(f"nearest images of {self.image_set!r} by these features"), fontsize=9)
-            for place, neighbour in enumerate(near):
-                assert neighbour.picture is not None
-                wrong = neighbour.prediction != neighbour.label
-                title = as_label(neighbour.label) + (f"\nsaid: {as_label(neighbour.prediction)}" if wrong else "")
-                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), neighbour.picture, title)
-        return figure
 
 
 def _show(axes: Axes, picture: Image.Image | None, title: str, size: int = 9) -> None:
@@ -285,7 +290,7 @@ def explain(
     label, other = order[0], order[1] if rival is None else rival
     if other == label:
         raise SubspectError(
-            f"{name}: the network says {decomposition.class_names[label]!r} itself; name another class to explain against"
+            f"{name}: {decomposition.class_names[label]!r} is the predicted class itself; name another class to explain against"
         )
     found, bias = terms(decomposition, x, label, other)
     shares, said = logits.softmax(0), dense.softmax(0)

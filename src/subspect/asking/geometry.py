@@ -232,11 +232,8 @@ def geometry(
     mean, directions = _directions(study, "train" if "train" in names else on, weight, bias)
     ranks, fidelity = _by_rank(x, weight, bias, mean, directions)
     generator = np.random.default_rng(seed)
-    classes = {}
-    for label, name in enumerate(study.identity.class_names):
-        own = x[labels == label]
-        if len(own):
-            classes[name] = spread(own, points, generator)
+    own = ((name, x[labels == label]) for label, name in enumerate(study.identity.class_names))
+    classes = {name: spread(images, points, generator) for name, images in own if len(images)}
     at_boundary = boundary_points(x, weight, bias, points, generator)
     curve = [point for point in decomposition.curve if not point.refit] if decomposition is not None else []
     seen = [] if decomposition is None else sorted(set(range(len(weight))) - set(decomposition.unseen))
@@ -247,9 +244,7 @@ def geometry(
         classes=classes,
         head_rank=effective_rank(weight),
         decomposed_rank=None if decomposition is None else effective_rank(decomposition.matrix()[0][seen]),
-        union=None
-        if decomposition is None
-        else len({feature for label in seen for feature in decomposition.supports[label].tolist()}),
+        union=None if decomposition is None else len({one for label in seen for one in decomposition.supports[label]}),
         ceiling=len(weight) - 1,
         ranks=ranks,
         fidelity=fidelity,

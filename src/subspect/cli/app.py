@@ -22,7 +22,7 @@ from subspect.ground.text import legible
 app = typer.Typer(
     name="subspect",
     help="Which few features decide each class of a trained image classifier?",
-    epilog="Exit codes: 0 done; 1 something given cannot be used; 2 wrong usage; 130 interrupted.",
+    epilog="Exit codes: 0 success; 1 an input cannot be used; 2 wrong usage; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,10 +30,10 @@ app = typer.Typer(
 )
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; 1 is fastest for small networks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors to stderr.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; 1 is fastest for small networks.")]
 _RESUMED = ("run", "observe", "demo", "retrain", "depth")
-_GOES_ON = ", and the same command goes on from there"
+_GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]
 
 
@@ -57,7 +57,7 @@ def command(panel: str) -> Callable[[Command], Command]:
                 err.print(Text.assemble(("error: ", "bold red"), legible(said_of(error))), soft_wrap=True)
                 raise typer.Exit(1) from error
             except KeyboardInterrupt as error:
-                err.print(f"interrupted; what was stored stays{_GOES_ON if function.__name__ in _RESUMED else ''}")
+                err.print(f"interrupted; what was stored is kept{_GOES_ON if function.__name__ in _RESUMED else ''}")
                 raise typer.Exit(130) from error
 
         parameters = [*_spread(function), *_spread(_common)]
@@ -111,9 +111,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _setup(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors to stderr.")] = False,
 ) -> None:
     handler = ToStderr()
     handler.setFormatter(Formatter())

@@ -38,11 +38,11 @@ def edit(
     study: StudyPath,
     drop: Annotated[
         list[str] | None,
-        typer.Option(help="CLASS:FEATURE, a feature that the class is to do without; may be repeated."),
+        typer.Option(help="CLASS:FEATURE, a feature to drop from a class; repeatable."),
     ] = None,
-    refit_on: Annotated[str | None, typer.Option(help="The image set to re-learn the other weights on.")] = None,
+    refit_on: Annotated[str | None, typer.Option(help="Image set to re-learn the remaining weights on.")] = None,
     target: Annotated[
-        Target | None, typer.Option(help="What to re-learn towards; the labels unless given, where there are any.")
+        Target | None, typer.Option(help="What to re-learn towards; default: the labels, if there are any.")
     ] = None,
     decomposition: Which = None,
     on: On = None,
@@ -69,31 +69,31 @@ def retrain(
     study: StudyPath,
     images: ImagesPath,
     observed: Observed,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes: a folder for state, log and weights.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: folder for state, log and weights.")],
     decomposition: Which = None,
     test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
-    control: Annotated[bool, typer.Option("--control", help="Also train the dense network just as long.")] = False,
+    control: Annotated[bool, typer.Option("--control", help="Also train the dense network for as long.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     optimiser: Annotated[Optimiser, typer.Option(help="SGD with Nesterov momentum, or AdamW.")] = "sgd",
     rate: Annotated[
-        float | None, typer.Option(help="Learning rate at the start; 0.01 for sgd, 0.0001 for adamw.")
+        float | None, typer.Option(help="Initial learning rate; default: 0.01 for sgd, 0.0001 for adamw.")
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option("--layers", help="A module that learns; may be repeated; all unless given.")
+        list[str] | None, typer.Option("--layers", help="Module to train; repeatable; default: all.")
     ] = None,
-    shift: Annotated[int, typer.Option(min=0, help="Pixels by which images are moved at random.")] = 0,
+    shift: Annotated[int, typer.Option(min=0, help="Shift images at random by up to so many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
     class_map: ClassMap = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")] = 0,
     outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the network with the decomposed head in place; the same command goes on where it was stopped, less a minute.
+    """Train the network with the decomposed head in place; run the same command again to resume, losing at most a minute.
 
     Example: subspect retrain study images/train --network python:model.py:make --weights model.safetensors
     --test images/test --control -o retrained
@@ -136,14 +136,14 @@ def specialise(
     observed: Observed,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", help="A class to keep, by name or index; may be repeated; all unless given."),
+        typer.Option("--class", help="Class to keep, by name or index; repeatable; default: all."),
     ] = None,
     listed: Annotated[
-        Path | None, typer.Option("--class-list", help="A text file with the classes to keep, one a line.")
+        Path | None, typer.Option("--class-list", help="Text file with the classes to keep, one per line.")
     ] = None,
     decomposition: Which = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where it goes: a file for the small network, .onnx or .pt2.")
+        Path | None, typer.Option("-o", "--output", help="Output: file for the small network, .onnx or .pt2.")
     ] = None,
     images: Images = None,
     as_json: AsJson = False,
@@ -174,19 +174,17 @@ def specialise(
 def export(
     context: typer.Context,
     study: StudyPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes: the file; it must not exist.")],
-    format: Annotated[
-        str | None, typer.Option(help=f"{', '.join(FORMATS)}; told by the file's suffix unless given.")
-    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: the file, which must not exist yet.")],
+    format: Annotated[str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix.")] = None,
     observed: ObservedIfNamed = NOT_NAMED,
     decomposition: Which = None,
     images: Images = None,
-    opset: Annotated[int, typer.Option(help="Of ONNX, 18 or later.")] = OPSET,
+    opset: Annotated[int, typer.Option(help="ONNX opset, 18 or later.")] = OPSET,
     as_json: AsJson = False,
 ) -> None:
     """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
 
-    A network's file is read back and checked on real images first. Names and preprocessing travel along.
+    A network's file is read back and checked on real images first; class names and preprocessing are stored in it.
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
     """
@@ -216,15 +214,16 @@ def tradeoff(
     study: StudyPath,
     observed: Observed,
     pools: Annotated[
-        list[int], typer.Option("--pool", min=1, help="Features for all classes together; may be repeated.")
+        list[int],
+        typer.Option("--pool", min=1, help="Size of the pool that all classes' features come from; repeatable."),
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Features per class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
     images: Images = None,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
+    """Measure accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
 
     The study stays as it is; `subspect decompose --pool` makes the one that you settle on.
 

@@ -37,9 +37,11 @@ def run(
     preparing: Preparing,
     choosing: Choosing,
     running: Running,
-    test: Annotated[Path | None, typer.Option(help="Images to measure the cost on; else a share is held out.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Images to measure the cost on; default: a share of the images is held out.")
+    ] = None,
     promise: Annotated[
-        Path | None, typer.Option(help="With -k auto: images that the network never saw, to promise the loss on.")
+        Path | None, typer.Option(help="With -k auto: images that the network has never seen, to promise the loss on.")
     ] = None,
     class_map: ClassMap = None,
     max_failed: MaxFailed = 0.01,
@@ -48,7 +50,7 @@ def run(
 ) -> None:
     """The main job: observe, decompose, evaluate, report.
 
-    The same command goes on where it was stopped.
+    Run the same command again to resume after an interruption.
 
     Example: subspect run python:model.py:make images/train --test images/test -o study -k 5 --weights model.safetensors
     --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
@@ -81,11 +83,13 @@ def run(
 
 @command("The main job")
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where all of it goes.")] = Path("subspect-demo"),
-    k: Annotated[int, typer.Option("-k", min=1, help="Features for each class.")] = 5,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: a folder for everything.")] = Path(
+        "subspect-demo"
+    ),
+    k: Annotated[int, typer.Option("-k", min=1, help="Features per class.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The main job on an embedded example: handwritten digits, a small network trained on the spot, no downloads.
+    """The main job on a built-in example: a small network trained on handwritten digits; nothing is downloaded.
 
     Example: subspect demo -o subspect-demo
     """

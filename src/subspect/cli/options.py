@@ -24,51 +24,65 @@ if TYPE_CHECKING:
 log = logging.getLogger("subspect")
 
 Spec = Annotated[
-    str, typer.Argument(help="python:package.module:callable or python:path/file.py:callable. Its code is run.")
+    str,
+    typer.Argument(
+        help="python:path/file.py:callable or python:package.module:callable, which returns the network. Its code runs."
+    ),
 ]
 ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a flat folder, or a CSV with path,label.")]
-StudyPath = Annotated[Path, typer.Argument(help="The study's folder.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where it goes: the study's folder; made if need be.")]
-ClassMap = Annotated[str | None, typer.Option(help="JSON file, folder name → class index; 'sorted' for sorted order.")]
-MaxFailed = Annotated[float, typer.Option(min=0, max=1, help="Share of images that may be unusable.")]
-Which = Annotated[str | None, typer.Option("--decomposition", help="Its name; the newest unless given.")]
-PerClass = Annotated[bool, typer.Option("--per-class", help="Also a row for each class.")]
-On = Annotated[str | None, typer.Option(help="The image set; one that took no part in the choice unless given.")]
+StudyPath = Annotated[Path, typer.Argument(help="Folder of the study.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Output: folder of the study, created if needed.")]
+ClassMap = Annotated[
+    str | None, typer.Option(help="JSON file that maps folder names to class indices; 'sorted' for sorted order.")
+]
+MaxFailed = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of images that may be unreadable before the run stops.")
+]
+Which = Annotated[str | None, typer.Option("--decomposition", help="Name of the decomposition; default: the newest.")]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also print a row for each class.")]
+On = Annotated[
+    str | None, typer.Option(help="Image set to measure on; default: one that took no part in choosing the features.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Figure = Annotated[Path | None, typer.Option(help="Draw a figure into this file (PNG, SVG, PDF).")]
+Figure = Annotated[Path | None, typer.Option(help="Write the figure to this file (PNG, SVG or PDF).")]
 Images = Annotated[
     Path | None,
-    typer.Option("--images", help="Images instead of those that were observed, where these were moved or in memory."),
+    typer.Option("--images", help="Where the observed images are now, if they were moved or were in memory."),
 ]
 Outside = Annotated[
-    bool, typer.Option("--outside", help="Follow links and CSV paths that lead out of the folder of the images given.")
+    bool, typer.Option("--outside", help="Follow links and CSV paths that lead outside the image folder.")
 ]
-NoImages = Annotated[bool, typer.Option("--no-images", help="Leave images out of the report, for private data.")]
+NoImages = Annotated[bool, typer.Option("--no-images", help="Leave all images out of the report, for private data.")]
 
 
 @dataclass(frozen=True)
 class Preparing:
     """How images are prepared, where the network doesn't say it itself."""
 
-    resize: Annotated[str | None, typer.Option(help="Pixels of the short side, HEIGHTxWIDTH, or 'none'.")] = None
-    crop: Annotated[str | None, typer.Option(help="Pixels of the centre square, HEIGHTxWIDTH, or 'none'.")] = None
-    mean: Annotated[
-        str | None, typer.Option(help="Of each channel on pixels scaled to 0…1, such as 0.485,0.456,0.406, or 'none'.")
-    ] = None
-    std: Annotated[str | None, typer.Option(help="The standard deviation of each channel, likewise.")] = None
-    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear (unless given), bicubic or lanczos.")] = (
+    resize: Annotated[str | None, typer.Option(help="Length of the short side in pixels, HEIGHTxWIDTH, or 'none'.")] = (
         None
     )
+    crop: Annotated[str | None, typer.Option(help="Side of the centre crop in pixels, HEIGHTxWIDTH, or 'none'.")] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of each channel, of pixels scaled to 0–1, such as 0.485,0.456,0.406; or 'none'."),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of each channel, such as 0.229,0.224,0.225; or 'none'.")
+    ] = None
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear (default), bicubic or lanczos.")] = None
 
     def read(self) -> Preprocessing | None:
         """Return the preprocessing: all four are given, or none, which leaves it to what the network declares."""
         return _preprocessing(self.resize, self.crop, self.mean, self.std, self.interpolation)
 
 
-_Weights = Annotated[Path | None, typer.Option(help="Safetensors, or a checkpoint with tensors alone.")]
+_Weights = Annotated[
+    Path | None, typer.Option(help="Weights: a safetensors file, or a checkpoint of tensors and numbers.")
+]
 _IgnoreExtra = Annotated[
     list[str] | None,
-    typer.Option(help="Tensors of the weights to leave out, by the name of one or of a module; may be repeated."),
+    typer.Option(help="Tensor in the weights to ignore, or a module with all its tensors; repeatable."),
 ]
 
 
@@ -78,10 +92,10 @@ class Loading:
 
     weights: _Weights = None
     ignore_extra: _IgnoreExtra = None
-    head: Annotated[str | None, typer.Option("--head", help="The head's module name, where it can't be found.")] = None
-    class_names: Annotated[
-        Path | None, typer.Option(help="A text file with the network's class names, one a line.")
+    head: Annotated[
+        str | None, typer.Option("--head", help="Module name of the head, if it cannot be found automatically.")
     ] = None
+    class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None
 
     def load(self, spec: str, preparing: Preparing) -> Network:
         """Load the network, or raise what is wrong with the options."""
@@ -102,7 +116,7 @@ class Observed:
     """The network of a study again."""
 
     network: Annotated[
-        str, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
+        str, typer.Option("--network", help="The network that was observed, named as for run. Its code runs.")
     ]
     weights: _Weights = None
     ignore_extra: _IgnoreExtra = None
@@ -119,7 +133,7 @@ class ObservedIfNamed:
     """The network of a study again, if it is named."""
 
     network: Annotated[
-        str | None, typer.Option("--network", help="The network that was observed, as for run. Its code is run.")
+        str | None, typer.Option("--network", help="The network that was observed, named as for run. Its code runs.")
     ] = None
     weights: _Weights = None
     ignore_extra: _IgnoreExtra = None
@@ -137,10 +151,10 @@ class Running:
     """Where a network runs, and how images reach it."""
 
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; cuda unless given, where there is one.")
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch of the network.")] = 64
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")] = 0
     outside: Outside = False
 
     def arguments(self) -> dict[str, Any]:
@@ -156,27 +170,35 @@ class Choosing:
         list[str] | None,
         typer.Option(
             "-k",
-            help="Features for each class, 5 unless given; mean:5 or mean:5:LEAST:MOST for a mean; auto for the fewest that "
-            "keep the tolerance; with frequency also a share of the mass, as 0.5.",
+            help="Features per class (default 5); mean:5 or mean:5:LEAST:MOST for an average; auto for the fewest within the "
+            "tolerance; with --method frequency also a share of the mass, such as 0.5. Repeatable in decompose.",
         ),
     ] = None
     method: Annotated[str, typer.Option(help=f"How features are chosen: {', '.join(METHODS)}.")] = METHODS[0]
-    target: Annotated[Target, typer.Option(help="What the decomposed head is to come close to.")] = TARGETS[0]
+    target: Annotated[
+        Target,
+        typer.Option(help="What the decomposed head approximates: the dense network's probabilities, or the labels."),
+    ] = TARGETS[0]
     refit: Annotated[
-        bool | None, typer.Option("--refit/--no-refit", help="Re-learn the weights; with pursuit only, unless given.")
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit", help="Re-learn the weights of the chosen features; default: with pursuit only."
+        ),
     ] = None
     pool: Annotated[
-        int | None, typer.Option(min=1, help="Features there are for all classes together; with pursuit.")
+        int | None, typer.Option(min=1, help="With pursuit: choose all classes' features from one pool of this size.")
     ] = None
-    tolerance: Annotated[
-        float, typer.Option(help="With -k auto: the share of fidelity or accuracy that may be lost.")
-    ] = Auto.tolerance
-    measure: Annotated[Measure, typer.Option(help="With -k auto: what the tolerance is of.")] = MEASURES[0]
-    most: Annotated[int, typer.Option(min=1, help="With -k auto: no class gets more features.")] = Auto.most
+    tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (
+        Auto.tolerance
+    )
+    measure: Annotated[Measure, typer.Option(help="With -k auto: whether the loss is of fidelity or of accuracy.")] = (
+        MEASURES[0]
+    )
+    most: Annotated[int, typer.Option(min=1, help="With -k auto: the most features a class may get.")] = Auto.most
     hold_out: Annotated[
         float,
         typer.Option(
-            help="Share of the images held out to measure the cost on, where there are no others; 0 for none."
+            help="Share of the images held out to measure the cost on, if there is no other image set; 0: none."
         ),
     ] = HOLD_OUT
 

@@ -35,13 +35,13 @@ def explain(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     observed: Observed,
     decomposition: Which = None,
-    against: Annotated[str | None, typer.Option(help="Class to explain against; the runner-up unless given.")] = None,
+    against: Annotated[str | None, typer.Option(help="Class to explain against; default: the runner-up.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where it goes: a folder for a picture (PNG) of each.")
+        Path | None, typer.Option("-o", "--output", help="Output: folder for a figure (PNG) of each image.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain what the decomposed network says of single images: which features speak for its class, and which against.
+    """Explain the prediction for single images: which features speak for the predicted class, and which against it.
 
     Example: subspect explain study cat.jpg --network python:model.py:make --weights model.safetensors -o explained
     """
@@ -69,8 +69,8 @@ def explain(
 @command("Questions")
 def compare(
     study: StudyPath,
-    first: Annotated[str, typer.Argument(help="A class name or index.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
+    first: Annotated[str, typer.Argument(help="Class name or index.")],
+    second: Annotated[str, typer.Argument(help="Another class.")],
     decomposition: Which = None,
     on: On = None,
     as_json: AsJson = False,
@@ -91,7 +91,7 @@ def compare(
 @command("Questions")
 def diff(
     first: StudyPath,
-    second: Annotated[Path, typer.Argument(help="Another study, of the same images.")],
+    second: Annotated[Path, typer.Argument(help="Another study, on the same images.")],
     decomposition: Which = None,
     on: On = None,
     as_json: AsJson = False,
@@ -113,11 +113,11 @@ def selectivity(
     study: StudyPath,
     layer: Annotated[
         list[str] | None,
-        typer.Option("--layers", help="A layer's name, or features; may be repeated; all unless given."),
+        typer.Option("--layers", help="Name of a layer, or features; repeatable; default: all."),
     ] = None,
-    on: Annotated[str, typer.Option(help="The image set.")] = "train",
-    k: Annotated[int, typer.Option("-k", min=1, help="Units that are influential for each class.")] = 5,
-    share: Annotated[float, typer.Option(help="Of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
+    on: Annotated[str, typer.Option(help="Image set to measure on.")] = "train",
+    k: Annotated[int, typer.Option("-k", min=1, help="Influential units per class.")] = 5,
+    share: Annotated[float, typer.Option(help="Share of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
     per_class: PerClass = False,
     as_json: AsJson = False,
 ) -> None:
@@ -143,8 +143,10 @@ def essentiality(
     study: StudyPath,
     decomposition: Which = None,
     on: On = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Draws of noise, random sets and random orders.")] = REPEATS,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of draws of noise, of random sets and of random orders.")
+    ] = REPEATS,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
@@ -170,12 +172,16 @@ def essentiality(
 def geometry(
     study: StudyPath,
     decomposition: Which = None,
-    on: Annotated[str | None, typer.Option(help="The image set; test if there is one, else train.")] = None,
-    points: Annotated[int, typer.Option(min=50, help="Images whose intrinsic dimension is taken.")] = POINTS,
+    on: Annotated[
+        str | None, typer.Option(help="Image set to measure on; default: test if there is one, else train.")
+    ] = None,
+    points: Annotated[
+        int, typer.Option(min=50, help="Number of images to estimate intrinsic dimensions from.")
+    ] = POINTS,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure in how many dimensions features and decision lie.
+    """Measure the dimensions of the features and of the decision.
 
     Decision dimension: the fewest directions that the features can be projected on with 99 % of the decisions kept. Of the
     features: participation ratio, principal components, TwoNN (Facco et al. 2017), maximum likelihood (Levina & Bickel 2005).
@@ -199,27 +205,27 @@ def depth(
     context: typer.Context,
     preparing: Preparing,
     running: Running,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Where it goes: a folder for a study of each network.")
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: folder for a study of each network.")],
     networks: Annotated[
-        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, as for run; two depths or more.")
+        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, named as for run; at least two depths.")
     ] = None,
-    train: Annotated[Path | None, typer.Option(help="Images on which features are chosen.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Images to measure on; else a share is held out.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Images to choose the features on.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Images to measure on; default: a share of the images is held out.")
+    ] = None,
     digits: Annotated[
         bool,
-        typer.Option("--digits", help="Train a family on the handwritten digits instead: six depths, three seeds."),
+        typer.Option("--digits", help="Train a family on handwritten digits instead: six depths, three seeds."),
     ] = False,
     fidelity: Annotated[
-        float, typer.Option(help="At which the number of features is read; between 0 and 1.")
+        float, typer.Option(help="Fidelity at which the number of features is read off; between 0 and 1.")
     ] = FIDELITY,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set what a class needs, and the dimensions of features and decision, against depth, over a family of networks.
+    """Relate the features a class needs, and the dimensions of features and decision, to depth, across a family of networks.
 
-    The same command goes on where it was stopped.
+    Run the same command again to resume after an interruption.
 
     Examples: subspect depth --digits -o digits --figure depth.png | subspect depth python:nets.py:small=small.safetensors
     python:nets.py:large=large.safetensors --train images/train --test images/test -o family

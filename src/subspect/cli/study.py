@@ -45,15 +45,15 @@ def observe(
     loading: Loading,
     preparing: Preparing,
     running: Running,
-    name: Annotated[str, typer.Option(help="What the image set is called in the study.")] = "train",
+    name: Annotated[str, typer.Option(help="Name of the image set in the study.")] = "train",
     class_map: ClassMap = None,
     max_failed: MaxFailed = 0.01,
     layer: Annotated[
         list[str] | None,
         typer.Option(
             "--layers",
-            help="A layer to keep besides the features, averaged over space; may be repeated; or all: every convolution and "
-            "linear layer but the head.",
+            help="Layer to store besides the features, averaged over space; repeatable; all: every convolution and linear "
+            "layer but the head.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -82,15 +82,15 @@ def decompose(
     context: typer.Context,
     study: StudyPath,
     choosing: Choosing,
-    supports: Annotated[Path | None, typer.Option(help="An index file (class → features) instead of a method.")] = None,
+    supports: Annotated[Path | None, typer.Option(help="JSON file of class → features, instead of a method.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="With --supports: what to call it; as the file unless given.")
+        str | None, typer.Option(help="With --supports: name of the decomposition; default: that of the file.")
     ] = None,
     promise_on: Annotated[
         str | None,
-        typer.Option(help="With -k auto: the image set, that the network never saw, to promise the loss on."),
+        typer.Option(help="With -k auto: image set that the network has never seen, to promise the loss on."),
     ] = None,
-    on: Annotated[str | None, typer.Option(help="The image set to choose on; 'train' unless given.")] = None,
+    on: Annotated[str | None, typer.Option(help="Image set to choose the features on; default: train.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the few features that decide each class, for one or more k in one pass.
@@ -154,14 +154,14 @@ def report(
     decomposition: Which = None,
     on: On = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where it goes: the HTML file; STUDY/report.html.")
+        Path | None, typer.Option("-o", "--output", help="Output: HTML file; default: STUDY/report.html.")
     ] = None,
     images: Images = None,
     observed: ObservedIfNamed = NOT_NAMED,
     no_images: NoImages = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a decomposition: one HTML file, with more than 60 classes also a folder of pages beside it.
+    """Write the report of a decomposition: one HTML file; with more than 60 classes also a folder of pages beside it.
 
     With --network it shows where in an image each feature is active.
 
@@ -189,9 +189,7 @@ def report(
 @command("A study")
 def show(
     study: StudyPath,
-    classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class name or index; may be repeated.")
-    ] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="Class name or index; repeatable.")] = None,
     decomposition: Which = None,
     figure: Figure = None,
     as_json: AsJson = False,
@@ -224,13 +222,13 @@ def show(
 def verify(
     study: StudyPath,
     write: Annotated[
-        bool, typer.Option("--write", help="Give a study of an earlier version its checksums, if all else is right.")
+        bool, typer.Option("--write", help="Add checksums to a study of an earlier version, if nothing is wrong.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check every file of a study against its checksum, and what they say against each other.
+    """Check every file of a study against its checksum, and the files against each other.
 
-    Ends with exit code 1 where something is damaged, missing or not the study's own.
+    The exit code is 1 if anything is damaged, missing or foreign.
 
     Example: subspect verify study
     """

@@ -68,7 +68,8 @@ class Exported(Result):
         decomposed: its cost.
         dense: that of the dense network in the same format; None for safetensors.
         difference: the largest difference of a logit from PyTorch's; None for safetensors.
-        head: "gather", "dense" or, in torch.export programs, the kernel of the head; None for safetensors.
+        kernel: how the head is computed: "gather", "dense" or, in torch.export programs, one of its kernels; None for
+            safetensors.
         about: what travels along: names, preprocessing, where it comes from.
         times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors.
     """
@@ -78,7 +79,7 @@ class Exported(Result):
     decomposed: FileCost
     dense: FileCost | None
     difference: float | None
-    head: str | None
+    kernel: str | None
     about: Mapping[str, Any]
     times: Mapping[int, Ratio] = field(default_factory=dict)
 
@@ -110,8 +111,8 @@ class Exported(Result):
             runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
             opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
             table.caption = (
-                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head: {self.head}; logits on real images differ "
-                f"from PyTorch's by {self.difference:.1e} at most"
+                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head: {self.kernel}; logits on real images "
+                f"differ from PyTorch's by {self.difference:.1e} at most"
             )
             shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
             table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
@@ -223,7 +224,7 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
         "class_names": list(study.identity.class_names),
         "preprocessing": dict(study.identity.preprocessing),
         "network": study.identity.network,
-        "weights": study.identity.weights,
+        "weights": study.identity.fingerprint,
         "decomposition": decomposition.name,
     }
 

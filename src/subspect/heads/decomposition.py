@@ -61,7 +61,7 @@ class Decomposition(DecompositionQuestions):
         class_names: a name for each class.
         network: what the network is called.
         fingerprint: of the network's weights.
-        head: the module name of the dense head.
+        head_name: the module name of the dense head.
         unseen: classes without images, which keep their dense row.
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
@@ -78,7 +78,7 @@ class Decomposition(DecompositionQuestions):
     class_names: tuple[str, ...]
     network: str
     fingerprint: str
-    head: str
+    head_name: str
     unseen: tuple[int, ...]
     history: tuple[Step, ...]
     trust: Trusted | None = None
@@ -169,7 +169,7 @@ class Decomposition(DecompositionQuestions):
         return {
             "name": self.name,
             "network": self.network,
-            "head": self.head,
+            "head": self.head_name,
             "history": history_json(self.history),
             "curve": [asdict(point) for point in self.curve],
             "unseen": list(self.unseen),
@@ -212,7 +212,7 @@ class Decomposition(DecompositionQuestions):
         Raises:
             SubspectError: it is of another.
         """
-        if self.fingerprint != study.identity.weights:
+        if self.fingerprint != study.identity.fingerprint:
             raise SubspectError(
                 f"decomposition {self.name!r} is of another network ({self.network!r}) than the study "
                 f"{study.path} ({study.identity.network!r})"
@@ -305,7 +305,7 @@ class Decomposition(DecompositionQuestions):
             weight = cast(Tensor, dense.weight)
             return layer.to(weight.device, weight.dtype).train(dense.training)
 
-        return with_head(model, self.head, make)
+        return with_head(model, self.head_name, make)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a JSON header, in place of an earlier decomposition.
@@ -326,7 +326,7 @@ class Decomposition(DecompositionQuestions):
             "class_names": self.class_names,
             "network": self.network,
             "fingerprint": self.fingerprint,
-            "head": self.head,
+            "head": self.head_name,
             "unseen": self.unseen,
             "history": history_json(self.history),
             "curve": [asdict(point) for point in self.curve],
@@ -378,7 +378,7 @@ class Decomposition(DecompositionQuestions):
             class_names=header.class_names,
             network=header.network,
             fingerprint=header.fingerprint,
-            head=header.head,
+            head_name=header.head,
             unseen=header.unseen,
             history=read_history(header.history, path, len(header.class_names)),
             trust=trust,

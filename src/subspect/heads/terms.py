@@ -52,9 +52,8 @@ def terms(
     rows = [dict(zip(*row, strict=True)) for row in (_row(decomposition, label), _row(decomposition, other))]
     found = []
     for feature in dict.fromkeys([*rows[0], *rows[1]]):
-        weights = rows[0].get(feature, 0.0), rows[1].get(feature, 0.0)
-        value = float(features[feature])
-        found.append(Term(feature, value, weights, value * (weights[0] - weights[1])))
+        (one, two), value = (row.get(feature, 0.0) for row in rows), float(features[feature])
+        found.append(Term(feature, value, (one, two), value * (one - two)))
     found.sort(key=lambda term: -abs(term.contribution))
     return found, float(decomposition.bias[label].double() - decomposition.bias[other].double())
 

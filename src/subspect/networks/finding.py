@@ -80,43 +80,15 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
             f"layers: {some(watched, 8) or 'none'}"
         )
     seen, outputs = _watch(model, pixels, watched)
-    tensors = {
-        place: tensor
-        for place, tensor in enumerate(outputs)
-        if tensor.ndim == 2 and len(tensor) == len(pixels) and tensor.shape[1] > 1 and tensor.is_floating_point()
-    }
-    if not tensors:
-        alone = next((tensor for tensor in outputs if tensor.shape in ((len(pixels),), (len(pixels), 1))), None)
-        if alone is not None and alone.is_floating_point():
-            raise SubspectError(
-                f"the network has one class (its output is {tuple(alone.shape)}), and one class decides nothing: subspect "
-                "needs two or more; a network that says yes or no by one logit needs a head with a logit for each"
-            )
-        raise SubspectError(
-            "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
-            f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
-        )
-    if not any(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        for one in reversed(seen):
-            if any(one.output.shape == tensor.shape for tensor in tensors.values()):
-                _check_finite(one)
-        raise SubspectError(
-            "the network's logits are NaN or infinite on the first images tried; check its weights and preprocessing"
-        )
+    tensors = _logits_among(outputs, len(pixels))
+    _check_outputs(seen, tensors)
     matches = [(i, one) for i, logits in tensors.items() for one in reversed(seen) if _same(one.output, logits)]
     if name is not None:
         matches = [(i, one) for i, one in matches if one.module is watched[name]]
     exact = bool(matches)
-    others = {one.name for _, one in matches if one.module is not matches[0][1].module}
-    if others:
-        log.warning(
-            "the network returns the outputs of several linear layers; %r is taken for the head: pass head='module.name' "
-            "(--head) for %s",
-            matches[0][1].name,
-            some(sorted(others)),
-        )
     if exact:
         which, call = matches[0]
+        _tell_others(call, {one.name for _, one in matches if one.module is not call.module})
     elif name is not None:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
     else:
@@ -132,6 +104,58 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         check_head(call.features, call.module, tensors[which], call.name)
     weight, bias = _affine(call.module)
     return Head(call.name, weight.detach().float().cpu().clone(), bias.detach().float().cpu().clone(), which, exact)
+
+
+def _logits_among(outputs: list[Tensor], images: int) -> dict[int, Tensor]:
+    """Return those of a network's tensors that may be logits (n, C), by their place.
+
+    Raises:
+        SubspectError: none may.
+    """
+    tensors = {
+        place: tensor
+        for place, tensor in enumerate(outputs)
+        if tensor.ndim == 2 and len(tensor) == images and tensor.shape[1] > 1 and tensor.is_floating_point()
+    }
+    if tensors:
+        return tensors
+    alone = next((tensor for tensor in outputs if tensor.shape in ((images,), (images, 1))), None)
+    if alone is not None and alone.is_floating_point():
+        raise SubspectError(
+            f"the network has one class (its output is {tuple(alone.shape)}), and one class decides nothing: subspect "
+            "needs two or more; a network that says yes or no by one logit needs a head with a logit for each"
+        )
+    raise SubspectError(
+        "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
+        f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
+    )
+
+
+def _check_outputs(seen: list[_Seen], tensors: Mapping[int, Tensor]) -> None:
+    """Refuse logits none of which are numbers.
+
+    Raises:
+        SubspectError: all are NaN or infinite somewhere; where the head itself is, that is said.
+    """
+    if any(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        return
+    for one in reversed(seen):
+        if any(one.output.shape == tensor.shape for tensor in tensors.values()):
+            _check_finite(one)
+    raise SubspectError(
+        "the network's logits are NaN or infinite on the first images tried; check its weights and preprocessing"
+    )
+
+
+def _tell_others(taken: _Seen, others: set[str]) -> None:
+    """Warn where other linear layers might be the head as well."""
+    if others:
+        log.warning(
+            "the network returns the outputs of several linear layers; %r is taken for the head: pass head='module.name' "
+            "(--head) for %s",
+            taken.name,
+            some(sorted(others)),
+        )
 
 
 def _check_finite(call: _Seen) -> None:

@@ -37,8 +37,8 @@ from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Cost, Fidelity, evaluate, percent
 from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure
-from subspect.report.gallery import SIDE, Gallery, hang
-from subspect.report.overview import Overview, look_over
+from subspect.report.gallery import SIDE, Gallery, gallery_of
+from subspect.report.overview import Overview, overview_of
 from subspect.studies.image_set import ImageSet
 from subspect.studies.same_network import head_of, real_images, same_network
 from subspect.studies.study import Study, StudyLike, open_study
@@ -203,7 +203,7 @@ def write_report(
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     make_folder(path.parent)
     left_out = Gallery({}, {}, {}, "Images were left out.")
-    gallery = hang(study, decomposition, network, images, show_progress) if show_images else left_out
+    gallery = gallery_of(study, decomposition, network, images, show_progress) if show_images else left_out
     environment = _environment()
     single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
     site = Site(
@@ -211,7 +211,7 @@ def write_report(
         decomposition=decomposition,
         fidelity=fidelity,
         gallery=gallery,
-        overview=look_over(study, decomposition, fidelity),
+        overview=overview_of(study, decomposition, fidelity),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         running=head_costs(layer),

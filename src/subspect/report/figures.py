@@ -213,8 +213,8 @@ def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
             axes.plot(
                 100 * said, 100 * right, f"-{shape}", color=_MARKS[colour], markersize=4, linewidth=1.5, label=words
             )
-        axes.set_xlabel("probability of the class that it says, %")
-        axes.set_ylabel("how often it is right, %")
+        axes.set_xlabel("confidence: probability of the predicted class, %")
+        axes.set_ylabel("accuracy, %")
         axes.grid()
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
         return _svg(figure, "Calibration of the dense and the decomposed network")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose
 
 import numpy as np
@@ -82,7 +82,7 @@ class Gallery:
         return bool(self.features)
 
 
-def hang(
+def gallery_of(
     study: Study, decomposition: Decomposition, network: Network | None, source: ImageSource | None, show_progress: bool
 ) -> Gallery:
     """Find the images behind every feature, and draw them.
@@ -99,29 +99,20 @@ def hang(
     if opened is None and image_set.manifest.root is None:
         remark = (
             f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "
-            "Python, pass them to write_report(source=…)."
+            "Python, pass them to write_report(images=…)."
         )
         return Gallery({}, {}, {}, remark)
     strips = _strips(image_set, decomposition)
+    drawn = _Drawn(mapped=network is not None)
     wanted: dict[str, dict[int, float]] = {}
     for (_, feature, _), rows in strips.items():
         for id, _, value in rows:
             wanted.setdefault(id, {})[feature] = value
-    drawn: dict[tuple[str, int], str] = {}
-    missing, other, mapped = dict[str, str](), list[str](), network is not None
     again = Reopened(image_set, sorted(wanted), opened)
     try:
         with progress("report", len(wanted), "images", show=show_progress) as advance:
-            for id, picture, maps, read in _pictures(again, study, network, missing):
-                if read is not None and not all(
-                    isclose(read[one], value, **_SAME) for one, value in wanted[id].items()
-                ):
-                    other.append(id)
-                small = fit(picture, SIDE)
-                mapped = mapped and maps is not None
-                plain = data_uri(small) if maps is None else ""
-                for feature in wanted[id]:
-                    drawn[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
+            for id, picture, maps, read in _pictures(again, study, network, drawn.missing):
+                drawn.add(id, wanted[id], picture, maps, read)
                 advance(1)
     except NoPicture as error:  # a network's inputs are all of one shape
         return Gallery({}, {}, {}, f"There are no pictures of {image_set.name!r} to show: {error}.")
@@ -129,23 +120,57 @@ def hang(
 
     def shots(kind: str) -> dict[tuple[int, int], list[Shot]]:
         return {
-            (label, feature): [Shot(drawn.get((id, feature), ""), id, names[own], value) for id, own, value in rows]
+            (label, feature): [
+                Shot(drawn.pictures.get((id, feature), ""), id, names[own], value) for id, own, value in rows
+            ]
             for (label, feature, which), rows in strips.items()
             if which == kind
         }
 
     features = {feature: strip for (_, feature), strip in shots("all").items()}
-    remark = _remark(image_set, network, mapped, missing, opened)
-    other = sorted({*other, *again.changed})
-    if other:
-        log.warning(
-            "report: %d images are not those that were observed as %r: %s; give the images that were: --images FOLDER",
-            len(other),
-            image_set.name,
-            some(other, 3),
-        )
-        remark += f" {len(other)} images are not those that were observed: {some(other, 3)}."
+    remark = _remark(image_set, network, drawn.mapped, drawn.missing, opened)
+    remark += _others(image_set, sorted({*drawn.others, *again.changed}))
     return Gallery(features, shots("inside"), shots("outside"), remark)
+
+
+@dataclass
+class _Drawn:
+    """What was drawn so far: (id, feature) → picture; reasons by id of what couldn't be read; ids of other images."""
+
+    mapped: bool
+    pictures: dict[tuple[str, int], str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        id: str,
+        values: Mapping[int, float],
+        picture: Image.Image,
+        maps: npt.NDArray[np.float32] | None,
+        read: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Draw an image for each of its features, whose stored values tell whether it is the image that was observed."""
+        if read is not None and not all(isclose(read[one], value, **_SAME) for one, value in values.items()):
+            self.others.append(id)
+        small = fit(picture, SIDE)
+        self.mapped = self.mapped and maps is not None
+        plain = data_uri(small) if maps is None else ""
+        for feature in values:
+            self.pictures[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
+
+
+def _others(image_set: ImageSet, ids: Sequence[str]) -> str:
+    """Say and warn which images are not those that were observed; nothing where all are."""
+    if not ids:
+        return ""
+    log.warning(
+        "report: %d images are not those that were observed as %r: %s; give the images that were: --images FOLDER",
+        len(ids),
+        image_set.name,
+        some(ids, 3),
+    )
+    return f" {len(ids)} images are not those that were observed: {some(ids, 3)}."
 
 
 _Rows = list[tuple[str, int, float]]

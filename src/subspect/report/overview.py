@@ -25,11 +25,11 @@ _BEHIND = 3  # features named for each
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of one class that the decomposed network says are of another.
+    """Images of one class that the decomposed network takes for another.
 
     Attributes:
         label: class index of the images.
-        said: class index that the decomposed network says.
+        predicted: class index that the decomposed network predicts.
         images: their number.
         dense: how many images of the class the dense network takes for that other.
         of: number of images of the class.
@@ -40,7 +40,7 @@ class Confused:
     """
 
     label: int
-    said: int
+    predicted: int
     images: int
     dense: int
     of: int
@@ -58,7 +58,7 @@ class Overview:
     decomposed: Calibration
 
 
-def look_over(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Overview:
+def overview_of(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Overview:
     """Count confusions and calibration on the images of ``fidelity``."""
     n_classes = study.identity.n_classes
     confusions = Confusion(n_classes), Confusion(n_classes)
@@ -77,15 +77,24 @@ def look_over(study: Study, decomposition: Decomposition, fidelity: Fidelity) ->
         chunk, top = said.chunk, said.decomposed.argmax(axis=1)
         for (label, other), total in sums.items():
             total += chunk.features[(chunk.labels == label) & (top == other)].sum(axis=0, dtype=np.float64)
-    confused = []
-    for pair, total in sums.items():
-        found, bias = terms(decomposition, total / wrong[pair], pair[1], pair[0])
-        behind = sorted(found, key=lambda term: -term.contribution)[:_BEHIND]
-        behind = [term for term in behind if term.contribution > 0]
-        images, of = int(wrong[pair]), int(decomposed[pair[0]].sum())
-        lacking = _lacking(decomposition, pair[0], total / wrong[pair])
-        confused.append(Confused(*pair, images, int(dense[pair]), of, tuple(behind), bias, lacking))
-    return Overview(tuple(confused), *calibrations)
+    confused = tuple(_confused(decomposition, pair, total, (dense, decomposed)) for pair, total in sums.items())
+    return Overview(confused, *calibrations)
+
+
+def _confused(
+    decomposition: Decomposition,
+    pair: tuple[int, int],
+    total: npt.NDArray[np.float64],
+    counts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+) -> Confused:
+    """Say of one class taken for another how often, and by which features; ``total``: (d,) features summed over the images."""
+    (label, said), (dense, decomposed) = pair, counts
+    images = int(decomposed[pair])
+    found, bias = terms(decomposition, total / images, said, label)
+    behind = sorted(found, key=lambda term: -term.contribution)[:_BEHIND]
+    tipped = tuple(term for term in behind if term.contribution > 0)
+    lacking = _lacking(decomposition, label, total / images)
+    return Confused(label, said, images, int(dense[pair]), int(decomposed[label].sum()), tipped, bias, lacking)
 
 
 def _lacking(

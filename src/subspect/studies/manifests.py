@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import read_json
+from subspect.ground.schemas import as_type
 from subspect.ground.seals import open_json
 from subspect.studies.shards import Entry
 
@@ -22,14 +23,17 @@ Width = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # of a column, which Arrow
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+_KEPT_AS = {"fingerprint": "weights", "head_name": "head"}  # names of fields in study.json
+
+
 @dataclass(frozen=True)
 class Identity:
     """What makes results belong together.
 
     Attributes:
         network: what the network is called; shown, never imported.
-        weights: fingerprint of its weights.
-        head: the head's module name.
+        fingerprint: of its weights.
+        head_name: the head's module name.
         n_classes: number of classes C.
         n_features: number of features d.
         class_names: a name for each class.
@@ -37,8 +41,8 @@ class Identity:
     """
 
     network: str
-    weights: str
-    head: str
+    fingerprint: str
+    head_name: str
     n_classes: Annotated[int, msgspec.Meta(ge=2, lt=2**31)]
     n_features: Width
     class_names: tuple[str, ...]
@@ -47,6 +51,22 @@ class Identity:
     def __post_init__(self) -> None:
         if len(self.class_names) != self.n_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], path: Path) -> Identity:
+        """Read what a study's manifest holds.
+
+        Raises:
+            SubspectError: a field is missing, unknown or of another type or range.
+        """
+        names = {kept: name for name, kept in _KEPT_AS.items()} | {
+            name: f"{name} (of no manifest)" for name in _KEPT_AS
+        }
+        return as_type(cls, {names.get(name, name): value for name, value in fields.items()}, path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as a study's manifest holds it."""
+        return {_KEPT_AS.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

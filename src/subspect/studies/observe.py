@@ -173,13 +173,12 @@ def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
             break
     if not usable:
         raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
-    for one in usable[1:]:
-        if one.shape != usable[0].shape:
-            shapes = [tuple(tensor.shape[1:]) for tensor in (usable[0], one)]
-            raise SubspectError(
-                f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
-                "all are of one size"
-            )
+    shapes = list(dict.fromkeys(tuple(one.shape[1:]) for one in usable))
+    if len(shapes) > 1:
+        raise SubspectError(
+            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
+            "all are of one size"
+        )
     while len(usable) < count:
         usable += [one.flip(-1) for one in usable[: count - len(usable)]]
     return torch.cat(usable)
@@ -219,7 +218,7 @@ def _manifest(
     width = identity.n_features + sum(layers.values())
     rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
     return SetManifest(
-        weights=identity.weights,
+        weights=identity.fingerprint,
         preprocessing=identity.preprocessing,
         kind=source.kind,
         root=None if source.root is None else str(source.root.resolve()),
@@ -261,8 +260,8 @@ def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
         log.info("labels: %s", manifest.matching)
     else:
         log.warning(
-            "labels: none; the largest of the network's %d outputs is taken for each image's class, as of a classifier that "
-            "says one class; of multi-label or regression outputs that, and every figure made of it, means nothing",
+            "labels: none; the largest of the network's %d outputs is taken for each image's class, as in a single-label "
+            "classifier; for multi-label or regression outputs this, and every figure based on it, is meaningless",
             n_classes,
         )
 

@@ -55,14 +55,14 @@ class StudyQuestions(Result):
         table = Table(title=str(study.path), show_header=False, title_justify="left")
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        table.add_row("network", f"{identity.network} (weights {identity.weights[:12]}…)")
-        table.add_row("head", f"{identity.head}: {identity.n_classes} classes × {identity.n_features} features")
+        table.add_row("network", f"{identity.network} (weights {identity.fingerprint[:12]}…)")
+        table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
         parts = (f"{key} {'no' if value is None else value}" for key, value in identity.preprocessing.items())
         table.add_row("preprocessing", "; ".join(parts))
         for name in study.set_names:
             table.add_row(f"images {name!r}", _about(study, name))
         for name in study.unfinished:
-            table.add_row(f"images {name!r}", "unfinished; run the same observe command again to go on")
+            table.add_row(f"images {name!r}", "unfinished; run the same observe command again to resume")
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         return [table]
 

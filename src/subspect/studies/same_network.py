@@ -36,17 +36,17 @@ def same_network(study: Study, network: Network) -> Network:
             f"a network must be a subspect.Network, got {type(network).__name__}; subspect.Network(model) makes one"
         )
     given, identity = network.fingerprint(), study.identity
-    if given != identity.weights:
+    if given != identity.fingerprint:
         raise SubspectError(
-            f"this is another network: {study.path} is of {identity.network!r} with weights {identity.weights[:12]}…, the "
+            f"this is another network: {study.path} is of {identity.network!r} with weights {identity.fingerprint[:12]}…, the "
             f"one given has {given[:12]}…; pass the one that was observed, with its weights"
         )
     stored, declared = dict(identity.preprocessing), network.preprocessing
     if stored == GIVEN_AS_TENSORS:
-        return network.known_as(identity.head, None, identity.class_names)
+        return network.known_as(identity.head_name, None, identity.class_names)
     if declared is not None and dict(declared.describe()) != stored:
         raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {stored}")
-    return network.known_as(identity.head, declared or from_description(stored), identity.class_names)
+    return network.known_as(identity.head_name, declared or from_description(stored), identity.class_names)
 
 
 def head_of(network: Network, pixels: Tensor) -> Head:

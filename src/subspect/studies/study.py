@@ -85,7 +85,7 @@ class Study(StudyQuestions):
             )
         elif schema != UNSEALED and not isinstance(checksum, str):
             raise SubspectError(f"{path / 'study.json'} is not a manifest of subspect: it has no head_checksum")
-        return cls(path, as_type(Identity, fields, path / "study.json"), checksum)
+        return cls(path, Identity.read(fields, path / "study.json"), checksum)
 
     @classmethod
     def create(cls, path: str | Path, identity: Identity, weight: torch.Tensor, bias: torch.Tensor) -> Study:
@@ -106,7 +106,9 @@ class Study(StudyQuestions):
                 study = cls.open(path)
                 _refuse_other(study, identity)
                 return study
-            data = tensor_bytes({"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head})
+            data = tensor_bytes(
+                {"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head_name}
+            )
             with atomic(path / "head.safetensors", is_sealed) as file:
                 file.write(data)
             study = cls(path, identity, None)
@@ -115,7 +117,7 @@ class Study(StudyQuestions):
 
     def seal(self, head_checksum: str) -> None:
         """Write the study's manifest, with the checksum of its head."""
-        fields = {"schema": SCHEMA, **asdict(self.identity), "head_checksum": head_checksum}
+        fields = {"schema": SCHEMA, **self.identity.to_json(), "head_checksum": head_checksum}
         write_json(self.path / "study.json", fields, is_manifest)
         self.head_checksum = head_checksum
 
@@ -179,7 +181,7 @@ class Study(StudyQuestions):
             del manifest["shards"]
         known = self.decomposition_names
         about = {"sets": sets, "unfinished": self.unfinished, "decompositions": known}
-        return {"path": str(self.path), **asdict(self.identity), **about}
+        return {"path": str(self.path), **self.identity.to_json(), **about}
 
     def image_set(self, name: str) -> ImageSet:
         """Return an image set that was observed to its end.
@@ -196,7 +198,7 @@ class Study(StudyQuestions):
         if not image_set.manifest.complete:
             raise SubspectError(
                 f"image set {name!r} in {self.path} is unfinished: {len(image_set.done)} of {image_set.manifest.n_shards} "
-                "shards; run the same observe command again to go on"
+                "shards; run the same observe command again to resume"
             )
         return image_set
 
@@ -249,7 +251,7 @@ class Study(StudyQuestions):
             schema, fields = versioned(path)
         fields["shards"] = by_number(fields.get("shards", {}))
         manifest = as_type(SetManifest, fields, path)
-        if manifest.weights != self.identity.weights or dict(manifest.preprocessing) != dict(
+        if manifest.weights != self.identity.fingerprint or dict(manifest.preprocessing) != dict(
             self.identity.preprocessing
         ):
             raise SubspectError(f"{path} belongs to another study: it is of other weights or another preprocessing")
@@ -344,13 +346,13 @@ def check_disk(path: Path, needed: int) -> None:
 def _refuse_other(study: Study, given: Identity) -> None:
     stored = study.identity
     what = None
-    if stored.weights != given.weights:
+    if stored.fingerprint != given.fingerprint:
         what = (
-            f"another network: it was made with {stored.network!r} (weights {stored.weights[:12]}…), given is "
-            f"{given.network!r} (weights {given.weights[:12]}…)"
+            f"another network: it was made with {stored.network!r} (weights {stored.fingerprint[:12]}…), given is "
+            f"{given.network!r} (weights {given.fingerprint[:12]}…)"
         )
-    elif stored.head != given.head:
-        what = f"another head: {stored.head!r}, given is {given.head!r}"
+    elif stored.head_name != given.head_name:
+        what = f"another head: {stored.head_name!r}, given is {given.head_name!r}"
     elif dict(stored.preprocessing) != dict(given.preprocessing):
         what = f"another preprocessing: {dict(stored.preprocessing)}, given is {dict(given.preprocessing)}"
     elif stored.class_names != given.class_names:

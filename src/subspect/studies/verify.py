@@ -192,7 +192,7 @@ class _Look:
         if manifest is None:
             return
         if not manifest.complete:
-            self.notes.append(f"the image set {name!r} is unfinished: run the same observe command again to go on")
+            self.notes.append(f"the image set {name!r} is unfinished: run the same observe command again to resume")
         image_set, before = self.study.as_set(name, manifest), len(self.faults)
         lost = [index for index in manifest.shards if index not in image_set.done]
         if lost:
