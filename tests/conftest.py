@@ -19,6 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspect
+from skips import NO_DATA
+from skips import pytest_make_collect_report as pytest_make_collect_report
+from skips import pytest_runtest_makereport as pytest_runtest_makereport
 from subspect.ground.seals import write_json
 from subspect.studies.rows import Block
 
@@ -115,7 +118,7 @@ def data() -> Path:
     """The folder of real data, or a skip with its reason."""
     folder = os.environ.get("SUBSPECT_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("real data not found: set SUBSPECT_DATA to its folder")
+        pytest.skip(NO_DATA)
     return Path(folder)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from skips import NO_CUDA
 from subspect import DecomposedHead, Supports
 from subspect.heads.head import _BLOCK, _BLOCKED, _CSR, Kernel
 
@@ -361,7 +362,7 @@ def test_exported_it_takes_any_batch(classes: int) -> None:
         torch.testing.assert_close(program.module()(x), head(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 @pytest.mark.parametrize("classes", [10, 1000])
 def test_on_a_gpu_the_dense_kernel_says_the_same(classes: int) -> None:
     supports = Supports([[label % 64, (label + 7) % 64] for label in range(classes)], 64)

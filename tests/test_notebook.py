@@ -13,7 +13,6 @@ import subspect
 from answers import NAMES, asked
 from subspect import SubspectError
 
-driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 
 
@@ -39,6 +38,7 @@ def test_a_browser_shows_each_answer(told: dict[str, Any], browser: Callable[[st
 @pytest.fixture
 def browser() -> Iterator[Callable[[str], Any]]:
     """Open HTML in a page that may not say anything in its console."""
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with driver.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         wrong: list[str] = []
