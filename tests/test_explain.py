@@ -419,7 +419,7 @@ def test_against_the_class_that_is_predicted_or_none_at_all(
     study: Study, made: Decomposition, network: Network, path: Path
 ) -> None:
     predicted = explain(study, made, network=network, image=path).predicted
-    message = f"the network says '{predicted}' itself; name another class to explain against"
+    message = f"'{predicted}' is the predicted class itself; name another class to explain against"
     with pytest.raises(SubspectError, match=message):
         explain(study, made, network=network, image=path, against=CLASSES.index(predicted))
     for against in (3, -1):

@@ -261,7 +261,7 @@ def test_with_many_classes_the_other_pages_lie_in_a_folder(study: Study, many: C
 def test_what_is_no_report_stays_and_is_refused_before_the_work(
     many: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.report.hang", None)  # the work
+    monkeypatch.setattr("subspect.report.gallery_of", None)  # the work
     here = tmp_path / "here"
     for name in ("file", "link", "notes.txt", "0123456789ab", ".lock", "class-1.html", part_name()):
         shutil.rmtree(here, ignore_errors=True)

@@ -460,7 +460,7 @@ def test_the_figure_and_the_curve_are_shown(wide: Study, tmp_path: Path) -> None
     shown = parsed(f"{line} --class 2 --figure {tmp_path / 'other.svg'}")
     assert (tmp_path / "other.svg").exists() and shown["classes"] == [json.loads(json.dumps(made.class_json(2)))]
     assert "stability" in command(f"{line} --class 2").stdout
-    assert "name a file that ends in .svg, not 'curve.pdf'" in said(f"{line} --figure {tmp_path}/curve.pdf", 1)
+    assert "its suffix must be one of .png, .svg, .pdf" in said(f"{line} --figure {tmp_path}/curve.jpg", 1)
     other = decompose(wide, 3, method="contribution")
     without = f"show {wide.path} --decomposition {other.name}"
     assert "'contribution-k3' has no curve of cost against k" in said(f"{without} --figure {tmp_path}/no.svg", 1)
