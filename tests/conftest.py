@@ -28,6 +28,25 @@ from subspect.studies.rows import Block
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core
 
+#: files that take longest, which come first, so that no process is left alone with one of them at the end
+FIRST = (
+    "test_real_data.py",
+    "test_real_imagenet.py",
+    "test_shortcut.py",
+    "test_fuzz.py",
+    "test_sizes.py",
+    "test_refit.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # else pytest-xdist begins with the files of most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 PIXELS = subspect.Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
@@ -80,6 +99,14 @@ class Tiny(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.fc(self.norm(self.conv(x)).tanh().mean((2, 3)))
         return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_turns() -> Iterator[None]:
+    """Have networks timed for a moment only: how long they take says nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.giving.timing._TURN", 0.001)
+        yield
 
 
 @pytest.fixture

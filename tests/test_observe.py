@@ -143,15 +143,20 @@ subspect.observe(subspect.Network(Slow()), {folder!r}, {study!r}, batch_size=4)
 """
 
 
+class Slow(Tiny):
+    """The network of the script, without its pauses."""
+
+
 def script(pause: float, folder: Path, study: Path) -> list[str]:
     source = SCRIPT.format(tests=str(Path(__file__).parent), pause=pause, folder=str(folder), study=str(study))
     return [sys.executable, "-c", source]
 
 
-def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(each=20)
-    subprocess.run(script(0, folder, tmp_path / "whole"), check=True, timeout=120)
+    small_shards(monkeypatch)
     process = subprocess.Popen(script(0.15, folder, tmp_path / "killed"))
+    observe(Network(Slow()), folder, tmp_path / "whole", batch_size=4)
     first = tmp_path / "killed/sets/train/00000.arrow"
     deadline = time.monotonic() + 60
     while not first.exists() and time.monotonic() < deadline:
@@ -162,7 +167,7 @@ def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
     left = sorted(path.name for path in first.parent.glob("*.arrow"))
     assert 0 < len(left) < 8
     (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves
-    subprocess.run(script(0, folder, tmp_path / "killed"), check=True, timeout=120)
+    observe(Network(Slow()), folder, tmp_path / "killed", batch_size=4)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
