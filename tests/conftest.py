@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,30 +115,51 @@ def tiny() -> Tiny:
     return Tiny()
 
 
+def write_images(folder: Path, classes: Sequence[str] = ("a", "b", "c"), each: int = 8, seed: int = 0) -> Path:
+    """Write class folders of 8×8 random PNG images; the same images for the same seed."""
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        for index in range(each):
+            pixels = generator.integers(0, 256, (8, 8, 3))
+            pixels[..., label % 3] = pixels[..., label % 3] // 2 + 128
+            path = folder / name / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write class folders of 8×8 random PNG images; the same images for the same seed."""
+    """Write class folders of images into the test's own folder."""
 
     def make(name: str = "images", classes: tuple[str, ...] = ("a", "b", "c"), each: int = 8, seed: int = 0) -> Path:
-        generator = np.random.default_rng(seed)
-        for label, folder in enumerate(classes):
-            for index in range(each):
-                pixels = generator.integers(0, 256, (8, 8, 3))
-                pixels[..., label % 3] = pixels[..., label % 3] // 2 + 128
-                path = tmp_path / name / folder / f"{index:03d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.astype(np.uint8)).save(path)
-        return tmp_path / name
+        return write_images(tmp_path / name, classes, each, seed)
 
     return make
 
 
+def write_study(folder: Path) -> subspect.Study:
+    """Write images into train and test, and a study of the tiny network on them beside those."""
+    network = subspect.Network(Tiny())
+    for seed, (name, each) in enumerate((("train", 40), ("test", 15))):
+        images = write_images(folder / name, each=each, seed=seed)
+        study = subspect.observe(network, images, folder / "study", name, batch_size=16, show_progress=False)
+    return study
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study and its images, made once, to be copied."""
+    return write_study(tmp_path_factory.mktemp("observed")).path.parent
+
+
 @pytest.fixture
-def study(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> subspect.Study:
-    """A study of the tiny network on a train and a test set."""
-    network = subspect.Network(tiny)
-    subspect.observe(network, make_folder("train", each=40), tmp_path / "study", "train", batch_size=16)
-    return subspect.observe(network, make_folder("test", each=15, seed=1), tmp_path / "study", "test", batch_size=16)
+def study(observed: Path, tmp_path: Path) -> subspect.Study:
+    """A study of the tiny network on a train and a test set, whose images lie beside it."""
+    shutil.copytree(observed, tmp_path, dirs_exist_ok=True)
+    for name in ("train", "test"):
+        reseal(tmp_path / "study" / "sets" / name / "set.json", root=str(tmp_path / name))
+    return subspect.Study.open(tmp_path / "study")
 
 
 @pytest.fixture(scope="session")
