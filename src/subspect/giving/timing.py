@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,12 +65,16 @@ def ratios(
     for batch in batches:
         x = pixels[:batch]
         taken = np.array([[_seconds(run, x) for run in (dense, small)] for _ in range(rounds)])
-        shares = taken[:, 1] / taken[:, 0]
-        drawn = np.median(shares[generator.integers(0, rounds, (_DRAWS, rounds))], axis=1)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        times = np.median(taken, axis=0)
-        found[batch] = Ratio(*(float(one) for one in (*times, np.median(shares), low, high)))
+        found[batch] = _ratio(taken, generator)
     return found
+
+
+def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:
+    """Return the medians of times (rounds, 2), in seconds, of their share, and its interval by redrawing rounds."""
+    shares = taken[:, 1] / taken[:, 0]
+    drawn = np.median(shares[generator.integers(0, len(shares), (_DRAWS, len(shares)))], axis=1)
+    figures = (*np.median(taken, axis=0), np.median(shares), *np.percentile(drawn, [2.5, 97.5]))
+    return Ratio(*(float(one) for one in figures))
 
 
 def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:

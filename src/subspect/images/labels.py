@@ -60,16 +60,18 @@ def numbered(n_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(n_classes))
 
 
-def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
-    def plain(name: str) -> str:
-        return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+def _plain(name: str) -> str:
+    """Return a name without its case, underscores and hyphens."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
+
+def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
     found = cast(tuple[str, ...], images.classes)
     exact, loose = defaultdict(list), defaultdict(list)
     for index, name in enumerate(known):
         exact[name].append(index)
-        loose[plain(name)].append(index)
-    places = {name: exact.get(name) or loose.get(plain(name), []) for name in found}
+        loose[_plain(name)].append(index)
+    places = {name: exact.get(name) or loose.get(_plain(name), []) for name in found}
     unknown = [name for name in found if not places[name]]
     if unknown:
         raise SubspectError(

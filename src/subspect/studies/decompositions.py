@@ -48,13 +48,7 @@ def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
         SubspectError: another file has its name, or it cannot be written.
     """
     with writing(study.path):
-        for number in count(1):
-            name = decomposition.name if number == 1 else f"{decomposition.name}-{number}"
-            path = decomposition_path(study.path, name)
-            if not (is_file(path) and is_decomposition(path)) or _choice(Decomposition.load(path)) == _choice(
-                decomposition
-            ):
-                break
+        name = _free_name(study, decomposition)
         if name != decomposition.name:
             log.warning(
                 "%s has another decomposition called %s, which stays as it is; this one is called %s",
@@ -65,6 +59,18 @@ def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
         named = replace(decomposition, name=name, study=study)
         store(study, named)
     return named
+
+
+def _free_name(study: Study, decomposition: Decomposition) -> str:
+    """Return the first of NAME, NAME-2, … that no other choice has."""
+    for number in count(1):
+        name = decomposition.name if number == 1 else f"{decomposition.name}-{number}"
+        path = decomposition_path(study.path, name)
+        if not (is_file(path) and is_decomposition(path)):
+            return name
+        if _choice(Decomposition.load(path)) == _choice(decomposition):
+            return name
+    raise AssertionError("numbers have no end")
 
 
 def _choice(decomposition: Decomposition) -> list[Any]:

@@ -164,8 +164,7 @@ def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
     """
-    usable: list[torch.Tensor] = []
-    failed: list[tuple[str, str]] = []
+    usable, failed = list[torch.Tensor](), list[tuple[str, str]]()
     for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
         usable += [] if batch.pixels is None else [batch.pixels]
         failed += batch.failed
