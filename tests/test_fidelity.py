@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +18,7 @@ from scipy.stats import binomtest, norm
 
 import subspect
 from conftest import Tiny
-from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
+from subspect import Study, SubspectError, decompose, evaluate
 from subspect.measuring.fidelity import Cost, Estimate, _Tally, percent, wilson
 from subspect.measuring.heads_say import Said
 from subspect.studies.shards import Chunk
@@ -149,22 +147,6 @@ def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
         and "class 7" in text
         and "200 images of 'test'" in text
     )
-
-
-def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "pandas":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    fidelity = evaluate(study, decompose(study, 2))
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        MissingExtra, match=r"needs the package 'pandas'; install it, .* clone .*: pip install -e '\.\[pandas\]'"
-    ):
-        fidelity.to_frame()
 
 
 def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:

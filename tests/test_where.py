@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -141,14 +140,6 @@ def test_nothing_is_held_out(train: Study) -> None:
     assert "these images took part in choosing features or weights, so the figures flatter" in found.note
     settled = subspect.decompose(train, subspect.Auto(0.5), hold_out=0, show_progress=False)
     assert settled.auto is not None and settled.auto.sized_on == ("train", "all") and where(train, settled).sized
-
-
-@pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), "half"])
-def test_shares_that_cannot_be_held_out(train: Study, share: Any) -> None:
-    with pytest.raises(
-        SubspectError, match=r"hold_out \(--hold-out\) must be a share from 0, for none, to below 1; got"
-    ):
-        subspect.decompose(train, 2, hold_out=share)
 
 
 def test_parts_of_files_of_before_are_read() -> None:
