@@ -29,7 +29,7 @@ def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
     assert found.small.parameters == (6 * 3 * 9 + 6) + (3 * 6 * 9 + 3) + 2 * 3 + 4 + 2
     assert found.dense.parameters == sum(parameter.numel() for parameter in one.model.parameters())
     assert found.rows.multiplications == first + 12 * 6 * 9 * places + 12 * 2
-    assert found.rows.parameters == found.dense.parameters - 13 and "dense, these rows" in [
+    assert found.rows.parameters == found.dense.parameters - 13 and "dense, these classes" in [
         str(column.header) for column in found.tables()[0].columns
     ]
     assert found.times == {} and found.small.features == 3

@@ -125,10 +125,10 @@ def printed(table: Table) -> str:
 def test_the_curve_as_a_table(study: Study) -> None:
     table = curve_table(replace(decompose(study, 2), curve=tuple(BOTH)))
     assert cells(table) == [
-        ("1", "", "42.00 %", "35.00 %", "as pursued"),
-        ("2", "█" * round(30 * 0.19 / 0.58), "61.00 %", "55.00 %", "as pursued"),
-        ("5", "█" * round(30 * 0.51 / 0.58), "93.00 %", "79.00 %", "re-learned"),
-        ("8", "█" * round(30 * 0.48 / 0.58), "90.00 %", "78.00 %", "as pursued"),
+        ("1", "█" * round(30 * 0.42), "42.00 %", "35.00 %", "as pursued"),
+        ("2", "█" * round(30 * 0.61), "61.00 %", "55.00 %", "as pursued"),
+        ("5", "█" * round(30 * 0.93), "93.00 %", "79.00 %", "re-learned"),
+        ("8", "█" * round(30 * 0.9), "90.00 %", "78.00 %", "as pursued"),
     ]
     text = printed(table)
     assert "pursuit-k2: what few features cost" in text
@@ -139,10 +139,10 @@ def test_the_table_of_a_curve_of_one_kind(study: Study) -> None:
     made = decompose(study, 2)
     for refit in (True, False):
         table = curve_table(replace(made, curve=tuple(replace(one, refit=refit) for one in REFITTED)), width=10)
-        assert [row[0] for row in cells(table)] == ["1", "2.5", "40"] and cells(table)[2][1] == "█" * 9
+        assert [row[0] for row in cells(table)] == ["1", "2.5", "40"] and cells(table)[2][1] == "█" * 10
         assert {row[4] for row in cells(table)} == {"re-learned" if refit else "as pursued"}
     high = curve_table(replace(made, curve=(point(3, 0.95, 0.7), point(4, 1, 0.8))))
-    assert [row[1] for row in cells(high)] == ["█" * 15, "█" * 30]
+    assert [row[1] for row in cells(high)] == ["█" * round(30 * 0.95), "█" * 30]
 
 
 def with_trust(made: Decomposition) -> Decomposition:

@@ -295,7 +295,7 @@ def test_files_of_others_stay(run: Callable[..., Result], tmp_path: Path, line: 
             "decomposed/best.safetensors",
         ),
         ("decompose study -k 1", "study/decompositions/pursuit-k1.safetensors"),
-        ("observe python:model.py:Net test -o . --class-map sorted", "head.safetensors"),
+        ("observe python:model.py:Net test -o new --class-map sorted", "new/head.safetensors"),
     ],
 )
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])

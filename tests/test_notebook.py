@@ -11,6 +11,7 @@ import pytest
 
 import subspect
 from answers import NAMES, asked
+from conftest import PIXELS, Tiny
 from subspect import SubspectError
 
 CHROMIUM = shutil.which("chromium")
@@ -81,3 +82,66 @@ def test_a_decomposition_from_a_file_does_not_know_its_study(told: dict[str, Any
         alone.evaluate()
     with pytest.raises(SubspectError, match=r"'mine' was read from a file .*open_study\(folder\)\['mine'\]"):
         told["decomposition"].diff(alone)
+
+
+def test_a_decomposition_is_named_by_its_name_too(told: dict[str, Any]) -> None:
+    assert subspect.evaluate("study", "pursuit-k2").to_json() == told["fidelity"].to_json()
+    assert subspect.geometry("study", "pursuit-k2").union == told["geometry"].union
+    with pytest.raises(
+        SubspectError, match=r"must be a subspect\.Decomposition, such as study\['pursuit-k5'\].*; got int"
+    ):
+        subspect.compare("study", 3, first=0, second=1)  # type: ignore[arg-type]
+    with pytest.raises(SubspectError, match="no decomposition 'pursuit-k3' in study"):
+        subspect.compare("study", "pursuit-k3", first=0, second=1)
+
+
+def test_another_study_stands_for_its_newest_decomposition(told: dict[str, Any]) -> None:
+    wanted = told["difference"].to_json()
+    for other in ("study", told["study"]):
+        assert told["decomposition"].diff(other).to_json() == wanted
+
+
+def test_the_names_in_a_study(told: dict[str, Any]) -> None:
+    study = told["study"]
+    assert "pursuit-k2" in study and "nothing" not in study and 3 not in study
+    assert list(study) == study.decomposition_names == ["pursuit-k2", "pursuit-k2-edited"]
+    with pytest.raises(SubspectError, match="no image set 3 in study"):
+        told["decomposition"].evaluate(on=3)
+
+
+@pytest.mark.parametrize("drop", [("cat", 1), {"cat": 1}, "cat:1", [("cat", 1), 5], [("cat", "1")]])
+def test_what_is_no_list_of_pairs_is_not_dropped(told: dict[str, Any], drop: Any) -> None:
+    with pytest.raises(SubspectError, match=r"a list of pairs of class and feature, such as \[\('cat', 12\)\]; got "):
+        told["decomposition"].edit(drop)
+
+
+def test_a_model_is_no_network_and_a_network_no_model(told: dict[str, Any]) -> None:
+    with pytest.raises(
+        SubspectError, match=r"a network must be a subspect\.Network, got Tiny; subspect\.Network\(model\)"
+    ):
+        subspect.run(Tiny(), "train", "other")  # type: ignore[arg-type]
+    with pytest.raises(SubspectError, match=r"the model must be a torch\.nn\.Module, got Network; pass network\.model"):
+        told["decomposition"].apply(subspect.Network(Tiny()))
+    with pytest.raises(SubspectError, match=r"the report's path must be a file ending in \.html, got Network"):
+        told["decomposition"].report(subspect.Network(Tiny()))
+
+
+def test_a_folder_of_images_becomes_no_study(told: dict[str, Any]) -> None:
+    network = subspect.Network(Tiny(), preprocessing=PIXELS)
+    with pytest.raises(SubspectError, match="train holds 0, 1, 2 and is no study; choose another folder"):
+        subspect.observe(network, "test", "train")
+    assert not Path("train/study.json").exists()
+
+
+def test_a_result_is_shown_in_a_line(told: dict[str, Any]) -> None:
+    for name, one in told.items():
+        assert "\n" not in repr(one) and len(repr(one)) < 200, name
+    assert repr(told["fidelity"]) == "Fidelity(What pursuit-k2 costs)"
+    assert str(told["fidelity"].overall.fidelity).count("–") == 1
+
+
+def test_a_share_held_out_has_no_effect_beside_another_set(
+    told: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    told["study"].decompose(k=2, hold_out=0.1, show_progress=False)
+    assert "hold_out (--hold-out) has no effect: the study has 'test' to measure on" in caplog.text

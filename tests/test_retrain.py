@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -405,13 +406,17 @@ def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.M
         return result.stdout if code == 0 else " ".join(result.stderr.split())
 
     run("run python:model.py:Net train -o study -k 2 --no-images")
-    line = "retrain study train --network python:model.py:Net -o runs --epochs 1 --batch-size 8 --control --test train"
+    line = "retrain study train --network python:model.py:Net -o runs --epochs 1 --batch-size 8 --control --test other"
+    shutil.copytree("train", "other")
+    next(Path("other").rglob("*.png")).unlink()
     value = json.loads(run(f"{line} --json"))
     assert list(value["accuracy"]) == ["dense", "decomposed", "decomposed, retrained", "dense, retrained"]
-    assert len(value["control"]["epochs"]) == 1 and value["images"] == 90
+    assert len(value["control"]["epochs"]) == 1 and value["images"] == 89
     shown = run(line)  # everything is there already
-    assert "held out" in shown and "of the images, that were not learned from here" in " ".join(shown.split())
+    assert "held out: accuracy before this training on" in " ".join(shown.split())
     assert value["retrained"]["images"] == value["control"]["images"] > 0 and "dense (control)" in shown
     again = run("observe python:model.py:Net train -o again --weights runs/decomposed/best.safetensors --json")
     assert json.loads(again)["n_features"] == 6
     assert "rate must be positive, got 0" in run(f"{line} --rate 0", 1)
+    same = line.replace("--test other", "--test train")
+    assert "the test images are those that are learned from; name others" in run(same, 1)

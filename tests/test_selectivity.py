@@ -200,9 +200,9 @@ def test_bad_input(watched: Study) -> None:
     ):
         selectivity(watched, layers=["con"])
     assert [one.layer for one in selectivity(watched, layers="conv").layers] == ["conv"]
-    with pytest.raises(SubspectError, match="expected k ≥ 1 and a share between 0 and 1; got k = 0 and share = 0.9"):
+    with pytest.raises(SubspectError, match="k must be 1 or more; got 0"):
         selectivity(watched, k=0)
-    with pytest.raises(SubspectError, match="got k = 5 and share = 1"):
+    with pytest.raises(SubspectError, match="share must be between 0 and 1; got 1"):
         selectivity(watched, share=1)
     with pytest.raises(SubspectError, match="no image set 'test'"):
         selectivity(watched, on="test")

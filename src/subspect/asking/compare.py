@@ -25,7 +25,8 @@ from subspect.heads.history import Part
 from subspect.heads.terms import Term, terms
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.decompositions import DecompositionLike, opened
+from subspect.studies.study import Study, StudyLike
 
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each
@@ -165,7 +166,7 @@ class Comparison(Result):
 
 
 def compare(
-    study: StudyLike, decomposition: Decomposition, *, first: int | str, second: int | str, on: str | None = None
+    study: StudyLike, decomposition: DecompositionLike, *, first: int | str, second: int | str, on: str | None = None
 ) -> Comparison:
     """Compare two classes.
 
@@ -179,7 +180,7 @@ def compare(
     Raises:
         SubspectError: the same class twice, or one without images.
     """
-    study = open_study(study)
+    study, decomposition = opened(study, decomposition)
     names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)
     if label == other:
         raise SubspectError(f"two classes are compared, and both are {names[label]!r}; name another one")

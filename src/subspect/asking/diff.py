@@ -21,7 +21,8 @@ from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.decompositions import DecompositionLike, load_decomposition, opened
+from subspect.studies.study import Study, StudyLike
 
 _SAME = 0.5  # correlation from which on two features count as the same
 _IDS = 12  # images listed
@@ -137,19 +138,24 @@ class Difference(Result):
         return [table]
 
 
-def diff(study: StudyLike, decomposition: Decomposition, *, other: Decomposition, on: str | None = None) -> Difference:
+def diff(
+    study: StudyLike, decomposition: DecompositionLike, *, other: Decomposition | StudyLike, on: str | None = None
+) -> Difference:
     """Compare two studies of the same classes on the same images.
 
     Args:
         study: the first.
         decomposition: of it.
-        other: a decomposition of the second study, which it knows: ``other_study["pursuit-k5"]``.
+        other: a decomposition of the second study, which it knows: ``other_study["pursuit-k5"]``; of a study, or its folder,
+            the newest.
         on: the image set, of that name in both; one that took no part in the first's choice unless given.
 
     Raises:
         SubspectError: other classes, no image set of that name in both, or no image in common.
     """
-    first, second = open_study(study), other.study
+    first, decomposition = opened(study, decomposition)
+    other = other if isinstance(other, Decomposition) else load_decomposition(other)
+    second = other.study
     if second is None:
         raise SubspectError(
             f"decomposition {other.name!r} was read from a file and doesn't know its study; take it from there: "

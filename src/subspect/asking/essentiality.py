@@ -38,8 +38,9 @@ from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
 from subspect.measuring.where import Where, where
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.shards import joined
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.study import Study, StudyLike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,7 +169,8 @@ class Essentiality(Result):
     def tables(self) -> list[Table]:
         """Return tables for the terminal: what replacing does on average, areas under the curves, then of each class."""
         caption = (
-            f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Random: as many at random; gap: how "
+            f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Replaced by noise N(0, 1) (normal), "
+            "noise with the feature's own mean and spread (matched), its mean, or zero. Random: as many at random; gap: how "
             "much more the accuracy falls than with those, in brackets the middle 95 % of several draws. Class accuracy is of "
             "a class's own images: what it costs other classes doesn't show"
         )
@@ -237,7 +239,7 @@ class Essentiality(Result):
 
 def essentiality(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     on: str | None = None,
     repeats: int = REPEATS,
@@ -259,7 +261,7 @@ def essentiality(
     """
     if repeats < 1:
         raise SubspectError(f"repeats must be 1 or more, got {repeats}")
-    study = open_study(study)
+    study, decomposition = opened(study, decomposition)
     images_of = where(study, decomposition, on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)

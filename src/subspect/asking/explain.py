@@ -33,9 +33,10 @@ from subspect.heads.terms import Term, terms
 from subspect.images.decoding import digest
 from subspect.images.preprocessing import AnyPreprocessing
 from subspect.networks.network import Network
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import same_network
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.study import Study, StudyLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +203,7 @@ class Explanation(Result):
         likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]
         dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
         label = f"label: {as_label(self.label)}" if self.label is not None else ""
-        title = "\n".join(filter(None, [f"{said}, not {against}", label, f"dense: {dense}"]))
+        title = "\n".join(filter(None, [f"predicted: {said}; against: {against}", label, f"dense: {dense}"]))
         _show(picture, self.picture, title, 10 if len(title) < _WIDE else 8)
         figure.suptitle(
             as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
@@ -256,7 +257,7 @@ def _stem(name: str) -> str:
 
 def explain(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     network: Network,
     image: ImageLike,
@@ -277,8 +278,7 @@ def explain(
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
     """
-    study = open_study(study)
-    decomposition.check(study)
+    study, decomposition = opened(study, decomposition)
     rival = None if against is None else decomposition.label(against)
     network = same_network(study, network)
     given = one_image(network.preprocessing, image, name)

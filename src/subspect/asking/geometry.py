@@ -35,8 +35,8 @@ from subspect.ground.drawing import COLOURS, count_axis, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.heads.decomposition import Decomposition
 from subspect.statistics.dimensions import LEAST, Spread, effective_rank, spread
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike, open_study
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Geometry(Result):
             whole.add_column(column, justify="right" if column else "left")
         rows = [
             ("decision dimension, for 99 % fidelity", f"{self.decision}"),
-            ("its ceiling, classes less one", f"{self.ceiling}"),
+            ("its ceiling, number of classes − 1", f"{self.ceiling}"),
             ("effective rank of the dense head", f"{self.head_rank:.1f}"),
         ]
         if self.decomposed_rank is not None:
@@ -185,7 +185,7 @@ class Geometry(Result):
         axes.annotate(reached, (1, 100 * LEVEL), xytext=(4, 3), textcoords="offset points", fontsize=8, color=ink)
         if self.ceiling:  # a logarithmic axis has no 0
             axes.axvline(
-                self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"classes less one, {self.ceiling}"
+                self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"number of classes − 1: {self.ceiling}"
             )
         count_axis(axes, 1, max([1, *self.ranks.tolist(), *self.coordinates]))
         axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
@@ -197,7 +197,7 @@ class Geometry(Result):
 
 def geometry(
     study: StudyLike,
-    decomposition: Decomposition | None = None,
+    decomposition: DecompositionLike | None = None,
     *,
     on: str | None = None,
     points: int = POINTS,
@@ -217,10 +217,10 @@ def geometry(
         SubspectError: no such image set, too few points, or a decomposition of another network.
     """
     study = open_study(study)
+    if decomposition is not None:
+        study, decomposition = opened(study, decomposition)
     if points < LEAST:
         raise SubspectError(f"an intrinsic dimension needs {LEAST} points or more, got points={points}")
-    if decomposition is not None:
-        decomposition.check(study)
     names = study.set_names
     on = on or ("test" if "test" in names else "train")
     image_set = study.image_set(on)

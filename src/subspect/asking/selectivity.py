@@ -233,7 +233,8 @@ def selectivity(
                 "images with --layers to have more"
             )
     if k < 1 or not 0 < share < 1:
-        raise SubspectError(f"expected k ≥ 1 and a share between 0 and 1; got k = {k} and share = {share}")
+        wrong = f"k must be 1 or more; got {k}" if k < 1 else f"share must be between 0 and 1; got {share}"
+        raise SubspectError(wrong)
     n_classes = study.identity.n_classes
     states = {name: _State(n_classes, widths[name], min(k, widths[name]), share) for name in names}
     images = 0

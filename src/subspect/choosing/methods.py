@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from subspect.choosing import influence
 from subspect.choosing.boundary import Boundary, Choice, Head
-from subspect.choosing.options import Target
+from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices
@@ -26,7 +26,7 @@ from subspect.choosing.refit import refit as relearn
 from subspect.choosing.settle import Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.heads.history import CurvePoint, Part, Settled
 from subspect.heads.supports import Supports
@@ -105,6 +105,8 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target,
     others = [name for name in names if name != image_set.name]
     part, held_out = split(hold_out)
     check = image_set.name, held_out
+    if others and hold_out != HOLD_OUT:
+        log.warning("hold_out (--hold-out) has no effect: the study has %s to measure on", some(map(repr, others)))
     if others:
         part, check = "all", ("test" if "test" in others else others[0], "all")
     shape = study.identity.n_classes, study.identity.n_features

@@ -93,6 +93,9 @@ def diff(
     first: StudyPath,
     second: Annotated[Path, typer.Argument(help="Another study, on the same images.")],
     decomposition: Which = None,
+    other: Annotated[
+        str | None, typer.Option("--other", help="Name of the second study's decomposition; default: the newest.")
+    ] = None,
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
@@ -104,8 +107,8 @@ def diff(
     from subspect.studies.study import Study
 
     studies = Study.open(first), Study.open(second)
-    one, other = (loaded_from(opened, decomposition) for opened in studies)
-    show(compare_studies(studies[0], one, other=other, on=on), as_json)
+    one, two = loaded_from(studies[0], decomposition), loaded_from(studies[1], other)
+    show(compare_studies(studies[0], one, other=two, on=on), as_json)
 
 
 @command("Questions")

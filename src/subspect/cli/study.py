@@ -33,8 +33,8 @@ from subspect.cli.options import (
     loaded_from,
     only_with,
 )
+from subspect.cli.printing import log, show_values
 from subspect.cli.printing import show as show_made
-from subspect.cli.printing import show_values
 
 
 @command("A study")
@@ -207,6 +207,7 @@ def show(
     loaded = loaded_from(opened, decomposition) if known or decomposition or classes or figure else None
     if figure is not None and loaded is not None:
         write_curve(loaded, figure)
+        log.info("figure: %s", figure)
     if not classes or loaded is None:
         points = loaded.curve if loaded is not None else ()
         curve = [curve_table(loaded)] if loaded is not None and loaded.curve else []

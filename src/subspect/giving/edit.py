@@ -28,10 +28,10 @@ from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where
 from subspect.statistics.outcomes import Confusion
-from subspect.studies.decompositions import store
+from subspect.studies.decompositions import DecompositionLike, opened, store
 from subspect.studies.names import decomposition_path
 from subspect.studies.rows import Rows
-from subspect.studies.study import Study, StudyLike, open_study, writing
+from subspect.studies.study import Study, StudyLike, writing
 
 log = logging.getLogger("subspect")
 
@@ -105,7 +105,7 @@ class Edited(Result):
 
 def edit(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     drop: Sequence[tuple[int | str, int]] = (),
     refit_on: str | None = None,
@@ -128,13 +128,15 @@ def edit(
     Raises:
         SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
     """
-    study = open_study(study)
+    study, decomposition = opened(study, decomposition)
     if not drop and refit_on is None:
-        raise SubspectError("nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on")
+        raise SubspectError(
+            "nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on (--refit-on SET)"
+        )
     if target is not None and target not in TARGETS:
         raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     check_writable(study.path)
-    edited, entries = decomposition, [(decomposition.label(label), feature) for label, feature in drop]
+    edited, entries = decomposition, _entries(decomposition, drop)
     for place, (label, feature) in enumerate(entries):
         if (label, feature) in entries[:place]:
             raise SubspectError(f"feature {feature} of class {edited.class_names[label]!r} is to be dropped twice")
@@ -162,6 +164,21 @@ def edit(
         confusions[shown[label]] = pairs
     dropped = tuple((names[label], feature) for label, feature in entries)
     return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
+
+
+def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int]]) -> list[tuple[int, int]]:
+    """Return class index and feature of each entry that is to be dropped.
+
+    Raises:
+        SubspectError: what was given is no list of pairs, or a class there is not.
+    """
+    pairs: list[Any] = list(drop) if isinstance(drop, list | tuple) else [drop]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[1], "__index__"):
+            raise SubspectError(
+                f"features to drop are a list of pairs of class and feature, such as [('cat', 12)]; got {str(drop)[:100]}"
+            )
+    return [(decomposition.label(label), int(feature)) for label, feature in pairs]
 
 
 def _named(study: Study, edited: Decomposition) -> Decomposition:

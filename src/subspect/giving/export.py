@@ -35,8 +35,9 @@ from subspect.heads.head import MANY, DecomposedHead
 from subspect.images.opening import ImageSource
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network, with_head
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import head_of, real_images, same_network
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.study import Study, StudyLike
 
 log = logging.getLogger("subspect")
 
@@ -111,8 +112,8 @@ class Exported(Result):
             runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
             opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
             table.caption = (
-                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head: {self.kernel}; logits on real images "
-                f"differ from PyTorch's by {self.difference:.1e} at most"
+                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
+                f"images differ from PyTorch's by {self.difference:.1e} at most"
             )
             shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
             table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
@@ -121,7 +122,7 @@ class Exported(Result):
 
 def export(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     path: str | Path,
     network: Network | None = None,
@@ -144,11 +145,11 @@ def export(
         SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
             network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
     """
-    study, path = open_study(study), Path(path)
+    study, decomposition = opened(study, decomposition)
+    path = Path(path)
     form = check_path(path, format)
     if form == "onnx":
         _check_opset(opset)
-    decomposition.check(study)
     about = about_of(study, decomposition)
     if form == "safetensors":
         with atomic(path) as file:

@@ -37,10 +37,11 @@ from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.layers import layer_names
 from subspect.networks.network import Network, with_head
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.observe import find_head
 from subspect.studies.parts import hashed
 from subspect.studies.same_network import same_network
-from subspect.studies.study import StudyLike, open_study
+from subspect.studies.study import StudyLike
 
 
 @lost_workers()
@@ -152,8 +153,8 @@ class Retrained(Result):
     def tables(self) -> list[Table]:
         """Return tables for the terminal: accuracy after each epoch, and on the test images."""
         caption = (
-            f"held out: accuracy on {self.retrained.images:,} of the images, that were not learned from here, though perhaps "
-            "earlier; after it that of each epoch; weights: "
+            f"held out: accuracy before this training on {self.retrained.images:,} images left out of it (the original "
+            "training may have used them), then after each epoch; weights: "
         )
         caption += ", ".join(str(one.weights) for one in (self.retrained, self.control) if one is not None)
         table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
@@ -183,12 +184,12 @@ class Retrained(Result):
 @lost_workers()
 def retrain(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     network: Network,
     images: ImageSource,
     folder: str | Path,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     test: ImageSource | None = None,
     control: bool = True,
     class_map: Mapping[str, int] | str | Path | None = None,
@@ -204,7 +205,7 @@ def retrain(
         network: that was observed.
         images: labelled images to learn from.
         folder: where ``decomposed`` and ``control`` go.
-        settings: how to train.
+        settings: how to train: `subspect.Settings`, or a mapping with some of its fields.
         test: labelled images to measure the accuracy on, before and after.
         control: whether to train the dense network too.
         class_map: folder name → class index, or a JSON file with it.
@@ -215,15 +216,17 @@ def retrain(
     Raises:
         SubspectError: another network, or what `train` refuses.
     """
-    study = open_study(study)
-    decomposition.check(study)
+    study, decomposition = opened(study, decomposition)
     network = same_network(study, network)
+    settings = Settings(**settings) if isinstance(settings, Mapping) else settings
     folder, source = Path(folder), open_images(images)
     if not network.head_known:
         find_head(network, source)
     shown = open_images(test) if test is not None else None
     if shown is not None and not shown.labelled:
         raise SubspectError("the test images need labels")
+    if shown is not None and shown.fingerprint(None) == source.fingerprint(None):
+        raise SubspectError("the test images are those that are learned from; name others, or leave them out")
     runs: dict[str, Trained] = {}
     for name, kind in {"decomposed": decomposition, "control": None}.items():
         if name == "decomposed" or control:

@@ -40,7 +40,8 @@ from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
 from subspect.networks.finding import Head, is_convolution, logits_of
 from subspect.networks.network import Network, with_head
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.decompositions import DecompositionLike, opened
+from subspect.studies.study import Study, StudyLike
 
 log = logging.getLogger("subspect")
 
@@ -104,7 +105,7 @@ class Specialised(Result):
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for the dense network, for it with these classes' rows alone, and for the small one."""
-        sizes = (("dense", self.dense), ("dense, these rows", self.rows), ("small", self.small))
+        sizes = (("dense", self.dense), ("dense, these classes", self.rows), ("small", self.small))
         return [{"network": name, **asdict(size)} for name, size in sizes]
 
     def tables(self) -> list[Table]:
@@ -122,7 +123,7 @@ class Specialised(Result):
         table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
         table.title_justify = table.caption_justify = "left"
         fewer = self.rows != self.dense
-        for column in ("", "dense", *(["dense, these rows"] if fewer else []), "small", "share of dense"):
+        for column in ("", "dense", *(["dense, these classes"] if fewer else []), "small", "share of dense"):
             table.add_column(column, justify="right" if column else "left", no_wrap=not column)
         for name in ("parameters", "multiplications", "features"):
             sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
@@ -135,7 +136,7 @@ class Specialised(Result):
 
 def specialise(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     network: Network,
     classes: Sequence[int | str] | None = None,
@@ -158,11 +159,10 @@ def specialise(
         SubspectError: a class that doesn't exist or is named twice, no class, a path that exists, another network, images that
             aren't there, or a network that doesn't say the same twice; nothing is written then.
     """
-    study = open_study(study)
+    study, decomposition = opened(study, decomposition)
     labels = _labels(decomposition, classes)
     form = check_path(Path(path), None, SMALL) if path is not None else None
     check_pruning()
-    decomposition.check(study)
     tell_unseen(decomposition, labels)
     network, head, pixels = exportable(study, network, images)
     used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))

@@ -47,11 +47,13 @@ def some(items: Iterable[object], most: int = 5) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def near(word: str, known: Sequence[str]) -> str:
+def near(word: object, known: Sequence[str]) -> str:
     """Return ``" (did you mean …?)"`` for the known words closest to a mistyped one, or nothing."""
+    word = str(word)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     close = close or [one for one in known if one.casefold() == word.casefold()][:3]
-    return f" (did you mean {' or '.join(repr(match) for match in close)}?)" if close else ""
+    *most, last = map(repr, close or [""])
+    return f" (did you mean {', '.join(most)}{' or ' if most else ''}{last}?)" if close else ""
 
 
 def shortened(text: str, most: int = 100) -> str:

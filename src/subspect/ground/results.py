@@ -30,6 +30,15 @@ _STYLE = (
 class Result(ABC):
     """What a question returns."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # a dataclass keeps what its class defines
+
+    def __repr__(self) -> str:
+        title = next((table.title for table in self.tables() if table.title is not None), "")
+        return f"{type(self).__name__}({title.plain if isinstance(title, Text) else title})"
+
     @abstractmethod
     def tables(self) -> Sequence[Table]:
         """Return tables for the terminal."""

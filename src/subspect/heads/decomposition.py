@@ -293,6 +293,9 @@ class Decomposition(DecompositionQuestions):
         Raises:
             SubspectError: the model's weights are not those that were decomposed.
         """
+        if not isinstance(cast(object, model), nn.Module):
+            hint = "; pass network.model" if hasattr(model, "model") else ""
+            raise SubspectError(f"the model must be a torch.nn.Module, got {type(model).__name__}{hint}")
         given = weights_fingerprint(model)
         if given != self.fingerprint:
             raise SubspectError(

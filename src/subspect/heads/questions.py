@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from subspect.images.opening import ImageSource
     from subspect.measuring.fidelity import Fidelity
     from subspect.networks.network import Network
-    from subspect.studies.study import Study
+    from subspect.studies.study import Study, StudyLike
 
 
 class DecompositionQuestions(Result):
@@ -59,8 +59,8 @@ class DecompositionQuestions(Result):
         """Measure in how many dimensions features and decision lie: `subspect.geometry`."""
         return subspect.geometry(*self._asked, **options)
 
-    def diff(self, other: Decomposition, *, on: str | None = None) -> Difference:
-        """Compare with a decomposition of another study, on the same images: `subspect.diff`."""
+    def diff(self, other: Decomposition | StudyLike, *, on: str | None = None) -> Difference:
+        """Compare with a decomposition of another study, or its newest, on the same images: `subspect.diff`."""
         return subspect.diff(*self._asked, other=other, on=on)
 
     def edit(self, drop: Sequence[tuple[int | str, int]] = (), **options: Any) -> Edited:
@@ -103,7 +103,7 @@ class DecompositionQuestions(Result):
         if own.study is None:
             raise SubspectError(
                 f"decomposition {own.name!r} was read from a file and doesn't know its study; take it from there, "
-                f"study[{own.name!r}], or name the study: subspect.evaluate(study, decomposition)"
+                f"study[{own.name!r}], or call the function with the study: subspect.FUNCTION(study, decomposition, …)"
             )
         return own.study, own
 

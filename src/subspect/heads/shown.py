@@ -20,7 +20,8 @@ def class_table(decomposition: Decomposition) -> Table:
     caption = "\n".join(filter(None, [decomposition.settled, *decomposition.edits]))
     table = Table(title=repr(decomposition), title_justify="left", caption=caption or None)
     table.add_column("class", overflow="fold")
-    table.add_column("features, most important first", overflow="fold")
+    order = "in the order of the file" if decomposition.chosen.supports else "most important first"
+    table.add_column(f"features, {order}", overflow="fold")
     table.add_column("bias", justify="right")
     for label, name in enumerate(names[:_CLASSES]):
         found = decomposition.supports[label].tolist()
@@ -73,7 +74,6 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
 def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
     points = sorted(decomposition.curve, key=lambda point: (float(point.k), bool(point.refit)))
-    low = min(0.9, *(float(point.fidelity) for point in points))
     table = Table(
         title=f"{decomposition.name}: what few features cost",
         title_justify="left",
@@ -90,7 +90,7 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     for column in ("k", "fidelity", "", "accuracy", "weights"):
         table.add_column(column, justify="left" if column in ("fidelity", "weights") else "right")
     for point in points:
-        bar = "█" * round(width * (point.fidelity - low) / (1 - low))
+        bar = "█" * round(width * point.fidelity)
         shares = f"{100 * point.fidelity:.2f} %", f"{100 * point.accuracy:.2f} %"
         table.add_row(f"{point.k:.3g}", bar, *shares, "re-learned" if point.refit else "as pursued")
     return table

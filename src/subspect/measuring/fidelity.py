@@ -17,10 +17,10 @@ import torch
 
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.heads.decomposition import Decomposition
 from subspect.measuring.heads_say import Said, heads_say
 from subspect.measuring.where import Where, where
-from subspect.studies.study import StudyLike, open_study
+from subspect.studies.decompositions import DecompositionLike, opened
+from subspect.studies.study import StudyLike
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _COUNTED = ("dense_accuracy", "accuracy", "dense_top5", "top5", "fidelity")
@@ -33,6 +33,9 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ({self.low:.4f}–{self.high:.4f})"
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Fidelity(Result):
         return [table]
 
 
-def evaluate(study: StudyLike, decomposition: Decomposition, *, on: str | None = None) -> Fidelity:
+def evaluate(study: StudyLike, decomposition: DecompositionLike, *, on: str | None = None) -> Fidelity:
     """Measure what a decomposition costs.
 
     Args:
@@ -133,7 +136,7 @@ def evaluate(study: StudyLike, decomposition: Decomposition, *, on: str | None =
     Raises:
         SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
     """
-    study = open_study(study)
+    study, decomposition = opened(study, decomposition)
     images, tally = where(study, decomposition, on), _Tally(study.identity.n_classes)
     for said in heads_say(study, decomposition, images):
         tally.update(said)

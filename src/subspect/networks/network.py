@@ -176,6 +176,18 @@ class Network:
         return pixels.to(self.device, dtype)
 
 
+def check_network(network: object) -> None:
+    """Refuse what is no network, such as a model that isn't one yet.
+
+    Raises:
+        SubspectError: it is something else.
+    """
+    if not isinstance(network, Network):
+        raise SubspectError(
+            f"a network must be a subspect.Network, got {type(network).__name__}; subspect.Network(model) makes one"
+        )
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters' and buffers' names, types, shapes and bytes, in 64 hex digits."""
     parts: list[str | memoryview] = []

@@ -39,9 +39,10 @@ from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure
 from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
+from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.image_set import ImageSet
 from subspect.studies.same_network import head_of, real_images, same_network
-from subspect.studies.study import Study, StudyLike, open_study
+from subspect.studies.study import Study, StudyLike
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
@@ -163,7 +164,7 @@ class Site:
 
 def write_report(
     study: StudyLike,
-    decomposition: Decomposition,
+    decomposition: DecompositionLike,
     *,
     fidelity: Fidelity | None = None,
     path: str | Path | None = None,
@@ -192,12 +193,13 @@ def write_report(
         SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
             no report, ``images`` is no source of images, or ``network`` another one.
     """
-    study = open_study(study)
-    decomposition.check(study)
+    study, decomposition = opened(study, decomposition)
     if fidelity is not None and fidelity.decomposition != decomposition.name:
         raise SubspectError(
             f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
         )
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise SubspectError(f"the report's path must be a file ending in .html, got {type(path).__name__}")
     path = study.path / "report.html" if path is None else Path(path)
     check_report(path, len(decomposition.class_names))
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity

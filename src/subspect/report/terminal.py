@@ -18,7 +18,8 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
         caption="\n".join(filter(None, [fidelity.note, decomposition.settled])),
     )
     table.add_column("class", overflow="fold")
-    table.add_column("features, most important first", overflow="fold")
+    order = "in the order of the file" if decomposition.chosen.supports else "most important first"
+    table.add_column(f"features, {order}", overflow="fold")
     for column in ("accuracy, dense", "decomposed", "fidelity"):
         table.add_column(column, justify="right")
     for label, (name, cost) in enumerate(fidelity.classes.items()):

@@ -25,6 +25,27 @@ def store(study: Study, decomposition: Decomposition) -> None:
     write_json(path, {"names": [*others, decomposition.name]}, is_sealed)
 
 
+DecompositionLike = Decomposition | str  #: a decomposition, or the name of one in the study
+
+
+def opened(study: StudyLike, decomposition: DecompositionLike) -> tuple[Study, Decomposition]:
+    """Open a study and a decomposition of it; what is open already is returned as it is.
+
+    Raises:
+        SubspectError: there is no such study, none of that name in it, or a decomposition of another network.
+    """
+    study = open_study(study)
+    if isinstance(decomposition, str):
+        return study, study[decomposition]
+    if not isinstance(decomposition, Decomposition):
+        raise SubspectError(
+            "a decomposition must be a subspect.Decomposition, such as study['pursuit-k5'], or the name of one in the study; "
+            f"got {type(decomposition).__name__}"
+        )
+    decomposition.check(study)
+    return study, decomposition
+
+
 def load_decomposition(study: StudyLike, name: str | None = None) -> Decomposition:
     """Read a decomposition of a study, the newest unless one is named.
 

@@ -30,7 +30,7 @@ from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
-from subspect.networks.network import Network
+from subspect.networks.network import Network, check_network
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.shards import Chunk, joined, shard_bytes
@@ -87,6 +87,7 @@ def observe(
         raise SubspectError(
             f"expected batch_size ≥ 1, workers ≥ 0 and max_failed from 0 to 1; got {batch_size}, {workers}, {max_failed}"
         )
+    check_network(network)
     check_set_name(name)
     folder, source = Path(study), open_images(images, name)
     network = _as_before(network, source, folder)
@@ -151,6 +152,7 @@ def find_head(network: Network, images: ImageSource) -> Head:
     Raises:
         SubspectError: no head, no preprocessing, or no image that can be used.
     """
+    check_network(network)
     usable = sample(network, open_images(images))
     with network.running():
         return network.find_head(usable)

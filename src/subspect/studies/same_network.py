@@ -13,7 +13,7 @@ from subspect.ground.errors import SubspectError, Unusable, some
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.networks.finding import Head
-from subspect.networks.network import Network
+from subspect.networks.network import Network, check_network
 from subspect.studies.observe import sample
 from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
@@ -31,10 +31,7 @@ def same_network(study: Study, network: Network) -> Network:
     Raises:
         SubspectError: other weights, another preprocessing, or one that can't be rebuilt from the study.
     """
-    if not isinstance(network, Network):
-        raise SubspectError(
-            f"a network must be a subspect.Network, got {type(network).__name__}; subspect.Network(model) makes one"
-        )
+    check_network(network)
     given, identity = network.fingerprint(), study.identity
     if given != identity.fingerprint:
         raise SubspectError(

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from subspect.ground.errors import SubspectError, advice, near, some
-from subspect.ground.files import atomic, entries, is_file, is_folder, locked, refuse_links, sweep
+from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, locked, refuse_links, sweep
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.heads.decomposition import Decomposition
@@ -47,6 +47,7 @@ log = logging.getLogger("subspect")
 _SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "layers", "shard_size")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
+_OWN = (".lock", "sets", "decompositions", "head.safetensors")  # what a study may hold before its manifest
 _told: set[Path] = set()  # studies of which it was said that they have no checksums
 
 
@@ -106,6 +107,11 @@ class Study(StudyQuestions):
                 study = cls.open(path)
                 _refuse_other(study, identity)
                 return study
+            foreign = [one.name for one in entries(path) if one.name not in _OWN and not is_part(one.name)]
+            if foreign:
+                raise SubspectError(
+                    f"{path} holds {some(sorted(foreign), 3)} and is no study; choose another folder, or a new one within it"
+                )
             data = tensor_bytes(
                 {"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head_name}
             )
@@ -157,6 +163,13 @@ class Study(StudyQuestions):
     def decomposition_names(self) -> list[str]:
         """Names of the decompositions, the newest last."""
         return decomposition_names(self.path)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.decomposition_names
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the decompositions, the newest last."""
+        return iter(self.decomposition_names)
 
     def __getitem__(self, name: str) -> Decomposition:
         """Return a decomposition.
