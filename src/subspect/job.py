@@ -24,7 +24,7 @@ from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.sources import Images
 from subspect.measuring.fidelity import Fidelity, evaluate
-from subspect.networks.network import Network
+from subspect.networks.network import Network, check_network
 from subspect.report import check_report, write_report
 from subspect.report.terminal import summary
 from subspect.studies.observe import find_head, observe
@@ -102,6 +102,7 @@ def run(
     Raises:
         SubspectError: anything that doesn't fit; what was stored so far stays.
     """
+    check_network(network)
     split(hold_out)  # refuses what is no share
     k = Auto() if k == "auto" else k
     if promise is not None:
