@@ -23,7 +23,8 @@ import subspect
 from conftest import PIXELS, Tiny
 from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
 from subspect.networks.finding import Head
-from subspect.networks.network import Network, weights_fingerprint, with_head
+from subspect.networks.network import Network, weights_fingerprint
+from subspect.networks.parts import with_layers
 
 D, C = 6, 3
 
@@ -1217,7 +1218,7 @@ def test_with_head_leaves_the_original_untouched(used: Net) -> None:
         given_.append(old)
         return nn.Linear(D, 5)
 
-    swapped = with_head(used, "fc", make)
+    swapped = with_layers(used, {"fc": make})
     assert snapshot(used) == before
     assert len(given_) == 1
     assert given_[0] is not used.fc  # the copy's own, so that a change of it stays in the copy
@@ -1246,7 +1247,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("name", ["fc", "layers.2", "by_name.main"])
 def test_with_head_replaces_every_name_of_a_module(name: str) -> None:
     model = Shared()
-    swapped: Any = with_head(model, name, lambda old: nn.Linear(D, 5))
+    swapped: Any = with_layers(model, {name: lambda old: nn.Linear(D, 5)})
     assert swapped.fc is swapped.layers[2] is swapped.by_name["main"]
     assert swapped.fc.out_features == 5
     assert swapped.by_name["other"].out_features == C
@@ -1258,13 +1259,13 @@ def test_with_head_replaces_every_name_of_a_module(name: str) -> None:
 
 def test_with_head_of_a_network_that_is_its_head() -> None:
     model, new = nn.Linear(D, C), nn.Linear(D, 5)
-    assert with_head(model, "", lambda old: new) is new
+    assert with_layers(model, {"": lambda old: new}) is new
     assert model.out_features == C
 
 
 def test_with_head_of_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="nothing"):
-        with_head(Net(), "nothing", lambda old: old)
+        with_layers(Net(), {"nothing": lambda old: old})
 
 
 def everything(head: Head, convolution: bool) -> DecomposedHead:
@@ -1276,6 +1277,6 @@ def everything(head: Head, convolution: bool) -> DecomposedHead:
 def test_a_decomposed_head_that_keeps_everything_changes_nothing(kind: type[Net]) -> None:
     model = kind().eval()
     head = Network(model).find_head(pixels())
-    swapped = with_head(model, head.name, lambda old: everything(head, isinstance(old, nn.Conv2d)))
+    swapped = with_layers(model, {head.name: lambda old: everything(head, isinstance(old, nn.Conv2d))})
     with torch.no_grad():
         torch.testing.assert_close(swapped(pixels()), model(pixels()))

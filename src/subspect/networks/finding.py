@@ -2,32 +2,48 @@
 
 A small batch runs through the network while every ``nn.Linear`` and 1×1 convolution (of one to three dimensions) is watched,
 and the one whose output is the logits is the head. A layer that works at every position of a map or a token sequence counts by
-its mean over the positions: the mean of a linear layer is the linear layer of the mean, as long as nothing non-linear lies
-between.
+its mean over the positions, or by the first or the last: the mean of a linear layer is the linear layer of the mean, as long as
+nothing non-linear lies between. Where no single layer gives the logits, a sum of some may, each with a factor (heads that are
+averaged, a temperature): the factors are found by least squares, and hold only if they do on other images as well.
+
+The logits are what the network calls ``logits``, or returns first. Nothing else that it returns stands in for them unasked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
+from subspect.networks.parts import (
+    Groups,
+    Part,
+    Position,
+    affine,
+    at_position,
+    is_convolution,
+    joined,
+    names_of,
+    read_head,
+    written,
+)
 
 log = logging.getLogger("subspect")
+_MOST = 6  # layers that a head may be the sum of
 
 
 @dataclass(frozen=True)
 class Head:
-    """The final linear layer of a network.
+    """The final linear layer of a network, or the sum of several.
 
     Attributes:
-        name: the module's name within the network.
+        name: the module's name within the network; of several layers as `subspect.networks.parts` writes them.
         weight: (C, d) float32 on the CPU.
         bias: (C,) float32 on the CPU; zeros where the layer has none.
         output: which of the tensors that the network returns holds the logits.
@@ -51,6 +67,16 @@ class Head:
         """Number of features d."""
         return self.weight.shape[1]
 
+    @property
+    def groups(self) -> Groups:
+        """The layers, those on one input together."""
+        return read_head(self.name)
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the modules that it is made of."""
+        return names_of(self.groups)
+
 
 def logits_of(output: Any, head: Head, images: int) -> Tensor:
     """Return the logits (n, C) among what a network returns for n images."""
@@ -59,51 +85,185 @@ def logits_of(output: Any, head: Head, images: int) -> Tensor:
 
 @dataclass(eq=False)
 class _Seen:
-    """One call of one linear layer: its input and output, each as mean over positions."""
+    """One call of one linear layer: its input and output, as they are."""
 
     name: str
     module: nn.Module
-    features: Tensor
-    output: Tensor
+    input: Tensor
+    result: Tensor
+
+    def at(self, position: Position) -> Tensor:
+        """Return its output at a position, (n, C)."""
+        return at_position(self.result, is_convolution(self.module), position)
+
+    @property
+    def output(self) -> Tensor:
+        """Its output, as the mean over positions."""
+        return self.at("mean")
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Which positions there are to choose from."""
+        return get_args(Position) if self.result.ndim == 3 and not is_convolution(self.module) else ("mean",)
 
 
 def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     """Find the head of a network with a small batch (see `Network.find_head`).
 
     Raises:
-        SubspectError: no linear layer gives the logits, and what the candidates are.
+        SubspectError: no linear layer, and no sum of some, gives the logits, and what the candidates are.
     """
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
-    if name is not None and name not in watched:
+    asked = read_head(name) if name is not None else ()
+    unknown = next((one for one in names_of(asked) if one not in watched), None)
+    if unknown is not None:
         raise SubspectError(
-            f"head {name!r} is not an nn.Linear or 1×1 convolution of this network{near(name, list(watched))}; its linear "
-            f"layers: {some(watched, 8) or 'none'}"
+            f"head {unknown!r} is not an nn.Linear or 1×1 convolution of this network{near(unknown, list(watched))}; its "
+            f"linear layers: {some(watched, 8) or 'none'}"
         )
     seen, outputs = _watch(model, pixels, watched)
     tensors = _logits_among(outputs, len(pixels))
     _check_outputs(seen, tensors)
-    matches = [(i, one) for i, logits in tensors.items() for one in reversed(seen) if _same(one.output, logits)]
-    if name is not None:
-        matches = [(i, one) for i, one in matches if one.module is watched[name]]
-    exact = bool(matches)
-    if exact:
-        which, call = matches[0]
-        _tell_others(call, {one.name for _, one in matches if one.module is not call.module})
+    if asked and (len(names_of(asked)) > 1 or asked[0][0] != Part(asked[0][0].name)):
+        return _as_asked(model, asked, seen, tensors)
+    matches = _matches(seen, tensors, watched[name] if name is not None else None)
+    if matches:
+        which, call, position = matches[0]
+        _tell_others(call, {one.name for _, one, _ in matches if one.module is not call.module})
+        groups: Groups = ((Part(call.name, 1.0, position),),)
     elif name is not None:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
+        groups = ((Part(call.name),),)
     else:
-        raise SubspectError(_not_found(seen, next(iter(tensors.values()))))
-    _check_finite(call)
-    calls = sum(one.module is call.module for one in seen)
-    if calls > 1:
+        which, logits = next(iter(tensors.items()))
+        groups = _sum(model, pixels, watched, seen, logits)
+        if not groups:
+            raise SubspectError(_not_found(seen, tensors))
+    return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
+
+
+def _matches(
+    seen: list[_Seen], tensors: Mapping[int, Tensor], asked: nn.Module | None
+) -> list[tuple[int, _Seen, Position]]:
+    """List the calls that give the logits, the last first; of a layer that was asked for, those that give any output."""
+    places = list(tensors.items()) if asked is not None else list(tensors.items())[:1]
+    return [
+        (place, one, position)
+        for place, logits in places
+        for one in reversed(seen)
+        if asked is None or one.module is asked
+        for position in one.positions
+        if _same(one.at(position), logits)
+    ]
+
+
+def _made(model: nn.Module, groups: Groups, seen: list[_Seen], which: int, logits: Tensor | None) -> Head:
+    """Return the head that some layers are, once each of them is fit for it; logits are given where they must be its own."""
+    calls = {name: [one for one in seen if one.name == name] for name in names_of(groups)}
+    for name, own in calls.items():
+        if not own:
+            raise SubspectError(f"head {name!r} did not run when the network did")
+        _check_finite(own[0])
+        if len(own) > 1:
+            raise SubspectError(
+                f"the head {name!r} runs {len(own)} times in one pass, so its input is not one set of features; pass a "
+                "network that runs it once"
+            )
+    weight, bias = joined(model, groups)
+    if logits is not None:
+        firsts = [(calls[group[0].name][0], group[0].position) for group in groups]
+        features = [at_position(one.input, is_convolution(one.module), position) for one, position in firsts]
+        check_head(torch.cat(features, dim=1), weight, bias, logits, written(groups))
+    return Head(written(groups), weight, bias, which, logits is not None)
+
+
+def _as_asked(model: nn.Module, groups: Groups, seen: list[_Seen], tensors: Mapping[int, Tensor]) -> Head:
+    """Return a head of several layers that was named, as a study names it, once it gives one of the outputs.
+
+    Raises:
+        SubspectError: it gives none.
+    """
+    calls = {one.name: one for one in seen}
+    missing = [name for name in names_of(groups) if name not in calls]
+    if missing:
+        raise SubspectError(f"head {missing[0]!r} did not run when the network did")
+    total = sum(part.factor * calls[part.name].at(part.position).double() for group in groups for part in group)
+    which = next((place for place, tensor in tensors.items() if _same(torch.as_tensor(total), tensor)), None)
+    if which is None:
         raise SubspectError(
-            f"the head {call.name!r} runs {calls} times in one pass, so its input is not one set of features; pass a "
-            "network that runs it once"
+            f"the layers {written(groups)!r} do not give the network's logits; "
+            + _candidates(seen, next(iter(tensors.values())))
         )
-    if exact:
-        check_head(call.features, call.module, tensors[which], call.name)
-    weight, bias = _affine(call.module)
-    return Head(call.name, weight.detach().float().cpu().clone(), bias.detach().float().cpu().clone(), which, exact)
+    return _made(model, groups, seen, which, tensors[which])
+
+
+def _sum(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module], seen: list[_Seen], logits: Tensor) -> Groups:
+    """Find factors by which some layers' outputs add up to the logits, the fewest layers first; nothing where there are none."""
+    terms = [
+        (one, position)
+        for one in reversed(seen)
+        for position in one.positions
+        if one.at(position).shape == logits.shape and bool(one.result.isfinite().all())
+    ][:12]
+    other = pixels.flip(-1).roll(1, -1) if pixels.is_floating_point() else None
+    for count in range(1, min(len(terms), _MOST) + 1):
+        for chosen in combinations(terms, count):
+            factors = _factors([one.at(position) for one, position in chosen], logits)
+            if factors is None:
+                continue
+            groups = _grouped(
+                [(one, position, factor) for (one, position), factor in zip(chosen, factors, strict=True)]
+            )
+            if other is None or _holds(model, groups, other, watched, logits.shape):
+                log.info("the head is a sum of layers: %s", written(groups))
+                return groups
+    return ()
+
+
+def _factors(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
+    """Return factors of outputs (n, C) whose sum is the logits; None where there are none, or too few numbers to tell."""
+    columns = torch.stack([one.double().flatten() for one in outputs], dim=1).cpu()
+    target = logits.double().flatten().cpu()
+    if len(target) < 2 * len(outputs) + 1:
+        return None
+    factors = torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
+    total = (columns @ factors).reshape(logits.shape)
+    if (
+        not bool(factors.isfinite().all())
+        or not _same(total.to(logits.dtype), logits.cpu())
+        or bool((factors == 0).any())
+    ):
+        return None
+    rounded = [round(float(one), 4) for one in factors]
+    near_whole = torch.tensor(rounded, dtype=torch.float64)
+    if bool(((near_whole - factors).abs() <= 1e-6).all()) and all(rounded):
+        return rounded
+    return [float(one) for one in factors]
+
+
+def _grouped(terms: Sequence[tuple[_Seen, Position, float]]) -> Groups:
+    """Put layers on one input together."""
+    groups: list[tuple[Tensor, list[Part]]] = []
+    for one, position, factor in reversed(terms):
+        own = at_position(one.input, is_convolution(one.module), position)
+        part = Part(one.name, factor, position)
+        known = next(
+            (parts for features, parts in groups if features.shape == own.shape and torch.equal(features, own)), None
+        )
+        if known is None:
+            groups.append((own, [part]))
+        else:
+            known.append(part)
+    return tuple(tuple(parts) for _, parts in groups)
+
+
+def _holds(model: nn.Module, groups: Groups, pixels: Tensor, watched: dict[str, nn.Module], shape: torch.Size) -> bool:
+    """Tell whether a sum of layers gives the logits of other images as well."""
+    seen, outputs = _watch(model, pixels, watched)
+    logits = next(iter(_logits_among(outputs, len(pixels)).values()))
+    calls = {one.name: one for one in seen}
+    total = sum(part.factor * calls[part.name].at(part.position).double() for group in groups for part in group)
+    return logits.shape == shape and _same(torch.as_tensor(total).to(logits.dtype), logits)
 
 
 def _logits_among(outputs: list[Tensor], images: int) -> dict[int, Tensor]:
@@ -164,7 +324,7 @@ def _check_finite(call: _Seen) -> None:
     Raises:
         SubspectError: a weight or the bias is NaN or infinite.
     """
-    numbers = torch.cat([part.detach().float().flatten() for part in _affine(call.module)])
+    numbers = torch.cat([part.detach().float().flatten() for part in affine(call.module)])
     bad = int((~numbers.isfinite()).sum())
     if bad:
         raise SubspectError(
@@ -200,13 +360,11 @@ def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> t
     seen: list[_Seen] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = pooled(input_of(args, kwargs), is_convolution(module)).detach().clone()
+        inputs[module] = input_of(args, kwargs).detach().clone()
 
     def after(module: nn.Module, _: tuple[Any, ...], output: object) -> None:
         if isinstance(output, Tensor):
-            seen.append(
-                _Seen(names[module], module, inputs[module], pooled(output, is_convolution(module)).detach().clone())
-            )
+            seen.append(_Seen(names[module], module, inputs[module], output.detach().clone()))
 
     handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
     handles += [module.register_forward_hook(after) for module in names]
@@ -223,20 +381,24 @@ def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> t
     return seen, tensors
 
 
-def _not_found(seen: list[_Seen], logits: Tensor) -> str:
+def _not_found(seen: list[_Seen], tensors: Mapping[int, Tensor]) -> str:
+    logits, *others = tensors.values()
     alike = [one for one in seen if one.output.shape == logits.shape]
+    also = [one.name for other in others for one in seen if _same(one.output, other)]
     return (
         f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 convolution (by its "
-        f"mean over positions){_reason(alike, logits)}; pass head='module.name' (--head) to take a layer's own output "
-        f"for the logits; {_candidates(seen, logits)}"
+        f"mean over positions, the first or the last), nor a sum of some{_reason(alike, logits)}"
+        + (f"; other tensors that the network returns are the output of {some(dict.fromkeys(also))}" if also else "")
+        + "; pass head='module.name' (--head) to take a layer's own output for the logits; "
+        + _candidates(seen, logits)
     )
 
 
 def _candidates(seen: list[_Seen], logits: Tensor) -> str:
-    alike = [one.name for one in seen if one.output.shape == logits.shape]
+    alike = [one.name for one in reversed(seen) if one.output.shape == logits.shape]
     if alike:
         return f"candidates: {some(alike, 8)}"
-    others = some([f"{one.name} with {one.output.shape[-1]}" for one in seen], 8)
+    others = some([f"{one.name} with {one.output.shape[-1]}" for one in reversed(seen)], 8)
     return f"candidates: none with {logits.shape[1]} outputs (linear layers that ran: {others or 'none'})"
 
 
@@ -252,9 +414,6 @@ def _reason(alike: list[_Seen], logits: Tensor) -> str:
         for function, result in after.items():
             if _same(result, logits):
                 return f": the network applies {function} after {one.name!r}"
-    for first, second in combinations(alike, 2):
-        if _same((first.output + second.output) / 2, logits):
-            return f": the network averages two heads, {first.name!r} and {second.name!r}"
     return ""
 
 
@@ -265,35 +424,10 @@ def _is_linear(module: nn.Module) -> bool:
     return ones and (padding in ("valid", "same") or not any(padding))
 
 
-def is_convolution(module: nn.Module) -> bool:
-    """Tell whether a layer puts channels first."""
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """Return what a layer was given."""
     tensor: Tensor = next(iter((*args, *kwargs.values())))
     return tensor
-
-
-def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight (C, d) and bias (C,) of a linear layer or a 1×1 convolution."""
-    weight: Tensor = module.weight.flatten(1)  # type: ignore[operator]
-    bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[0])
-    return weight, bias  # type: ignore[return-value]
-
-
-def affine_of(features: Tensor, module: nn.Module) -> Tensor:
-    """Return what a linear layer makes of features (n, d), float32."""
-    weight, bias = _affine(module)
-    return features @ weight.float().T + bias.float()
-
-
-def pooled(tensor: Tensor, channels_first: bool) -> Tensor:
-    """Mean over all positions: (n, c, …) → (n, c) where channels come first, (n, …, c) → (n, c) where they come last."""
-    if tensor.ndim <= 2:
-        return tensor
-    return tensor.flatten(2).mean(2) if channels_first else tensor.flatten(1, -2).mean(1)
 
 
 def logits_in(output: object) -> list[Tensor]:
@@ -325,10 +459,10 @@ def _same(output: Tensor, logits: Tensor) -> bool:
     return bool((output.float() - logits.float()).abs().max() <= _tolerance(output, logits) * scale + 1e-6)
 
 
-def check_head(features: Tensor, module: nn.Module, logits: Tensor, name: str) -> None:
+def check_head(features: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, name: str) -> None:
     """Check ``features @ W.T + b`` against the network's logits, within the rounding of the lowest precision used."""
-    weight, bias = _affine(module)
-    error = (affine_of(features.float(), module) - logits.float()).abs()
+    weight, bias = weight.to(logits.device), bias.to(logits.device)
+    error = (features.float() @ weight.float().T + bias.float() - logits.float()).abs()
     size = features.float().abs() @ weight.float().abs().T + bias.float().abs()
     room = _tolerance(features, weight, logits) * size + 1e-6
     if bool((error > room).any()):
