@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,11 +20,33 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspect
+from skips import NO_DATA
+from skips import pytest_make_collect_report as pytest_make_collect_report
+from skips import pytest_runtest_makereport as pytest_runtest_makereport
 from subspect.ground.seals import write_json
 from subspect.studies.rows import Block
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core
+
+#: files that take longest, which come first, so that no process is left alone with one of them at the end
+FIRST = (
+    "test_real_data.py",
+    "test_real_imagenet.py",
+    "test_shortcut.py",
+    "test_fuzz.py",
+    "test_sizes.py",
+    "test_refit.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # else pytest-xdist begins with the files of most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
 
 PIXELS = subspect.Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -79,35 +102,64 @@ class Tiny(nn.Module):
         return out
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_turns() -> Iterator[None]:
+    """Have networks timed for a moment only: how long they take says nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.giving.timing._TURN", 0.001)
+        yield
+
+
 @pytest.fixture
 def tiny() -> Tiny:
     return Tiny()
 
 
+def write_images(folder: Path, classes: Sequence[str] = ("a", "b", "c"), each: int = 8, seed: int = 0) -> Path:
+    """Write class folders of 8×8 random PNG images; the same images for the same seed."""
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        for index in range(each):
+            pixels = generator.integers(0, 256, (8, 8, 3))
+            pixels[..., label % 3] = pixels[..., label % 3] // 2 + 128
+            path = folder / name / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write class folders of 8×8 random PNG images; the same images for the same seed."""
+    """Write class folders of images into the test's own folder."""
 
     def make(name: str = "images", classes: tuple[str, ...] = ("a", "b", "c"), each: int = 8, seed: int = 0) -> Path:
-        generator = np.random.default_rng(seed)
-        for label, folder in enumerate(classes):
-            for index in range(each):
-                pixels = generator.integers(0, 256, (8, 8, 3))
-                pixels[..., label % 3] = pixels[..., label % 3] // 2 + 128
-                path = tmp_path / name / folder / f"{index:03d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.astype(np.uint8)).save(path)
-        return tmp_path / name
+        return write_images(tmp_path / name, classes, each, seed)
 
     return make
 
 
+def write_study(folder: Path) -> subspect.Study:
+    """Write images into train and test, and a study of the tiny network on them beside those."""
+    network = subspect.Network(Tiny())
+    for seed, (name, each) in enumerate((("train", 40), ("test", 15))):
+        images = write_images(folder / name, each=each, seed=seed)
+        study = subspect.observe(network, images, folder / "study", name, batch_size=16, show_progress=False)
+    return study
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study and its images, made once, to be copied."""
+    return write_study(tmp_path_factory.mktemp("observed")).path.parent
+
+
 @pytest.fixture
-def study(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> subspect.Study:
-    """A study of the tiny network on a train and a test set."""
-    network = subspect.Network(tiny)
-    subspect.observe(network, make_folder("train", each=40), tmp_path / "study", "train", batch_size=16)
-    return subspect.observe(network, make_folder("test", each=15, seed=1), tmp_path / "study", "test", batch_size=16)
+def study(observed: Path, tmp_path: Path) -> subspect.Study:
+    """A study of the tiny network on a train and a test set, whose images lie beside it."""
+    shutil.copytree(observed, tmp_path, dirs_exist_ok=True)
+    for name in ("train", "test"):
+        reseal(tmp_path / "study" / "sets" / name / "set.json", root=str(tmp_path / name))
+    return subspect.Study.open(tmp_path / "study")
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +167,7 @@ def data() -> Path:
     """The folder of real data, or a skip with its reason."""
     folder = os.environ.get("SUBSPECT_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("real data not found: set SUBSPECT_DATA to its folder")
+        pytest.skip(NO_DATA)
     return Path(folder)
 
 

@@ -798,3 +798,12 @@ def test_what_exceeds_the_memory_is_first_cut_to_what_moves_the_logits_most() ->
     assert len(pool) == 5 and set(pool) < set(np.argsort(-spread)[:6])
     one.memory = 0
     assert shared_pool(one, free.supports, free.head, 4).tolist() == sorted(np.argsort(-spread)[:4])
+
+
+@pytest.mark.parametrize(
+    ("mean", "features", "limit"),
+    [(1, 2048, 64), (32, 2048, 64), (32.5, 2048, 66), (33, 2048, 66), (40, 2048, 80), (40, 72, 72), (1, 6, 6)],
+)
+def test_twice_the_mean_is_the_limit_of_a_class_from_32_on(mean: float, features: int, limit: int) -> None:
+    assert Mean(mean).limit(features) == limit
+    assert Mean(mean, 1, 50).limit(features) == 50

@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 import subspect
+from planted import Array, Wide, observed, pictures, planted
 from subspect import Decomposition, Study, SubspectError, compare, decompose
 from subspect.cli import app
-from test_sizes import Array, Wide, observed, pictures, planted
 
 
 @pytest.fixture(scope="module")

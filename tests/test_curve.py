@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 import subspect
 from conftest import Tiny
+from curves import BOTH, REFITTED, point
 from subspect import Decomposition, Mean, Study, SubspectError, decompose, evaluate, write_report
 from subspect.cli import app
 from subspect.ground.drawing import COLOURS
 from subspect.ground.seals import is_sealed
-from subspect.heads.history import CurvePoint, Promised, Settled
+from subspect.heads.history import Promised, Settled
 from subspect.heads.shown import curve_table, features
 from subspect.heads.trusted import Trusted
 from subspect.report.curve_file import write_curve
@@ -31,19 +32,6 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 Place = tuple[float, float]
 fast = settings(deadline=None, derandomize=True, max_examples=20)
-
-
-def point(k: float, fidelity: float, accuracy: float, *, refit: bool = True, dense: float = 0.8) -> CurvePoint:
-    return CurvePoint(k, refit, 1234, fidelity, accuracy, dense)
-
-
-BOTH = [
-    point(1, 0.42, 0.35, refit=False),
-    point(2, 0.61, 0.55, refit=False),
-    point(8, 0.9, 0.78, refit=False),
-    point(5, 0.93, 0.79),
-]
-REFITTED = [point(1, 0.42, 0.35), point(2.5, 0.61, 0.55), point(40, 0.97, 0.795)]
 
 
 # The file -------------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import subspect
+from planted import Array, Wide, labels_of, observed, pictures, planted
 from subspect import Arrays, Decomposition, Study, SubspectError, decompose, diff
 from subspect.cli import app
 from subspect.heads.history import Part
-from test_sizes import Array, Wide, labels_of, observed, pictures, planted
 
 WEIGHT = planted(4, 12)[0]
 TRAIN, TEST = pictures(0, 300), pictures(1, 200)

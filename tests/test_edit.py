@@ -15,13 +15,13 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 import subspect
+from planted import Array, Wide, observed, pictures, planted
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
 from subspect.choosing.boundary import FLOOR
 from subspect.choosing.options import Target
 from subspect.cli import app
 from subspect.heads.history import Dropped, Part, Refitted
-from test_sizes import Array, Wide, observed, pictures, planted
 
 MARK = 5  # the feature that sees the mark
 ENTRIES = ("stability", "substitutes", "recovered")

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import subspect
+from planted import Array, Wide, labels_of, observed, pictures, planted
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file
 from subspect.asking.essentiality import KINDS, essentiality, without_each
 from subspect.cli import app
 from subspect.measuring.where import where
-from test_sizes import Array, Wide, labels_of, observed, pictures, planted
 
 
 @pytest.fixture(scope="module")

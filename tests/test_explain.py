@@ -21,11 +21,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import subspect
+from by_hand import logits_of
 from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
 from subspect.ground.drawing import picture_of
 from subspect.ground.files import atomic
-from subspect.heads.terms import terms
 
 CLASSES = ("a", "b", "c")
 
@@ -69,44 +69,6 @@ def maps_of(tiny: Tiny, path: Path) -> Tensor:
     with torch.no_grad():
         maps: Tensor = tiny.eval().norm(tiny.conv(pixels_of(path)[None])).tanh()[0]
     return maps
-
-
-def logits_of(made: Decomposition, x: np.ndarray) -> np.ndarray:
-    """The decomposed logits, by hand."""
-    logits = made.bias.double().numpy().copy()
-    for label in range(len(logits)):
-        for row in made.rows(label):
-            logits[label] += row.weight * x[row.feature]
-    return logits
-
-
-def test_terms_and_bias_add_up_for_every_pair(study: Study) -> None:
-    x = np.concatenate([chunk.features for chunk in study.image_set("test").chunks()]).astype(np.float64)
-    for method, k in (("contribution", 2), ("frequency", 0.7), ("pursuit", 3)):
-        made = decompose(study, k, method=method)
-        for features in x[::7]:
-            logits = logits_of(made, features)
-            for label in range(3):
-                for other in range(3):
-                    found, bias = terms(made, features, label, other)
-                    said = [term.contribution for term in found]
-                    room = 1e-6 * (np.abs(said).sum() + abs(bias))
-                    assert sum(said) + bias == pytest.approx(logits[label] - logits[other], abs=room, rel=0)
-                    assert [abs(one) for one in said] == sorted((abs(one) for one in said), reverse=True)
-
-
-def test_features_of_one_class_and_of_both(study: Study) -> None:
-    made = decompose(study, 4, method="contribution")
-    x = np.linspace(-1, 1, 6)
-    own = [{row.feature: row.weight for row in made.rows(label)} for label in range(3)]
-    assert set(own[0]) & set(own[1]) and set(own[0]) ^ set(own[1])
-    found, bias = terms(made, x, 0, 1)
-    assert sorted(term.feature for term in found) == sorted(set(own[0]) | set(own[1]))
-    assert bias == pytest.approx(float(made.bias[0] - made.bias[1]))
-    for term in found:
-        weights = own[0].get(term.feature, 0), own[1].get(term.feature, 0)
-        assert term.weights == pytest.approx(weights) and term.value == x[term.feature]
-        assert term.contribution == pytest.approx((weights[0] - weights[1]) * x[term.feature])
 
 
 def test_what_it_says_of_an_image(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -19,8 +18,10 @@ from scipy.stats import binomtest, norm
 
 import subspect
 from conftest import Tiny
-from subspect import MissingExtra, Study, SubspectError, decompose, evaluate
-from subspect.measuring.fidelity import Cost, wilson
+from subspect import Study, SubspectError, decompose, evaluate
+from subspect.measuring.fidelity import Cost, Estimate, _Tally, percent, wilson
+from subspect.measuring.heads_say import Said
+from subspect.studies.shards import Chunk
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -148,23 +149,56 @@ def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
     )
 
 
-def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "pandas":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    fidelity = evaluate(study, decompose(study, 2))
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        MissingExtra, match=r"needs the package 'pandas'; install it, .* clone .*: pip install -e '\.\[pandas\]'"
-    ):
-        fidelity.to_frame()
-
-
 def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     network = subspect.Network(Tiny(), class_names=["crane", "crane", "dog"])
     study = subspect.observe(network, (torch.rand(40, 3, 8, 8), np.arange(40) % 3), tmp_path / "study")
     assert list(evaluate(study, decompose(study, 2)).classes) == ["crane (0)", "crane (1)", "dog"]
+
+
+def test_of_none_and_of_all_an_end_of_the_interval_is_exact() -> None:
+    """Rounding would leave it a hair beside 0 or 1, or beyond."""
+    assert all(wilson(0, n).low == 0 and wilson(n, n).high == 1 for n in range(1, 2000))
+    assert all(0 < wilson(0, n).high < 1 and 0 < wilson(n, n).low < 1 for n in range(1, 2000))
+
+
+def tallied(dense: npt.NDArray[np.float32], decomposed: npt.NDArray[np.float32]) -> Cost:
+    """Return the cost on some images, all of class 0."""
+    n = len(dense)
+    labels = np.zeros(n, np.int64)
+    chunk = Chunk(np.zeros((n, 2), np.float32), labels, dense.argmax(axis=1), [str(row) for row in range(n)])
+    tally = _Tally(dense.shape[1])
+    tally.update(Said(chunk, dense, decomposed))
+    return tally.cost(slice(None))
+
+
+def test_a_divergence_is_not_below_0() -> None:
+    generator = np.random.default_rng(0)
+    dense = generator.standard_normal((300, 3)).astype(np.float32)
+    moved = dense + generator.integers(1, 9, (300, 1)).astype(np.float32)  # the same probabilities, but for rounding
+    for row in range(300):
+        one = tallied(dense[row : row + 1], moved[row : row + 1]).divergence
+        assert 0 <= one.low <= one.value <= one.high < 1e-6
+
+
+def test_the_interval_of_a_divergence_ends_at_0() -> None:
+    dense = np.zeros((20, 3), np.float32)
+    decomposed = dense.copy()
+    decomposed[0, 0] = 9  # one image of twenty has all of the divergence
+    found = tallied(dense, decomposed).divergence
+    assert found.low == 0 < found.value < found.high and found.high - found.value > found.value
+
+
+@pytest.mark.parametrize(("classes", "some"), [(5, False), (6, True)])
+def test_a_top_5_from_six_classes_on(classes: int, some: bool) -> None:
+    generator = np.random.default_rng(0)
+    dense, decomposed = (generator.standard_normal((40, classes)).astype(np.float32) for _ in "ab")
+    found = tallied(dense, decomposed)
+    assert (found.top5 is not None, found.dense_top5 is not None) == (some, some)
+    if found.top5 is not None:  # all but those whose class 0 comes last
+        assert found.top5.value == (decomposed.argmin(axis=1) != 0).mean()
+
+
+def test_shares_are_shown_in_percent_their_ends_with_a_digit_less() -> None:
+    one = Estimate(0.87654, 0.8012, 0.90456)
+    assert percent(one) == "87.65 % (80.1–90.5)"
+    assert percent(one, 0) == "88 % (80–90)" and percent(one, 1) == "87.7 % (80–90)" and percent(None) == ""

@@ -22,6 +22,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 from typer.testing import CliRunner
 
+from curves import BOTH, REFITTED, point
 from subspect import SubspectError, Supports
 from subspect.cli import app
 from subspect.ground.drawing import COLOURS, FORMATS, as_label, check_figure, picture_of, save_figure
@@ -30,7 +31,6 @@ from subspect.ground.text import legible
 from subspect.heads.history import CurvePoint
 from subspect.report.figures import _svg, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
 from subspect.statistics.outcomes import Calibration
-from test_curve import BOTH, REFITTED, point
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
 shares = st.floats(0, 1)
@@ -218,7 +218,7 @@ from matplotlib.figure import Figure
 from subspect import Supports
 from subspect.ground.drawing import drawing, save_figure
 from subspect.report.figures import curve_figure, shared_figure
-from test_curve import BOTH
+from curves import BOTH
 os.chdir(sys.argv[1])
 assert rcParams["text.usetex"]
 subprocess.Popen = None

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from skips import NO_CUDA
 from subspect import DecomposedHead, Supports
-from subspect.heads.head import _BLOCK, _BLOCKED, _CSR, Kernel
+from subspect.heads.head import _BLOCK, _BLOCKED, Kernel
 
 D = 5
 
@@ -224,10 +225,11 @@ def large(classes: int, d: int, k: int, dtype: torch.dtype = torch.float32) -> D
         (1000, 2048, 50, 0, "dense"),
     ],
 )
-def test_the_cheapest_kernel_is_taken(classes: int, d: int, k: int, images: int, kernel: str) -> None:
+def test_the_cheapest_kernel_is_taken(
+    classes: int, d: int, k: int, images: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.heads.head._CSR", True)  # as where PyTorch has MKL
     head = large(classes, d, k).requires_grad_(False)
-    if kernel == "csr" and not _CSR:
-        pytest.skip("PyTorch without MKL has no CSR product")
     assert head.kernel_for(images) == kernel
     assert head.kernel_for(images, learns=True) != "csr"
     assert head.to("meta").kernel_for(images) == "dense"
@@ -361,7 +363,7 @@ def test_exported_it_takes_any_batch(classes: int) -> None:
         torch.testing.assert_close(program.module()(x), head(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 @pytest.mark.parametrize("classes", [10, 1000])
 def test_on_a_gpu_the_dense_kernel_says_the_same(classes: int) -> None:
     supports = Supports([[label % 64, (label + 7) % 64] for label in range(classes)], 64)
@@ -371,3 +373,25 @@ def test_on_a_gpu_the_dense_kernel_says_the_same(classes: int) -> None:
     assert head.kernel_for(1) == head.kernel_for(32) == "dense"
     torch.testing.assert_close(head(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(head.score(x.cuda(), 3).cpu(), expected[:, 3], rtol=1e-3, atol=1e-3)
+
+
+def test_state_of_other_class_sizes_is_taken_where_the_total_is_the_same() -> None:
+    head, other = make([[0, 1], [2], []]).head(), make([[4], [3, 0], []], seed=1).head()
+    x = random(3, D)
+    with torch.no_grad():
+        head(x)  # what is prepared for the old supports is dropped
+    head.load_state_dict(other.state_dict())
+    assert head.rows.tolist() == [0, 1, 1]
+    assert torch.equal(head.dense_weight(), other.dense_weight())
+    with torch.no_grad():
+        assert torch.equal(head(x), other(x))
+
+
+def test_what_was_prepared_follows_supports_that_come_without_weights() -> None:
+    head, other = make([[0, 1], [2]]).head("dense"), make([[4], [3, 0]]).head()
+    x = random(3, D)
+    with torch.no_grad():
+        before = head(x)
+        head.load_state_dict({name: other.state_dict()[name] for name in ("indices", "offsets")}, strict=False)
+        assert not torch.equal(head(x), before)
+        torch.testing.assert_close(head(x), x @ head.dense_weight().T + head.bias)

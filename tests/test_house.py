@@ -1,4 +1,7 @@
-"""The house as docs/architecture.md draws it: the picture is the contract, every file stands in the table, none is too long."""
+"""The house as docs/architecture.md draws it: the picture is the contract, every file stands in the table, none is too long.
+
+And no test file imports from another: what several need lies in modules of its own.
+"""
 
 from __future__ import annotations
 
@@ -47,3 +50,10 @@ def test_files_and_functions_are_short() -> None:
         functions = (one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef))
         lengths += [(one.end_lineno or 0) - one.lineno + 1 for one in functions]
     assert sorted(lengths)[int(0.9 * len(lengths))] <= 25
+
+
+def test_no_test_file_imports_from_another() -> None:
+    for path in (ROOT / "tests").glob("*.py"):
+        assert not re.findall(
+            r"\b(?:from|import) test_\w+", path.read_text(encoding="utf-8").replace(f"from {path.stem} ", "")
+        ), path

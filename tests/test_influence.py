@@ -93,3 +93,9 @@ def test_planted_features_are_found() -> None:
     sums.update(x, labels)
     for supports in (frequency(top, 2), contribution(np.ones((3, 12), np.float32), sums, 2)):
         assert {label: sorted(supports[label].tolist()) for label in planted} == planted
+
+
+def test_a_class_of_images_without_activity_keeps_one_feature() -> None:
+    top = TopFeatures(1, D, [0.5])
+    top.update(np.zeros((4, D), np.float32), np.zeros(4, np.int64))
+    assert top.used(0.5).tolist() == [0] and frequency(top, 0.5)[0].tolist() == [0]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import subspect
 from conftest import PIXELS, Tiny
+from skips import NO_CUDA
 from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
 from subspect.networks.finding import Head
 from subspect.networks.network import Network, weights_fingerprint
@@ -1067,7 +1068,7 @@ def test_device_of_the_network() -> None:
     assert Network(Net().to("meta")).device == torch.device("meta")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 @pytest.mark.parametrize("kind", [Net, ConvThenPool, Tokens])
 def test_on_a_gpu_and_back(kind: type[Net]) -> None:
     model = kind()

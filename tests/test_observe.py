@@ -27,7 +27,6 @@ from conftest import PIXELS, Tiny, reseal
 from subspect import Network, Study, SubspectError, observe
 from subspect.ground.files import part_name
 from subspect.images.decoding import decode
-from subspect.studies.parts import in_part
 
 MakeFolder = Callable[..., Path]
 
@@ -144,15 +143,20 @@ subspect.observe(subspect.Network(Slow()), {folder!r}, {study!r}, batch_size=4)
 """
 
 
+class Slow(Tiny):
+    """The network of the script, without its pauses."""
+
+
 def script(pause: float, folder: Path, study: Path) -> list[str]:
     source = SCRIPT.format(tests=str(Path(__file__).parent), pause=pause, folder=str(folder), study=str(study))
     return [sys.executable, "-c", source]
 
 
-def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(each=20)
-    subprocess.run(script(0, folder, tmp_path / "whole"), check=True, timeout=120)
+    small_shards(monkeypatch)
     process = subprocess.Popen(script(0.15, folder, tmp_path / "killed"))
+    observe(Network(Slow()), folder, tmp_path / "whole", batch_size=4)
     first = tmp_path / "killed/sets/train/00000.arrow"
     deadline = time.monotonic() + 60
     while not first.exists() and time.monotonic() < deadline:
@@ -163,7 +167,7 @@ def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path) -> None:
     left = sorted(path.name for path in first.parent.glob("*.arrow"))
     assert 0 < len(left) < 8
     (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves
-    subprocess.run(script(0, folder, tmp_path / "killed"), check=True, timeout=120)
+    observe(Network(Slow()), folder, tmp_path / "killed", batch_size=4)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
@@ -505,58 +509,3 @@ def test_a_read_only_disk(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, m
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(SubspectError, match="cannot write .*Read-only file system; choose a folder"):
         observe(Network(tiny), torch.rand(2, 3, 8, 8), tmp_path / "study")
-
-
-# The study folder -----------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
-    with pytest.raises(SubspectError, match=r"no study in .*: it has no study.json; make one with: subspect observe"):
-        Study.open(tmp_path)
-
-
-def test_an_image_set_that_is_not_there(study: Study) -> None:
-    with pytest.raises(
-        SubspectError, match=r"no image set 'tset' in .* \(did you mean 'test'\?\); it has: train, test"
-    ):
-        study.image_set("tset")
-
-
-def test_a_newer_schema(study: Study) -> None:
-    reseal(study.path / "study.json", schema=3)
-    with pytest.raises(SubspectError, match="has schema version 3, this subspect reads 1 and 2; use the subspect that"):
-        Study.open(study.path)
-
-
-def test_a_manifest_of_something_else(study: Study) -> None:
-    (study.path / "study.json").write_text('{"schema": 1, "class_names": [], "colour": "red"}')
-    with pytest.raises(SubspectError, match="is not a manifest of subspect"):
-        Study.open(study.path)
-    (study.path / "study.json").write_text("{")
-    with pytest.raises(SubspectError, match="is not JSON"):
-        Study.open(study.path)
-
-
-def test_a_damaged_shard(study: Study) -> None:
-    shard = study.path / "sets/train/00000.arrow"
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(SubspectError, match=r"00000.arrow is damaged .* delete it and run the same observe"):
-        list(study.image_set("train").chunks())
-    image_set = study.image_set("train")
-    shard.unlink()
-    with pytest.raises(SubspectError, match="cannot read shard .*00000.arrow: No such file"):
-        list(image_set.chunks())
-    with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 0 of 1 shards; run the same"):
-        study.image_set("train")
-
-
-def test_the_split_is_a_fifth_and_does_not_depend_on_order(study: Study) -> None:
-    ids = [f"image {index}" for index in range(5000)]
-    first, second = in_part(ids, "all but 20 %"), in_part(ids, "held out 20 %")
-    assert np.array_equal(first, ~second) and in_part(ids, "all").all()
-    assert abs(first.mean() - 0.8) < 0.02
-    assert np.array_equal(in_part(ids[::-1], "all but 20 %"), first[::-1])
-    parts = [chunk for part in ("all but 20 %", "held out 20 %") for chunk in study.image_set("train").chunks(part)]
-    assert sorted(id for chunk in parts for id in chunk.ids) == sorted(
-        id for chunk in study.image_set("train").chunks() for id in chunk.ids
-    )

@@ -350,3 +350,14 @@ def test_the_path_of_a_class_is_nested_only_without_swaps() -> None:
     problem = Quadratic(0, np.array([2, 5, 9]), 1.0, x.T @ x, x.T @ (a + b), np.zeros(3), 0.0)
     assert [step.support.tolist() for step in problem.path(2, swaps=False)] == [[2], [2, 5]]
     assert sorted(problem.path(2)[1].support) == [5, 9]
+
+
+@pytest.mark.parametrize(("own", "taken"), [(1e-4, [0, 1, 2]), (1e-5, [0, 2])])
+def test_what_depends_on_those_taken_before_is_passed_over(own: float, taken: list[int]) -> None:
+    a, b, c = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 3)))[0].T
+    x = np.stack([a, a + own * b, c, np.zeros(60)], axis=1)  # a share of own² of the second's variance is its own
+    factor = Factor(x.T @ x, x.T @ (a + b + c), 4)
+    factor.take(np.array([0, 1, 3, 2, 0]))
+    assert factor.chosen == taken
+    for feature in (0, 2):
+        assert factor.pull[feature] == pytest.approx(0, abs=1e-9)

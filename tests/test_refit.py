@@ -585,3 +585,10 @@ def test_neither_blocks_nor_memory_change_what_is_chosen_anew(target: Target) ->
         assert_same(supports, one[0].supports)
         assert np.allclose(learned.weight, one[1].weight, atol=1e-6)
         assert np.allclose(learned.bias, one[1].bias, atol=1e-6)
+
+
+def test_where_rounding_ends_it_before_the_steps_do_no_warning_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    x, labels, dense = make(7)
+    with caplog.at_level(logging.WARNING, "subspect"):
+        found = refit(cut(x, labels), dense, some(7), nothing(), tolerance=0)
+    assert not found.converged and found.steps < 500 and not caplog.records

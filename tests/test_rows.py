@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import subspect
-from conftest import Tiny
+from conftest import Tiny, write_study
 from subspect.heads.history import Part
 from subspect.studies.image_set import ImageSet
 from subspect.studies.parts import in_part
@@ -25,10 +25,10 @@ ROW = 6 * 4  # bytes of an image's features
 
 
 @pytest.fixture
-def image_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+def image_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """120 images with six features in eight shards."""
-    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", SHARD)
-    study: subspect.Study = request.getfixturevalue("study")
+    monkeypatch.setattr("subspect.studies.observe._SHARD_IMAGES", SHARD)
+    study = write_study(tmp_path)
     assert len(study.image_set("train")) == IMAGES and study.image_set("train").manifest.n_shards == 8
     return study.image_set("train")
 

@@ -4,93 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
-from typer.testing import CliRunner, Result
 
 import subspect
-from conftest import PIXELS, Tiny
+from commands import command, parsed, said
+from planted import C, D, Wide, labels_of, observed, pictures, planted, promised, wide_study
 from subspect import Auto, Decomposition, Mean, Study, SubspectError, decompose, decompose_each, evaluate
 from subspect.choosing.boundary import Boundary
 from subspect.choosing.promise import at_least, most_lost
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Budget, allocate
-from subspect.cli import app
 from subspect.studies.rows import Rows
-
-Array = npt.NDArray[np.float64]
-C, D = 6, 40
-
-
-class Wide(nn.Module):
-    """A network whose features are the first pixels."""
-
-    def __init__(self, weight: Array) -> None:
-        super().__init__()
-        self.fc = nn.Linear(weight.shape[1], weight.shape[0])
-        with torch.no_grad():
-            self.fc.weight.copy_(torch.from_numpy(weight))
-            self.fc.bias.zero_()
-        self.preprocessing = PIXELS
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.fc(x.flatten(1)[:, : self.fc.in_features])
-        return out
-
-
-def promised(made: Decomposition) -> Any:
-    assert made.auto is not None and made.auto.promise is not None
-    return made.auto.promise
-
-
-def planted(classes: int = C, features: int = D) -> tuple[Array, list[list[int]]]:
-    """A head where three features of each class are strong and the others weak; and the strong ones."""
-    generator = np.random.default_rng(0)
-    weight = 0.05 * generator.standard_normal((classes, features))
-    strong = [sorted(generator.permutation(features)[:3].tolist()) for _ in range(classes)]
-    for label, own in enumerate(strong):
-        weight[label, own] += 2
-    return weight, strong
-
-
-def pictures(seed: int, images: int) -> torch.Tensor:
-    return torch.randn(images, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def labels_of(x: torch.Tensor, weight: Array, wrong: float = 0.2) -> npt.NDArray[np.int64]:
-    """What the network says, but for a share of the images."""
-    said = (x.flatten(1)[:, : weight.shape[1]].numpy() @ weight.T).argmax(axis=1)
-    generator = np.random.default_rng(len(x))
-    return np.where(generator.random(len(x)) < wrong, generator.integers(0, len(weight), len(x)), said)
-
-
-def observed(path: Path, weight: Array, **sets: torch.Tensor) -> Study:
-    """A study of image sets; those whose names begin with "plain" have no labels."""
-    network = subspect.Network(Wide(weight))
-    for name, x in sets.items():
-        images = x if name.startswith("plain") else (x, labels_of(x, weight))
-        study = subspect.observe(network, images, path, name, batch_size=100, show_progress=False)
-    return study
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of the planted head: sets to choose on, to size on and to promise on, and some that overlap with them."""
-    train, test, unseen = pictures(0, 600), pictures(1, 300), pictures(2, 1000)
-    mixed = torch.cat([train[:200], unseen[:300], test[:100]])
-    sets = {"train": train, "test": test, "unseen": unseen, "mixed": mixed, "again": train, "retest": test}
-    return observed(
-        tmp_path_factory.mktemp("wide") / "study", planted()[0], **sets, parts=train[:500], plain=unseen[:400]
-    )
+    return wide_study(tmp_path_factory.mktemp("wide") / "study")
 
 
 def agreeing(made: Decomposition, study: Study, on: str) -> int:
@@ -169,10 +104,6 @@ def test_where_no_size_keeps_the_tolerance(wide: Study, caplog: pytest.LogCaptur
         f"no number of features up to 2 a class loses at most 2 points of fidelity; the best: 2 a class lose {lost:.2f} "
         "points of fidelity on 300 images of 'test'"
     ) in caplog.text
-
-
-def test_what_was_asked_for_is_in_the_name() -> None:
-    assert str(Auto(0.02, most=7, confidence=0.99, promise="unseen")) == "auto0.02-most7-sure0.99-unseen"
 
 
 def test_where_nothing_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -270,16 +201,6 @@ def test_images_that_are_in_both_sets_are_left_out_of_the_promise(
 def test_an_image_set_to_promise_on_that_does_not_exist(wide: Study) -> None:
     with pytest.raises(SubspectError, match=r"no image set 'unsen' in .*did you mean 'unseen'.*it has: train, again, "):
         decompose(wide, Auto(0.3, promise="unsen"), refit=False)
-
-
-def test_the_promises_images_are_kept_out_of_every_choice(tmp_path: Path) -> None:
-    study = observed(tmp_path / "study", planted()[0], train=pictures(0, 400), another=pictures(1, 400))
-    made = decompose(study, Auto(0.4, promise="another"))
-    assert made.chosen_on == ("train", "all but 20 %") and made.auto is not None
-    assert tuple(made.auto.sized_on) == ("train", "held out 20 %") and promised(made).images == 400
-    made = decompose(study, Auto(0.4))
-    assert made.chosen_on == ("train", "all") and made.auto is not None
-    assert tuple(made.auto.sized_on) == ("another", "all")
 
 
 def test_the_cost_is_measured_on_images_that_the_size_was_not_chosen_on(tmp_path: Path) -> None:
@@ -418,33 +339,6 @@ def test_a_pool_for_a_network_that_always_says_the_same(tmp_path: Path) -> None:
     assert decompose(study, 2, pool=3).supports.sizes.tolist() == [0, 0, 0]
 
 
-# Refusals -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"k": Mean(3), "method": "contribution"},
-            "a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'contr",
-        ),
-        ({"k": "auto", "method": "frequency"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'freq"),
-        ({"k": 3, "pool": 5, "method": "contribution"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'"),
-        ({"k": 3, "pool": 41}, "a pool must have from 1 to the 40 features of the network; got 41"),
-        ({"k": 5, "pool": 4}, "a class cannot have 5 features from a pool of 4"),
-        ({"k": Mean(5), "pool": 4}, "a mean of 5 features needs 1 ≤ least ≤ mean ≤ most ≤ 4"),
-        ({"k": Auto(1.5)}, "the tolerance is a share between 0 and 1, such as 0.01; got 1.5"),
-        ({"k": Auto(most=0)}, "most must be at least 1"),
-        ({"k": 0.5}, "a share of the mass goes with method 'frequency'; 'pursuit' takes a whole k"),
-        ({"k": "five"}, "k = 'five' must be a whole number from 1 to the 40 features"),
-    ],
-)
-def test_what_does_not_go_together(wide: Study, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(SubspectError) as caught:
-        decompose(wide, **options)
-    assert message in str(caught.value)
-
-
 # Saved and loaded -----------------------------------------------------------------------------------------------------
 
 
@@ -470,96 +364,7 @@ def test_how_a_size_was_settled_is_the_same_after_loading(wide: Study) -> None:
     assert subspect.load_decomposition(wide, made.name).to_json() == made.to_json()
 
 
-def test_several_ways_in_one_pass(wide: Study) -> None:
-    made = decompose_each(wide, [2, Mean(2), Auto(0.3)])
-    assert [one.name for one in made] == ["pursuit-k2", "pursuit-mean2", "pursuit-auto0.3"]
-    assert made[0].to_json() == decompose(wide, 2).to_json()
-    assert made[2].to_json() == decompose(wide, Auto(0.3)).to_json()
-
-
-def test_trust_is_of_pursuit_alone(wide: Study) -> None:
-    made = decompose(wide, 3, method="contribution", refit=True)
-    assert made.trust is None and made.curve == () and made.rows(0)[0].stability is None
-    row = decompose(wide, 3).rows(0)[0]
-    assert row.stability is not None and 0.9 < row.stability <= 1
-
-
-# The main job ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_main_job_promises(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folders = [make_folder(name, each=30 + seed, seed=seed) for seed, name in enumerate(("train", "test", "promise"))]
-    network = subspect.Network(tiny)
-    made = subspect.run(
-        network,
-        folders[0],
-        tmp_path / "study",
-        test=folders[1],
-        promise=folders[2],
-        k=Auto(0.3),
-        refit=False,
-        show_progress=False,
-    )
-    assert made.study.set_names == ["train", "promise", "test"] and made.fidelity.where.image_set == "test"
-    assert made.decomposition.auto is not None
-    promise = promised(made.decomposition)
-    assert promise.set == "promise" and promise.images == 96
-    page = made.report.read_text(encoding="utf-8")
-    assert f"promise: {promise.text}, from images of &#39;promise&#39;." in page
-    with pytest.raises(SubspectError, match="two of the image sets given are the same; to choose features on"):
-        subspect.run(network, folders[0], tmp_path / "other", promise=folders[0], k=Auto())
-    with pytest.raises(SubspectError, match="images to promise something on go with k = 'auto'"):
-        subspect.run(network, folders[0], tmp_path / "other", promise=folders[2], k=5)
-    with pytest.raises(SubspectError, match="a pool must have from 1 to the 6 features of the network; got 7"):
-        subspect.run(network, folders[0], tmp_path / "other", k=5, pool=7)
-    assert not (tmp_path / "other").exists()
-
-
-def test_the_main_job_promises_with_auto_as_a_word(
-    tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    folders = [make_folder(name, each=20 + seed, seed=seed) for seed, name in enumerate(("train", "promise"))]
-    made = subspect.run(
-        subspect.Network(tiny), folders[0], tmp_path / "study", promise=folders[1], k="auto", show_progress=False
-    )
-    assert made.decomposition.k == "auto"
-
-
 # The command line -----------------------------------------------------------------------------------------------------
-
-MODEL = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.fc = nn.Linear(6, 3)
-    def forward(self, x):
-        return self.fc(self.conv(x).tanh().mean((2, 3)))
-
-def make():
-    torch.manual_seed(0)
-    return Net(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
-"""
-
-
-def command(line: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
-
-
-def parsed(line: str) -> Any:
-    return json.loads(command(f"{line} --json").stdout)
-
-
-def said(line: str, code: int) -> str:
-    """What is said on stderr, without frames and line breaks."""
-    result = command(line, code)
-    assert not result.stdout
-    return " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_auto_on_the_command_line(wide: Study) -> None:
@@ -670,24 +475,3 @@ def test_a_study_without_decompositions(tmp_path: Path) -> None:
     for option in (f"--figure {tmp_path}/curve.svg", "--class 0", "--decomposition pursuit-k2"):
         assert "has no decomposition; make one: subspect decompose" in said(f"show {study.path} {option}", 1)
     assert not (tmp_path / "curve.svg").exists()
-
-
-def test_the_main_job_on_the_command_line(
-    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("model.py").write_text(MODEL)
-    for seed, name in enumerate(("train", "test", "unseen")):
-        make_folder(name, each=20 + seed, seed=seed)
-    line = "run python:model.py:make train -o study --test test --no-images"
-    assert "--promise goes with -k auto" in said(f"{line} --promise unseen -k 3", 1)
-    assert not Path("study").exists()
-    value = parsed(f"{line} --promise unseen -k auto --tolerance 0.4 --most 4 --no-refit")
-    auto = value["decomposition"]["history"][1]
-    assert auto["promise"]["images"] == 66 and auto["promise"]["set"] == "promise" and auto["tolerance"] == 0.4
-    assert max(len(one["features"]) for one in value["decomposition"]["classes"]) <= 4
-    value = parsed(f"{line} -k mean:2:1:3 --pool 4 --target labels")
-    assert value["decomposition"]["name"] == "pursuit-mean2-1-3-pool4-labels"
-    value = parsed(f"{line} -k auto --tolerance 0.3 --measure accuracy")
-    assert value["decomposition"]["history"][1]["measure"] == "accuracy"
-    assert "-k must be a whole number" in " ".join(command(f"{line} -k mean:x", 2).stderr.replace("│", " ").split())

@@ -1,134 +1,33 @@
-"""Smaller networks: what is removed, what must stay, and that nothing changes; the curve of accuracy and multiplications."""
+"""Smaller networks: what is removed, what must stay, and that nothing changes."""
 
 from __future__ import annotations
 
 import builtins
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import subspect
-from conftest import PIXELS
-from subspect import DecomposedHead, Network, SubspectError, Supports, decompose_by_file
+from prunable import PIXELS_IN, Convolution, Flat, Made, MakeFolder, Mixed, Plain, Residual, Scaled
+from subspect import DecomposedHead, SubspectError
 from subspect.cli import app
 from subspect.giving.specialise import specialise
-from subspect.giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
-from subspect.heads.cost import head_costs, size_of
+from subspect.giving.tradeoff import tradeoff
 
-MakeFolder = Callable[..., Path]
-SUPPORTS = [[1, 4], [4, 7], [9, 1]]  # of 12 features; 2, 3, 5, 6, 8, 10, 11 and 0 are unused
 USED = (1, 4, 7, 9)
-
-
-class Plain(nn.Module):
-    """Convolution, batch norm, pooling, head: a channel is a feature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.first, self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 12, 3), nn.BatchNorm2d(12)
-            self.fc = nn.Linear(12, 3)
-            nn.init.uniform_(self.norm.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
-        self.preprocessing = PIXELS
-
-    def pooled(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.norm(self.conv(self.first(x).relu())).relu().mean((2, 3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(self.pooled(x))
-        return out
-
-
-class Residual(Plain):
-    """The channels are a sum that another block reads, but for those that come beside it, which only the head reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.conv, self.block, self.side = nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3)
-
-    def pooled(self, x: Tensor) -> Tensor:
-        first = self.first(x).relu()
-        stream = self.conv(first)
-        stream = stream + self.block(stream)
-        return torch.as_tensor(self.norm(torch.cat([stream, self.side(first)], dim=1)).relu().mean((2, 3)))
-
-
-class Mixed(Plain):
-    """Layer norm before the head: each feature depends on all channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.LayerNorm(12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(self.mix(self.pooled(x)))
-        return out
-
-
-class Scaled(Plain):
-    """The features are divided by their length, which no tracing sees as more than an elementwise function."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(F.normalize(self.pooled(x)))
-        return out
-
-
-class Flat(Plain):
-    """Features are places of channels: a channel goes only with all its places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(6, 3, 3), nn.BatchNorm2d(3)
-
-    def pooled(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.norm(self.conv(self.first(x).relu())).relu(), 2).flatten(1)
-
-
-class Convolution(Plain):
-    """The head is a 1×1 convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Conv2d(12, 3, 1)  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(self.pooled(x)[:, :, None, None])[:, :, 0, 0]
-        return out
-
-
-class Made:
-    def __init__(self, model: nn.Module, folder: Path, images: Path, supports: list[list[int]] = SUPPORTS) -> None:
-        self.model = model  # in training mode, and it stays so
-        self.network, self.images = Network(model), images
-        self.study = subspect.observe(self.network, images, folder / "study", "train", show_progress=False)
-        Supports(supports, 12).write(folder / "indices.json")
-        self.made = decompose_by_file(self.study, folder / "indices.json")
-
-    def wanted(self, pixels: Tensor, labels: list[int]) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = self.made.apply(self.model).eval()(pixels)[:, labels]
-        return logits
 
 
 @pytest.fixture
 def images(make_folder: MakeFolder) -> Path:
     return make_folder("train", each=20)
-
-
-PIXELS_IN = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 def test_unused_channels_are_removed(images: Path, tmp_path: Path) -> None:
@@ -143,34 +42,6 @@ def test_unused_channels_are_removed(images: Path, tmp_path: Path) -> None:
     assert one.network.fingerprint() == one.study.identity.fingerprint and one.model.training  # left as it was
     assert set(found.times) == {1, 7} and all(0 < r.low <= r.value <= r.high for r in found.times.values())
     assert not found.readers and json.dumps(found.to_json())
-
-
-def test_sizes_are_counted(images: Path, tmp_path: Path) -> None:
-    one = Made(Plain(), tmp_path, images)
-    found = specialise(one.study, one.made, network=one.network, classes=["c", 0], rounds=0)
-    first, places = 6 * 3 * 9 * 6 * 6, 4 * 4
-    assert found.dense.multiplications == first + 12 * 6 * 9 * places + 12 * 3
-    assert found.small.multiplications == first + 3 * 6 * 9 * places + 3 * 2  # few classes: the dense kernel
-    assert found.small.parameters == (6 * 3 * 9 + 6) + (3 * 6 * 9 + 3) + 2 * 3 + 4 + 2
-    assert found.dense.parameters == sum(parameter.numel() for parameter in one.model.parameters())
-    assert found.rows.multiplications == first + 12 * 6 * 9 * places + 12 * 2
-    assert found.rows.parameters == found.dense.parameters - 13 and "dense, these rows" in [
-        str(column.header) for column in found.tables()[0].columns
-    ]
-    assert found.times == {} and found.small.features == 3
-    alone = specialise(one.study, one.made, network=one.network, classes=np.array([1]), rounds=0)  # type: ignore[arg-type]
-    assert alone.labels == (1,) and not alone.among and str(alone.tables()[0].title).startswith("1 class: ")
-    large = DecomposedHead(Supports([[label % 400] for label in range(600)], 400), torch.ones(600), torch.zeros(600))
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 400), large.requires_grad_(False)).eval()
-    head = one.network.head
-    assert size_of(network, type(head)(**{**vars(head), "name": "2"}), PIXELS_IN).multiplications == 192 * 400 + 600
-
-
-def test_the_cost_of_a_head() -> None:
-    layer = DecomposedHead(Supports([[0, 3], [3], []], 10), torch.ones(3), torch.zeros(3))
-    dense, few = head_costs(layer)
-    assert (dense.multiplications, dense.bytes, dense.features) == (30, 4 * 33, 10)
-    assert (few.multiplications, few.features) == (3, 2) and few.bytes == 4 * (3 + 3 + 4 + 3)
 
 
 def test_some_classes_in_the_order_asked_for(images: Path, tmp_path: Path) -> None:
@@ -331,46 +202,10 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         specialise(nothing.study, nothing.made, network=nothing.network, classes=["a", "b"])
 
 
-def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path) -> None:
-    network = Network(Plain().eval())
-    study = subspect.observe(network, images, tmp_path / "study", "train", show_progress=False)
-    before = sorted(path.name for path in (tmp_path / "study").rglob("*"))
-    found = tradeoff(study, network=network, pools=[4, 8, 12], k=2, show_progress=False)
-    assert sorted(path.name for path in (tmp_path / "study").rglob("*")) == before
-    assert [one.pool for one in found.points] == [None, 12, 8, 4]
-    sizes = [one.size.multiplications for one in found.points]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
-    for one in found.points[1:]:
-        made = subspect.decompose(study, 2, pool=one.pool, show_progress=False)
-        cost = subspect.evaluate(study, made).overall
-        assert one.accuracy == cost.accuracy and one.fidelity == cost.fidelity
-        assert one.size.features == len(set(made.supports.flat.tolist())) <= (one.pool or 0)
-    dense = found.points[0]
-    assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.why
-    assert isinstance(found.plot(), Figure) and len(found.tables()[0].rows) == 4 and json.dumps(found.to_json())
-    assert found.plot().axes[0].get_xlabel().startswith("multiplications of the whole network")
-    flat = Tradeoff(
-        tuple(TradeoffPoint(one.pool, dense.size, one.accuracy, one.fidelity) for one in found.points), 2, "", "x"
-    )
-    axes = flat.plot().axes[0]
-    assert axes.get_xlabel().startswith("pool: features for all classes together")
-    assert sorted(text.xy[0] for text in axes.texts) == [4, 8, 12, 12]  # type: ignore[attr-defined]
-    with pytest.raises(
-        SubspectError, match="pools must be whole numbers from k = 2 to the layer's 12 features, got 1, 13"
-    ):
-        tradeoff(study, network=network, pools=[1, 4, 13], k=2)
-    with pytest.raises(SubspectError, match="to the layer's 12 features, got none"):
-        tradeoff(study, network=network, pools=[], k=2)
-    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4.5"):
-        tradeoff(study, network=network, pools=[4.5], k=2)  # type: ignore[list-item]
-    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4"):
-        tradeoff(study, network=network, pools=4, k=2)  # type: ignore[arg-type]
-
-
 def test_on_the_command_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(
-        "import sys\nsys.path.insert(0, " + repr(str(Path(__file__).parent)) + ")\nfrom test_specialise import Plain\n"
+        "import sys\nsys.path.insert(0, " + repr(str(Path(__file__).parent)) + ")\nfrom prunable import Plain\n"
     )
 
     def run(line: str, code: int = 0) -> str:

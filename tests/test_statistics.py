@@ -303,3 +303,24 @@ def test_confusion_and_calibration_count_plainly_and_merge() -> None:
             error += own.sum() / 200 * abs(confidence[own].mean() - (labels == said)[own].mean())
     assert bins.error() == pytest.approx(error) and joined.error() == pytest.approx(error)
     assert np.allclose(bins.means()[0], joined.means()[0]) and Calibration().error() == 0
+
+
+def test_certainty_falls_in_the_last_bin_of_a_calibration_and_its_absence_in_the_first() -> None:
+    bins = Calibration(10)
+    bins.update(
+        np.array([1.0, 1.0, np.nextafter(1, 0), 0.9, 0.5, 0.0]), np.array([True, False, True, True, False, False])
+    )
+    assert bins.images.tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 4]
+    assert bins.right.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert bins.confidence.tolist() == pytest.approx([0, 0, 0, 0, 0, 0.5, 0, 0, 0, 3.9])
+    assert bins.error() == pytest.approx((0.5 + 0.9) / 6)
+    assert [len(one) for one in bins.means()] == [3, 3]
+
+
+def test_an_image_needs_no_more_features_than_there_are() -> None:
+    """Sums in another order differ in the last place, and a share may lie between the two."""
+    share, d = float(np.nextafter(1, 0)), 200
+    top = TopFeatures(300, d, [share])
+    x = 10 ** np.random.default_rng(0).uniform(-12, 0, (300, d))
+    top.update(x.astype(np.float32), np.arange(300))
+    assert top.used(share).max() == d and (top.used(share) == top.counts(share).sum(axis=1)).all()

@@ -31,6 +31,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(timing, "time", made)
+    monkeypatch.setattr(timing, "_TURN", 0.02)
     return made
 
 

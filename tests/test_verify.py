@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,29 +51,6 @@ def test_checksums_are_added_beside_an_old_report(study: Study, caplog: pytest.L
     assert "no checksums yet" not in caplog.text and verify(study.path).checksums
 
 
-def test_a_copy_knows_which_decomposition_is_the_newest(study: Study, tmp_path: Path) -> None:
-    for k in (3, 1, 2):
-        subspect.decompose(study, k)
-    shutil.copytree(study.path, tmp_path / "copy")
-    for place, path in enumerate(sorted((tmp_path / "copy/decompositions").glob("*.safetensors"), reverse=True)):
-        os.utime(path, (place, place))  # a copy in another order
-    copied = Study.open(tmp_path / "copy")
-    assert copied.decomposition_names == ["pursuit-k3", "pursuit-k1", "pursuit-k2"] == study.decomposition_names
-    subspect.decompose(copied, 3)
-    assert subspect.load_decomposition(copied).name == "pursuit-k3"
-    shutil.copyfile(
-        copied.path / "decompositions/pursuit-k1.safetensors", copied.path / "decompositions/mine.safetensors"
-    )
-    assert subspect.load_decomposition(copied).name == "pursuit-k3"  # what was copied in is no news
-    order = copied.path / "decompositions/order.json"
-    order.write_text(order.read_text().replace("pursuit-k1", "pursuit-k9"))
-    with pytest.raises(SubspectError, match=r"order.json is damaged: .*; delete it, and name decompositions"):
-        subspect.load_decomposition(copied)
-    assert "decompositions/order.json" in {fault.path for fault in verify(copied.path).faults}
-    order.unlink()
-    assert set(copied.decomposition_names) == {"mine", "pursuit-k1", "pursuit-k2", "pursuit-k3"}  # by their time
-
-
 def test_damaged_manifests_and_heads_come_with_advice(study: Study) -> None:
     for name, advice in (
         ("sets/test/set.json", "or delete .*sets/test and observe it again"),
@@ -111,3 +87,45 @@ def test_a_later_set_takes_the_preprocessing_of_the_study(tiny: Tiny, make_folde
     assert study.set_names == ["train", "more"] and network.preprocessing is None
     with pytest.raises(SubspectError, match="declares no preprocessing and none was given"):
         subspect.observe(network, make_folder("more", seed=1), tmp_path / "another")
+
+
+def test_verify_lists_all_that_is_wrong(study: Study) -> None:
+    subspect.decompose(study, 2)
+    subspect.decompose(study, 1)
+    for name in ("sets/train/00000.arrow", "decompositions/pursuit-k1.safetensors", "head.safetensors"):
+        data = bytearray((study.path / name).read_bytes())
+        data[-20] ^= 4
+        (study.path / name).write_bytes(data)
+    (study.path / "sets/test/00000.arrow").unlink()
+    (study.path / "holiday.jpg").write_bytes(b"")
+    made = verify(study.path)
+    assert {fault.path for fault in made.faults} == {
+        "sets/train/00000.arrow",
+        "decompositions/pursuit-k1.safetensors",
+        "head.safetensors",
+        "sets/test",
+    }
+    assert "not subspect's, and left alone: holiday.jpg" in made.notes
+    assert made.to_json()["sound"] is False and "4 are not as they should be" in str(made.tables()[0].title)
+    assert (study.path / "holiday.jpg").exists()
+
+
+def test_verify_looks_at_the_report(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.report.SINGLE", 2)
+    made = subspect.decompose(study, 2)
+    report = subspect.write_report(study, made, fidelity=subspect.evaluate(study, made))
+    assert verify(study.path).sound
+    page = next((study.path / "report-pages").glob("*/class-0.html"))
+    page.write_bytes(page.read_bytes() + b" ")
+    [fault] = verify(study.path).faults
+    assert fault.path == "report.html" and "its pages are missing or not as subspect wrote them: " in fault.what
+    report.write_bytes(report.read_bytes() + b" ")
+    [fault] = verify(study.path).faults
+    assert "it is not as subspect wrote it (changed, damaged, or another program's)" in fault.what
+
+
+def test_verify_of_a_sound_study(study: Study) -> None:
+    before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
+    made = verify(study.path, write=True)
+    assert made.sound and made.checksums and made.images == 165 and not made.notes
+    assert {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()} == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -143,14 +142,6 @@ def test_nothing_is_held_out(train: Study) -> None:
     assert settled.auto is not None and settled.auto.sized_on == ("train", "all") and where(train, settled).sized
 
 
-@pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), "half"])
-def test_shares_that_cannot_be_held_out(train: Study, share: Any) -> None:
-    with pytest.raises(
-        SubspectError, match=r"hold_out \(--hold-out\) must be a share from 0, for none, to below 1; got"
-    ):
-        subspect.decompose(train, 2, hold_out=share)
-
-
 def test_parts_of_files_of_before_are_read() -> None:
     chosen = {"method": "pursuit", "k": 2, "set": "train", "part": "80 %"}
     settled = {"tolerance": 0.1, "measure": "fidelity", "met": True, "sized_on": ["train", "20 %"]}
@@ -158,3 +149,107 @@ def test_parts_of_files_of_before_are_read() -> None:
     first, second = read_history([chosen, {**settled, **rest}], Path("x"), 3)
     assert isinstance(first, Chosen) and first.part == "all but 20 %"
     assert isinstance(second, Settled) and second.sized_on == ("train", "held out 20 %")
+
+
+def test_which_set_is_taken_unless_one_is_named(train: Study, tiny: Tiny) -> None:
+    made = subspect.decompose(train, 2, show_progress=False)
+    asked = [where(train, made).image_set]
+    for seed, name in enumerate(("a-bare", "b", "c", "test"), 1):
+        images, labels = pictures(30, seed)
+        given = images if name == "a-bare" else (images, labels)
+        study = subspect.observe(Network(tiny), given, train.path, name, batch_size=16, show_progress=False)
+        asked.append(where(study, made).image_set)
+    # the images held out; what has no labels, if there is nothing else; the first that has; "test" before all others
+    assert asked == ["train", "a-bare", "b", "b", "test"]
+    assert where(study, made, "c").image_set == "c"
+
+
+def test_the_set_that_the_number_was_chosen_on_is_taken_last(train: Study, tiny: Tiny) -> None:
+    study = more(train, tiny, *pictures(30, 1), name="test")
+    made = subspect.decompose(study, subspect.Auto(0.5), show_progress=False)
+    assert made.auto is not None and made.auto.sized_on == ("test", "all")
+    found = where(study, made)
+    assert (found.image_set, found.sized, found.held_out) == ("test", True, True)
+    assert (
+        found.note == "30 images of 'test'; the number of features was chosen on them, so the figures flatter a little"
+    )
+    assert found.to_json()["sized"] is True and found.to_json()["note"] == found.note
+    study = more(study, tiny, *pictures(30, 2), name="valid")
+    fresh = where(study, made)
+    assert (fresh.image_set, fresh.sized, fresh.note) == ("valid", False, "30 images of 'valid'")
+    assert where(study, made, "test").sized
+
+
+def test_the_set_of_a_promise_is_one_that_the_number_was_chosen_on(train: Study, tiny: Tiny) -> None:
+    study = more(train, tiny, *pictures(30, 1), name="test")
+    study = more(study, tiny, *pictures(40, 2), name="unseen")
+    made = subspect.decompose(study, subspect.Auto(0.9, promise="unseen"), show_progress=False)
+    assert made.auto is not None and made.auto.promise is not None and made.auto.promise.set == "unseen"
+    assert where(study, made).image_set == "test" and where(study, made).sized and where(study, made, "unseen").sized
+    study = more(study, tiny, *pictures(30, 3), name="valid")
+    assert where(study, made).image_set == "valid" and not where(study, made).sized
+
+
+def test_what_else_is_said_of_the_images(tiny: Tiny, tmp_path: Path) -> None:
+    images, labels = pictures(60)
+    path = tmp_path / "study"
+    subspect.observe(Network(tiny), (images, labels % 2), path, batch_size=16, show_progress=False)
+    for seed, (name, given) in enumerate({"test": labels, "bare": None}.items(), 1):
+        fresh = pictures(60, seed)[0]
+        source = fresh if given is None else (fresh, given)
+        study = subspect.observe(Network(tiny), source, path, name, batch_size=16, show_progress=False)
+    made = subspect.decompose(study, 2, show_progress=False)
+    assert made.unseen == (2,)
+    found = where(study, made)
+    assert found.unseen == 20 and found.labelled
+    assert found.note == (
+        "60 images of 'test'; 20 are of classes that had no image to choose features on and keep their dense row"
+    )
+    bare = where(study, made, "bare")
+    assert not bare.labelled
+    assert bare.note.endswith("; no labels: the dense network's own predictions stand in, so accuracy here is fidelity")
+    assert set(found.to_json()) == {
+        *("image_set", "part", "images", "held_out", "sized", "labelled", "unseen", "left_out", "note")
+    }
+
+
+def test_the_images_of_the_choice_are_all_taken_rows_of_zeros_or_not(tmp_path: Path) -> None:
+    head = torch.nn.Linear(4, 3)
+    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+    x[::5] = 0
+    network, labels = Network(torch.nn.Sequential(head)), torch.arange(30) % 3
+    study = subspect.observe(network, (x, labels), tmp_path / "study", show_progress=False)
+    made = subspect.decompose(study, 2, hold_out=0, show_progress=False)
+    found = where(study, made, "train")
+    assert (found.images, found.left_out, found.held_out) == (30, 0, False)
+    study = subspect.observe(network, (x, labels), study.path, "same", show_progress=False)
+    found = where(study, made, "same")
+    assert (found.images, found.left_out, found.held_out) == (30, 0, False)
+    assert sum(len(chunk.ids) for chunk in found.chunks()) == 30
+
+
+def test_images_of_the_choice_under_another_label(tiny: Tiny, tmp_path: Path) -> None:
+    """They are left out, and don't count among those of classes without images; unless nothing else is there."""
+    (images, labels), fresh, path = pictures(60), pictures(30, 1), tmp_path / "study"
+    study = subspect.observe(Network(tiny), (images, labels % 2), path, batch_size=16, show_progress=False)
+    twos = torch.full((60,), 2)
+    study = more(study, tiny, torch.cat([images, fresh[0]]), torch.cat([twos, fresh[1]]))
+    study = more(study, tiny, images[:20], twos[:20], name="nothing-else")
+    made = subspect.decompose(study, 2, show_progress=False)
+    found = where(study, made, "test")
+    assert (found.images, found.left_out, found.unseen) == (30, 60, 10)
+    found = where(study, made, "nothing-else")
+    assert (found.images, found.left_out, found.unseen, found.held_out) == (20, 0, 20, False)
+
+
+def test_all_images_of_a_refit_are_left_out_though_a_part_of_the_choices_was_set_apart(
+    train: Study, tiny: Tiny
+) -> None:
+    made = subspect.decompose(train, 2, show_progress=False)
+    assert made.chosen_on == ("train", "all but 20 %")
+    fresh = pictures(90, 1)
+    study = more(train, tiny, fresh[0][:50], fresh[1][:50], name="refit")
+    edited = subspect.edit(study, made, drop=(), refit_on="refit").decomposition
+    study = more(study, tiny, *fresh)
+    found = where(study, edited)
+    assert (found.image_set, found.images, found.left_out) == ("test", 40, 50)

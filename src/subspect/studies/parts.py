@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ def split(hold_out: float) -> tuple[Part, Part]:
         raise SubspectError(f"hold_out (--hold-out) must be a share from 0, for none, to below 1; got {hold_out!r}")
     if not hold_out:
         return "all", "all"
-    percent = f"{100 * hold_out:.10g} %"
+    percent = f"{Decimal(f'{100 * hold_out:.10g}'):f} %"  # never as 1e-06, which isn't read as a part
     return f"all but {percent}", f"held out {percent}"
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from subspect.heads.history import Part
 from subspect.studies.image_set import ImageSet
@@ -45,10 +46,16 @@ def prints(features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """Look once for the libraries that multiply matrices: that takes milliseconds, as long as a step of a small refit."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
     """Run small matrix products in several threads, each product in one: nested threads would wait for each other."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         yield pool
 
 

@@ -1,0 +1,45 @@
+"""The command line, run within the tests' process, and what it says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from subspect.cli import app
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 3)
+    def forward(self, x):
+        return self.fc(self.conv(x).tanh().mean((2, 3)))
+
+def make():
+    torch.manual_seed(0)
+    return Net(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
+"""
+
+
+def command(line: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def parsed(line: str) -> Any:
+    return json.loads(command(f"{line} --json").stdout)
+
+
+def said(line: str, code: int) -> str:
+    """What is said on stderr, without frames and line breaks."""
+    result = command(line, code)
+    assert not result.stdout
+    return " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,55 @@
+"""Accuracy against multiplications: each point is what decomposing, measuring and pruning say of its pool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+import subspect
+from prunable import MakeFolder, Plain
+from subspect import Network, SubspectError
+from subspect.giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
+
+
+@pytest.fixture
+def images(make_folder: MakeFolder) -> Path:
+    return make_folder("train", each=20)
+
+
+def test_the_curve_of_accuracy_and_multiplications(images: Path, tmp_path: Path) -> None:
+    network = Network(Plain().eval())
+    study = subspect.observe(network, images, tmp_path / "study", "train", show_progress=False)
+    before = sorted(path.name for path in (tmp_path / "study").rglob("*"))
+    found = tradeoff(study, network=network, pools=[4, 8, 12], k=2, show_progress=False)
+    assert sorted(path.name for path in (tmp_path / "study").rglob("*")) == before
+    assert [one.pool for one in found.points] == [None, 12, 8, 4]
+    sizes = [one.size.multiplications for one in found.points]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+    for one in found.points[1:]:
+        made = subspect.decompose(study, 2, pool=one.pool, show_progress=False)
+        cost = subspect.evaluate(study, made).overall
+        assert one.accuracy == cost.accuracy and one.fidelity == cost.fidelity
+        assert one.size.features == len(set(made.supports.flat.tolist())) <= (one.pool or 0)
+    dense = found.points[0]
+    assert dense.accuracy == cost.dense_accuracy and dense.size.features == 12 and not found.why
+    assert isinstance(found.plot(), Figure) and len(found.tables()[0].rows) == 4 and json.dumps(found.to_json())
+    assert found.plot().axes[0].get_xlabel().startswith("multiplications of the whole network")
+    flat = Tradeoff(
+        tuple(TradeoffPoint(one.pool, dense.size, one.accuracy, one.fidelity) for one in found.points), 2, "", "x"
+    )
+    axes = flat.plot().axes[0]
+    assert axes.get_xlabel().startswith("pool: features for all classes together")
+    assert sorted(text.xy[0] for text in axes.texts) == [4, 8, 12, 12]  # type: ignore[attr-defined]
+    with pytest.raises(
+        SubspectError, match="pools must be whole numbers from k = 2 to the layer's 12 features, got 1, 13"
+    ):
+        tradeoff(study, network=network, pools=[1, 4, 13], k=2)
+    with pytest.raises(SubspectError, match="to the layer's 12 features, got none"):
+        tradeoff(study, network=network, pools=[], k=2)
+    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4.5"):
+        tradeoff(study, network=network, pools=[4.5], k=2)  # type: ignore[list-item]
+    with pytest.raises(SubspectError, match="to the layer's 12 features, got 4"):
+        tradeoff(study, network=network, pools=4, k=2)  # type: ignore[arg-type]
