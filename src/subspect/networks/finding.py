@@ -35,7 +35,8 @@ from subspect.networks.parts import (
 )
 
 log = logging.getLogger("subspect")
-_MOST = 6  # layers that a head may be the sum of
+_MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for
+_MOVED = 4  # copies of the images, each moved by a pixel more, from which factors are taken
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,11 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     _check_outputs(seen, tensors)
     if asked and (len(names_of(asked)) > 1 or asked[0][0] != Part(asked[0][0].name)):
         return _as_asked(model, asked, seen, tensors)
-    matches = _matches(seen, tensors, watched[name] if name is not None else None)
+    alike = _matches(seen, tensors, watched[name] if name is not None else None)
+    matches = alike if name is not None else [one for one in alike if one[0] == next(iter(tensors))]
     if matches:
         which, call, position = matches[0]
-        _tell_others(call, {one.name for _, one, _ in matches if one.module is not call.module})
+        _tell_others(call, {one.name for _, one, _ in alike if one.module is not call.module})
         groups: Groups = ((Part(call.name, 1.0, position),),)
     elif name is not None:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
@@ -145,11 +147,10 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
 def _matches(
     seen: list[_Seen], tensors: Mapping[int, Tensor], asked: nn.Module | None
 ) -> list[tuple[int, _Seen, Position]]:
-    """List the calls that give the logits, the last first; of a layer that was asked for, those that give any output."""
-    places = list(tensors.items()) if asked is not None else list(tensors.items())[:1]
+    """List the calls that give one of the network's outputs, the last first; of a layer that was asked for, its own alone."""
     return [
         (place, one, position)
-        for place, logits in places
+        for place, logits in tensors.items()
         for one in reversed(seen)
         if asked is None or one.module is asked
         for position in one.positions
@@ -198,23 +199,29 @@ def _as_asked(model: nn.Module, groups: Groups, seen: list[_Seen], tensors: Mapp
 
 
 def _sum(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module], seen: list[_Seen], logits: Tensor) -> Groups:
-    """Find factors by which some layers' outputs add up to the logits, the fewest layers first; nothing where there are none."""
+    """Find factors by which some layers' outputs add up to the logits, the fewest layers first; nothing if there are none.
+
+    The factors are taken from some images and their moved copies, and must hold on others.
+    """
+    other = None
+    if pixels.is_floating_point():
+        more = torch.cat([pixels, *(pixels.roll(step, -1) for step in range(1, _MOVED))])
+        seen, outputs = _watch(model, more, watched)
+        logits, other = next(iter(_logits_among(outputs, len(more)).values())), pixels.flip(-1)
     terms = [
         (one, position)
         for one in reversed(seen)
         for position in one.positions
         if one.at(position).shape == logits.shape and bool(one.result.isfinite().all())
-    ][:12]
-    other = pixels.flip(-1).roll(1, -1) if pixels.is_floating_point() else None
+    ][:_TERMS]
     for count in range(1, min(len(terms), _MOST) + 1):
         for chosen in combinations(terms, count):
             factors = _factors([one.at(position) for one, position in chosen], logits)
             if factors is None:
                 continue
-            groups = _grouped(
-                [(one, position, factor) for (one, position), factor in zip(chosen, factors, strict=True)]
-            )
-            if other is None or _holds(model, groups, other, watched, logits.shape):
+            parts = [(*one, factor) for one, factor in zip(chosen, factors, strict=True)]
+            groups = _grouped(parts)
+            if other is None or _holds(model, groups, other, watched):
                 log.info("the head is a sum of layers: %s", written(groups))
                 return groups
     return ()
@@ -257,13 +264,13 @@ def _grouped(terms: Sequence[tuple[_Seen, Position, float]]) -> Groups:
     return tuple(tuple(parts) for _, parts in groups)
 
 
-def _holds(model: nn.Module, groups: Groups, pixels: Tensor, watched: dict[str, nn.Module], shape: torch.Size) -> bool:
+def _holds(model: nn.Module, groups: Groups, pixels: Tensor, watched: dict[str, nn.Module]) -> bool:
     """Tell whether a sum of layers gives the logits of other images as well."""
     seen, outputs = _watch(model, pixels, watched)
     logits = next(iter(_logits_among(outputs, len(pixels)).values()))
     calls = {one.name: one for one in seen}
     total = sum(part.factor * calls[part.name].at(part.position).double() for group in groups for part in group)
-    return logits.shape == shape and _same(torch.as_tensor(total).to(logits.dtype), logits)
+    return _same(torch.as_tensor(total).to(logits.dtype), logits)
 
 
 def _logits_among(outputs: list[Tensor], images: int) -> dict[int, Tensor]:
