@@ -23,8 +23,10 @@ import subspect
 from conftest import PIXELS, Tiny
 from skips import NO_CUDA
 from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
+from subspect.heads.placing import with_decomposed
 from subspect.networks.finding import Head
-from subspect.networks.network import Network, weights_fingerprint, with_head
+from subspect.networks.network import Network, weights_fingerprint
+from subspect.networks.parts import with_layers
 
 D, C = 6, 3
 
@@ -67,12 +69,12 @@ class Net(nn.Module):
         return self.fc(x)
 
 
-def expect(model: nn.Module, name: str, features: Tensor, logits: Tensor, n: int = 4, **options: Any) -> Head:
+def expect(model: nn.Module, name: str | None, features: Tensor, logits: Tensor, n: int = 4, **options: Any) -> Head:
     """The head has this name, and `read` gives these features and logits."""
     network = Network(model, **options)
     head = network.find_head(pixels(n)[:2])
     read, own = network.read(pixels(n))
-    assert head.name == name
+    assert name is None or head.name == name
     assert head.exact
     assert head is network.head
     assert (head.n_classes, head.n_features) == (logits.shape[1], features.shape[1]) == tuple(head.weight.shape)
@@ -279,9 +281,25 @@ class MaxOverTokens(Tokens):
         return self.fc(self.map(x).flatten(2).transpose(1, 2)).amax(1)
 
 
-@pytest.mark.parametrize("kind", [FirstToken, MaxOverTokens])
-def test_another_pooling_than_the_mean_is_refused(kind: type[Net]) -> None:
-    refuse(kind(), r"by its mean over positions\); pass head='module.name' .* candidates: fc$")
+class LastToken(Tokens):
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.map(x).flatten(2).transpose(1, 2))[:, -1]
+
+
+@pytest.mark.parametrize(("kind", "place", "name"), [(FirstToken, 0, "fc@first"), (LastToken, -1, "fc@last")])
+def test_a_head_of_which_one_position_counts(kind: type[Tokens], place: int, name: str) -> None:
+    model = kind().eval()
+    with torch.no_grad():
+        features, logits = model.map(pixels()).flatten(2)[..., place], model(pixels())
+    expect(model, name, features, logits)
+    expect(model, name, features, logits, head=name)
+
+
+def test_another_pooling_of_positions_is_refused() -> None:
+    refuse(
+        MaxOverTokens(),
+        r"by its mean over positions, the first or the last\), nor a sum of some; pass head='module.name' .* candidates: fc$",
+    )
 
 
 def test_without_bias() -> None:
@@ -651,11 +669,118 @@ class TwoHeads(Net):
         return (main, distilled) if self.training else (main + distilled) / 2
 
 
-def test_two_heads_averaged() -> None:
+def test_two_heads_averaged(caplog: pytest.LogCaptureFixture) -> None:
+    model = TwoHeads()
+    features, _ = truth(model)
+    with torch.no_grad():
+        logits = model.eval()(pixels())
+    with caplog.at_level("INFO"):
+        head = expect(model, "0.5*fc + 0.5*head_dist", features, logits)
+    assert "the head is a sum of layers: 0.5*fc + 0.5*head_dist" in caplog.text
+    torch.testing.assert_close(head.weight, (model.fc.weight + model.head_dist.weight).detach() / 2)
+
+
+class OwnInputs(Net):
+    """The sum of three heads with factors, two of them on inputs of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(width, C) for width in (D, 4, D))
+        self.idle = nn.Linear(D, C)
+
+    def finish(self, x: Tensor) -> Any:
+        self.idle(x)
+        return 0.25 * self.first(x) + 0.75 * self.second(x[:, :4].tanh()) - 1.5 * self.third(x)
+
+
+def test_a_sum_of_heads_on_several_inputs() -> None:
+    model = OwnInputs().eval()
+    x, _ = truth(model)
+    with torch.no_grad():
+        logits = model(pixels())
+    features = torch.cat([x, x[:, :4].tanh()], dim=1)
+    head = expect(model, "0.25*first + -1.5*third | 0.75*second", features, logits)
+    assert (head.n_features, list(head.layers)) == (D + 4, ["first", "third", "second"])
+    wanted = torch.cat([0.25 * model.first.weight - 1.5 * model.third.weight, 0.75 * model.second.weight], dim=1)
+    torch.testing.assert_close(head.weight, wanted.detach())
+    assert torch.equal(expect(model, head.name, features, logits, head=head.name).weight, head.weight)
+
+
+@pytest.mark.parametrize("share", [0.4, 1 / 3])
+def test_a_temperature_is_a_factor(share: float) -> None:
+    model = Returns(lambda logits, map: logits * share)
+    features, logits = truth(model)
+    head = expect(model, None, features, share * logits)
+    [[part]] = head.groups
+    assert part.name == "fc" and part.factor == pytest.approx(share, rel=1e-6)
+    torch.testing.assert_close(head.weight, share * model.fc.weight.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_few_numbers_fit_by_chance_is_no_head() -> None:
+    """Of two images and two classes four numbers are known: too few for layers that have nothing to do with the logits."""
+
+    class Chance(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.many = nn.ModuleList(nn.Linear(D, 2) for _ in range(5))
+            self.fc = nn.Linear(D, 2)
+
+        def finish(self, x: Tensor) -> Any:
+            for layer in self.many:
+                layer(x)
+            return self.fc(x).tanh()
+
+    refuse(Chance(), "head not found: .* nor a sum of some")
+
+
+def test_what_is_not_called_logits_does_not_stand_in_for_them() -> None:
+    """As the DeiT of transformers with a teacher: ``logits`` is what two heads make, beside each of them alone."""
+
+    class Teacher(TwoHeads):
+        def finish(self, x: Tensor) -> Any:
+            main, distilled = self.fc(x), self.head_dist(x)
+            return {"cls_logits": main, "distillation_logits": distilled, "logits": (main + distilled) / 2}
+
+    assert Network(Teacher()).find_head(pixels()).name == "0.5*fc + 0.5*head_dist"
+    assert Network(Teacher(), head="fc").find_head(pixels()).name == "fc"
+
+    class Squashed(TwoHeads):
+        def finish(self, x: Tensor) -> Any:
+            return {"cls_logits": self.fc(x), "logits": self.fc(x.tanh()).tanh()}
+
+    refuse(Squashed(), "head not found: .* other tensors that the network returns are the output of fc; pass head=")
+
+
+@pytest.mark.parametrize("text", ["2*fc@middle", "0*fc", "x*fc", "fc head", "1e*fc"])
+def test_heads_that_cannot_be_read(text: str) -> None:
     refuse(
-        TwoHeads(),
-        r"the network averages two heads, 'fc' and 'head_dist'; .* candidates: hidden, fc, head_dist$",
+        Net(),
+        "cannot read the head .*: expected a module's name, or a sum such as '0.5\\*head | 0.5\\*head_dist'",
+        text,
     )
+
+
+def test_a_sum_that_was_named_must_give_the_logits() -> None:
+    refuse(
+        TwoHeads(), "the layers '0.5[*]fc . 0.4[*]head_dist' do not give the network's logits", "0.5*fc + 0.4*head_dist"
+    )
+    refuse(TwoHeads(), "head 'other' is not an nn.Linear", "0.5*fc + 0.5*other")
+
+
+@pytest.mark.parametrize("kind", [TwoHeads, OwnInputs, FirstToken])
+def test_a_decomposed_copy_of_a_sum_gives_the_decomposed_logits(kind: type[Net]) -> None:
+    model = kind().eval()
+    network = Network(model)
+    head = network.find_head(pixels())
+    features, _ = network.read(pixels())
+    rows = [[0, head.n_features - 1], [], list(range(head.n_features))]
+    supports = Supports(rows, head.n_features)
+    weights = torch.linspace(-1, 1, len(supports.flat))
+    whole = DecomposedHead(supports, weights, torch.tensor([0.5, -1.0, 2.0]))
+    with torch.no_grad():
+        said = with_decomposed(model, head.name, whole)(pixels())
+        torch.testing.assert_close(said, whole(features), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(said, model(pixels()))
 
 
 def test_named_head_of_two_averaged_stands_for_the_logits(caplog: pytest.LogCaptureFixture) -> None:
@@ -713,7 +838,7 @@ class Many(Net):
 
 
 def test_many_candidates_are_cut_short() -> None:
-    refuse(Many(), r"candidates: many.0, .*, many.7, … \(3 more\)$")
+    refuse(Many(), r"candidates: many.10, .*, many.3, … \(3 more\)$")
     refuse(Many(), r"its linear layers: fc, many.0, .*, many.6, … \(4 more\)$", "zzz")
 
 
@@ -737,7 +862,7 @@ class Doubled(Net):
 
 
 def test_no_layer_with_as_many_outputs() -> None:
-    refuse(Doubled(), r"candidates: none with 4 outputs \(linear layers that ran: hidden with 6, fc with 2\)$")
+    refuse(Doubled(), r"candidates: none with 4 outputs \(linear layers that ran: fc with 2, hidden with 6\)$")
 
 
 class Twice(Net):
@@ -1218,7 +1343,7 @@ def test_with_head_leaves_the_original_untouched(used: Net) -> None:
         given_.append(old)
         return nn.Linear(D, 5)
 
-    swapped = with_head(used, "fc", make)
+    swapped = with_layers(used, {"fc": make})
     assert snapshot(used) == before
     assert len(given_) == 1
     assert given_[0] is not used.fc  # the copy's own, so that a change of it stays in the copy
@@ -1247,7 +1372,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("name", ["fc", "layers.2", "by_name.main"])
 def test_with_head_replaces_every_name_of_a_module(name: str) -> None:
     model = Shared()
-    swapped: Any = with_head(model, name, lambda old: nn.Linear(D, 5))
+    swapped: Any = with_layers(model, {name: lambda old: nn.Linear(D, 5)})
     assert swapped.fc is swapped.layers[2] is swapped.by_name["main"]
     assert swapped.fc.out_features == 5
     assert swapped.by_name["other"].out_features == C
@@ -1259,13 +1384,13 @@ def test_with_head_replaces_every_name_of_a_module(name: str) -> None:
 
 def test_with_head_of_a_network_that_is_its_head() -> None:
     model, new = nn.Linear(D, C), nn.Linear(D, 5)
-    assert with_head(model, "", lambda old: new) is new
+    assert with_layers(model, {"": lambda old: new}) is new
     assert model.out_features == C
 
 
 def test_with_head_of_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="nothing"):
-        with_head(Net(), "nothing", lambda old: old)
+        with_layers(Net(), {"nothing": lambda old: old})
 
 
 def everything(head: Head, convolution: bool) -> DecomposedHead:
@@ -1277,6 +1402,6 @@ def everything(head: Head, convolution: bool) -> DecomposedHead:
 def test_a_decomposed_head_that_keeps_everything_changes_nothing(kind: type[Net]) -> None:
     model = kind().eval()
     head = Network(model).find_head(pixels())
-    swapped = with_head(model, head.name, lambda old: everything(head, isinstance(old, nn.Conv2d)))
+    swapped = with_layers(model, {head.name: lambda old: everything(head, isinstance(old, nn.Conv2d))})
     with torch.no_grad():
         torch.testing.assert_close(swapped(pixels()), model(pixels()))

@@ -31,10 +31,12 @@ from subspect.ground.files import atomic, check_free
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.head import MANY, DecomposedHead
+from subspect.heads.head import MANY
+from subspect.heads.placing import decomposed_layers
 from subspect.images.opening import ImageSource
 from subspect.networks.finding import Head, logits_of
-from subspect.networks.network import Network, with_head
+from subspect.networks.network import Network
+from subspect.networks.parts import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import head_of, real_images, same_network
 from subspect.studies.study import Study, StudyLike
@@ -272,10 +274,12 @@ def write(
         SubspectError: it cannot be exported, or says something else.
     """
     pixels = pixels.cpu()
-    layer = cast(DecomposedHead, small.get_submodule(head.name))
-    kind = kind_of(layer) if format == "onnx" else layer.kernel_for(MANY)
+    layers = dict(decomposed_layers(small, head.name))
+    kinds = {kind_of(layer) if format == "onnx" else layer.kernel_for(MANY) for layer in layers.values()}
+    kind = ", ".join(sorted(kinds))
     known = {**about, **({"opset": opset} if format == "onnx" else {})}
-    given = with_head(small, head.name, lambda _: onnx_head(layer)) if format == "onnx" else small
+    makes = {name: lambda _, layer=layer: onnx_head(layer) for name, layer in layers.items()}
+    given = with_layers(small, makes) if format == "onnx" else small
     ours, theirs, given = (_Logits(copy.deepcopy(model), head) for model in (small, dense, given))
     data, run = made_as(given, format, pixels, known, opset)
     dense_data, dense_run = made_as(theirs, format, pixels, known, opset)

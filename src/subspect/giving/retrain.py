@@ -15,6 +15,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.layers import layer_names
-from subspect.networks.network import Network, with_head
+from subspect.networks.network import Network
+from subspect.networks.parts import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.observe import find_head
 from subspect.studies.parts import hashed
@@ -86,9 +88,10 @@ def train(
         )
     match = match_classes(source, head.n_classes, network.class_names, class_map)
     model = decomposition.apply(network.model) if decomposition else copy.deepcopy(network.model)
-    layers = layer_names(model, settings.layers, head.name)
-    if decomposition is not None and network.model.get_submodule(head.name).bias is None:
-        raise SubspectError(f"the head {head.name!r} has no bias, so a decomposed head cannot be written in its form")
+    layers = layer_names(model, settings.layers, head.layers)
+    bare = [name for name in head.layers if network.model.get_submodule(name).bias is None]
+    if decomposition is not None and bare:
+        raise SubspectError(f"the head {bare[0]!r} has no bias, so a decomposed head cannot be written in its form")
     at = hashed([source.id(position) for position in range(len(source))]) < 1 - settings.held_out
     kept, held = np.flatnonzero(at), np.flatnonzero(~at)
     if len(kept) < settings.batch_size or not len(held):
@@ -109,7 +112,7 @@ def train(
             check_free(folder / name, is_sealed)
         run = Run(model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True))
         run.train(kept, held, read, show_progress)
-        return run.finish(lambda trained: _plain(trained, head.name, network.model), len(held))
+        return run.finish(lambda trained: _plain(trained, head.layers, network.model), len(held))
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,17 +269,17 @@ def _refuse_study(folder: Path) -> None:
         raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
 
 
-def _plain(model: nn.Module, head: str, given: nn.Module) -> nn.Module:
+def _plain(model: nn.Module, head: Sequence[str], given: nn.Module) -> nn.Module:
     """Return a trained network in the form of the one given: a decomposed head as a dense one with zeros."""
 
-    def dense(layer: nn.Module) -> nn.Module:
+    def dense(name: str, layer: nn.Module) -> nn.Module:
         if not isinstance(layer, DecomposedHead):
             return layer
-        made = copy.deepcopy(given.get_submodule(head))
+        made = copy.deepcopy(given.get_submodule(name))
         state = made.state_dict()
         state["weight"] = layer.dense_weight().reshape(state["weight"].shape)
         state["bias"] = layer.bias
         made.load_state_dict(state)
         return made
 
-    return with_head(model, head, dense)
+    return with_layers(model, {name: partial(dense, name) for name in head})

@@ -33,13 +33,15 @@ from subspect.ground.tables import Table
 from subspect.heads.cost import NetworkSize, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
+from subspect.heads.placing import with_decomposed
 from subspect.heads.supports import Supports
 from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
-from subspect.networks.finding import Head, is_convolution, logits_of
-from subspect.networks.network import Network, with_head
+from subspect.networks.finding import Head, logits_of
+from subspect.networks.network import Network
+from subspect.networks.parts import is_convolution, with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
@@ -171,7 +173,7 @@ def specialise(
     model, kept, readers, why, difference = _smaller(network, head, decomposition, labels, used, pixels)
     with network.running():
         times = ratios(network.model, model, pixels.to(network.device), rounds) if rounds > 0 else {}
-        rows_alone = with_head(network.model, head.name, lambda old: _rows(old, labels))
+        rows_alone = with_layers(network.model, {name: lambda old: _rows(old, labels) for name in head.layers})
         sizes = [size_of(one, head, pixels) for one in (network.model, rows_alone, model)]
     among, note = _among(study, decomposition, labels)
     about = {**about_of(study, decomposition), "labels": labels}
@@ -209,7 +211,7 @@ def _smaller(
     readers: tuple[str, ...] = ()
     why = ""
     whole = _cut(decomposition, labels, kept)
-    model = decomposed = with_head(network.model, head.name, lambda old: _like(old, whole)).eval()
+    model = decomposed = with_decomposed(network.model, head.name, whole).eval()
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
     with network.running(), exact:
         wanted = logits_of(decomposed(pixels.to(network.device)), head, len(pixels))
@@ -220,10 +222,12 @@ def _smaller(
                 f"the logits of this network differ by {difference:.2e} between runs on the same images, so that nothing can "
                 "be checked against them; does it hold something random, or that depends on the other images of a batch?"
             )
-        if len(used) < len(kept):
+        if len(used) < len(kept) and len(head.layers) > 1:
+            why = "because the head is a sum of several layers"
+        elif len(used) < len(kept):
             narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
             small = _cut(decomposition, labels, left)
-            narrowed = with_head(narrowed, head.name, lambda old: _like(old, small)).eval()
+            narrowed = with_decomposed(narrowed, head.name, small).eval()
             apart = _apart(narrowed, head, pixels, wanted)
             if apart <= limit:
                 model, kept, difference = narrowed, left, apart
@@ -274,12 +278,6 @@ def _cut(decomposition: Decomposition, labels: Sequence[int], kept: np.ndarray[A
     parts = [decomposition.weights[offsets[label] : offsets[label + 1]] for label in labels]
     rows = [[place[int(feature)] for feature in decomposition.supports[label]] for label in labels]
     return DecomposedHead(Supports(rows, len(kept)), torch.cat(parts), decomposition.bias[list(labels)])
-
-
-def _like(old: nn.Module, head: DecomposedHead) -> DecomposedHead:
-    weight = cast(Tensor, old.weight)
-    head.convolution = is_convolution(old)
-    return copy.deepcopy(head).to(weight.device, weight.dtype).train(old.training)
 
 
 def _apart(model: nn.Module, head: Head, pixels: Tensor, wanted: Tensor) -> float:

@@ -35,13 +35,14 @@ class NetworkSize:
 
 def size_of(model: nn.Module, head: Head, pixels: Tensor) -> NetworkSize:
     """Return how large a network is, by running it on the first of some images (n, …), as it takes them."""
-    layer = model.get_submodule(head.name)
     with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
         model(pixels[:1].to(next(model.parameters()).device))
     multiplications = counter.get_total_flops() // 2
-    if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted
-        multiplications += layer.multiplications
-    features = int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0))
+    for layer in (model.get_submodule(name) for name in head.layers):
+        if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted
+            multiplications += layer.multiplications
+    firsts = (model.get_submodule(group[0].name) for group in head.groups)
+    features = sum(int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0)) for layer in firsts)
     return NetworkSize(sum(parameter.numel() for parameter in model.parameters()), multiplications, features)
 
 

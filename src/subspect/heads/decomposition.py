@@ -33,12 +33,12 @@ from subspect.heads.history import (
     read_history,
 )
 from subspect.heads.names import check_name
+from subspect.heads.placing import with_decomposed
 from subspect.heads.questions import DecompositionQuestions
 from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import FeatureRow, Trusted
-from subspect.networks.finding import is_convolution
-from subspect.networks.network import weights_fingerprint, with_head
+from subspect.networks.network import weights_fingerprint
 
 if TYPE_CHECKING:
     from subspect.studies.study import Study
@@ -61,7 +61,7 @@ class Decomposition(DecompositionQuestions):
         class_names: a name for each class.
         network: what the network is called.
         fingerprint: of the network's weights.
-        head_name: the module name of the dense head.
+        head_name: the module name of the dense head, or of its layers (see `subspect.networks.parts`).
         unseen: classes without images, which keep their dense row.
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
@@ -302,13 +302,7 @@ class Decomposition(DecompositionQuestions):
                 f"this is another network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "
                 f"the model given has {given[:12]}…; pass the model that was observed"
             )
-
-        def make(dense: nn.Module) -> nn.Module:
-            layer = self.layer(convolution=is_convolution(dense))
-            weight = cast(Tensor, dense.weight)
-            return layer.to(weight.device, weight.dtype).train(dense.training)
-
-        return with_head(model, self.head_name, make)
+        return with_decomposed(model, self.head_name, self.layer())
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a JSON header, in place of an earlier decomposition.

@@ -2,32 +2,48 @@
 
 A small batch runs through the network while every ``nn.Linear`` and 1×1 convolution (of one to three dimensions) is watched,
 and the one whose output is the logits is the head. A layer that works at every position of a map or a token sequence counts by
-its mean over the positions: the mean of a linear layer is the linear layer of the mean, as long as nothing non-linear lies
-between.
+its mean over the positions, or by the first or the last: the mean of a linear layer is the linear layer of the mean, as long as
+nothing non-linear lies between. Where no single layer gives the logits, a sum of some may, each with a factor (heads that are
+averaged, a temperature): the factors are found by least squares, and hold only if they do on other images as well.
+
+The logits are what the network calls ``logits``, or returns first. Nothing else that it returns stands in for them unasked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
+from subspect.networks.calls import Seen, logits_among, logits_in, same, tolerance, watch
+from subspect.networks.parts import (
+    Groups,
+    Part,
+    Position,
+    affine,
+    at_position,
+    is_convolution,
+    joined,
+    names_of,
+    read_head,
+    written,
+)
+from subspect.networks.sums import sum_of_layers
 
 log = logging.getLogger("subspect")
 
 
 @dataclass(frozen=True)
 class Head:
-    """The final linear layer of a network.
+    """The final linear layer of a network, or the sum of several.
 
     Attributes:
-        name: the module's name within the network.
+        name: the module's name within the network; of several layers as `subspect.networks.parts` writes them.
         weight: (C, d) float32 on the CPU.
         bias: (C,) float32 on the CPU; zeros where the layer has none.
         output: which of the tensors that the network returns holds the logits.
@@ -51,87 +67,113 @@ class Head:
         """Number of features d."""
         return self.weight.shape[1]
 
+    @property
+    def groups(self) -> Groups:
+        """The layers, those on one input together."""
+        return read_head(self.name)
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the modules that it is made of."""
+        return names_of(self.groups)
+
 
 def logits_of(output: Any, head: Head, images: int) -> Tensor:
     """Return the logits (n, C) among what a network returns for n images."""
     return logits_in(output)[head.output].reshape(images, -1)
 
 
-@dataclass(eq=False)
-class _Seen:
-    """One call of one linear layer: its input and output, each as mean over positions."""
-
-    name: str
-    module: nn.Module
-    features: Tensor
-    output: Tensor
-
-
 def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     """Find the head of a network with a small batch (see `Network.find_head`).
 
     Raises:
-        SubspectError: no linear layer gives the logits, and what the candidates are.
+        SubspectError: no linear layer, and no sum of some, gives the logits, and what the candidates are.
     """
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
-    if name is not None and name not in watched:
+    asked = read_head(name) if name is not None else ()
+    unknown = next((one for one in names_of(asked) if one not in watched), None)
+    if unknown is not None:
         raise SubspectError(
-            f"head {name!r} is not an nn.Linear or 1×1 convolution of this network{near(name, list(watched))}; its linear "
-            f"layers: {some(watched, 8) or 'none'}"
+            f"head {unknown!r} is not an nn.Linear or 1×1 convolution of this network{near(unknown, list(watched))}; its "
+            f"linear layers: {some(watched, 8) or 'none'}"
         )
-    seen, outputs = _watch(model, pixels, watched)
-    tensors = _logits_among(outputs, len(pixels))
+    seen, outputs = watch(model, pixels, watched)
+    tensors = logits_among(outputs, len(pixels))
     _check_outputs(seen, tensors)
-    matches = [(i, one) for i, logits in tensors.items() for one in reversed(seen) if _same(one.output, logits)]
-    if name is not None:
-        matches = [(i, one) for i, one in matches if one.module is watched[name]]
-    exact = bool(matches)
-    if exact:
-        which, call = matches[0]
-        _tell_others(call, {one.name for _, one in matches if one.module is not call.module})
+    if asked and (len(names_of(asked)) > 1 or asked[0][0] != Part(asked[0][0].name)):
+        return _as_asked(model, asked, seen, tensors)
+    alike = _matches(seen, tensors, watched[name] if name is not None else None)
+    matches = alike if name is not None else [one for one in alike if one[0] == next(iter(tensors))]
+    if matches:
+        which, call, position = matches[0]
+        _tell_others(call, {one.name for _, one, _ in alike if one.module is not call.module})
+        groups: Groups = ((Part(call.name, 1.0, position),),)
     elif name is not None:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
+        groups = ((Part(call.name),),)
     else:
-        raise SubspectError(_not_found(seen, next(iter(tensors.values()))))
-    _check_finite(call)
-    calls = sum(one.module is call.module for one in seen)
-    if calls > 1:
-        raise SubspectError(
-            f"the head {call.name!r} runs {calls} times in one pass, so its input is not one set of features; pass a "
-            "network that runs it once"
-        )
-    if exact:
-        check_head(call.features, call.module, tensors[which], call.name)
-    weight, bias = _affine(call.module)
-    return Head(call.name, weight.detach().float().cpu().clone(), bias.detach().float().cpu().clone(), which, exact)
+        which, logits = next(iter(tensors.items()))
+        groups = sum_of_layers(model, pixels, watched, seen, logits)
+        if not groups:
+            raise SubspectError(_not_found(seen, tensors))
+    return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
 
 
-def _logits_among(outputs: list[Tensor], images: int) -> dict[int, Tensor]:
-    """Return those of a network's tensors that may be logits (n, C), by their place.
+def _matches(
+    seen: list[Seen], tensors: Mapping[int, Tensor], asked: nn.Module | None
+) -> list[tuple[int, Seen, Position]]:
+    """List the calls that give one of the network's outputs, the last first; of a layer that was asked for, its own alone."""
+    return [
+        (place, one, position)
+        for place, logits in tensors.items()
+        for one in reversed(seen)
+        if asked is None or one.module is asked
+        for position in one.positions
+        if same(one.at(position), logits)
+    ]
+
+
+def _made(model: nn.Module, groups: Groups, seen: list[Seen], which: int, logits: Tensor | None) -> Head:
+    """Return the head that some layers are, once each of them is fit for it; logits are given where they must be its own."""
+    calls = {name: [one for one in seen if one.name == name] for name in names_of(groups)}
+    for name, own in calls.items():
+        if not own:
+            raise SubspectError(f"head {name!r} did not run when the network did")
+        _check_finite(own[0])
+        if len(own) > 1:
+            raise SubspectError(
+                f"the head {name!r} runs {len(own)} times in one pass, so its input is not one set of features; pass a "
+                "network that runs it once"
+            )
+    weight, bias = joined(model, groups)
+    if logits is not None:
+        firsts = [(calls[group[0].name][0], group[0].position) for group in groups]
+        features = [at_position(one.input, is_convolution(one.module), position) for one, position in firsts]
+        check_head(torch.cat(features, dim=1), weight, bias, logits, written(groups))
+    return Head(written(groups), weight, bias, which, logits is not None)
+
+
+def _as_asked(model: nn.Module, groups: Groups, seen: list[Seen], tensors: Mapping[int, Tensor]) -> Head:
+    """Return a head of several layers that was named, as a study names it, once it gives one of the outputs.
 
     Raises:
-        SubspectError: none may.
+        SubspectError: it gives none.
     """
-    tensors = {
-        place: tensor
-        for place, tensor in enumerate(outputs)
-        if tensor.ndim == 2 and len(tensor) == images and tensor.shape[1] > 1 and tensor.is_floating_point()
-    }
-    if tensors:
-        return tensors
-    alone = next((tensor for tensor in outputs if tensor.shape in ((images,), (images, 1))), None)
-    if alone is not None and alone.is_floating_point():
+    calls = {one.name: one for one in seen}
+    missing = [name for name in names_of(groups) if name not in calls]
+    if missing:
+        raise SubspectError(f"head {missing[0]!r} did not run when the network did")
+    total = sum(part.factor * calls[part.name].at(part.position).double() for group in groups for part in group)
+    which = next((place for place, tensor in tensors.items() if same(torch.as_tensor(total), tensor)), None)
+    if which is None:
         raise SubspectError(
-            f"the network has one class (its output is {tuple(alone.shape)}), and one class decides nothing: subspect "
-            "needs two or more; a network that says yes or no by one logit needs a head with a logit for each"
+            f"the layers {written(groups)!r} do not give the network's logits; "
+            + _candidates(seen, next(iter(tensors.values())))
         )
-    raise SubspectError(
-        "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
-        f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
-    )
+    return _made(model, groups, seen, which, tensors[which])
 
 
-def _check_outputs(seen: list[_Seen], tensors: Mapping[int, Tensor]) -> None:
+def _check_outputs(seen: list[Seen], tensors: Mapping[int, Tensor]) -> None:
     """Refuse logits none of which are numbers.
 
     Raises:
@@ -147,7 +189,7 @@ def _check_outputs(seen: list[_Seen], tensors: Mapping[int, Tensor]) -> None:
     )
 
 
-def _tell_others(taken: _Seen, others: set[str]) -> None:
+def _tell_others(taken: Seen, others: set[str]) -> None:
     """Warn where other linear layers might be the head as well."""
     if others:
         log.warning(
@@ -158,13 +200,13 @@ def _tell_others(taken: _Seen, others: set[str]) -> None:
         )
 
 
-def _check_finite(call: _Seen) -> None:
+def _check_finite(call: Seen) -> None:
     """Refuse a head whose numbers are none.
 
     Raises:
         SubspectError: a weight or the bias is NaN or infinite.
     """
-    numbers = torch.cat([part.detach().float().flatten() for part in _affine(call.module)])
+    numbers = torch.cat([part.detach().float().flatten() for part in affine(call.module)])
     bad = int((~numbers.isfinite()).sum())
     if bad:
         raise SubspectError(
@@ -173,7 +215,7 @@ def _check_finite(call: _Seen) -> None:
         )
 
 
-def _named(name: str, module: nn.Module, seen: list[_Seen], tensors: list[Tensor]) -> _Seen:
+def _named(name: str, module: nn.Module, seen: list[Seen], tensors: list[Tensor]) -> Seen:
     """Return the layer that the user named as head, though the network's logits are not its output."""
     call = next((one for one in seen if one.module is module), None)
     if call is None:
@@ -193,54 +235,28 @@ def _named(name: str, module: nn.Module, seen: list[_Seen], tensors: list[Tensor
     return call
 
 
-def _watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> tuple[list[_Seen], list[Tensor]]:
-    """Run the network and keep what goes in and out of every linear layer; hooks are removed on any exit."""
-    names = {module: name for name, module in reversed(watched.items())}  # of several names, the first
-    inputs: dict[nn.Module, Tensor] = {}
-    seen: list[_Seen] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = pooled(input_of(args, kwargs), is_convolution(module)).detach().clone()
-
-    def after(module: nn.Module, _: tuple[Any, ...], output: object) -> None:
-        if isinstance(output, Tensor):
-            seen.append(
-                _Seen(names[module], module, inputs[module], pooled(output, is_convolution(module)).detach().clone())
-            )
-
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
-    handles += [module.register_forward_hook(after) for module in names]
-    try:
-        tensors = [tensor.detach() for tensor in logits_in(model(pixels))]
-    except Exception as error:
-        raise SubspectError(
-            f"the network failed on a batch {tuple(pixels.shape)}: {type(error).__name__}: {error}; check that the "
-            "preprocessing gives the size and the channels that it expects"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen, tensors
-
-
-def _not_found(seen: list[_Seen], logits: Tensor) -> str:
+def _not_found(seen: list[Seen], tensors: Mapping[int, Tensor]) -> str:
+    logits, *others = tensors.values()
     alike = [one for one in seen if one.output.shape == logits.shape]
+    also = [one.name for other in others for one in seen if same(one.output, other)]
     return (
         f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 convolution (by its "
-        f"mean over positions){_reason(alike, logits)}; pass head='module.name' (--head) to take a layer's own output "
-        f"for the logits; {_candidates(seen, logits)}"
+        f"mean over positions, the first or the last), nor a sum of some{_reason(alike, logits)}"
+        + (f"; other tensors that the network returns are the output of {some(dict.fromkeys(also))}" if also else "")
+        + "; pass head='module.name' (--head) to take a layer's own output for the logits; "
+        + _candidates(seen, logits)
     )
 
 
-def _candidates(seen: list[_Seen], logits: Tensor) -> str:
-    alike = [one.name for one in seen if one.output.shape == logits.shape]
+def _candidates(seen: list[Seen], logits: Tensor) -> str:
+    alike = [one.name for one in reversed(seen) if one.output.shape == logits.shape]
     if alike:
         return f"candidates: {some(alike, 8)}"
-    others = some([f"{one.name} with {one.output.shape[-1]}" for one in seen], 8)
+    others = some([f"{one.name} with {one.output.shape[-1]}" for one in reversed(seen)], 8)
     return f"candidates: none with {logits.shape[1]} outputs (linear layers that ran: {others or 'none'})"
 
 
-def _reason(alike: list[_Seen], logits: Tensor) -> str:
+def _reason(alike: list[Seen], logits: Tensor) -> str:
     """Say what the network does between a layer of the right shape and its logits, if that is easily seen."""
     for one in alike:
         after = {
@@ -250,11 +266,8 @@ def _reason(alike: list[_Seen], logits: Tensor) -> str:
             "a ReLU": one.output.relu(),
         }
         for function, result in after.items():
-            if _same(result, logits):
+            if same(result, logits):
                 return f": the network applies {function} after {one.name!r}"
-    for first, second in combinations(alike, 2):
-        if _same((first.output + second.output) / 2, logits):
-            return f": the network averages two heads, {first.name!r} and {second.name!r}"
     return ""
 
 
@@ -265,82 +278,15 @@ def _is_linear(module: nn.Module) -> bool:
     return ones and (padding in ("valid", "same") or not any(padding))
 
 
-def is_convolution(module: nn.Module) -> bool:
-    """Tell whether a layer puts channels first."""
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Return what a layer was given."""
-    tensor: Tensor = next(iter((*args, *kwargs.values())))
-    return tensor
-
-
-def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight (C, d) and bias (C,) of a linear layer or a 1×1 convolution."""
-    weight: Tensor = module.weight.flatten(1)  # type: ignore[operator]
-    bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[0])
-    return weight, bias  # type: ignore[return-value]
-
-
-def affine_of(features: Tensor, module: nn.Module) -> Tensor:
-    """Return what a linear layer makes of features (n, d), float32."""
-    weight, bias = _affine(module)
-    return features @ weight.float().T + bias.float()
-
-
-def pooled(tensor: Tensor, channels_first: bool) -> Tensor:
-    """Mean over all positions: (n, c, …) → (n, c) where channels come first, (n, …, c) → (n, c) where they come last."""
-    if tensor.ndim <= 2:
-        return tensor
-    return tensor.flatten(2).mean(2) if channels_first else tensor.flatten(1, -2).mean(1)
-
-
-def logits_in(output: object) -> list[Tensor]:
-    """List the tensors of a network's output that may hold logits, the likeliest first, each flattened to (n, …)."""
-    return [
-        tensor.flatten(1) if tensor.ndim > 2 and tensor.shape[2:].numel() == 1 else tensor for tensor in _all(output)
-    ]
-
-
-def _all(output: object, depth: int = 4) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif depth:  # an object may lead back to itself
-        for part in _parts(output):
-            yield from _all(part, depth - 1)
-
-
-def _parts(output: object) -> list[object]:
-    if isinstance(output, Mapping):
-        return [value for _, value in sorted(output.items(), key=lambda item: item[0] != "logits")]
-    parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
-    return [getattr(output, "logits", None), *parts]
-
-
-def _same(output: Tensor, logits: Tensor) -> bool:
-    if output.shape != logits.shape:
-        return False
-    scale = logits.float().abs().max()
-    return bool((output.float() - logits.float()).abs().max() <= _tolerance(output, logits) * scale + 1e-6)
-
-
-def check_head(features: Tensor, module: nn.Module, logits: Tensor, name: str) -> None:
+def check_head(features: Tensor, weight: Tensor, bias: Tensor, logits: Tensor, name: str) -> None:
     """Check ``features @ W.T + b`` against the network's logits, within the rounding of the lowest precision used."""
-    weight, bias = _affine(module)
-    error = (affine_of(features.float(), module) - logits.float()).abs()
+    weight, bias = weight.to(logits.device), bias.to(logits.device)
+    error = (features.float() @ weight.float().T + bias.float() - logits.float()).abs()
     size = features.float().abs() @ weight.float().abs().T + bias.float().abs()
-    room = _tolerance(features, weight, logits) * size + 1e-6
+    room = tolerance(features, weight, logits) * size + 1e-6
     if bool((error > room).any()):
         worst = float(error.max())
         raise SubspectError(
             f"the head {name!r} does not give the network's own logits: features @ W.T + b is off by up to {worst:.3g}; "
             "the network must do something non-linear after it, or pick another layer with head='module.name'"
         )
-
-
-def _tolerance(*tensors: Tensor) -> float:
-    lowest = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
-    if tensors[0].is_cuda:
-        lowest = max(lowest, 2.0**-10)  # TF32, which cuDNN's convolutions use unless told otherwise
-    return max(1e-5, 8 * lowest)

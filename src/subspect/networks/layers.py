@@ -21,7 +21,7 @@ _FILTERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
-def layer_names(model: nn.Module, wanted: Sequence[str], head: str) -> tuple[str, ...]:
+def layer_names(model: nn.Module, wanted: Sequence[str], head: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the layers that are wanted: "all" stands for every convolution and linear layer but the head.
 
     Raises:
@@ -31,7 +31,7 @@ def layer_names(model: nn.Module, wanted: Sequence[str], head: str) -> tuple[str
     names: list[str] = []
     for word in wanted:
         if word == ALL:
-            names += [name for name, module in modules.items() if isinstance(module, _FILTERS) and name != head]
+            names += [name for name, module in modules.items() if isinstance(module, _FILTERS) and name not in head]
         elif word in modules:
             names.append(word)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,16 +18,9 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.files import fingerprint
 from subspect.ground.text import is_text
 from subspect.images.preprocessing import AnyPreprocessing, PreprocessingLike, as_preprocessing
-from subspect.networks.finding import (
-    Head,
-    affine_of,
-    check_head,
-    find_head_of,
-    input_of,
-    is_convolution,
-    logits_of,
-    pooled,
-)
+from subspect.networks.calls import input_of
+from subspect.networks.finding import Head, check_head, find_head_of, logits_of
+from subspect.networks.parts import Part, at_position, is_convolution
 
 
 class Network:
@@ -114,27 +107,36 @@ class Network:
             SubspectError: the head's own product is not the network's logits on this batch.
         """
         head = self.head
-        kept: list[Tensor] = []
-        module = self.model.get_submodule(head.name)
+        firsts = [group[0] for group in head.groups]
+        kept: dict[str, list[Tensor]] = {part.name: [] for part in firsts}
 
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept.append(pooled(input_of(args, kwargs), is_convolution(module)).detach().clone())
+        def keep(part: Part, module: nn.Module) -> Any:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                features = at_position(input_of(args, kwargs), is_convolution(module), part.position)
+                kept[part.name].append(features.detach().clone())
+
+            return hook
 
         with self.running():
-            handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+            modules = [(part, self.model.get_submodule(part.name)) for part in firsts]
+            handles = [one.register_forward_pre_hook(keep(part, one), with_kwargs=True) for part, one in modules]
             try:
                 output = self.model(self._to_model(pixels))
             finally:
-                handle.remove()
-            if len(kept) != 1:
-                raise SubspectError(
-                    f"the head {head.name!r} ran {len(kept)} times in one pass of the network, expected once"
-                )
-            features = kept[0].reshape(len(pixels), -1)  # networks that squeeze drop the first axis of a batch of one
+                for handle in handles:
+                    handle.remove()
+            for name, found in kept.items():
+                if len(found) != 1:
+                    raise SubspectError(
+                        f"the head {name!r} ran {len(found)} times in one pass of the network, expected once"
+                    )
+            # networks that squeeze drop the first axis of a batch of one
+            features = torch.cat([found[0].reshape(len(pixels), -1) for found in kept.values()], dim=1)
             if not head.exact:
-                return features.float(), affine_of(features.float(), module)
+                weight, bias = head.weight.to(features.device), head.bias.to(features.device)
+                return features.float(), features.float() @ weight.T + bias
             logits = logits_of(output, head, len(pixels))
-            check_head(features, module, logits, head.name)
+            check_head(features, head.weight, head.bias, logits, head.name)
         return features.float(), logits.float()
 
     @contextmanager
@@ -196,20 +198,6 @@ def weights_fingerprint(model: nn.Module) -> str:
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), data.data]
     return fingerprint(*parts)
-
-
-def with_head(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Return a copy of a network whose head is replaced by ``make(head)``, under all the names that it goes by."""
-    swapped = copy.deepcopy(model)
-    old = swapped.get_submodule(name)
-    new = make(old)
-    for path, module in list(swapped.named_modules(remove_duplicate=False)):
-        if module is old:
-            if not path:
-                return new  # the network is its head
-            parent, _, child = path.rpartition(".")
-            setattr(swapped.get_submodule(parent), child, new)
-    return swapped
 
 
 def _declared_names(model: nn.Module) -> Sequence[str] | None:

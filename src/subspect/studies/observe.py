@@ -189,7 +189,7 @@ def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str
     """Return how many channels each layer has."""
     if not layers:
         return {}
-    names = layer_names(network.model, layers, network.head.name)
+    names = layer_names(network.model, layers, network.head.layers)
     with network.running(), watching(network.model, names) as said:
         network.read(sample(network, source))
     idle = [name for name in names if name not in said]

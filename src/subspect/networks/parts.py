@@ -1,0 +1,134 @@
+"""A head may be more than one layer: logits that are a sum of linear layers, each with a factor, are linear in their inputs.
+
+As text, ``0.5*head | 0.5*head_dist``: the mean of two layers, each with an input of its own, so that the features are both
+inputs side by side. Layers on one and the same input stand in one group, ``0.5*fc + 0.5*other``, and their weights add up. A
+layer that runs at every position of a token sequence counts by its mean over the positions, ``head@first`` by the first,
+``head@last`` by the last. A plain name is a head of one layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from subspect.ground.errors import SubspectError
+
+Position = Literal["mean", "first", "last"]
+_TERM = re.compile(r"(?:(?P<factor>[-+.0-9e]+)\*)?(?P<name>[^*@|+\s]*)(?:@(?P<position>\w+))?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One linear layer of a head.
+
+    Attributes:
+        name: of the module.
+        factor: by which its output enters the logits.
+        position: which of its positions counts, where it runs at several.
+    """
+
+    name: str
+    factor: float = 1.0
+    position: Position = "mean"
+
+    def __str__(self) -> str:
+        factor = "" if self.factor == 1 else f"{self.factor!r}*"
+        return f"{factor}{self.name}" + ("" if self.position == "mean" else f"@{self.position}")
+
+
+Groups = tuple[tuple[Part, ...], ...]  #: the layers of a head, those on one input together
+
+
+def written(groups: Groups) -> str:
+    """Return a head as text."""
+    return " | ".join(" + ".join(map(str, group)) for group in groups)
+
+
+def read_head(text: str) -> Groups:
+    """Read what `written` wrote; a plain module name is a head of one layer.
+
+    Raises:
+        SubspectError: it is no such text.
+    """
+    return tuple(tuple(_part(term, text) for term in group.split(" + ")) for group in text.split(" | "))
+
+
+def _part(term: str, text: str) -> Part:
+    found = _TERM.fullmatch(term.strip())
+    position = found["position"] or "mean" if found else ""
+    try:
+        factor = float(found["factor"] or 1) if found else 0.0
+    except ValueError:
+        factor = 0.0
+    if found is None or not factor or position not in get_args(Position):
+        raise SubspectError(
+            f"cannot read the head {text!r}: expected a module's name, or a sum such as '0.5*head | 0.5*head_dist' (layers on "
+            "one input: '0.5*a + 0.5*b'; of a token sequence one position: 'head@first')"
+        )
+    return Part(found["name"], factor, position)  # type: ignore[arg-type] # one of them, as was just seen
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Tell whether a layer puts channels first."""
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def at_position(tensor: Tensor, channels_first: bool, position: Position = "mean") -> Tensor:
+    """Take a position, or the mean over all: (n, c, …) → (n, c) where channels come first, (n, …, c) → (n, c) where last."""
+    if tensor.ndim <= 2:
+        return tensor
+    places = tensor.flatten(2).movedim(1, 2) if channels_first else tensor.flatten(1, -2)
+    return places.mean(1) if position == "mean" else places[:, 0 if position == "first" else -1]
+
+
+def affine(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight (C, d) and bias (C,) of a linear layer or a 1×1 convolution."""
+    weight: Tensor = module.weight.flatten(1)  # type: ignore[operator]
+    bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[0])
+    return weight, bias  # type: ignore[return-value]
+
+
+def joined(model: nn.Module, groups: Groups) -> tuple[Tensor, Tensor]:
+    """Return weight (C, d) and bias (C,), float32 on the CPU, of the head that some layers are together."""
+    weights, bias = [], torch.zeros(())
+    for group in groups:
+        parts = [(part.factor, *affine(model.get_submodule(part.name))) for part in group]
+        weights.append(sum(factor * weight.detach().float().cpu() for factor, weight, _ in parts))
+        bias = bias + sum(factor * own.detach().float().cpu() for factor, _, own in parts)
+    return torch.cat([torch.as_tensor(weight) for weight in weights], dim=1).clone(), bias.clone()
+
+
+def with_layers(model: nn.Module, makes: Mapping[str, Callable[[nn.Module], nn.Module]]) -> nn.Module:
+    """Return a copy of a network with some layers replaced by what is made of each, under all the names that they go by."""
+    swapped = copy.deepcopy(model)
+    olds = {name: swapped.get_submodule(name) for name in makes}
+    for name, make in makes.items():
+        old = olds[name]
+        new = make(old)
+        for path, module in list(swapped.named_modules(remove_duplicate=False)):
+            if module is old:
+                if not path:
+                    return new  # the network is its head
+                parent, _, child = path.rpartition(".")
+                setattr(swapped.get_submodule(parent), child, new)
+    return swapped
+
+
+def silenced(layer: nn.Module) -> nn.Module:
+    """Return a linear layer that says nothing, of the same shape: one of a group whose first layer speaks for all."""
+    made = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+    return made
+
+
+def names_of(groups: Groups) -> Sequence[str]:
+    """List the modules of a head."""
+    return [part.name for group in groups for part in group]
