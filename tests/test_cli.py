@@ -90,7 +90,7 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
 def test_none_of_resize_crop_mean_and_std(run: Callable[..., Result]) -> None:
     given = "--resize none --crop none --mean none --std None"
     result = run(f"observe python:model.py:make train -o study {given}")
-    assert "preprocessing: resize no, centre crop no, mean (0, 0, 0), std (1, 1, 1)" in result.stderr
+    assert "preprocessing: no resize, no centre crop, mean (0, 0, 0), std (1, 1, 1)" in result.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")

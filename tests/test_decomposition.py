@@ -179,4 +179,4 @@ def test_files_that_are_no_decomposition(tmp_path: Path) -> None:
 def test_short_descriptions(study: Study) -> None:
     assert repr(decompose(study, 2)) == "Decomposition('pursuit-k2': 2 of 6 features for 3 classes)"
     assert repr(study).endswith("Tiny, image sets train, test)")
-    assert repr(subspect.Network(Tiny())).startswith("Network('Tiny', preprocessing: resize no")
+    assert repr(subspect.Network(Tiny())).startswith("Network('Tiny', preprocessing: no resize")

@@ -410,7 +410,7 @@ def test_another_network_and_other_preprocessing(study: Study, made: Decompositi
     with pytest.raises(SubspectError, match=message):
         explain(study, made, network=other, image=path)
     changed = Preprocessing(resize=None, crop=None, mean=(0.4, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    message = r"the preprocessing given \(resize no, .*\) is not that of the study: \{'resize': None"
+    message = r"the preprocessing given \(no resize, .*\) is not that of the study: no resize"
     with pytest.raises(SubspectError, match=message):
         explain(study, made, network=Network(tiny, preprocessing=changed), image=path)
 

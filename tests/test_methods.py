@@ -25,7 +25,7 @@ def test_a_class_without_images(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCa
     study = subspect.observe(subspect.Network(tiny), (torch.rand(20, 3, 8, 8), np.arange(20) % 2), tmp_path / "study")
     for method in METHODS:
         made = decompose(study, 2, method=method)
-        assert "1 classes have no images and keep their dense row: class 2" in caplog.text
+        assert "classes without images keep their dense weights, 1 in all: class 2" in caplog.text
         assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
         assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
         assert made.rows(2)[0].frequency == 0

@@ -300,7 +300,9 @@ def test_accuracy_near_chance_is_pointed_out(
     observe(Network(Pixel()), folder, tmp_path / "right")
     assert "near chance" not in caplog.text
     observe(Network(shifted()), folder, tmp_path / "shifted")
-    assert "accuracy near chance: 0 of 64 images tried first are right, with 3 classes" in caplog.text
+    assert (
+        "accuracy near chance: only 0 of 64 images tried first are classified correctly, with 3 classes" in caplog.text
+    )
     assert caplog.text.count("near chance") == 1  # not again at the end
     assert "Usual causes: the class folders are in another order" in caplog.text and "preprocessing" in caplog.text
 
@@ -323,7 +325,7 @@ def test_accuracy_near_chance_that_the_first_images_hide(tmp_path: Path, caplog:
     labels = np.ones(3000, np.int64)
     labels[np.linspace(0, 2999, 64).round().astype(int)] = 0
     observe(Network(Pixel()), (images, labels), tmp_path / "study")
-    assert caplog.text.count("near chance") == 1 and "64 of 3,000 images of 'train' are right" in caplog.text
+    assert caplog.text.count("near chance") == 1 and "64 of 3,000 images of 'train' are classified correctly" in caplog.text
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

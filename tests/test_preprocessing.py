@@ -238,7 +238,7 @@ def test_said_in_words() -> None:
         "resize 256 (bicubic), centre crop 224×192, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)"
     )
     given = Preprocessing(resize=None, crop=None, mean=(1 / 3,), std=(1.0,))
-    assert str(given) == "resize no, centre crop no, mean (0.3333), std (1)"
+    assert str(given) == "no resize, no centre crop, mean (0.3333), std (1)"
 
 
 sizes = st.none() | sides | st.tuples(sides, sides)

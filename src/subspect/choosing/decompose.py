@@ -218,7 +218,7 @@ def _warn(decomposition: Decomposition, images: int) -> None:
     names = decomposition.class_names
     if decomposition.unseen:
         unseen = [names[label] for label in decomposition.unseen]
-        log.warning("%d classes have no images and keep their dense row: %s", len(unseen), some(unseen))
+        log.warning("classes without images keep their dense weights, %d in all: %s", len(unseen), some(unseen))
     if isinstance(decomposition.k, int):
         short = [names[label] for label in np.flatnonzero(decomposition.supports.sizes < decomposition.k).tolist()]
         if short and decomposition.method == "pursuit":

@@ -314,7 +314,7 @@ def loaded_from(study: Study, name: str | None) -> Decomposition:
 
     loaded = load_decomposition(study, name)
     if name is None and len(study.decomposition_names) > 1:
-        log.info("%s: %s, the newest decomposition (--decomposition names another)", study.path, loaded.name)
+        log.info("using %s, the newest decomposition in %s (--decomposition names another)", loaded.name, study.path)
     return loaded
 
 

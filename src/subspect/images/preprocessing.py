@@ -100,12 +100,13 @@ class Preprocessing:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        def size(value: int | tuple[int, int] | None) -> str:
-            return "no" if value is None else f"{value[0]}×{value[1]}" if isinstance(value, tuple) else str(value)
+        def step(name: str, value: int | tuple[int, int] | None) -> str:
+            size = f"{value[0]}×{value[1]}" if isinstance(value, tuple) else str(value)
+            return f"no {name}" if value is None else f"{name} {size}"
 
-        numbers = f"mean {_short(self.mean)}, std {_short(self.std)}"
         how = f" ({self.interpolation})" if self.resize is not None else ""
-        return f"resize {size(self.resize)}{how}, centre crop {size(self.crop)}, {numbers}"
+        steps = f"{step('resize', self.resize)}{how}, {step('centre crop', self.crop)}"
+        return f"{steps}, mean {_short(self.mean)}, std {_short(self.std)}"
 
     def _cut(self, image: Image.Image) -> Image.Image:
         """Resize and crop, once it is sure that neither the way nor the result takes too much memory.
@@ -248,6 +249,14 @@ def from_description(described: Mapping[str, Any]) -> Preprocessing:
         )
     values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
     return Preprocessing(**values)
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """Say in words what `Preprocessing.describe` or a transform's has described, as a study holds it."""
+    try:
+        return str(from_description(values))
+    except SubspectError:
+        return "; ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def as_preprocessing(value: PreprocessingLike | None) -> AnyPreprocessing | None:

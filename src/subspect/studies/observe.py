@@ -390,7 +390,8 @@ def _warn_near_chance(right: int, images: int, network: Network, which: str) -> 
     near = bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
     if near:
         log.warning(
-            "accuracy near chance: %d of %s images %s are right, with %d classes. Usual causes: %sthe class folders are in "
+            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual causes: %sthe "
+            "class folders are in "
             "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
             "BGR) isn't the one of training",
             right,

@@ -13,6 +13,7 @@ from subspect.ground.errors import some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
+from subspect.images.preprocessing import described
 
 if TYPE_CHECKING:
     from subspect.asking.geometry import Geometry
@@ -57,8 +58,7 @@ class StudyQuestions(Result):
         table.add_column(overflow="fold")
         table.add_row("network", f"{identity.network} (weights {identity.fingerprint[:12]}…)")
         table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
-        parts = (f"{key} {'no' if value is None else value}" for key, value in identity.preprocessing.items())
-        table.add_row("preprocessing", "; ".join(parts))
+        table.add_row("preprocessing", described(identity.preprocessing))
         for name in study.set_names:
             table.add_row(f"images {name!r}", _about(study, name))
         for name in study.unfinished:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subspect.ground.errors import SubspectError, Unusable, some
 from subspect.images.opening import ImageSource, open_images
-from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, described, from_description
 from subspect.networks.finding import Head
 from subspect.networks.network import Network, check_network
 from subspect.studies.observe import sample
@@ -42,7 +42,7 @@ def same_network(study: Study, network: Network) -> Network:
     if stored == GIVEN_AS_TENSORS:
         return network.known_as(identity.head_name, None, identity.class_names)
     if declared is not None and dict(declared.describe()) != stored:
-        raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {stored}")
+        raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {described(stored)}")
     return network.known_as(identity.head_name, declared or from_description(stored), identity.class_names)
 
 

@@ -35,6 +35,7 @@ from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, 
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.heads.decomposition import Decomposition
+from subspect.images.preprocessing import described
 from subspect.studies.image_set import ImageSet, shards_in
 from subspect.studies.manifests import SCHEMA, UNSEALED, Identity, SetManifest, by_number, is_manifest, versioned
 from subspect.studies.names import decomposition_names, decomposition_path
@@ -367,7 +368,7 @@ def _refuse_other(study: Study, given: Identity) -> None:
     elif stored.head_name != given.head_name:
         what = f"another head: {stored.head_name!r}, given is {given.head_name!r}"
     elif dict(stored.preprocessing) != dict(given.preprocessing):
-        what = f"another preprocessing: {dict(stored.preprocessing)}, given is {dict(given.preprocessing)}"
+        what = f"another preprocessing: {described(stored.preprocessing)}; given is {described(given.preprocessing)}"
     elif stored.class_names != given.class_names:
         pairs = zip(stored.class_names, given.class_names, strict=True)
         index, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
