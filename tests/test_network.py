@@ -842,6 +842,53 @@ def test_many_candidates_are_cut_short() -> None:
     refuse(Many(), r"its linear layers: fc, many.0, .*, many.6, … \(4 more\)$", "zzz")
 
 
+class Backbone(Net):
+    """As timm builds a network with ``num_classes=0``: attention and all, but no classifier."""
+
+    num_classes = 0
+
+    def finish(self, x: Tensor) -> Any:
+        return self.fc(x).relu() + x[:, :C]
+
+
+def test_a_network_without_a_classifier() -> None:
+    refuse(
+        Backbone(),
+        r"^the network has no classifier \(its num_classes is 0\), so what it returns are features and not logits",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_networks_in_one_graph_are_named() -> None:
+    scripted: Any = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(192, C)))
+    exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.Linear(192, C)), (pixels(),)).module()
+    for model in (scripted, exported):
+        with pytest.raises(SubspectError, match=r"the network is scripted, traced or exported .*; pass the original"):
+            Network(model)
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(192, C)))
+    assert Network(traced).find_head(pixels()).name == "1"  # its layers still run by themselves
+
+
+def test_tokens_stay_integers() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc = nn.Embedding(10, D), nn.Linear(D, C)
+
+        def forward(self, tokens: Tensor) -> Any:
+            return self.fc(self.embed(tokens)).mean(1)
+
+    model = Words()
+    tokens = torch.arange(12).reshape(4, 3) % 10
+    with torch.no_grad():
+        expect_of(Network(model), tokens, model.embed(tokens).mean(1), model(tokens))
+
+
+def expect_of(network: Network, given: Tensor, features: Tensor, logits: Tensor) -> None:
+    network.find_head(given)
+    torch.testing.assert_close(network.read(given), (features, logits))
+
+
 class NoLinear(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return x.mean((2, 3))

@@ -325,7 +325,10 @@ def test_accuracy_near_chance_that_the_first_images_hide(tmp_path: Path, caplog:
     labels = np.ones(3000, np.int64)
     labels[np.linspace(0, 2999, 64).round().astype(int)] = 0
     observe(Network(Pixel()), (images, labels), tmp_path / "study")
-    assert caplog.text.count("near chance") == 1 and "64 of 3,000 images of 'train' are classified correctly" in caplog.text
+    assert (
+        caplog.text.count("near chance") == 1
+        and "64 of 3,000 images of 'train' are classified correctly" in caplog.text
+    )
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

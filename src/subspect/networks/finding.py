@@ -115,7 +115,7 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         which, logits = next(iter(tensors.items()))
         groups = sum_of_layers(model, pixels, watched, seen, logits)
         if not groups:
-            raise SubspectError(_not_found(seen, tensors))
+            raise SubspectError(_without_classifier(model) or _not_found(seen, tensors))
     return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
 
 
@@ -233,6 +233,16 @@ def _named(name: str, module: nn.Module, seen: list[Seen], tensors: list[Tensor]
         _reason([call], logits),
     )
     return call
+
+
+def _without_classifier(model: nn.Module) -> str:
+    """Say that a network was built without a classifier, as backbones of timm are; nothing where it was built with one."""
+    if getattr(model, "num_classes", None) != 0:
+        return ""
+    return (
+        "the network has no classifier (its num_classes is 0), so what it returns are features and not logits: build it with "
+        "its classes, or pass a network that ends with a linear layer on them"
+    )
 
 
 def _not_found(seen: list[Seen], tensors: Mapping[int, Tensor]) -> str:

@@ -48,6 +48,11 @@ class Network:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise SubspectError(f"a network must be a torch.nn.Module, got {type(model).__name__}")
+        if _one_graph(model):
+            raise SubspectError(
+                f"the network is scripted, traced or exported ({type(model).__name__}): its layers run within one graph, so "
+                "that none can be watched; pass the original torch.nn.Module, with these weights"
+            )
         declared = preprocessing if preprocessing is not None else getattr(model, "preprocessing", None)
         self.model = model
         self.preprocessing: AnyPreprocessing | None = as_preprocessing(declared)
@@ -174,8 +179,19 @@ class Network:
         return weights_fingerprint(self.model)
 
     def _to_model(self, pixels: Tensor) -> Tensor:
+        if not pixels.is_floating_point():  # tokens, which an embedding looks up
+            return pixels.to(self.device)
         dtype = next((tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()), pixels.dtype)
         return pixels.to(self.device, dtype)
+
+
+def _one_graph(model: nn.Module) -> bool:
+    """Tell whether a network is one graph in which no layer runs by itself; in a symbolically traced one they do."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return True
+    return isinstance(model, torch.fx.GraphModule) and not any(
+        one.op == "call_module" and not str(one.target).startswith("_") for one in model.graph.nodes
+    )
 
 
 def check_network(network: object) -> None:
