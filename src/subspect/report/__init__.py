@@ -40,7 +40,7 @@ from subspect.report.figures import calibration_figure, curve_figure, shared_fig
 from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
 from subspect.studies.image_set import ImageSet
-from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike, open_study
 
 SINGLE = 60  #: classes that fit into a single file
@@ -190,10 +190,13 @@ def write_report(
 
     Raises:
         SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
-            no report, ``images`` is no source of images, or ``network`` another one.
+            no report, ``images`` is no source of images, or ``network`` another one; or either was given and the study was
+            made from features alone.
     """
     study = open_study(study)
     decomposition.check(study)
+    if network is not None or images is not None:
+        refuse_features_alone(study, "there are no pictures to show, and no network for the places where features look")
     if fidelity is not None and fidelity.decomposition != decomposition.name:
         raise SubspectError(
             f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"

@@ -55,7 +55,8 @@ class StudyQuestions(Result):
         table = Table(title=str(study.path), show_header=False, title_justify="left")
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        table.add_row("network", f"{identity.network} (weights {identity.fingerprint[:12]}…)")
+        alone = "none, features alone: " if identity.features_alone else ""
+        table.add_row("network", f"{alone}{identity.network} (weights {identity.fingerprint[:12]}…)")
         table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
         parts = (f"{key} {'no' if value is None else value}" for key, value in identity.preprocessing.items())
         table.add_row("preprocessing", "; ".join(parts))
