@@ -310,6 +310,10 @@ def test_the_command_and_what_follows(given: Path) -> None:
     command("report study")
     command("edit study --drop cat:" + str(parsed("show study --class cat")["classes"][0]["features"][0]["feature"]))
     command("verify study")
+    assert "60 rows of features; labels: by name" in " ".join(command("show study").stdout.split())
+    for asked in ("explain study x.png", "export study -o x.onnx", "report study", "tradeoff study --pool 3"):
+        line = f"{asked} --network python:nowhere.py:make"  # whose code isn't run
+        assert "was made from features alone, without a network and without images: there is no" in said(line, 1)
     assert "made from features alone" in Path("study/report.html").read_text()
     assert Study.open("study").image_set("test").manifest.matching == "by name"
 

@@ -229,7 +229,10 @@ def test_killed_and_run_again(
     process.wait()
     left = sorted(path.name for path in first.parent.glob("*.arrow"))
     assert 0 < len(left) < 5
-    with pytest.raises(SubspectError, match=r"image set 'train' in .* is unfinished"):
+    with pytest.raises(
+        SubspectError,
+        match=r"image set 'train' in .* is unfinished: . of 5 shards; run the same features command again",
+    ):
         Study.open(tmp_path / "killed").image_set("train")
     (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves
     with caplog.at_level(logging.INFO, logger="subspect"):
@@ -308,6 +311,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"features": X.astype(str)}, "features must be real numbers that float32 can hold; got <U"),
     "objects": ({"features": X.astype(object)}, "features must be real numbers that float32 can hold; got object"),
     "complex": ({"features": X.astype(complex)}, "features must be real numbers that float32 can hold; got complex128"),
+    "masked": ({"features": np.ma.masked_less(X, 0)}, "features are masked in places; put numbers there"),
     "ragged": ({"features": [[1, 2], [3]]}, "features must be an array of numbers; got list"),
     "one row": ({"features": X[0]}, "features must be a table (n, d), a row for each example and a column for each"),
     "images": ({"features": X[:, None]}, "features must be a table (n, d)"),

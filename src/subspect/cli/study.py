@@ -33,6 +33,7 @@ from subspect.cli.options import (
     lines_of,
     loaded_from,
     only_with,
+    open_for,
 )
 from subspect.cli.printing import show as show_made
 from subspect.cli.printing import show_values
@@ -217,13 +218,12 @@ def report(
     """
     from subspect.measuring.fidelity import evaluate as cost_of
     from subspect.report import check_report, write_report
-    from subspect.studies.study import Study
 
     if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra")
     if no_images:
         only_with(context, "images, not with --no-images", "network", "weights", "images")
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     check_report(output or opened.path / "report.html", opened.identity.n_classes)
     model, cost = observed.load(), cost_of(opened, loaded, on=on)

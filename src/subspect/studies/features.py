@@ -167,6 +167,8 @@ def _array(values: object, what: str) -> npt.NDArray[Any]:
     Raises:
         SubspectError: they are nothing like that.
     """
+    if np.ma.is_masked(values):
+        raise SubspectError(f"{what} are masked in places; put numbers there, or leave those rows out")
     try:
         if isinstance(values, torch.Tensor):
             plain = values.detach().cpu()

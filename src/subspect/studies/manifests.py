@@ -54,6 +54,11 @@ class Identity:
         """Whether features and a head were given, so that there is neither a network nor an image."""
         return dict(self.preprocessing) == GIVEN_AS_FEATURES
 
+    @property
+    def filled_by(self) -> str:
+        """The command that stores image sets in such a study."""
+        return "features" if self.features_alone else "observe"
+
     def __post_init__(self) -> None:
         if len(self.class_names) != self.n_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
