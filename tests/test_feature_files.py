@@ -255,6 +255,32 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         read_features(tmp_path / "x.arrow")
 
 
+@pytest.mark.parametrize("kind", ["x.npy", "x.npz", "sparse.npz", *KINDS[1:]])
+def test_damaged_files_end_in_a_message(kind: str, tmp_path: Path) -> None:
+    generator, data = np.random.default_rng(1), write(tmp_path, kind).read_bytes()
+    path = tmp_path / f"damaged{Path(kind).suffix}"
+    for number in range(60):
+        damaged = bytearray(data)
+        for place in generator.integers(len(data) if number % 2 else 400, size=1 + number % 3):
+            damaged[place] = generator.integers(256)
+        path.unlink(missing_ok=True)  # an array that was read from it may still be mapped
+        path.write_bytes(damaged)
+        try:
+            found = read_features(path)
+            from_features(found.features, W, B, tmp_path / f"{number}", labels=found.labels, ids=found.ids)
+        except SubspectError:
+            continue
+
+
+def test_a_sparse_matrix_that_points_beyond_itself(tmp_path: Path) -> None:
+    for kind in (scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.coo_matrix):
+        matrix = kind(X)
+        (matrix.col if kind is scipy.sparse.coo_matrix else matrix.indices)[3] = 10**6
+        scipy.sparse.save_npz(tmp_path / "x.npz", matrix)
+        with pytest.raises(SubspectError, match="cannot read the features .* as .npz: ValueError: "):
+            read_features(tmp_path / "x.npz")
+
+
 def test_missing_numbers_of_a_table_are_told(tmp_path: Path) -> None:
     for made in ({"a": [1, None, 3], "b": [1.0, 2.0, 3.0]}, {"features": [[1.0, 2.0], [1.0, None], [1.0, 1.0]]}):
         pyarrow.parquet.write_table(pa.table(made), tmp_path / "x.parquet")

@@ -24,7 +24,7 @@ from subspect.ground.files import open_file, read_text
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin")
 _LABELS, _IDS = ("labels", "label"), ("ids", "id")
-_SPARSE = {"data", "indices", "indptr", "shape"}  # what scipy.sparse.save_npz writes
+_SPARSE = {"data", "format", "shape"}  # what scipy.sparse.save_npz writes, besides the places
 _SAVE_FEATURES = "save them with numpy.save('features.npy', features), or as .npz, .safetensors, .parquet or .arrow"
 _SAVE_HEAD = (
     "save its numbers, of a scikit-learn classifier by numpy.savez('head.npz', weight=classifier.coef_, "
@@ -78,8 +78,8 @@ def read_features(path: Path) -> FeatureFile:
     kinds: dict[str, _Read] = {".npy": _numpy, ".npz": _numpy, ".safetensors": _tensors}
     kinds |= dict.fromkeys((".parquet", ".pq"), _parquet) | dict.fromkeys((".arrow", ".feather", ".ipc"), _arrow)
     found = _read(path, "features", kinds, _SAVE_FEATURES)
-    if isinstance(found, pa.Table):
-        return _of_table(found, path)
+    if isinstance(found, FeatureFile):
+        return found
     if isinstance(found, Mapping):
         labels, ids = (next((found[key] for key in keys if key in found), None) for keys in (_LABELS, _IDS))
         return FeatureFile(_features_in(found, path), labels, ids)
@@ -180,25 +180,33 @@ def _numpy(path: Path) -> Any:
         file.seek(0)
         found = np.load(file, allow_pickle=False)
         if set(found.files) >= _SPARSE:
-            return scipy.sparse.load_npz(path)
+            return _checked(scipy.sparse.load_npz(path))
         return {name: found[name] for name in found.files}
+
+
+def _checked(sparse: Any) -> Any:
+    """Return a sparse matrix whose indices are all within its shape, since SciPy would read beyond."""
+    if hasattr(sparse, "check_format"):
+        sparse.check_format(full_check=True)
+    return sparse
 
 
 def _tensors(path: Path) -> Any:
     return load_file(path)
 
 
-def _parquet(path: Path) -> pa.Table:
+def _parquet(path: Path) -> FeatureFile:
     with open_file(path) as file:
-        return pyarrow.parquet.read_table(file)
+        return _of_table(pyarrow.parquet.read_table(file), path)
 
 
-def _arrow(path: Path) -> pa.Table:
+def _arrow(path: Path) -> FeatureFile:
     """Read an Arrow file, or the stream that some programs write under that name."""
     with open_file(path) as file:
         starts = file.read(6)
         file.seek(0)
-        return (pa.ipc.open_file if starts == b"ARROW1" else pa.ipc.open_stream)(file).read_all()
+        table = (pa.ipc.open_file if starts == b"ARROW1" else pa.ipc.open_stream)(file).read_all()
+        return _of_table(table, path)
 
 
 def _features_in(found: Mapping[str, Any], path: Path) -> Any:
