@@ -108,6 +108,7 @@ def build(folder: Path) -> Path:
         write_images(folder / "images" / name, CLASSES, each, seed)
     picture(np.random.default_rng(9), 14, 1).save(folder / "cat.jpg")
     (folder / "indices.json").write_text(json.dumps({str(label): [label, 12, 40, 60 + label] for label in range(4)}))
+    write_features(folder)
     for seed, name in enumerate(("model", "another")):
         save_file(weights(seed), folder / f"{name}.safetensors")
     with inside(folder):
@@ -128,6 +129,17 @@ def build_full(folder: Path) -> Path:
     subspect.decompose(folder / "study", 5, method="frequency", show_progress=False)
     subspect.decompose(folder / "study", 10, show_progress=False)
     return folder
+
+
+def write_features(folder: Path) -> None:
+    """Write features of no network, their head, labels, and names of the classes."""
+    generator = np.random.default_rng(5)
+    topics, features = generator.normal(size=(3, 30)), generator.normal(size=(120, 30))
+    labels = (features @ topics.T).argmax(1)
+    np.save(folder / "features.npy", features)
+    np.savez(folder / "head.npz", weight=topics, bias=np.zeros(3))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    (folder / "topics.txt").write_text("cooking\nsailing\nmusic\n")
 
 
 def observed(folder: Path, study: str, weights: str, name: str) -> None:

@@ -37,6 +37,7 @@ from .networks.network import Network
 from .report import write_report
 from .statistics.dimensions import Spread
 from .studies.decompositions import load_decomposition
+from .studies.features import from_features
 from .studies.image_set import ImageSet
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
@@ -124,6 +125,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "from_features",
     "geometry",
     "load_decomposition",
     "load_network",

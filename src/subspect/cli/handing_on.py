@@ -28,6 +28,7 @@ from subspect.cli.options import (
     lines_of,
     loaded_from,
     only_with,
+    open_for,
 )
 from subspect.cli.printing import draw, show
 from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
@@ -100,9 +101,8 @@ def retrain(
     """
     from subspect.giving.retrain import retrain as train_further
     from subspect.giving.training import Settings
-    from subspect.studies.study import Study
 
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     settings = Settings(
         epochs=epochs,
@@ -157,11 +157,10 @@ def specialise(
     """
     from subspect.giving.export import check_path
     from subspect.giving.specialise import specialise as make_smaller
-    from subspect.studies.study import Study
 
     if output is not None:
         check_path(output, None, SMALL)
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
     for one in named or ():
@@ -190,12 +189,11 @@ def export(
     """
     from subspect.giving.export import check_path
     from subspect.giving.export import export as export_to
-    from subspect.studies.study import Study
 
     if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra", "images")
     check_path(output, format)
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     made = export_to(
         opened,
@@ -231,10 +229,9 @@ def tradeoff(
     """
     from subspect.giving.tradeoff import tradeoff as weigh_up
     from subspect.ground.drawing import check_figure
-    from subspect.studies.study import Study
 
     check_figure(figure)
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     made = weigh_up(opened, network=observed.load(), pools=pools, k=k, images=images, refit=refit)
     draw(made.plot, figure)
     show(made, as_json)

@@ -146,6 +146,17 @@ class ObservedIfNamed:
 NOT_NAMED = ObservedIfNamed()
 
 
+def open_for(observed: Observed | ObservedIfNamed, study: Path) -> Study:
+    """Open a study; one that has no network is refused where one is named, before that one's code runs."""
+    from subspect.studies.same_network import refuse_features_alone
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    if observed.network is not None:
+        refuse_features_alone(opened)
+    return opened
+
+
 @dataclass(frozen=True)
 class Running:
     """Where a network runs, and how images reach it."""

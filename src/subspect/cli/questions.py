@@ -24,6 +24,7 @@ from subspect.cli.options import (
     images_of,
     loaded_from,
     only_with,
+    open_for,
 )
 from subspect.cli.printing import draw, show, show_values
 from subspect.ground.errors import SubspectError
@@ -48,9 +49,8 @@ def explain(
     from subspect.asking.explain import explain as why
     from subspect.asking.one_image import open_picture
     from subspect.ground.files import make_folder
-    from subspect.studies.study import Study
 
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     if against is not None:
         loaded.label(against)  # before the network is loaded

@@ -30,11 +30,14 @@ from subspect.cli.options import (
     StudyPath,
     Which,
     images_of,
+    lines_of,
     loaded_from,
     only_with,
+    open_for,
 )
 from subspect.cli.printing import log, show_values
 from subspect.cli.printing import show as show_made
+from subspect.ground.errors import SubspectError
 
 
 @command("A study")
@@ -73,6 +76,51 @@ def observe(
         max_failed=max_failed,
         layers=tuple(layer or ()),
         **running.arguments(),
+    )
+    show_made(made, as_json)
+
+
+@command("A study")
+def features(
+    features: Annotated[
+        Path, typer.Argument(help="Features: .npy, .npz, .safetensors, .parquet or .arrow, also with labels and ids.")
+    ],
+    head: Annotated[
+        Path,
+        typer.Option(
+            "--head", help="The linear head: weight and bias in .npz or .safetensors, or a .skops classifier."
+        ),
+    ],
+    output: Output,
+    name: Annotated[str, typer.Option(help="Name of the set in the study.")] = "train",
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels: .npy, or text with a class index or class name per line.")
+    ] = None,
+    class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store features from anywhere and the linear head that reads them in a study, without a network or images.
+
+    Features are of text, audio, tables: what is stored is looked at as that of a network. No pickle is opened.
+
+    Example: subspect features features.npy --head head.npz -o texts --labels labels.txt --class-names topics.txt
+    """
+    from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels
+    from subspect.studies.features import from_features
+
+    found, linear, names = read_features(features), read_head(head), lines_of(class_names)
+    if labels is not None and found.labels is not None:
+        raise SubspectError(f"{features} holds labels itself, and --labels gives others; give one of them")
+    given = found.labels if labels is None else read_labels(labels)
+    made = from_features(
+        found.features,
+        linear.weight,
+        linear.bias,
+        output,
+        name,
+        labels=as_indices(given, linear, names),
+        class_names=names if names is not None else linear.classes,
+        ids=found.ids,
     )
     show_made(made, as_json)
 
@@ -170,13 +218,12 @@ def report(
     """
     from subspect.measuring.fidelity import evaluate as cost_of
     from subspect.report import check_report, write_report
-    from subspect.studies.study import Study
 
     if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra")
     if no_images:
         only_with(context, "images, not with --no-images", "network", "weights", "images")
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     check_report(output or opened.path / "report.html", opened.identity.n_classes)
     model, cost = observed.load(), cost_of(opened, loaded, on=on)

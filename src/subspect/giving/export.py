@@ -38,7 +38,7 @@ from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
 from subspect.networks.parts import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike
 
 log = logging.getLogger("subspect")
@@ -157,6 +157,9 @@ def export(
         with atomic(path) as file:
             file.write(decomposition.to_bytes({"preprocessing": about["preprocessing"]}))
         return Exported(path, form, FileCost(path.stat().st_size, {}), None, None, None, about)
+    refuse_features_alone(
+        study, "there is no network to put the decomposed head into; a .safetensors holds the head by itself"
+    )
     if network is None:
         raise SubspectError(
             f"{form!r} takes the network itself, to put the decomposed head into; give it: network=… in Python, "

@@ -188,6 +188,7 @@ AnyPreprocessing = Preprocessing | Transform
 PreprocessingLike = AnyPreprocessing | Mapping[str, Any] | Callable[[Image.Image], torch.Tensor]
 #: a Preprocessing, a mapping with its fields, or a callable that takes an RGB image and returns a tensor
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
+GIVEN_AS_FEATURES: dict[str, Any] = {"given": "features"}  #: by no network that subspect ran
 
 
 def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) -> None:

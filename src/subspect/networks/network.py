@@ -56,7 +56,7 @@ class Network:
         declared = preprocessing if preprocessing is not None else getattr(model, "preprocessing", None)
         self.model = model
         self.preprocessing: AnyPreprocessing | None = as_preprocessing(declared)
-        self.class_names = _names(class_names if class_names is not None else _declared_names(model))
+        self.class_names = checked_names(class_names if class_names is not None else _declared_names(model))
         self.name = name or type(model).__name__
         self.weights_given = True  #: not where it was named without them, so that they may be random (`load_network`)
         self._head_name = head
@@ -228,7 +228,12 @@ def _declared_names(model: nn.Module) -> Sequence[str] | None:
     return None
 
 
-def _names(names: object) -> tuple[str, ...] | None:
+def checked_names(names: object) -> tuple[str, ...] | None:
+    """Return class names as they are kept; None where there are none.
+
+    Raises:
+        SubspectError: they are no list of strings, or one isn't text.
+    """
     if names is None:
         return None
     if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):

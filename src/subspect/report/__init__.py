@@ -41,7 +41,7 @@ from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.image_set import ImageSet
-from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike
 
 SINGLE = 60  #: classes that fit into a single file
@@ -191,9 +191,12 @@ def write_report(
 
     Raises:
         SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
-            no report, ``images`` is no source of images, or ``network`` another one.
+            no report, ``images`` is no source of images, or ``network`` another one; or either was given and the study was
+            made from features alone.
     """
     study, decomposition = opened(study, decomposition)
+    if network is not None or images is not None:
+        refuse_features_alone(study, "there are no pictures to show, and no network for the places where features look")
     if fidelity is not None and fidelity.decomposition != decomposition.name:
         raise SubspectError(
             f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"

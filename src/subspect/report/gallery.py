@@ -96,6 +96,8 @@ def gallery_of(
     """
     image_set = study.image_set(decomposition.chosen_on[0])
     opened = open_images(source, outside=True) if source is not None else None
+    if study.identity.features_alone:
+        return Gallery({}, {}, {}, "The study was made from features alone, without images, so there are none to show.")
     if opened is None and image_set.manifest.root is None:
         remark = (
             f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "

@@ -14,6 +14,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import read_json
 from subspect.ground.schemas import as_type
 from subspect.ground.seals import open_json
+from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.studies.shards import Entry
 
 SCHEMA = 2  #: version of the folder's layout; a newer one is refused
@@ -48,6 +49,16 @@ class Identity:
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any]
 
+    @property
+    def features_alone(self) -> bool:
+        """Whether features and a head were given, so that there is neither a network nor an image."""
+        return dict(self.preprocessing) == GIVEN_AS_FEATURES
+
+    @property
+    def filled_by(self) -> str:
+        """The command that stores image sets in such a study."""
+        return "features" if self.features_alone else "observe"
+
     def __post_init__(self) -> None:
         if len(self.class_names) != self.n_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
@@ -76,7 +87,7 @@ class SetManifest:
     Attributes:
         weights: fingerprint of the network's weights.
         preprocessing: what was done to the images.
-        kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
+        kind: "folder", "flat folder", "CSV", "arrays" or "dataset"; "features" where those were given alone.
         root: the folder that ids are relative to, for files.
         images: number of images in the source.
         fingerprint: of the list of images and labels.
@@ -124,6 +135,11 @@ class SetManifest:
     def n_shards(self) -> int:
         """Number of shards of the whole set."""
         return -(-self.images // self.shard_size)
+
+    def ends(self, shard: int) -> tuple[int, int]:
+        """Return the positions between which a shard's images lie: the first, and one behind the last."""
+        first = shard * self.shard_size
+        return first, min(first + self.shard_size, self.images)
 
 
 def versioned(path: Path) -> tuple[int, dict[str, Any]]:

@@ -217,7 +217,6 @@ def _manifest(
     source: Images, match: ClassMatch, identity: Identity, batch_size: int, layers: Mapping[str, int]
 ) -> SetManifest:
     width = identity.n_features + sum(layers.values())
-    rows = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
     return SetManifest(
         weights=identity.fingerprint,
         preprocessing=identity.preprocessing,
@@ -228,9 +227,14 @@ def _manifest(
         labelled=source.labelled,
         matching=match.how,
         batch_size=batch_size,
-        shard_size=rows,
+        shard_size=shard_rows(width, batch_size),
         layers=layers,
     )
+
+
+def shard_rows(width: int, batch_size: int) -> int:
+    """Return how many images of so many numbers go into a shard, a multiple of the batch size."""
+    return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
 
 
 def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> bool:
@@ -303,20 +307,32 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
         image_set: whose shards are all there.
         network: that made it; None where an accuracy near chance was pointed out already.
     """
+    right = complete(image_set)
     name, manifest = image_set.name, image_set.manifest
-    rows = right = 0
-    failed: list[tuple[str, str]] = []
-    for index in range(manifest.n_shards):
-        chunk, unusable = image_set.shard(index)
-        rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
-        failed += unusable
-    image_set.save(replace(manifest, complete=True, rows=rows, failed=tuple(failed)))
-    if failed:
-        log.warning("%d of %s images could not be used: %s", len(failed), f"{manifest.images:,}", _reasons(failed))
+    if manifest.failed:
+        failed, of = manifest.failed, f"{manifest.images:,}"
+        log.warning("%d of %s images could not be used: %s", len(failed), of, _reasons(failed))
     if manifest.labelled:
+        rows = manifest.rows
         log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
         if network is not None:
             _warn_near_chance(right, rows, network, f"of {name!r}")
+
+
+def complete(image_set: ImageSet) -> int:
+    """Write the manifest that says that a set is complete, once its shards are all there.
+
+    Returns:
+        How many predictions are the label.
+    """
+    rows = right = 0
+    failed: list[tuple[str, str]] = []
+    for index in range(image_set.manifest.n_shards):
+        chunk, unusable = image_set.shard(index)
+        rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
+        failed += unusable
+    image_set.save(replace(image_set.manifest, complete=True, rows=rows, failed=tuple(failed)))
+    return right
 
 
 def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
@@ -357,17 +373,12 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
 
 def _cuts(manifest: SetManifest, shard: int) -> list[range]:
     """Cut a shard's positions into batches; always at the same places, so that a resumed run gives the same bytes."""
-    first, end = _ends(manifest, shard)
+    first, end = manifest.ends(shard)
     return [range(start, min(start + manifest.batch_size, end)) for start in range(first, end, manifest.batch_size)]
 
 
-def _ends(manifest: SetManifest, shard: int) -> tuple[int, int]:
-    first = shard * manifest.shard_size
-    return first, min(first + manifest.shard_size, manifest.images)
-
-
 def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
-    return sum(end - first for first, end in (_ends(manifest, shard) for shard in shards))
+    return sum(end - first for first, end in map(manifest.ends, shards))
 
 
 def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: float, folder: Path) -> None:
@@ -379,15 +390,13 @@ def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: fl
         )
 
 
-def _reasons(failed: list[tuple[str, str]]) -> str:
+def _reasons(failed: Sequence[tuple[str, str]]) -> str:
     return some([f"{id}: {reason}" for id, reason in failed], 3)
 
 
 def _warn_near_chance(right: int, images: int, network: Network, which: str) -> bool:
-    """Warn if the accuracy could come from guessing, within three standard deviations of 1 in C or below; say whether."""
-    chance = 1 / network.head.n_classes
-    limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
-    near = bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
+    """Warn if the accuracy could come from guessing; say whether."""
+    near = near_chance(right, images, network.head.n_classes)
     if near:
         log.warning(
             "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual causes: %sthe "
@@ -401,6 +410,13 @@ def _warn_near_chance(right: int, images: int, network: Network, which: str) -> 
             "" if network.weights_given else "no weights were given (--weights), so that they may be random; ",
         )
     return near
+
+
+def near_chance(right: int, images: int, n_classes: int) -> bool:
+    """Tell whether an accuracy could come from guessing: within three standard deviations of 1 in C, or below."""
+    chance = 1 / n_classes
+    limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
+    return bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
 
 
 def _duration(seconds: float) -> str:

@@ -56,13 +56,14 @@ class StudyQuestions(Result):
         table = Table(title=str(study.path), show_header=False, title_justify="left")
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        table.add_row("network", f"{identity.network} (weights {identity.fingerprint[:12]}…)")
+        alone = "none, features alone: " if identity.features_alone else ""
+        table.add_row("network", f"{alone}{identity.network} (weights {identity.fingerprint[:12]}…)")
         table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
         table.add_row("preprocessing", described(identity.preprocessing))
         for name in study.set_names:
             table.add_row(f"images {name!r}", _about(study, name))
         for name in study.unfinished:
-            table.add_row(f"images {name!r}", "unfinished; run the same observe command again to resume")
+            table.add_row(f"images {name!r}", f"unfinished; run the same {identity.filled_by} command again to resume")
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         return [table]
 
@@ -83,7 +84,9 @@ class StudyQuestions(Result):
 def _about(study: Study, name: str) -> Text:
     """Say of an image set what it holds, and what couldn't be used."""
     manifest = study.image_set(name).manifest
-    text = f"{manifest.rows:,} images ({manifest.kind}, {manifest.root or 'in memory'}); labels: {manifest.matching}"
+    what = "rows of features" if manifest.kind == "features" else "images"
+    place = "" if manifest.kind == "features" else f" ({manifest.kind}, {manifest.root or 'in memory'})"
+    text = f"{manifest.rows:,} {what}{place}; labels: {manifest.matching}"
     if manifest.layers:
         text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
     if manifest.failed:

@@ -23,14 +23,30 @@ _PICTURES = "give some: images=x in Python, with x as it was observed; --images 
 _TENSORS = "give some as they were observed, from Python: images=x; the command line reads pictures alone"
 
 
+def refuse_features_alone(study: Study, what: str = "there is no network of it to ask") -> None:
+    """Refuse what needs a network, or images, of a study that has neither.
+
+    Raises:
+        SubspectError: the study was made from features alone.
+    """
+    if study.identity.features_alone:
+        raise SubspectError(
+            f"the study {study.path} was made from features alone, without a network and without images: {what}; what asks the "
+            "features alone works: decompose, evaluate, compare, diff, edit, selectivity, essentiality, geometry, show, and "
+            "report without images"
+        )
+
+
 def same_network(study: Study, network: Network) -> Network:
     """Check that a network is the one of a study, and return it with the study's head, preprocessing and class names.
 
     The preprocessing is None where images were given ready.
 
     Raises:
-        SubspectError: other weights, another preprocessing, or one that can't be rebuilt from the study.
+        SubspectError: other weights, another preprocessing, one that can't be rebuilt from the study, or a study made from
+            features alone.
     """
+    refuse_features_alone(study)
     check_network(network)
     given, identity = network.fingerprint(), study.identity
     if given != identity.fingerprint:

@@ -212,7 +212,7 @@ class Study(StudyQuestions):
         if not image_set.manifest.complete:
             raise SubspectError(
                 f"image set {name!r} in {self.path} is unfinished: {len(image_set.done)} of {image_set.manifest.n_shards} "
-                "shards; run the same observe command again to resume"
+                f"shards; run the same {self.identity.filled_by} command again to resume"
             )
         return image_set
 

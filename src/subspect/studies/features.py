@@ -1,0 +1,382 @@
+"""A study from features alone: rows of numbers from anywhere, and the linear head that reads them; no network, no images.
+
+What is stored is what `subspect.observe` would have stored of a network that hands its input on to the head, shard by shard,
+so that the same call goes on where it was stopped. All that is given is looked at before anything is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+from torch import nn
+
+from subspect.ground.arrays import Counts, Features
+from subspect.ground.errors import SubspectError, near, shortened, some
+from subspect.ground.files import fingerprint, is_file
+from subspect.ground.progress import progress
+from subspect.ground.text import is_text
+from subspect.images.labels import numbered
+from subspect.images.preprocessing import GIVEN_AS_FEATURES
+from subspect.images.sources import what_labels_are
+from subspect.networks.network import checked_names, weights_fingerprint
+from subspect.studies.image_set import ImageSet
+from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.observe import complete, near_chance, shard_rows
+from subspect.studies.shards import Chunk, shard_bytes
+from subspect.studies.study import Study, check_disk, check_set_name
+
+log = logging.getLogger("subspect")
+
+_CUT = 64  # rows: shards are cut as `observe` cuts them with batches of its default size
+Rows = Any  #: (n, d) numbers: an array, a tensor, a data frame or a sparse matrix of SciPy's
+
+
+def from_features(
+    features: Rows,
+    weight: npt.ArrayLike | torch.Tensor,
+    bias: npt.ArrayLike | torch.Tensor | None,
+    study: str | Path,
+    name: str = "train",
+    *,
+    labels: npt.ArrayLike | torch.Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    ids: Sequence[str] | Sequence[int] | None = None,
+    network: str = "features",
+    show_progress: bool = True,
+) -> Study:
+    """Store features in a study together with the linear head that reads them, without any network or image.
+
+    The same call goes on where it was stopped, and does nothing where it is done.
+
+    Args:
+        features: (n, d) numbers, kept as float32: an array, also one that is mapped from a file, a tensor, a data frame, or a
+            sparse matrix of SciPy's.
+        weight: (C, d), the head's; one row, as scikit-learn's linear classifiers of two classes have it, stands for two
+            opposite ones: half of it for class 1, and the same with the other sign for class 0.
+        bias: (C,), the head's; None where it has none.
+        study: the study's folder, made if need be.
+        name: what the set is called in the study.
+        labels: (n,) class indices, or class names; the head's own predictions stand in where there are none.
+        class_names: a name for each class; those of the study's other sets, or numbers, unless given.
+        ids: a name for each row, such as a document's; its position unless given.
+        network: what stands in the study as the network's name.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        The study, which now holds the set.
+
+    Raises:
+        SubspectError: features that are no finite numbers, or of another width than the head; labels, names or ids of another
+            number or none of the classes; another study; no disk left. What was stored so far stays.
+    """
+    check_set_name(name)
+    folder, head = Path(study), _head(weight, bias)
+    names = _names(class_names, len(head[0]), folder)
+    given = _given(features, head, labels, ids, names)
+    identity = _identity(network, head, names)
+    opened = Study.create(folder, identity, *map(torch.from_numpy, head))
+    with opened.observing(name):
+        image_set = opened.begin(name, _manifest(given, identity))
+        if image_set.manifest.complete:
+            log.info("%s: all %s rows of %r are there already", folder, f"{len(image_set):,}", name)
+            return opened
+        _store(image_set, given, show_progress)
+        right = complete(image_set)
+    _tell(image_set, right)
+    return opened
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was given, looked at.
+
+    Attributes:
+        read: returns the rows from one position to another, float32.
+        labels: (n,) class indices, −1 where there are none.
+        predictions: (n,) the head's top-1 classes.
+        ids: n names.
+        matching: how labels became class indices.
+        fingerprint: of features, labels and ids.
+    """
+
+    read: Callable[[int, int], Features]
+    labels: Counts
+    predictions: Counts
+    ids: list[str]
+    matching: str
+    fingerprint: str
+
+    def chunk(self, first: int, end: int) -> Chunk:
+        """Return the rows of some positions as a shard holds them."""
+        rows = slice(first, end)
+        return Chunk(self.read(first, end), self.labels[rows], self.predictions[rows], self.ids[rows])
+
+
+def _given(
+    features: Rows, head: tuple[Features, Features], labels: object, ids: object, names: tuple[str, ...]
+) -> _Given:
+    """Look at all that was given."""
+    table = _table(features)
+    n, width = table.shape
+    if width != head[0].shape[1]:
+        raise SubspectError(
+            f"the features have {width:,} columns, and the head's weight {head[0].shape} takes {head[0].shape[1]:,}: give the "
+            "features that this head was fitted on, a column for each column of its weight, in the same order"
+        )
+
+    def read(first: int, end: int) -> Features:
+        block = table[first:end]
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(block.toarray() if scipy.sparse.issparse(block) else block, np.float32)
+
+    known = _ids(ids, n)
+    numbers, matching = _labels(labels, n, names)
+    predictions, digest = _looked_through(read, range(0, n, shard_rows(width, _CUT)), known, head)
+    kept = fingerprint(f"{n} {width}", digest, numbers.astype("<i8").tobytes(), *known)
+    return _Given(read, numbers, predictions, known, matching, kept)
+
+
+def _table(features: Rows) -> Any:
+    """Return features as something two-dimensional whose rows can be sliced: an array or a sparse matrix in CSR form.
+
+    Raises:
+        SubspectError: they are no table of numbers, or an empty one.
+    """
+    table = features.tocsr() if scipy.sparse.issparse(features) else _array(features, "features")
+    if len(table.shape) != 2 or 0 in table.shape:
+        raise SubspectError(
+            f"features must be a table (n, d), a row for each example and a column for each feature; got shape {table.shape}"
+        )
+    _check_kind(table.dtype, "features")
+    return table
+
+
+def _array(values: object, what: str) -> npt.NDArray[Any]:
+    """Return an array, a tensor, a data frame or lists as an array.
+
+    Raises:
+        SubspectError: they are nothing like that.
+    """
+    if np.ma.is_masked(values):
+        raise SubspectError(f"{what} are masked in places; put numbers there, or leave those rows out")
+    try:
+        if isinstance(values, torch.Tensor):
+            plain = values.detach().cpu()
+            return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()  # NumPy has no bfloat16
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise SubspectError(f"{what} must be an array of numbers; got {type(values).__name__}: {error}") from error
+
+
+def _check_kind(kind: np.dtype[Any], what: str) -> None:
+    if kind.kind not in "fiub":
+        raise SubspectError(
+            f"{what} must be real numbers that float32 can hold; got {kind}; turn text and categories into numbers first, as "
+            "they were where the head was fitted"
+        )
+
+
+def _head(weight: object, bias: object) -> tuple[Features, Features]:
+    """Return a head's weight (C, d) and bias (C,), float32, of two classes at least."""
+    rows = np.atleast_2d(_array(weight, "the head's weight"))
+    shift = np.zeros(len(rows), np.float32) if bias is None else _array(bias, "the head's bias").reshape(-1)
+    if rows.ndim != 2 or 0 in rows.shape or shift.shape != rows.shape[:1]:
+        raise SubspectError(
+            "the head must have a weight (C, d), a row for each class, and a bias (C,); got weight "
+            f"{np.shape(rows)} and bias {shift.shape}"
+        )
+    for what, values in (("weight", rows), ("bias", shift)):
+        _check_kind(values.dtype, f"the head's {what}")
+    with np.errstate(over="ignore"):
+        head = rows.astype(np.float32), shift.astype(np.float32)
+    if not all(np.isfinite(part).all() for part in head):
+        raise SubspectError(
+            "the head's weight or bias holds NaN, infinity, or a number too large for float32; fit it again"
+        )
+    if len(rows) == 1:  # the logit of class 1 against class 0; halves leave the probabilities as they are
+        return np.concatenate([-head[0] / 2, head[0] / 2]), np.concatenate([-head[1] / 2, head[1] / 2])
+    return head
+
+
+def _looked_through(
+    read: Callable[[int, int], Features], cuts: range, ids: Sequence[str], head: tuple[Features, Features]
+) -> tuple[Counts, str]:
+    """Go through the rows once, and return the head's top-1 classes and the SHA-256 of all features.
+
+    Raises:
+        SubspectError: rows that aren't finite.
+    """
+    bad, said, digest = list[int](), list[Counts](), hashlib.sha256()
+    for first in cuts:
+        block = read(first, first + cuts.step)
+        digest.update(block.data)
+        bad += (first + np.flatnonzero(~np.isfinite(block).all(axis=1))).tolist()
+        said += [] if bad else [_say(block, head)]
+    if bad:
+        rows = (f"row {row}" if ids[row] == str(row) else f"row {row} ({shortened(ids[row])})" for row in bad)
+        raise SubspectError(
+            f"{len(bad):,} of {len(ids):,} rows of features hold NaN, infinity, or a number too large for float32: "
+            f"{some(rows, 3)}; mend these rows, or leave them out together with their labels and ids"
+        )
+    return np.concatenate(said), digest.hexdigest()
+
+
+def _say(features: Features, head: tuple[Features, Features]) -> Counts:
+    """Return the head's top-1 classes, by its logits in float32, as everything that is measured later computes them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = np.asarray(features @ head[0].T + head[1], np.float32)
+    if not np.isfinite(logits).all():
+        raise SubspectError(
+            "the head's logits of these features are too large for float32; scale the features, and the head with them"
+        )
+    said: Counts = logits.argmax(axis=1)
+    return said
+
+
+def _names(given: Sequence[str] | None, n_classes: int, folder: Path) -> tuple[str, ...]:
+    """Return a name for each class: those given, those of the study that is there, or numbers."""
+    names = checked_names(given)
+    if names is None and is_file(folder / "study.json"):
+        identity = Study.open(folder).identity
+        names = identity.class_names if identity.n_classes == n_classes else None
+    if names is None:
+        return numbered(n_classes)
+    if len(names) != n_classes:
+        raise SubspectError(f"{len(names)} class names for a head with {n_classes} classes; give one for each")
+    return names
+
+
+def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Counts, str]:
+    """Return the labels as class indices (n,), and how they became such; −1 where there are none."""
+    if given is None:
+        return np.full(n, -1, np.int64), "none"
+    labels = _array(given, "labels")
+    flat = labels.reshape(-1)
+    if len(flat) != n or not len(labels.shape):
+        raise SubspectError(f"labels must be one for each of the {n:,} rows of features; got shape {labels.shape}")
+    if flat.dtype.kind in "UO" and all(isinstance(one, str) for one in flat.tolist()):
+        return _by_name(flat.tolist(), names), "by name"
+    if flat.dtype.kind not in "iub":
+        raise SubspectError(
+            f"labels must be class indices, or class names; got type {flat.dtype}{what_labels_are(flat[0].item())}"
+            if flat.dtype.kind != "O"
+            else f"labels must be class indices, or class names; got {shortened(repr(flat[0]))} among them"
+        )
+    outside = np.flatnonzero((flat < 0) | (flat >= len(names)))
+    if len(outside):
+        raise SubspectError(
+            f"{len(outside):,} labels are no class index from 0 to {len(names) - 1}: first "
+            f"{some((f'{flat[row]} in row {row}' for row in outside), 3)}; classes are counted from 0, in the order of the "
+            "rows of the head's weight; for labels by name give class_names (--class-names FILE)"
+        )
+    return flat.astype(np.int64), "labels are class indices"
+
+
+def _by_name(labels: list[str], names: tuple[str, ...]) -> Counts:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SubspectError(
+            f"labels cannot be matched to class names that stand twice: {some(twice)}; give class indices"
+        )
+    places = {name: index for index, name in enumerate(names)}
+    unknown = [name for name in dict.fromkeys(labels) if name not in places]
+    if unknown:
+        raise SubspectError(
+            f"labels that are no class names: {some(repr(shortened(name)) + near(name, names) for name in unknown)}; the "
+            f"{len(names)} classes are {some(names)}; give the class names (--class-names FILE), in the order of the rows of "
+            "the head's weight"
+        )
+    return np.array([places[name] for name in labels], np.int64)
+
+
+def _ids(given: object, n: int) -> list[str]:
+    """Return a name for each row."""
+    if given is None:
+        return [str(row) for row in range(n)]
+    ids = given if isinstance(given, str) else _array(given, "ids").tolist()
+    if isinstance(ids, str) or not isinstance(ids, list) or not all(isinstance(one, str | int) for one in ids):
+        raise SubspectError("ids must be text or whole numbers, one for each row")
+    ids = [str(one) for one in ids]
+    odd = next((row for row, one in enumerate(ids) if not one or not is_text(one)), None)
+    if len(ids) != n or odd is not None:
+        what = (
+            f"{len(ids):,} for {n:,} rows" if len(ids) != n else f"id {odd} that is empty, or half of a surrogate pair"
+        )
+        raise SubspectError(f"ids must be one for each row of features; got {what}")
+    twice = [one for one, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise SubspectError(
+            f"ids must differ from row to row; {len(twice):,} stand more than once: {some(map(shortened, twice))}; number them"
+        )
+    return ids
+
+
+def _identity(network: str, head: tuple[Features, Features], names: tuple[str, ...]) -> Identity:
+    """Say what the study is about; the fingerprint is that of a network that consists of the head alone, called "head"."""
+    if not isinstance(network, str) or not is_text(network):
+        raise SubspectError(f"network must be text, a name to be shown; got {network!r}")
+    n_classes, width = head[0].shape
+    layer = nn.Linear(width, n_classes, device="meta")  # which draws no numbers
+    layer.weight, layer.bias = (nn.Parameter(torch.from_numpy(part)) for part in head)
+    given = weights_fingerprint(nn.Sequential(OrderedDict(head=layer)))
+    return Identity(network, given, "head", n_classes, width, names, GIVEN_AS_FEATURES)
+
+
+def _manifest(given: _Given, identity: Identity) -> SetManifest:
+    return SetManifest(
+        weights=identity.fingerprint,
+        preprocessing=identity.preprocessing,
+        kind="features",
+        root=None,
+        images=len(given.ids),
+        fingerprint=given.fingerprint,
+        labelled=given.matching != "none",
+        matching=given.matching,
+        batch_size=_CUT,
+        shard_size=shard_rows(identity.n_features, _CUT),
+    )
+
+
+def _store(image_set: ImageSet, given: _Given, show: bool) -> None:
+    """Write the missing shards."""
+    manifest, done = image_set.manifest, set(image_set.done)
+    cuts = {index: manifest.ends(index) for index in range(manifest.n_shards)}
+    there = sum(end - first for index, (first, end) in cuts.items() if index in done)
+    check_disk(image_set.folder, shard_bytes(image_set.shape.n_features, manifest.images - there))
+    if done:
+        log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
+    with progress(image_set.name, manifest.images, "rows", done=there, show=show) as advance:
+        for index, (first, end) in cuts.items():
+            if index not in done:
+                image_set.write(index, given.chunk(first, end), [])
+                advance(end - first)
+
+
+def _tell(image_set: ImageSet, right: int) -> None:
+    """Say how good the head is on what was stored, and warn where it looks wrong."""
+    name, rows, classes = image_set.name, len(image_set), image_set.shape.n_classes
+    log.info("%s: %d classes, %d features, %s rows", name, classes, image_set.shape.n_features, f"{rows:,}")
+    if not image_set.labelled:
+        log.warning("labels: none; the largest of the head's %d outputs is taken for each row's class", classes)
+        return
+    log.info("%s: accuracy of the head %.2f %% (%s rows)", name, 100 * right / rows, f"{rows:,}")
+    if near_chance(right, rows, classes):
+        log.warning(
+            "accuracy near chance: %d of %s rows of %r are right, with %d classes. Usual causes: the classes are in another "
+            "order in the labels than in the head, the columns in another than those that the head was fitted on, or the "
+            "features weren't scaled as they were then",
+            right,
+            f"{rows:,}",
+            name,
+            classes,
+        )
