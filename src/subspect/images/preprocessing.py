@@ -254,6 +254,8 @@ def from_description(described: Mapping[str, Any]) -> Preprocessing:
 
 def described(values: Mapping[str, Any]) -> str:
     """Say in words what `Preprocessing.describe` or a transform's has described, as a study holds it."""
+    if set(values) == {"given"}:
+        return f"none: {values['given']}"
     try:
         return str(from_description(values))
     except SubspectError:
