@@ -422,8 +422,13 @@ def test_what_pytorch_may_unpickle_is_as_before(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="module")
 def photographs(unpack: Callable[[str], Path]) -> list[Image.Image]:
-    paths = sorted(unpack("imagenette").rglob("*.[jJ][pP]*"))
-    return [Image.open(path).convert("RGB") for path in paths[:: len(paths) // 8]]
+    """Some that are square, and some of many shapes."""
+    images = []
+    for name in ("imagenette", "imagenet-one-per-class"):
+        paths = [path for path in sorted(unpack(name).rglob("*.*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+        images += [Image.open(path).convert("RGB") for path in paths[:: len(paths) // 6]]
+    assert len({image.size for image in images}) > 4
+    return images
 
 
 def furthest(
