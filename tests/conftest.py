@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,3 +188,31 @@ def unpack(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
         return done[name]
 
     yield take
+
+
+def _mend_torchvision() -> object:
+    """Define two of torchvision's operators where it was built for another torch, which no image classifier runs.
+
+    Only for that one error; whatever else is wrong with it shows in the tests.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return library
+    return None
+
+
+@pytest.fixture(scope="session")
+def zoos() -> Iterator[None]:
+    """Have timm, torchvision and transformers importable, whatever torch torchvision was built for."""
+    if not all(importlib.util.find_spec(name) for name in ("timm", "torchvision", "transformers")):
+        pytest.skip("needs timm, torchvision and transformers: pip install -e '.[dev]'")
+    kept = _mend_torchvision()
+    yield
+    del kept  # the operators are gone with it

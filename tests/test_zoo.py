@@ -185,11 +185,23 @@ def test_head_is_passed_on() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "resnet18", "timm:resnet18", "python:", "python:mine", "python::make", "python:mine:", "Python:mine:make"],
+    [
+        "",
+        "resnet18",
+        "timm:",
+        "hf",
+        "tim:resnet18",
+        "python:",
+        "python:mine",
+        "python::make",
+        "python:mine:",
+        "Python:mine:make",
+    ],
 )
 def test_name_that_says_no_network(spec: str) -> None:
     match = (
-        f"^cannot tell what network '{spec}' is; expected python:package.module:callable or python:path/file.py:call"
+        rf"^cannot tell what network '{spec}' is( \(did you mean '\w+'\?\))?; expected python:package.module:callable, "
+        "python:path/file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
     )
     refuse(spec, match)
 

@@ -26,7 +26,8 @@ log = logging.getLogger("subspect")
 Spec = Annotated[
     str,
     typer.Argument(
-        help="python:path/file.py:callable or python:package.module:callable, which returns the network. Its code runs."
+        help="python:path/file.py:callable or python:package.module:callable, which returns the network (its code runs); or "
+        "by name timm:NAME, torchvision:NAME, hf:NAME, hf:FOLDER."
     ),
 ]
 ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a flat folder, or a CSV with path,label.")]
@@ -78,7 +79,10 @@ class Preparing:
 
 
 _Weights = Annotated[
-    Path | None, typer.Option(help="Weights: a safetensors file, or a checkpoint of tensors and numbers.")
+    Path | None,
+    typer.Option(
+        help="Weights: a safetensors file, or a checkpoint of tensors and numbers; instead of pretrained ones."
+    ),
 ]
 _IgnoreExtra = Annotated[
     list[str] | None,

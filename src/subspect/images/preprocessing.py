@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from subspect.ground.errors import NoPicture, SubspectError, Unusable
+from subspect.images.processors import Processor, is_processor
 
 INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
 LEAST_STD = 1e-6  #: pixels divided by less would be no numbers that a network could use, or infinite
@@ -186,7 +187,7 @@ class Transform:
 
 AnyPreprocessing = Preprocessing | Transform
 PreprocessingLike = AnyPreprocessing | Mapping[str, Any] | Callable[[Image.Image], torch.Tensor]
-#: a Preprocessing, a mapping with its fields, or a callable that takes an RGB image and returns a tensor
+#: a Preprocessing, a mapping with its fields, a callable from RGB image to tensor, or an image processor of Hugging Face
 GIVEN_AS_TENSORS: dict[str, Any] = {"given": "tensors, ready for the network"}
 GIVEN_AS_FEATURES: dict[str, Any] = {"given": "features"}  #: by no network that subspect ran
 
@@ -263,13 +264,15 @@ def described(values: Mapping[str, Any]) -> str:
 
 
 def as_preprocessing(value: PreprocessingLike | None) -> AnyPreprocessing | None:
-    """Read what a network declares: a Preprocessing, a mapping with its fields, a callable, or None.
+    """Read what a network declares: a Preprocessing, a mapping, a callable, an image processor of Hugging Face, or None.
 
     Raises:
         SubspectError: a field is missing or unknown, or the value is none of these.
     """
     if value is None or isinstance(value, Preprocessing | Transform):
         return value
+    if is_processor(value):  # before mappings, lest a processor be taken for one
+        return Transform(Processor(value))
     if isinstance(value, Mapping):
         known = [field.name for field in fields(Preprocessing)]
         missing = [name for name in known[:4] if name not in value]

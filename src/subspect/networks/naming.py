@@ -1,8 +1,9 @@
-"""Naming a network: ``python:package.module:callable`` or ``python:path/file.py:callable``.
+"""Naming a network: ``python:package.module:callable`` or ``python:path/file.py:callable``, or a zoo's.
 
 The code that the user names is run: the callable is called and returns the model, or ``(model, preprocessing)``, or
 ``(model, preprocessing, class names)``. It is called without arguments, or with those that the name gives, by keyword and
 written out, as in ``python:models.py:resnet20(num_classes=10)``; what stands there is read, never evaluated.
+The zoos are timm, torchvision and Hugging Face (``hf``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from subspect.ground.files import is_file
 from subspect.images.preprocessing import PreprocessingLike
 from subspect.networks.network import Network
 from subspect.networks.weights import load_weights
+from subspect.networks.zoo import SCHEMES, Asked, Named, load_named
 
 
 def load_network(
@@ -38,9 +40,10 @@ def load_network(
     """Build the network that a name stands for, and load its weights.
 
     Args:
-        spec: ``python:package.module:callable`` or ``python:path/file.py:callable``; after it may stand arguments by
-            keyword, as in ``callable(num_classes=10)``.
-        weights: a safetensors file, or a checkpoint of ``torch.save`` with tensors and numbers alone.
+        spec: ``python:package.module:callable`` or ``python:path/file.py:callable``, ``timm:NAME``, ``torchvision:NAME`` or
+            ``hf:NAME`` (``hf:FOLDER``); after it may stand arguments by keyword, as in ``callable(num_classes=10)``.
+        weights: a safetensors file, or a checkpoint of ``torch.save`` with tensors and numbers alone; a network of timm,
+            torchvision or Hugging Face is then built without its pretrained weights.
         preprocessing: instead of what the network declares.
         class_names: instead of what the network declares.
         head: the head's module name, where it can't be found by watching.
@@ -48,14 +51,42 @@ def load_network(
             have and that are left out.
 
     Raises:
-        SubspectError: no such module, file or callable, it failed or returned something else, or the weights don't fit.
+        SubspectError: no such module, file, callable or network, it failed or returned something else, its weights can't
+            be had, or they don't fit.
+        MissingExtra: timm, torchvision or transformers is not installed.
     """
     scheme, _, rest = spec.partition(":")
-    place, callable_name, arguments = _parts(rest)
-    if scheme != "python" or not place or not callable_name:
+    if scheme in SCHEMES and rest:
+        name, arguments = _apart(rest)
+        made = load_named(scheme, Asked(spec, name, arguments, weights is None, preprocessing is not None))
+    else:
+        made = _from_code(spec)
+    if weights is not None:
+        load_weights(made.model, weights, ignore_extra)
+    network = Network(
+        made.model,
+        preprocessing=preprocessing if preprocessing is not None else made.preprocessing,
+        class_names=class_names if class_names is not None else made.class_names,
+        head=head,
+        name=spec,
+    )
+    network.weights_given = weights is not None or scheme in SCHEMES
+    return network
+
+
+def _from_code(spec: str) -> Named:
+    """Call what a name of the scheme ``python`` stands for.
+
+    Raises:
+        SubspectError: no such module, file or callable, it failed or returned something else; or the scheme is another.
+    """
+    scheme, _, rest = spec.partition(":")
+    place, callable_name, arguments = _parts(rest) if scheme == "python" else ("", "", {})
+    if not place or not callable_name:
+        known = ["python", *SCHEMES]
         raise SubspectError(
-            f"cannot tell what network {spec!r} is; expected python:package.module:callable or "
-            "python:path/file.py:callable"
+            f"cannot tell what network {spec!r} is{near(scheme, known) if scheme not in known else ''}; expected "
+            "python:package.module:callable, python:path/file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
     if place.endswith(".py") and not is_file(Path(place)):
         raise SubspectError(f"no such Python file: {place} (looked in {Path.cwd()})")
@@ -68,18 +99,20 @@ def load_network(
             f"{spec} must return a torch.nn.Module, or (model, preprocessing), or (model, preprocessing, class names); it "
             f"returned {kinds}"
         )
-    model, own_preprocessing, own_names = (*parts, None, None)[:3]
-    if weights is not None:
-        load_weights(model, weights, ignore_extra)
-    network = Network(
-        model,
-        preprocessing=preprocessing if preprocessing is not None else own_preprocessing,
-        class_names=class_names if class_names is not None else own_names,
-        head=head,
-        name=spec,
-    )
-    network.weights_given = weights is not None
-    return network
+    return Named(*parts)
+
+
+def _apart(rest: str) -> tuple[str, Mapping[str, Any]]:
+    """Part a name, which may be a folder's and hold brackets, from the arguments by keyword behind it.
+
+    Raises:
+        SubspectError: an argument that isn't written out.
+    """
+    for place in (index for index, letter in enumerate(rest) if letter == "("):
+        call = _read("network" + rest[place:])
+        if place and isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.keywords:
+            return rest[:place], _arguments(call)
+    return rest, {}
 
 
 def _parts(rest: str) -> tuple[str, str, Mapping[str, Any]]:

@@ -29,8 +29,8 @@ class Network:
     Args:
         model: any ``nn.Module`` that returns class logits: a tensor, or an output object, tuple or dict that holds them.
             It is run where it lies, in evaluation mode without gradients, and left as it was.
-        preprocessing: a `Preprocessing`, a dict with its fields, or a callable from a Pillow image to a tensor; taken
-            from ``model.preprocessing`` where the model declares it.
+        preprocessing: a `Preprocessing`, a dict with its fields, a callable from a Pillow image to a tensor, or an image
+            processor of Hugging Face; taken from ``model.preprocessing`` where the model declares it.
         class_names: a name for each class; taken from ``model.class_names`` or a Hugging Face ``config.id2label`` where
             the model has them.
         head: the head's module name, where it can't be found by watching.

@@ -1,0 +1,159 @@
+"""Packages that know networks by name: imported when they are needed, asked for weights, and their errors in one sentence.
+
+What they read is never unpickled into code, whatever the package asks PyTorch for. Where weights can't be fetched that is
+said at once: before a package asks Hugging Face, one short request shows whether there is a connection, since the packages
+try again for half a minute.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subspect.ground.errors import MissingExtra, SubspectError, shortened
+
+_PATIENCE = 5.0  #: seconds that the request before a download may take
+_PICKLES = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
+
+
+def package(name: str, extra: str, purpose: str) -> Any:
+    """Import a package that an extra brings.
+
+    Args:
+        name: the package, which may import torchvision.
+        extra: the extra of subspect that brings it.
+        purpose: what needs it, for the message.
+
+    Raises:
+        MissingExtra: it is not installed, or a package that it needs.
+        SubspectError: it can't be imported; the message says if it is torchvision, because it was built for another torch.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra((error.name or name).partition(".")[0], extra, purpose) from error
+    except Exception as error:  # torchvision's own import ends in a RuntimeError where its operators aren't there
+        if name != "torchvision" and "torchvision" in str(error):
+            package("torchvision", extra, purpose)
+        raise SubspectError(_unfit(name, error)) from error
+
+
+@contextmanager
+def reading(spec: str, *, hub: bool, instead: str) -> Iterator[None]:
+    """Have a package read or fetch what a network consists of; an error of its own becomes one of ours.
+
+    Args:
+        spec: what the user named, for messages.
+        hub: whether it may ask Hugging Face.
+        instead: what the user can give where nothing can be fetched.
+
+    Raises:
+        SubspectError: something can't be read, or is neither on this machine nor can be fetched.
+    """
+    with _hub() if hub else _nothing() as reason, _no_pickles(), redirect_stdout(sys.stderr):
+        try:
+            yield
+        except SubspectError:
+            raise
+        except Exception as error:
+            if reason and _not_here(error):
+                raise SubspectError(_cannot_fetch(spec, reason, instead)) from error
+            raise SubspectError(f"{spec} cannot be loaded: {_said(error)}") from error
+
+
+def check_reachable(spec: str, url: str, instead: str) -> None:
+    """Make sure that a file of weights which torch.hub would fetch is here, or that its server answers.
+
+    Raises:
+        SubspectError: it is not here, and the server can't be reached.
+    """
+    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE).close()
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise SubspectError(_cannot_fetch(spec, f"{url}: {reason}", instead)) from error
+
+
+@contextmanager
+def _nothing() -> Iterator[str]:
+    yield ""
+
+
+@contextmanager
+def _hub() -> Iterator[str]:
+    """Ask Hugging Face for nothing while the block runs if it doesn't answer; say why it doesn't, or nothing."""
+    client = importlib.import_module("huggingface_hub")
+    constants = client.constants
+    before, reason = constants.HF_HUB_OFFLINE, ""
+    if before:
+        reason = "HF_HUB_OFFLINE is set"
+    else:
+        try:
+            client.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        except Exception as error:  # of the client that it uses, which differs between its versions
+            reason = f"{constants.ENDPOINT} does not answer: {_said(error)}"
+    constants.HF_HUB_OFFLINE = bool(reason)
+    try:
+        yield reason
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _no_pickles() -> Iterator[None]:
+    """Have every torch.load take tensors alone, also where a package asks for more, as torchvision does."""
+    before = {name: os.environ.get(name) for name in _PICKLES}
+    os.environ.update(_PICKLES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _not_here(error: BaseException) -> bool:
+    """Tell whether an error, or one that led to it, says that a file is not on this machine."""
+    met: BaseException | None = error
+    while met is not None:
+        if type(met).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled") or "connect to" in str(met):
+            return True
+        met = met.__cause__ or met.__context__
+    return False
+
+
+def _cannot_fetch(spec: str, reason: str, instead: str) -> str:
+    return (
+        f"{spec} is not on this machine and cannot be fetched ({reason}); run this once where there is a connection, or "
+        f"{instead}"
+    )
+
+
+def _unfit(name: str, error: Exception) -> str:
+    """Say that a package can't be imported, and for torchvision which versions don't go together."""
+    if name != "torchvision":
+        return f"the package {name} cannot be imported: {_said(error)}"
+    own = metadata.version("torchvision")
+    return (
+        f"torchvision {own} does not fit torch {torch.__version__} ({_said(error)}); install the two that belong together, "
+        "from the same index: pip install torch torchvision"
+    )
+
+
+def _said(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return shortened(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 300)
