@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example_of_itself(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
     assert shown.exit_code == 0 and f"Usage: subspect {command}" in shown.stdout
     lines = examples_of(command)
-    assert lines and all(line.startswith(f"subspect {command} ") for line in lines)
+    assert lines and all(f"{line} ".startswith(f"subspect {command} ") for line in lines)
     assert len(re.findall(r"\bsubspect " + command + r"\b", " ".join(lines))) == len(lines)
     assert lines[0][:40] in re.sub(r"[\s│]+", " ", shown.stdout)
 

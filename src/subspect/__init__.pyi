@@ -30,6 +30,7 @@ from .images.sources import Images
 from .job import Job, run
 from .measuring.fidelity import Cost, Estimate, Fidelity, evaluate
 from .measuring.where import Where
+from .networks.doctor import Doctor, doctor
 from .networks.finding import Head
 from .networks.maps import Read, read_maps
 from .networks.naming import load_network
@@ -61,6 +62,7 @@ __all__ = [
     "Decomposition",
     "Depth",
     "Difference",
+    "Doctor",
     "Dropped",
     "Edited",
     "Epoch",
@@ -120,6 +122,7 @@ __all__ = [
     "decompose_each",
     "depth",
     "diff",
+    "doctor",
     "edit",
     "essentiality",
     "evaluate",

@@ -63,7 +63,9 @@ def command(panel: str) -> Callable[[Command], Command]:
         parameters = [*_spread(function), *_spread(_common)]
         guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {one.name: one.annotation for one in parameters}
-        return app.command(no_args_is_help=function.__name__ != "demo", rich_help_panel=panel)(guarded)
+        return app.command(no_args_is_help=any(one.default is one.empty for one in parameters), rich_help_panel=panel)(
+            guarded
+        )
 
     return register
 

@@ -23,7 +23,7 @@ from subspect.cli.options import (
     images_of,
     only_with,
 )
-from subspect.cli.printing import show_job
+from subspect.cli.printing import show, show_job
 from subspect.ground.errors import SubspectError
 
 
@@ -98,3 +98,14 @@ def demo(
     made = run_demo(output, k=k)
     command = f"subspect run {NETWORK} {output}/images/train --test {output}/images/test -o {output}/study"
     show_job(made, as_json, f"the same by hand: {command} --weights {output}/weights.safetensors")
+
+
+@command("The main job")
+def doctor(as_json: AsJson = False) -> None:
+    """Show what is installed: versions, devices, and which extra is missing for what.
+
+    Example: subspect doctor
+    """
+    from subspect.networks.doctor import doctor as look
+
+    show(look(), as_json)
