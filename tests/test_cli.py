@@ -189,7 +189,7 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
         (f"run python:model.py:mak train -o study {PIXELS}", "no callable 'mak' there (did you mean 'make'?)"),
         (
             f"run caffe:resnet18 train -o study {PIXELS}",
-            "expected python:package.module:callable or python:path/file.py",
+            "expected python:package.module:callable, python:path/file.py",
         ),
         ("run python:model.py:make train -o study", "declares no preprocessing and none was given"),
         ("run python:model.py:make train -o study --mean 0.5,0.5,0.5", "missing: resize, crop, std"),
