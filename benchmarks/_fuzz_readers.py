@@ -107,7 +107,7 @@ def small_study(folder: Path) -> Study:
     study = Study.create(folder, identity, weight, torch.zeros(len(NAMES)))
     for name, images in (("train", 40), ("test", 24)):
         manifest = SetManifest(
-            weights=identity.fingerprint,
+            network_fingerprint=identity.fingerprint,
             preprocessing=PREPROCESSING,
             kind="folder",
             root="/images",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subspect.choosing.boundary import Head
+from subspect.choosing.boundary import Affine
 from subspect.choosing.pursuit import Indices
 
 PENALTIES = (1e-2, 3e-3, 1e-3)  #: l2 of the dense head, from strong to weak; a validation split picks one
@@ -33,7 +33,7 @@ class Planted(NamedTuple):
     train: Features
     test: Features
     supports: list[Indices]
-    head: Head
+    head: Affine
 
 
 def plant(images: int, features: int, classes: int, active: int, seed: int) -> Planted:
@@ -60,7 +60,7 @@ def plant(images: int, features: int, classes: int, active: int, seed: int) -> P
     return Planted(train, test, supports, (weight.double().numpy(), bias.double().numpy()))
 
 
-def dense_head(data: Features, classes: int, seed: int, say: Callable[[str], object]) -> Head:
+def dense_head(data: Features, classes: int, seed: int, say: Callable[[str], object]) -> Affine:
     """Learn a dense head: multinomial logistic regression, its l2 penalty picked on a tenth of the images."""
     order = torch.randperm(len(data.y), generator=torch.Generator().manual_seed(seed))
     x, y = torch.from_numpy(data.x)[order], torch.from_numpy(data.y)[order]
@@ -90,7 +90,7 @@ def clustered(images: int, features: int, classes: int, seed: int) -> Features:
     return Features(torch.relu_(_noise(images, features, generator).add_(centres[y]).sub_(0.5)).numpy(), y.numpy())
 
 
-def discriminant_head(data: Features, classes: int) -> Head:
+def discriminant_head(data: Features, classes: int) -> Affine:
     """Return Fisher's linear discriminant: a dense head for very many classes, by one solve."""
     x, y = torch.from_numpy(data.x).double(), torch.from_numpy(data.y)
     covariance = torch.cov(x.T)

@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from _torchvision import importable
+
+_kept: list[Any] = []  # what torchvision needs
 LIBRARIES = ("timm", "torchvision")
 
 
@@ -53,7 +56,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _names(library: str, family: bool) -> list[str]:
-    _importable()
+    _kept.append(importable())
     if library == "torchvision":
         from torchvision import models
 
@@ -90,7 +93,7 @@ def looked_at(library: str, name: str, most: float) -> dict[str, Any]:
     """
     import subspect
 
-    _importable()
+    _kept.append(importable())
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, size = _built(library, name)
@@ -140,25 +143,6 @@ def _built(library: str, name: str) -> tuple[nn.Module, tuple[int, int, int]]:
 
     made: Any = timm.create_model(name, pretrained=False)
     return made.eval(), tuple(made.pretrained_cfg["input_size"])
-
-
-def _importable() -> None:
-    """Import torchvision, also beside a torch that it wasn't built for: its own operators aren't needed here."""
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
-        for module in [one for one in sys.modules if one.startswith("torchvision")]:
-            del sys.modules[module]
-        import torchvision  # noqa: F401
-
-
-_kept: list[Any] = []
 
 
 def _told(rows: list[Mapping[str, Any]]) -> int:

@@ -41,7 +41,7 @@ import torch
 import subspect
 from _planted import Features, clustered, dense_head, discriminant_head, plant
 from _rows import Row, publish, row
-from subspect.choosing.boundary import Boundary, Choice, Head
+from subspect.choosing.boundary import Affine, Boundary, Choice
 from subspect.choosing.influence import contribution
 from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices, pursue
@@ -58,8 +58,8 @@ SMALL, FULL = (20_000, 512, 20, 10), (100_000, 2048, 100, 20)  # planted images,
 
 Figures = dict[str, tuple[float, str]]  # what → value and unit
 Wide = npt.NDArray[np.float32]
-Solver = Callable[[Wide, Indices, float], Iterator[Head]]
-Learn = Callable[[Boundary, Choice], Head]
+Solver = Callable[[Wide, Indices, float], Iterator[Affine]]
+Learn = Callable[[Boundary, Choice], Affine]
 
 BARS = {
     "cifar resnet20 k=5, pursuit: fidelity": ">= 94.2",
@@ -133,7 +133,7 @@ def cifar(data: Path, folder: Path) -> Figures:
         weight, bias = (tensor.double().numpy() for tensor in study.head())
         own = Data(stored(study, "train"), stored(study, "test"), (weight, bias))
         everything = [np.arange(weight.shape[1])] * len(weight)
-        relearned = refit(own.blocks, own.dense, everything, own.dense, "labels").head
+        relearned = refit(own.blocks, own.dense, everything, own.dense, "labels").affine
         figures |= own.figures(f"{name}, dense", own.dense) | own.figures(f"{name}, dense, re-learned", relearned)
         for k in (5, 10):
             solvers = SOLVERS | SLICED if (name, k) == ("resnet20", 5) else {}
@@ -144,7 +144,7 @@ def cifar(data: Path, folder: Path) -> Figures:
     return figures
 
 
-def timed(name: str, study: subspect.Study, dense: Head, glm_saga: float) -> Figures:
+def timed(name: str, study: subspect.Study, dense: Affine, glm_saga: float) -> Figures:
     """Time all classes' paths from the stored features on, with a refit, and with choosing anew; medians of three."""
     paths, both, anew = [], [], []
     for _ in range(3):
@@ -173,12 +173,12 @@ def matched(data: Path, folder: Path, k: int = 5) -> Figures:
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     own = Data(stored(study, "train"), stored(study, "test"), (weight, bias))
     steps = [step.head for step in solve("glm_saga", glm_saga, own.train, k)]
-    theirs: dict[str, Head] = {}
+    theirs: dict[str, Affine] = {}
     for head in (min(steps, key=lambda one: abs(mean_size(one) - k)), steps[-1]):
         name, supports = f"glm_saga, {mean_size(head):.3g} features", [np.flatnonzero(weights) for weights in head[0]]
         theirs[name] = head
-        theirs[f"{name}, refit"] = refit(own.blocks, own.dense, supports, head).head
-        theirs[f"{name}, refit on the labels"] = refit(own.blocks, own.dense, supports, head, "labels").head
+        theirs[f"{name}, refit"] = refit(own.blocks, own.dense, supports, head).affine
+        theirs[f"{name}, refit on the labels"] = refit(own.blocks, own.dense, supports, head, "labels").affine
     nearest = subspect.Mean(mean_size(next(iter(theirs.values()))))
     wanted: dict[str, tuple[subspect.Mean | int, bool]] = {
         f"-k {k}": (k, True),
@@ -194,7 +194,7 @@ def matched(data: Path, folder: Path, k: int = 5) -> Figures:
         weights, biases = (array.astype(np.float64) for array in made.matrix())
         head = weights, biases
         if not anew:
-            head = refit(own.blocks, own.dense, list(made.supports), head).head
+            head = refit(own.blocks, own.dense, list(made.supports), head).affine
         figures |= own.figures(f"pursuit {what}", head)
         for name, other in theirs.items():
             if "labels" not in name:
@@ -263,12 +263,12 @@ def boundaries(folder: Path, k: int) -> tuple[float, float]:
 class Data:
     """Features to learn from and to test on, the dense head, and the true supports where they are known."""
 
-    def __init__(self, train: Features, test: Features, dense: Head, truth: Sequence[Indices] = ()) -> None:
+    def __init__(self, train: Features, test: Features, dense: Affine, truth: Sequence[Indices] = ()) -> None:
         self.train, self.test, self.dense, self.blocks = train, test, dense, cut_up(train)
         self.deviations, self.said = train.x.std(axis=0), top1(test.x, dense)
         self.truth = keep((np.ones_like(dense[0]), dense[1]), truth)[0] != 0
 
-    def figures(self, what: str, head: Head, *, supports: bool = True) -> Figures:
+    def figures(self, what: str, head: Affine, *, supports: bool = True) -> Figures:
         """Return accuracy, fidelity and, where asked and the true supports are known, precision and recall of a head."""
         said = top1(self.test.x, head)
         figures = {"accuracy": float(np.mean(said == self.test.y)), "fidelity": float(np.mean(said == self.said))}
@@ -276,7 +276,7 @@ class Data:
             figures |= dict(zip(("precision", "recall"), self.overlap(head), strict=True))
         return {f"{what}: {name}": (100 * value, "%") for name, value in figures.items()}
 
-    def apart(self, what: str, head: Head, other: Head) -> Figures:
+    def apart(self, what: str, head: Affine, other: Affine) -> Figures:
         """Return by how much a head is ahead of another on the same images, with the 95 % interval of paired differences."""
         said, theirs = top1(self.test.x, head), top1(self.test.x, other)
         figures = Figures()
@@ -286,32 +286,32 @@ class Data:
             figures[f"{what}: {name}"] = 100 * float(ahead.mean()), f"± {100 * half:.2f} points"
         return figures
 
-    def overlap(self, head: Head) -> tuple[float, float]:
+    def overlap(self, head: Affine) -> tuple[float, float]:
         """Return precision and recall of a head's supports."""
         chosen = head[0] != 0
         hits, made, true = (int(np.count_nonzero(one)) for one in (chosen & self.truth, chosen, self.truth))
         return hits / max(made, 1), hits / true
 
-    def finds(self, head: Head, k: int) -> bool:
+    def finds(self, head: Affine, k: int) -> bool:
         """Tell whether a head has the true supports, as it is or cut to k features a class."""
         return any(min(self.overlap(one)) >= GOOD for one in (head, self.cut(head, k)))
 
-    def compared(self, what: str, head: Head, target: Target, k: int) -> Figures:
+    def compared(self, what: str, head: Affine, target: Target, k: int) -> Figures:
         """Return the figures of a head, of its refit, and of the refit of its k features with most say, if it has more."""
         figures, ways = self.figures(what, head), {"refit": head}
         if np.count_nonzero(head[0], axis=1).max() > k:
             ways[f"cut to {k} and refit"] = self.cut(head, k)
         for way, one in ways.items():
             supports = [np.flatnonzero(weights) for weights in one[0]]
-            learned = refit(self.blocks, self.dense, supports, one, target).head
+            learned = refit(self.blocks, self.dense, supports, one, target).affine
             figures |= self.figures(f"{what}, {way}", learned, supports=one is not head)
         return figures
 
-    def cut(self, head: Head, k: int) -> Head:
+    def cut(self, head: Affine, k: int) -> Affine:
         """Keep the k features of each class whose contribution varies most."""
         return keep(head, np.argsort(-np.abs(head[0]) * self.deviations, axis=1, kind="stable")[:, :k])
 
-    def read_off(self, k: int) -> dict[str, Head]:
+    def read_off(self, k: int) -> dict[str, Affine]:
         """Return the dense head with the largest |W| only, and with the largest W × class mean."""
         weight, sums = self.dense[0], ClassSums(*self.dense[0].shape)
         sums.update(*self.train)
@@ -366,14 +366,14 @@ def pursuit(data: Data, target: Target, wanted: Mapping[str, float], learn: Lear
     return figures, seconds
 
 
-def refitted(boundary: Boundary, choice: Choice) -> Head:
+def refitted(boundary: Boundary, choice: Choice) -> Affine:
     """Re-learn the weights."""
-    return refit(boundary.blocks, boundary.dense, choice.supports, choice.head, boundary.target).head
+    return refit(boundary.blocks, boundary.dense, choice.supports, choice.affine, boundary.target).affine
 
 
-def reselected(boundary: Boundary, choice: Choice) -> Head:
+def reselected(boundary: Boundary, choice: Choice) -> Affine:
     """Re-learn the weights, and choose anew a few times, as `subspect.decompose` does."""
-    return reselect(boundary, choice).head
+    return reselect(boundary, choice).affine
 
 
 def table(part: str, draws: Sequence[Figures]) -> list[Row]:
@@ -387,7 +387,7 @@ def table(part: str, draws: Sequence[Figures]) -> list[Row]:
     return rows
 
 
-def keep(head: Head, supports: Sequence[Indices] | Indices) -> Head:
+def keep(head: Affine, supports: Sequence[Indices] | Indices) -> Affine:
     """Keep some features' weights."""
     weight = np.zeros_like(head[0])
     for label, support in enumerate(supports):
@@ -401,12 +401,12 @@ def sizes(mean: float, classes: int) -> Indices:
     return each + (np.arange(classes) < more)
 
 
-def mean_size(head: Head) -> float:
+def mean_size(head: Affine) -> float:
     """Return how many features a class has on average."""
     return float(np.count_nonzero(head[0])) / len(head[0])
 
 
-def top1(x: Wide, head: Head) -> Indices:
+def top1(x: Wide, head: Affine) -> Indices:
     """Return each image's class."""
     said = x @ head[0].T.astype(np.float32) + head[1].astype(np.float32)
     return np.asarray(said.argmax(axis=1), np.int64)
@@ -445,7 +445,7 @@ def stored(study: subspect.Study, image_set: str) -> Features:
 # --- the other solvers: each goes along a path of heads on standardised features, and begins with none, once it is loaded
 
 
-def glm_saga(x: Wide, y: Indices, k: float, *, sliced: bool = False) -> Iterator[Head]:
+def glm_saga(x: Wide, y: Indices, k: float, *, sliced: bool = False) -> Iterator[Affine]:
     """glm_saga as its README and DebuggableDeepNetworks' main.py call it, without the losses that it reports in between.
 
     The documented loader collates image by image; with ``sliced``, one slices whole batches.
@@ -469,7 +469,7 @@ def glm_saga(x: Wide, y: Indices, k: float, *, sliced: bool = False) -> Iterator
         yield linear.weight.detach().double().numpy(), linear.bias.detach().double().numpy()
 
 
-def scikit_learn(x: Wide, y: Indices, k: float) -> Iterator[Head]:
+def scikit_learn(x: Wide, y: Indices, k: float) -> Iterator[Affine]:
     """scikit-learn's multinomial logistic regression with an L1 penalty, each from where the last ended."""
     from sklearn.linear_model import LogisticRegression
 
@@ -480,7 +480,7 @@ def scikit_learn(x: Wide, y: Indices, k: float) -> Iterator[Head]:
         yield model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
 
 
-def skglm(x: Wide, y: Indices, k: float) -> Iterator[Head]:
+def skglm(x: Wide, y: Indices, k: float) -> Iterator[Affine]:
     """skglm's sparse logistic regression, one class against the rest; a class that has k features stays as it is."""
     from skglm import SparseLogisticRegression
 
@@ -508,7 +508,7 @@ def strongest(x: Wide, y: Indices) -> Array:
     return np.asarray(np.abs(x.T @ (classes - classes.mean(axis=0))).max(axis=0) / len(y), np.float64)
 
 
-def nothing(x: Wide, y: Indices) -> Head:
+def nothing(x: Wide, y: Indices) -> Affine:
     """Return a head without features."""
     return np.zeros((int(y.max()) + 1, x.shape[1])), np.zeros(int(y.max()) + 1)
 
@@ -520,7 +520,7 @@ class Step(NamedTuple):
     """What a solver had after so many seconds."""
 
     seconds: float
-    head: Head
+    head: Affine
 
 
 def until(steps: Sequence[Step], size: float) -> float:

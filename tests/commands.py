@@ -20,11 +20,26 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(3, 6, 3)
         self.fc = nn.Linear(6, 3)
     def forward(self, x):
-        return self.fc(self.conv(x).tanh().mean((2, 3)))
+        return self.fc(self.conv(x).relu().mean((2, 3)))
 
 def make():
     torch.manual_seed(0)
-    return Net(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
+    return Net()
+
+def declared():
+    return make(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
+
+def other():
+    net, *declared = globals()["declared"]()
+    with torch.no_grad():
+        net.fc.weight.add_(1)
+    return net, *declared
+
+def pair():
+    torch.manual_seed(0)
+    net = Net()
+    net.fc = nn.Linear(6, 2)
+    return net
 """
 
 

@@ -10,7 +10,6 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspect
+from _torchvision import importable
 from skips import NO_DATA
 from skips import pytest_make_collect_report as pytest_make_collect_report
 from skips import pytest_runtest_makereport as pytest_runtest_makereport
@@ -190,29 +190,11 @@ def unpack(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
     yield take
 
 
-def _mend_torchvision() -> object:
-    """Define two of torchvision's operators where it was built for another torch, which no image classifier runs.
-
-    Only for that one error; whatever else is wrong with it shows in the tests.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
-        return library
-    return None
-
-
 @pytest.fixture(scope="session")
 def zoos() -> Iterator[None]:
     """Have timm, torchvision and transformers importable, whatever torch torchvision was built for."""
     if not all(importlib.util.find_spec(name) for name in ("timm", "torchvision", "transformers")):
         pytest.skip("needs timm, torchvision and transformers: pip install -e '.[dev]'")
-    kept = _mend_torchvision()
+    kept = importable()
     yield
     del kept  # the operators are gone with it

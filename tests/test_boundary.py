@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Boundary, Choice, Head, logits
+from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Affine, Boundary, Choice, logits
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic
 from subspect.studies.rows import Block
@@ -31,7 +31,7 @@ def coarse(values: Array) -> Array:
     return np.round(values * 16) / 16
 
 
-def make(seed: int, images: int = 90, features: int = 7, classes: int = 4) -> tuple[Features, Ints, Head]:
+def make(seed: int, images: int = 90, features: int = 7, classes: int = 4) -> tuple[Features, Ints, Affine]:
     """Features that go along with each other, labels and a dense head."""
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((images, features)) @ generator.standard_normal((features, features))
@@ -51,7 +51,7 @@ class Passes:
         return iter(self.blocks)
 
 
-def plainly(x: Features, labels: Ints, dense: Head, target: Target, head: Head | None) -> tuple[Array, Array]:
+def plainly(x: Features, labels: Ints, dense: Affine, target: Target, head: Affine | None) -> tuple[Array, Array]:
     """The weight and the target of every image for every class, (n, C) each."""
     z = x.astype(np.float64) @ dense[0].T + dense[1]
     if head is None and target == "dense":
@@ -84,12 +84,12 @@ def solved(x: Features, weights: Array, targets: Array, support: Ints) -> Array:
     return np.asarray(np.linalg.lstsq(design * root[:, None], targets * root, rcond=None)[0])
 
 
-def choose(boundary: Boundary, k: int, head: Head | None = None) -> Choice:
+def choose(boundary: Boundary, k: int, head: Affine | None = None) -> Choice:
     [choice] = boundary.choose(np.full((1, len(boundary.images)), k), head)
     return choice
 
 
-def some_head(seed: int, classes: int, features: int) -> Head:
+def some_head(seed: int, classes: int, features: int) -> Affine:
     """A head that uses about half of the features."""
     generator = np.random.default_rng(seed)
     weight = coarse(generator.standard_normal((classes, features))) * (generator.random((classes, features)) < 0.5)
@@ -191,8 +191,8 @@ def test_ties_at_the_top_lie_on_the_boundary() -> None:
     z = x @ weight.T + bias
     for label in range(4):
         plain = solved(x, np.ones(len(x)), z[:, label] - z.mean(axis=1), choice.supports[label])
-        assert np.allclose(choice.head[0][label, choice.supports[label]], plain[:-1])
-        assert choice.head[1][label] == pytest.approx(plain[-1])
+        assert np.allclose(choice.affine[0][label, choice.supports[label]], plain[:-1])
+        assert choice.affine[1][label] == pytest.approx(plain[-1])
 
 
 @pytest.mark.parametrize("at", [[], [31, 32]])
@@ -229,7 +229,7 @@ def test_a_choice_is_the_path_of_every_class_and_its_least_squares(target: Targe
     choices = Boundary(cut(x, labels, [50]), *dense, target).choose(sizes, head)
     assert len(choices) == 3
     for row, choice in zip(sizes, choices, strict=True):
-        supports, (weight, bias) = choice.supports, choice.head
+        supports, (weight, bias) = choice.supports, choice.affine
         for label, (size, support) in enumerate(zip(row, supports, strict=True)):
             w, t = weights[:, label], targets[:, label]
             assert support.tolist() == squares(label, x, w, t).path(9)[size - 1].support.tolist()
@@ -251,7 +251,7 @@ def test_the_paths_are_those_of_the_classes_with_images() -> None:
             assert len(path) == 5
 
 
-def planted(images: int = 1000, features: int = 40) -> tuple[Features, Ints, Head, list[list[int]]]:
+def planted(images: int = 1000, features: int = 40) -> tuple[Features, Ints, Affine, list[list[int]]]:
     """Six classes with three features each, of 40 that are independent; the rest of the dense head is small."""
     generator = np.random.default_rng(4)
     x = coarse(generator.standard_normal((images, features))).astype(np.float32)
@@ -321,7 +321,7 @@ def test_the_features_of_a_head_stay_in_the_running() -> None:
 def test_a_class_without_images_asks_for_no_more_candidates() -> None:
     x, labels, dense = make(18, features=20)
     boundary = Boundary(cut(x, labels % 3), *dense, candidates=8)
-    head = choose(boundary, 2).head
+    head = choose(boundary, 2).affine
     assert (head[0] != 0).sum(axis=1).tolist() == [2, 2, 2, 20]
     assert boundary.each(lambda problem: len(problem.features), head)[:3] == [2, 2, 2]
 
@@ -367,7 +367,9 @@ def test_little_memory_takes_more_passes_to_the_same_answer(target: Target) -> N
         found = choose(boundary, 3)
         assert blocks.count == 1 + groups
         assert [s.tolist() for s in found.supports] == [s.tolist() for s in expected.supports]
-        assert np.array_equal(found.head[0], expected.head[0]) and np.array_equal(found.head[1], expected.head[1])
+        assert np.array_equal(found.affine[0], expected.affine[0]) and np.array_equal(
+            found.affine[1], expected.affine[1]
+        )
 
 
 @pytest.mark.parametrize("plenty", [0, 91])
@@ -385,7 +387,9 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
         one = choose(Boundary(cut(x, labels), *dense, target), 3, head)
         other = choose(Boundary(cut(x[order], labels[order], at), *dense, target), 3, head)
     assert [s.tolist() for s in one.supports] == [s.tolist() for s in other.supports]
-    assert np.allclose(one.head[0], other.head[0], atol=1e-9) and np.allclose(one.head[1], other.head[1], atol=1e-9)
+    assert np.allclose(one.affine[0], other.affine[0], atol=1e-9) and np.allclose(
+        one.affine[1], other.affine[1], atol=1e-9
+    )
 
 
 @fast
@@ -396,8 +400,8 @@ def test_neither_the_scale_of_the_logits_nor_what_all_share_matter(seed: int, sc
     expected = choose(Boundary(cut(x, labels), weight, bias), 3)
     found = choose(Boundary(cut(x, labels), scale * (weight + shared), scale * (bias + 3)), 3)
     assert [s.tolist() for s in found.supports] == [s.tolist() for s in expected.supports]
-    assert np.allclose(found.head[0], scale * expected.head[0], atol=1e-4 * scale)
-    assert np.allclose(found.head[1], scale * expected.head[1], atol=1e-4 * scale)
+    assert np.allclose(found.affine[0], scale * expected.affine[0], atol=1e-4 * scale)
+    assert np.allclose(found.affine[1], scale * expected.affine[1], atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -409,8 +413,8 @@ def test_moving_features_moves_only_the_bias(target: Target, seed: int) -> None:
     expected = choose(Boundary(cut(x, labels), weight, bias, target), 3)
     found = choose(Boundary(cut(x - far.astype(np.float32), labels), weight, bias + weight @ far, target), 3)
     assert [s.tolist() for s in found.supports] == [s.tolist() for s in expected.supports]
-    assert np.allclose(found.head[0], expected.head[0], atol=1e-8)
-    assert np.allclose(found.head[1], expected.head[1] + expected.head[0] @ far, atol=1e-8)
+    assert np.allclose(found.affine[0], expected.affine[0], atol=1e-8)
+    assert np.allclose(found.affine[1], expected.affine[1] + expected.affine[0] @ far, atol=1e-8)
 
 
 # What is odd ----------------------------------------------------------------------------------------------------------
@@ -422,7 +426,7 @@ def test_a_class_without_images_keeps_its_dense_row(target: Target) -> None:
     boundary = Boundary(cut(x, labels % 3), *dense, target)
     assert boundary.unseen == [3]
     for choice in boundary.choose(np.array([[1, 1, 1, 1], [2, 2, 2, 2]])):
-        support, (weight, bias) = choice.supports, choice.head
+        support, (weight, bias) = choice.supports, choice.affine
         assert support[3].tolist() == list(range(7))
         assert np.array_equal(weight[3], dense[0][3]) and bias[3] == dense[1][3]
         assert np.array_equal(weight[:3] != 0, [np.isin(np.arange(7), own) for own in support[:3]])
@@ -443,7 +447,7 @@ def test_a_constant_feature_is_never_chosen(target: Target, value: float) -> Non
             assert not problem.moments[[0, 4]].any()
         choice = choose(boundary, 7, head)
         assert [sorted(support) for support in choice.supports] == [[1, 2, 3, 5, 6]] * 4
-        assert not choice.head[0][:, [0, 4]].any() and np.isfinite(choice.head[1]).all()
+        assert not choice.affine[0][:, [0, 4]].any() and np.isfinite(choice.affine[1]).all()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -462,27 +466,27 @@ def test_a_network_that_always_says_the_same(target: Target) -> None:
     choice = choose(boundary, 2)
     if target == "dense":
         assert [len(support) for support in choice.supports] == [0] * 4
-        assert not choice.head[0].any() and np.allclose(choice.head[1], 0)
+        assert not choice.affine[0].any() and np.allclose(choice.affine[1], 0)
     else:
         weights, targets = plainly(x, labels, (0 * weight, np.full(4, 2.0)), target, None)
         for label, support in enumerate(choice.supports):
             plain = solved(x, weights[:, label], targets[:, label], support)
-            assert len(support) == 2 and np.allclose(choice.head[0][label, support], plain[:-1])
+            assert len(support) == 2 and np.allclose(choice.affine[0][label, support], plain[:-1])
 
 
 def test_no_features_wanted_leaves_the_bias() -> None:
     x, labels, dense = make(13)
     weights, targets = plainly(x, labels, dense, "dense", None)
     choice = choose(Boundary(cut(x, labels), *dense), 0)
-    assert [len(support) for support in choice.supports] == [0] * 4 and not choice.head[0].any()
-    assert np.allclose(choice.head[1], np.average(targets, axis=0, weights=weights))
+    assert [len(support) for support in choice.supports] == [0] * 4 and not choice.affine[0].any()
+    assert np.allclose(choice.affine[1], np.average(targets, axis=0, weights=weights))
 
 
 def test_an_empty_block_says_nothing() -> None:
     x, labels, dense = make(14)
     one, other = choose(Boundary(cut(x, labels), *dense), 3), choose(Boundary(cut(x, labels, [0, 40, 40]), *dense), 3)
     assert [s.tolist() for s in one.supports] == [s.tolist() for s in other.supports]
-    assert np.allclose(one.head[0], other.head[0])
+    assert np.allclose(one.affine[0], other.affine[0])
 
 
 @pytest.mark.parametrize("images", [0, 1])

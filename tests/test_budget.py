@@ -17,7 +17,7 @@ from scipy.stats import beta, binom, binomtest, multinomial
 
 from conftest import cut
 from subspect import Auto, Mean, SubspectError
-from subspect.choosing.boundary import _NEAR, FLOOR, Boundary, Choice, Head
+from subspect.choosing.boundary import _NEAR, FLOOR, Affine, Boundary, Choice
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, _chance, at_least, count, most_lost, promised
 from subspect.choosing.pursuit import Quadratic
@@ -39,7 +39,7 @@ def coarse(values: Array) -> Array:
     return np.round(values * 16) / 16
 
 
-def make(seed: int, images: int = 120, features: int = 8, classes: int = 3) -> tuple[Features, Ints, Head]:
+def make(seed: int, images: int = 120, features: int = 8, classes: int = 3) -> tuple[Features, Ints, Affine]:
     generator = np.random.default_rng(seed)
     x = coarse(generator.standard_normal((images, features)) + generator.uniform(-1, 1, features))
     head = coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
@@ -598,7 +598,7 @@ def test_images_that_flatter_lead_to_a_larger_size() -> None:
     assert total(plain.chosen) == 10 and plain.met and plain.promise is None
     assert totals(found) == sorted({*totals(plain), 15, 18, 24, 30, 36, 60})
     sequence = [one for one in reversed(found.rungs) if total(one) >= 10]
-    tested = count(even(50_000, 0.7), [one.choice.head for one in sequence])
+    tested = count(even(50_000, 0.7), [one.choice.affine for one in sequence])
     passing = [one for one, counts in zip(sequence, tested, strict=True) if counts.bound("fidelity") <= 0.05]
     assert found.chosen is passing[-1] and total(found.chosen) == 15
     assert found.met and found.promise == said("fidelity", 0.05, 0.95, 50_000, True, "unseen")
@@ -608,7 +608,7 @@ def test_the_promise_of_a_size_that_holds() -> None:
     learn = Fake(lambda size: 0.5 / size)
     found = settle(boundary(), learn, Auto(0.06, promise="unseen", most=20), even(), even(50_000))
     assert total(found.chosen) == 9 and found.met and found.promise is not None
-    [counts] = count(even(50_000), [found.chosen.choice.head])
+    [counts] = count(even(50_000), [found.chosen.choice.affine])
     assert found.promise.loss == counts.bound("fidelity") < 0.06 and found.promise.images == 50_000
 
 
@@ -616,7 +616,7 @@ def test_where_even_the_largest_fails_on_the_promises_images() -> None:
     learn = Fake(lambda size: 0.5 / size)
     found = settle(boundary(), learn, Auto(0.05, promise="unseen", most=20), even(), even(5000, 0.1))
     assert total(found.chosen) == 60 and not found.met and found.promise is not None
-    [counts] = count(even(5000, 0.1), [found.chosen.choice.head])
+    [counts] = count(even(5000, 0.1), [found.chosen.choice.affine])
     assert not found.promise.kept and found.promise.loss == counts.bound("fidelity") > 0.05
 
 
@@ -632,7 +632,7 @@ def test_a_promise_of_accuracy() -> None:
     )
     winning = settle(boundary(), learn, wanted, even(labels=0), even(1000, labels=0))
     assert total(winning.chosen) == 3 and winning.met
-    tested = count(even(1000, labels=0), [one.choice.head for one in winning.rungs])
+    tested = count(even(1000, labels=0), [one.choice.affine for one in winning.rungs])
     assert winning.promise is not None
     assert winning.promise.loss == max(counts.bound("accuracy") for counts in tested) < 0.001
     assert winning.chosen.counts.won > winning.chosen.counts.lost == 0
@@ -686,7 +686,7 @@ def test_the_ladder_grows() -> None:
 # A pool for all classes -----------------------------------------------------------------------------------------------
 
 
-def each_problem(one: Boundary, head: Head) -> list[Quadratic]:
+def each_problem(one: Boundary, head: Affine) -> list[Quadratic]:
     return one.each(lambda problem: problem, head)
 
 
@@ -725,9 +725,9 @@ def test_the_feature_that_costs_least_is_given_up_again_and_again(seed: int) -> 
     x, labels, dense = make(seed, features=14, classes=5)
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.array([[2, 3, 1, 3, 2]]))[0]
-    problems = each_problem(one, free.head)
+    problems = each_problem(one, free.affine)
     for pool in given_up(problems, [support.tolist() for support in free.supports]):
-        assert shared_pool(one, free.supports, free.head, len(pool)).tolist() == pool
+        assert shared_pool(one, free.supports, free.affine, len(pool)).tolist() == pool
 
 
 def test_a_pool_is_nearly_as_good_as_the_best() -> None:
@@ -737,15 +737,15 @@ def test_a_pool_is_nearly_as_good_as_the_best() -> None:
         one = Boundary(cut(x, labels), *dense)
         free = one.choose(np.full((1, 4), 2))[0]
         used = np.unique(np.concatenate(free.supports)).tolist()
-        problems = each_problem(one, free.head)
+        problems = each_problem(one, free.affine)
         for size in range(2, len(used)):
-            pool = shared_pool(one, free.supports, free.head, size).tolist()
+            pool = shared_pool(one, free.supports, free.affine, size).tolist()
             best = max(best_within(problems, other, 2) for other in combinations(used, size))
             shares.append(best_within(problems, pool, 2) / best)
     assert min(shares) > 0.85 and np.mean(shares) > 0.98
 
 
-def twins(noise: float = 0.1) -> tuple[Features, Ints, Head]:
+def twins(noise: float = 0.1) -> tuple[Features, Ints, Affine]:
     """Four classes, each with a feature of its own and one of two pairs of features that are nearly the same."""
     generator = np.random.default_rng(0)
     pairs = np.repeat(generator.standard_normal((1500, 2)), 2, axis=1) + noise * generator.standard_normal((1500, 4))
@@ -761,9 +761,9 @@ def test_features_that_stand_in_for_one_another_share_a_place() -> None:
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.full((1, 4), 2))[0]
     assert [sorted(support.tolist()) for support in free.supports] == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    pool = shared_pool(one, free.supports, free.head, 6)
+    pool = shared_pool(one, free.supports, free.affine, 6)
     assert len({0, 1} & set(pool)) == len({2, 3} & set(pool)) == 1 and {4, 5, 6, 7} <= set(pool)
-    within = one.within(pool).choose(np.full((1, 4), 2), free.head)[0]
+    within = one.within(pool).choose(np.full((1, 4), 2), free.affine)[0]
     for label, support in enumerate(within.supports):
         assert sorted(support)[1] == 4 + label and min(support) // 2 == label // 2 and set(support) <= set(pool)
 
@@ -773,8 +773,8 @@ def test_a_pool_of_all_that_is_used_or_more() -> None:
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.full((1, 4), 2))[0]
     for size in (8, 9, 10):
-        assert shared_pool(one, free.supports, free.head, size).tolist() == list(range(8))
-    assert len(shared_pool(one, free.supports, free.head, 1)) == 1
+        assert shared_pool(one, free.supports, free.affine, size).tolist() == list(range(8))
+    assert len(shared_pool(one, free.supports, free.affine, 1)) == 1
 
 
 def test_a_class_without_images_claims_no_place_in_the_pool() -> None:
@@ -783,7 +783,7 @@ def test_a_class_without_images_claims_no_place_in_the_pool() -> None:
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.full((1, 5), 2))[0]
     assert free.supports[4].tolist() == list(range(10))
-    assert shared_pool(one, free.supports, free.head, 10).tolist() == list(range(8))
+    assert shared_pool(one, free.supports, free.affine, 10).tolist() == list(range(8))
 
 
 def test_what_exceeds_the_memory_is_first_cut_to_what_moves_the_logits_most() -> None:
@@ -792,12 +792,12 @@ def test_what_exceeds_the_memory_is_first_cut_to_what_moves_the_logits_most() ->
     dense[0][:, 5] *= 256
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.full((1, 4), 2))[0]
-    spread = np.abs(free.head[0]).sum(axis=0) * x.std(axis=0)
+    spread = np.abs(free.affine[0]).sum(axis=0) * x.std(axis=0)
     one.memory = 8 * 4 * 6**2
-    pool = shared_pool(one, free.supports, free.head, 5)
+    pool = shared_pool(one, free.supports, free.affine, 5)
     assert len(pool) == 5 and set(pool) < set(np.argsort(-spread)[:6])
     one.memory = 0
-    assert shared_pool(one, free.supports, free.head, 4).tolist() == sorted(np.argsort(-spread)[:4])
+    assert shared_pool(one, free.supports, free.affine, 4).tolist() == sorted(np.argsort(-spread)[:4])
 
 
 @pytest.mark.parametrize(

@@ -15,40 +15,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import subspect
+from commands import MODEL
 from conftest import Tiny
 from subspect.cli import app
-
-MODEL = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.fc = nn.Linear(6, 3)
-    def forward(self, x):
-        return self.fc(self.conv(x).relu().mean((2, 3)))
-
-def make():
-    torch.manual_seed(0)
-    return Net()
-
-def declared():
-    return make(), dict(resize=8, crop=8, mean=(0.5,) * 3, std=(0.25,) * 3), ["a", "b", "c"]
-
-def other():
-    net, *declared = globals()["declared"]()
-    with torch.no_grad():
-        net.fc.weight.add_(1)
-    return net, *declared
-
-def pair():
-    torch.manual_seed(0)
-    net = Net()
-    net.fc = nn.Linear(6, 2)
-    return net
-"""
 
 PIXELS = "--resize none --crop none --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
 

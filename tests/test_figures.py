@@ -28,8 +28,9 @@ from subspect.cli import app
 from subspect.ground.drawing import COLOURS, FORMATS, as_label, check_figure, picture_of, save_figure
 from subspect.ground.pictures import data_uri, enlarged, fit, lay_over
 from subspect.ground.text import legible
+from subspect.heads.curve import draw_curve
 from subspect.heads.history import CurvePoint
-from subspect.report.figures import _svg, calibration_figure, curve_figure, draw_curve, order_of, shared_figure
+from subspect.report.figures import _MARKS, _svg, calibration_figure, curve_figure, order_of, shared_figure
 from subspect.statistics.outcomes import Calibration
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
@@ -38,7 +39,7 @@ shares = st.floats(0, 1)
 
 def axes_of(points: list[CurvePoint]) -> Axes:
     axes = Figure(figsize=(6, 3)).add_subplot()
-    draw_curve(axes, sorted(points, key=lambda one: float(one.k)))
+    draw_curve(axes, sorted(points, key=lambda one: float(one.k)), _MARKS)
     return axes
 
 
@@ -217,6 +218,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from subspect import Supports
 from subspect.ground.drawing import drawing, save_figure
+from subspect.heads.curve import draw_curve
 from subspect.report.figures import curve_figure, shared_figure
 from curves import BOTH
 os.chdir(sys.argv[1])

@@ -59,7 +59,7 @@ def test_the_main_job_on_the_command_line(
     Path("model.py").write_text(MODEL)
     for seed, name in enumerate(("train", "test", "unseen")):
         make_folder(name, each=20 + seed, seed=seed)
-    line = "run python:model.py:make train -o study --test test --no-images"
+    line = "run python:model.py:declared train -o study --test test --no-images"
     assert "--promise goes with -k auto" in said(f"{line} --promise unseen -k 3", 1)
     assert not Path("study").exists()
     value = parsed(f"{line} --promise unseen -k auto --tolerance 0.4 --most 4 --no-refit")

@@ -6,9 +6,10 @@ import inspect
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -81,6 +82,29 @@ def test_no_progress_bar_where_quiet_was_asked_for(
     with progress("training", 3, "steps", show=show) as advance:
         advance(3)
     assert ("training" in capsys.readouterr().err) == drawn
+
+
+def classes_in(hint: object) -> Iterator[type]:
+    """Go through the classes of subspect that a type speaks of."""
+    if inspect.isclass(hint) and ours(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from classes_in(part)
+
+
+def test_everything_that_is_returned_is_public() -> None:
+    left = [getattr(subspect, name) for name in subspect.__all__]
+    left = [one for one in left if inspect.isclass(one) or inspect.isfunction(one)]
+    seen: set[object] = set()
+    while left:
+        one = left.pop()
+        names = {"Study": subspect.Study}  # which a decomposition knows by its name alone
+        hints = get_type_hints(one, localns=names)
+        told = [hints.get("return")] if inspect.isfunction(one) else [hints[key] for key in hints if key[0] != "_"]
+        found = {found for hint in told for found in classes_in(hint)} - seen
+        assert {kind.__name__ for kind in found} <= set(subspect.__all__), one
+        seen |= found
+        left += found
 
 
 def test_quiet_and_threads_go_with_every_command(study: subspect.Study, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from subspect import DecomposedHead, Preprocessing, SubspectError, Supports
 from subspect.heads.placing import with_decomposed
 from subspect.networks.finding import Head
 from subspect.networks.network import Network, weights_fingerprint
-from subspect.networks.parts import with_layers
+from subspect.networks.summands import with_layers
 
 D, C = 6, 3
 

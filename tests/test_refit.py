@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from conftest import cut
 from subspect import SubspectError
-from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, Refit
+from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, _Problem, refit, reselect
 from subspect.studies.rows import MEMORY, Block
@@ -43,7 +43,7 @@ def coarse(values: Array) -> Array:
     return np.round(values * 16) / 16
 
 
-def make(seed: int, images: int = 120, features: int = 8, classes: int = 4) -> tuple[Features, Ints, Head]:
+def make(seed: int, images: int = 120, features: int = 8, classes: int = 4) -> tuple[Features, Ints, Affine]:
     """Features, a dense head, and labels that follow it now and then."""
     generator = np.random.default_rng(seed)
     x = coarse(generator.standard_normal((images, features)) + generator.uniform(-1, 1, features))
@@ -68,11 +68,11 @@ def whole(classes: int = 4, features: int = 8) -> Supports:
     return [np.arange(features)] * classes
 
 
-def nothing(classes: int = 4, features: int = 8) -> Head:
+def nothing(classes: int = 4, features: int = 8) -> Affine:
     return np.zeros((classes, features)), np.zeros(classes)
 
 
-def noise(seed: int, classes: int = 4, features: int = 8) -> Head:
+def noise(seed: int, classes: int = 4, features: int = 8) -> Affine:
     generator = np.random.default_rng(seed)
     return generator.standard_normal((classes, features)), generator.standard_normal(classes)
 
@@ -88,25 +88,31 @@ class Passes:
         return iter(self.blocks)
 
 
-def wanted(x: Features, labels: Ints, dense: Head, target: Target) -> Array:
+def wanted(x: Features, labels: Ints, dense: Affine, target: Target) -> Array:
     if target == "labels":
         return np.asarray((labels[:, None] == np.arange(len(dense[1]))).astype(np.float64))
     return np.asarray(softmax(x.astype(np.float64) @ dense[0].T + dense[1], axis=1))
 
 
-def said(x: Features, head: Head) -> Array:
+def said(x: Features, head: Affine) -> Array:
     return np.asarray(log_softmax(x.astype(np.float64) @ head[0].T + head[1], axis=1))
 
 
-def loss(x: Features, labels: Ints, dense: Head, target: Target, head: Head) -> float:
+def loss(x: Features, labels: Ints, dense: Affine, target: Target, head: Affine) -> float:
     """The mean divergence from the dense network, or the mean cross-entropy to the labels."""
     p = wanted(x, labels, dense, target)
     return float((xlogy(p, p) - p * said(x, head)).sum(axis=1).mean())
 
 
 def minimised(
-    x: Features, labels: Ints, dense: Head, target: Target, supports: Supports, start: Head, fixed: Sequence[int] = ()
-) -> Head:
+    x: Features,
+    labels: Ints,
+    dense: Affine,
+    target: Target,
+    supports: Supports,
+    start: Affine,
+    fixed: Sequence[int] = (),
+) -> Affine:
     """The same with all weights in one dense matrix, a mask, and SciPy's BFGS."""
     wide, p = np.column_stack([x, np.ones(len(x))]), wanted(x, labels, dense, target)
     free = np.zeros((len(supports), wide.shape[1]), bool)
@@ -143,9 +149,9 @@ def test_the_optimum_is_what_scipy_finds_on_dense_matrices(target: Target, seed:
     plain = minimised(x, labels, dense, target, supports, start)
     assert_support(found, supports)
     assert found.converged and found.steps > 0
-    now, best = (loss(x, labels, dense, target, head) for head in (found.head, plain))
+    now, best = (loss(x, labels, dense, target, head) for head in (found.affine, plain))
     assert now == pytest.approx(best, abs=1e-8) and found.loss == pytest.approx(best, abs=1e-5)
-    assert np.allclose(np.exp(said(x, found.head)), np.exp(said(x, plain)), atol=1e-4)
+    assert np.allclose(np.exp(said(x, found.affine)), np.exp(said(x, plain)), atol=1e-4)
 
 
 def test_on_labels_and_all_features_it_is_multinomial_logistic_regression() -> None:
@@ -153,8 +159,8 @@ def test_on_labels_and_all_features_it_is_multinomial_logistic_regression() -> N
     found = refit(cut(x, labels), dense, whole(), nothing(), "labels")
     model = LogisticRegression(C=1e9, tol=1e-9, max_iter=10_000).fit(x.astype(np.float64), labels)
     assert found.loss == pytest.approx(-model.predict_log_proba(x)[np.arange(400), labels].mean(), abs=1e-6)
-    assert np.array_equal(said(x, found.head).argmax(axis=1), model.predict(x))
-    assert np.allclose(np.exp(said(x, found.head)), model.predict_proba(x), atol=1e-4)
+    assert np.array_equal(said(x, found.affine).argmax(axis=1), model.predict(x))
+    assert np.allclose(np.exp(said(x, found.affine)), model.predict_proba(x), atol=1e-4)
     assert np.allclose(found.weight - found.weight.mean(axis=0), model.coef_ - model.coef_.mean(axis=0), atol=1e-3)
     assert np.allclose(found.bias - found.bias.mean(), model.intercept_ - model.intercept_.mean(), atol=1e-3)
 
@@ -179,7 +185,7 @@ def test_where_to_start_hardly_matters(target: Target) -> None:
     one, *others = [refit(cut(x, labels), dense, supports, start, target) for start in (nothing(), noise(1), dense)]
     for other in others:
         assert other.loss == pytest.approx(one.loss, abs=2e-5)
-        assert np.allclose(np.exp(said(x, other.head)), np.exp(said(x, one.head)), atol=1e-3)
+        assert np.allclose(np.exp(said(x, other.affine)), np.exp(said(x, one.affine)), atol=1e-3)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -195,7 +201,7 @@ def test_no_scale_of_a_feature_matters(target: Target, seed: int) -> None:
         scaled = refit(blocks, (weight / scale, bias), supports, (start[0] / scale, start[1]), target)
         assert scaled.loss == pytest.approx(found.loss, abs=tolerance)
         assert np.allclose(
-            np.exp(said(x, (scaled.weight * scale, scaled.bias))), np.exp(said(x, found.head)), atol=1e-4
+            np.exp(said(x, (scaled.weight * scale, scaled.bias))), np.exp(said(x, found.affine)), atol=1e-4
         )
 
 
@@ -204,9 +210,9 @@ def test_a_prior_pulls_towards_the_start_as_so_many_images(target: Target) -> No
     x, labels, dense = make(1)
     supports, start, prior = some(1), noise(1), 30
     found = refit(cut(x, labels, [50]), dense, supports, start, target, prior=prior)
-    assert found.converged and found.loss == pytest.approx(loss(x, labels, dense, target, found.head), abs=1e-9)
+    assert found.converged and found.loss == pytest.approx(loss(x, labels, dense, target, found.affine), abs=1e-9)
     wide = np.column_stack([x.astype(np.float64), np.ones(len(x))])
-    error = np.exp(said(x, found.head)) - wanted(x, labels, dense, target)
+    error = np.exp(said(x, found.affine)) - wanted(x, labels, dense, target)
     masked = np.zeros_like(start[0])
     for label, support in enumerate(supports):
         masked[label, support] = start[0][label, support]
@@ -341,7 +347,7 @@ def test_fixed_classes_keep_all_of_their_row(target: Target) -> None:
         assert np.array_equal(found.weight[label], start[0][label]) and found.bias[label] == start[1][label]
     plain = minimised(x, labels, dense, target, supports, start, [0, 2])
     assert found.loss == pytest.approx(loss(x, labels, dense, target, plain), abs=1e-4)
-    assert np.allclose(np.exp(said(x, found.head)), np.exp(said(x, plain)), atol=1e-3)
+    assert np.allclose(np.exp(said(x, found.affine)), np.exp(said(x, plain)), atol=1e-3)
     assert np.allclose(found.weight, plain[0], atol=0.01) and np.allclose(found.bias, plain[1], atol=0.01)
 
 
@@ -350,7 +356,7 @@ def test_logits_of_thousands_do_not_overflow(target: Target) -> None:
     x, labels, (weight, bias) = make(19)
     dense = 1000 * weight, 1000 * bias
     found = refit(cut(x, labels), dense, some(19), dense, target)
-    assert found.loss == pytest.approx(loss(x, labels, dense, target, found.head), abs=0.01)
+    assert found.loss == pytest.approx(loss(x, labels, dense, target, found.affine), abs=0.01)
     first = loss(x, labels, dense, target, (np.zeros_like(weight), bias * 0))
     assert 0 <= found.loss < first
 
@@ -386,7 +392,7 @@ def test_a_feature_that_never_varies_does_no_harm(target: Target, value: float) 
     other = refit(cut(x, labels), dense, without, dense, target)
     assert found.converged and np.isfinite(found.weight).all() and np.isfinite(found.bias).all()
     assert found.loss == pytest.approx(other.loss, abs=1e-5)
-    assert np.allclose(np.exp(said(x, found.head)), np.exp(said(x, other.head)), atol=1e-3)
+    assert np.allclose(np.exp(said(x, found.affine)), np.exp(said(x, other.affine)), atol=1e-3)
     if not value:
         assert np.array_equal(found.weight[:, 3], [dense[0][0, 3], dense[0][1, 3], 0, dense[0][3, 3]])
 
@@ -399,7 +405,7 @@ def test_identical_features_do_no_harm(target: Target) -> None:
     other = refit(cut(x, labels), dense, [np.array([1, 2])] * 4, dense, target)
     assert found.converged and np.isfinite(found.weight).all()
     assert found.loss == pytest.approx(other.loss, abs=1e-5)
-    assert np.allclose(np.exp(said(x, found.head)), np.exp(said(x, other.head)), atol=1e-3)
+    assert np.allclose(np.exp(said(x, found.affine)), np.exp(said(x, other.affine)), atol=1e-3)
 
 
 def test_labels_that_can_be_separated_give_finite_weights() -> None:
@@ -407,7 +413,7 @@ def test_labels_that_can_be_separated_give_finite_weights() -> None:
     labels = said(x, dense).argmax(axis=1)
     found, further = (refit(cut(x, labels), dense, whole(), nothing(), "labels", tolerance=t) for t in (1e-6, 1e-8))
     assert found.converged and found.loss < 1e-3
-    assert np.array_equal(said(x, found.head).argmax(axis=1), labels)
+    assert np.array_equal(said(x, found.affine).argmax(axis=1), labels)
     assert np.allclose(further.weight, found.weight, atol=0.02 * np.abs(found.weight).max())
 
 
@@ -420,7 +426,7 @@ def test_there_must_be_images(blocks: list[Block]) -> None:
 # Choosing anew --------------------------------------------------------------------------------------------------------
 
 
-def planted(seed: int, images: int = 600, features: int = 20) -> tuple[Features, Ints, Head, list[list[int]]]:
+def planted(seed: int, images: int = 600, features: int = 20) -> tuple[Features, Ints, Affine, list[list[int]]]:
     """Five classes with three features each, some shared; the rest of the dense head is small."""
     generator = np.random.default_rng(seed)
     x = coarse(generator.standard_normal((images, features)))
@@ -433,12 +439,14 @@ def planted(seed: int, images: int = 600, features: int = 20) -> tuple[Features,
 
 
 def plain_refit(boundary: Boundary, choice: Choice) -> Refit:
-    return refit(boundary.blocks, boundary.dense, choice.supports, choice.head, boundary.target, fixed=boundary.unseen)
+    return refit(
+        boundary.blocks, boundary.dense, choice.supports, choice.affine, boundary.target, fixed=boundary.unseen
+    )
 
 
 def chosen_anew(boundary: Boundary, choice: Choice, **options: Any) -> tuple[Choice, Refit]:
     found = reselect(boundary, choice, **options)
-    assert found.refit is not None and found.head[0] is found.refit.weight and found.head[1] is found.refit.bias
+    assert found.refit is not None and found.affine[0] is found.refit.weight and found.affine[1] is found.refit.bias
     return found, found.refit
 
 
@@ -450,10 +458,10 @@ class Cycle(Boundary):
     """A boundary that chooses what it is told to, in turn, and notes what it was asked."""
 
     def tell(self, *choices: Choice) -> Cycle:
-        self.choices, self.asked = list(choices), list[tuple[list[list[int]], Head | None]]()
+        self.choices, self.asked = list(choices), list[tuple[list[list[int]], Affine | None]]()
         return self
 
-    def choose(self, sizes: Ints, head: Head | None = None) -> list[Choice]:
+    def choose(self, sizes: Ints, head: Affine | None = None) -> list[Choice]:
         self.asked.append((sizes.tolist(), head))
         return [self.choices[(len(self.asked) - 1) % len(self.choices)]]
 
@@ -481,7 +489,7 @@ def test_choosing_anew_is_never_worse_and_keeps_the_sizes(target: Target, seed: 
     found, learned = chosen_anew(boundary, choice, rounds=2)
     assert learned.loss <= plain_refit(boundary, choice).loss + 1e-8
     assert [len(support) for support in found.supports] == sizes[0].tolist()
-    assert learned.loss == pytest.approx(loss(x, labels, dense, target, learned.head), abs=1e-4)
+    assert learned.loss == pytest.approx(loss(x, labels, dense, target, learned.affine), abs=1e-4)
     assert_support(learned, found.supports)
 
 
@@ -490,7 +498,7 @@ def test_the_head_returned_is_refitted_to_the_tolerance() -> None:
     boundary = Boundary(cut(x, labels), *dense)
     [choice] = boundary.choose(np.full((1, 5), 2))
     found, learned = chosen_anew(boundary, choice)
-    again = refit(boundary.blocks, dense, found.supports, learned.head)
+    again = refit(boundary.blocks, dense, found.supports, learned.affine)
     assert learned.converged and again.steps <= 1 and again.loss == pytest.approx(learned.loss, abs=1e-8)
 
 
@@ -553,7 +561,7 @@ def test_each_round_looks_at_the_head_refitted_last() -> None:
     reselect(boundary, best, rounds=2)
     for (sizes, head), choice in zip(boundary.asked, (best, worst), strict=True):
         assert sizes == [[1, 1, 1, 1]] and head is not None
-        rough = refit(boundary.blocks, dense, choice.supports, choice.head, tolerance=1e-4)
+        rough = refit(boundary.blocks, dense, choice.supports, choice.affine, tolerance=1e-4)
         assert np.allclose(head[0], rough.weight, atol=1e-3) and np.allclose(head[1], rough.bias, atol=1e-3)
 
 

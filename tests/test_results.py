@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from rich.text import Text
 
 import subspect
@@ -36,7 +37,8 @@ def test_every_answer_speaks_the_same_protocol(told: dict[str, Any]) -> None:
         assert isinstance(one.to_json(), dict) and to_json(one.to_json()), name
         assert "<b>" not in one._repr_html_() and "<table" in one._repr_html_(), name
     plotted = {name for name, one in told.items() if hasattr(one, "plot")}
-    assert plotted == {"explanation", "essentiality", "geometry"}
+    assert plotted == {"decomposition", "explanation", "essentiality", "geometry"}
+    assert all(isinstance(told[name].plot(), Figure) for name in plotted)
 
 
 def test_frames_hold_the_figures(told: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: D
         and done.epochs[done.best - 1].held_out == max(epoch.held_out for epoch in done.epochs) > done.start
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.model.state_dict().items())
-    weights = load_file(done.weights)
+    weights = load_file(done.path)
     assert set(weights) == set(before) and not torch.equal(weights["conv.weight"], before["conv.weight"])
     for row, support in zip(weights["fc.weight"], made.supports, strict=True):
         assert set(row.nonzero().flatten().tolist()) <= set(support.tolist())
@@ -121,7 +121,7 @@ def test_it_learns_and_the_supports_stay(network: Network, images: Path, made: D
     held = hashed(ids) >= 0.75
     assert right[held].mean() == pytest.approx(done.epochs[done.best - 1].held_out)
     log = tmp_path / "run" / "log.json"
-    assert open_json(log, read_json(log)) == done.to_json() and is_sealed(done.weights)
+    assert open_json(log, read_json(log)) == done.to_json() and is_sealed(done.path)
 
 
 def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_a_run_that_is_stopped_ends_as_it_would_have(
         with pytest.raises(KeyboardInterrupt):
             train(network, images, tmp_path / "stopped", made, settings)
     stopped = train(network, images, tmp_path / "stopped", made, settings)
-    assert stopped.weights.read_bytes() == whole.weights.read_bytes()
+    assert stopped.path.read_bytes() == whole.path.read_bytes()
     assert stopped.epochs == whole.epochs and stopped.best == whole.best
     done = train(network, images, tmp_path / "stopped", made, settings)  # nothing is left to do
-    assert done.weights.read_bytes() == whole.weights.read_bytes()
+    assert done.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, images: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_best_epoch_is_kept_even_if_the_start_was_better(network: Network, i
     done = train(network, images, tmp_path / "run", None, settings)
     shares = [epoch.held_out for epoch in done.epochs]
     assert done.best == 1 + shares.index(max(shares))
-    weights = load_file(done.weights)
+    weights = load_file(done.path)
     assert all(torch.equal(weights[name], tensor) for name, tensor in kept(tmp_path / "run", "kept.").items())
 
 
@@ -202,7 +202,7 @@ def test_a_network_that_returns_several_tensors_learns_the_same(network: Network
     several = Network(Several().eval())
     find_head(several, images)
     one, other = (train(each, images, tmp_path / str(i), None, SHORT) for i, each in enumerate((network, several)))
-    assert one.weights.read_bytes() == other.weights.read_bytes() and one.epochs == other.epochs
+    assert one.path.read_bytes() == other.path.read_bytes() and one.epochs == other.epochs
 
 
 def test_only_the_layers_named_learn(network: Network, images: Path, made: Decomposition, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_head_without_a_bias(images: Path, tmp_path: Path) -> None:
         SubspectError, match="the head 'fc' has no bias, so a decomposed head cannot be written in its form"
     ):
         train(network, images, tmp_path / "run", decompose(study, 2, show_progress=False), SHORT)
-    assert train(network, images, tmp_path / "control", None, SHORT).weights.exists()
+    assert train(network, images, tmp_path / "control", None, SHORT).path.exists()
 
 
 def test_with_a_control(
@@ -389,7 +389,7 @@ def test_with_a_control(
     assert {name: share.value for name, share in both.accuracy.items()} == pytest.approx(expected)
     assert all(share.low <= share.value <= share.high for share in both.accuracy.values())
     alone = train(network, images, tmp_path / "alone", None, SHORT)
-    assert alone.weights.read_bytes() == both.control.weights.read_bytes()
+    assert alone.path.read_bytes() == both.control.path.read_bytes()
     with pytest.raises(SubspectError, match="lies in a study; choose another folder for the training"):
         train(network, images, study.path / "runs" / "mine", made, SHORT)
     with pytest.raises(SubspectError, match="the test images need labels"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from conftest import cut
-from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Boundary, Head
+from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Affine, Boundary
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic
 from subspect.choosing.stability import DRAWS, FOLDS, MOST, Trust, substitutes, trust
@@ -32,7 +32,7 @@ def coarse(values: Array) -> Array:
     return np.round(values * 16) / 16
 
 
-def make(seed: int, images: int = 90, features: int = 6, classes: int = 3) -> tuple[Features, Ints, Head]:
+def make(seed: int, images: int = 90, features: int = 6, classes: int = 3) -> tuple[Features, Ints, Affine]:
     """Features that go along with each other, labels and a dense head."""
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((images, features)) @ generator.standard_normal((features, features))
@@ -41,7 +41,7 @@ def make(seed: int, images: int = 90, features: int = 6, classes: int = 3) -> tu
     return x.astype(np.float32), np.arange(images) % classes, head
 
 
-def some_head(seed: int, classes: int = 3, features: int = 6) -> Head:
+def some_head(seed: int, classes: int = 3, features: int = 6) -> Affine:
     generator = np.random.default_rng(seed)
     return coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
 
@@ -64,7 +64,7 @@ def fold_of(x: Features, folds: int) -> Ints:
 
 
 def plainly(
-    x: Features, labels: Ints, dense: Head, target: Target, head: Head | None, times: Array
+    x: Features, labels: Ints, dense: Affine, target: Target, head: Affine | None, times: Array
 ) -> tuple[Array, Array]:
     """The weight and the target of every image for every class, where an image near a boundary counts some times."""
     z = x.astype(np.float64) @ dense[0].T + dense[1]
@@ -186,7 +186,7 @@ def test_a_choice_within_a_pool() -> None:
         whole = squares(label, x, weights[:, label], targets[:, label])
         few = Quadratic(label, pool, whole.weight, whole.gram[np.ix_(pool, pool)], whole.moments[pool], whole.mean, 0)
         assert support.tolist() == few.path(2)[-1].support.tolist()
-        assert np.flatnonzero(choice.head[0][label]).tolist() == sorted(support)
+        assert np.flatnonzero(choice.affine[0][label]).tolist() == sorted(support)
     [more] = boundary.within(pool).choose(np.full((1, 3), 9))
     assert [sorted(support.tolist()) for support in more.supports] == [pool.tolist()] * 3
 
@@ -232,7 +232,7 @@ def test_stability_and_overlap_are_those_of_paths_on_redrawn_images(target: Targ
     assert ((stability > 0) & (stability < 1)).any() and min(one.jaccard for one in found) < 1
 
 
-def planted(noise: float | None = None) -> tuple[Features, Ints, Head, list[list[int]]]:
+def planted(noise: float | None = None) -> tuple[Features, Ints, Affine, list[list[int]]]:
     """Four classes with two strong features each of 12 independent ones; feature 12 is a noisy copy of feature 0."""
     generator = np.random.default_rng(5)
     x = generator.standard_normal((2000, 12))
@@ -247,10 +247,10 @@ def planted(noise: float | None = None) -> tuple[Features, Ints, Head, list[list
     return x32, np.asarray((x32 @ weight.T).argmax(axis=1)), (weight, np.zeros(4)), chosen
 
 
-def trusted(x: Features, labels: Ints, dense: Head, size: int, *, seed: int = 0) -> tuple[list[Ints], list[Trust]]:
+def trusted(x: Features, labels: Ints, dense: Affine, size: int, *, seed: int = 0) -> tuple[list[Ints], list[Trust]]:
     boundary = Boundary(cut(x, labels), *dense)
     [choice] = boundary.choose(np.full((1, len(dense[1])), size), dense)
-    return choice.supports, trust(boundary, choice.supports, choice.head, seed=seed)
+    return choice.supports, trust(boundary, choice.supports, choice.affine, seed=seed)
 
 
 def test_strong_features_are_chosen_again_and_nothing_stands_in_for_them() -> None:

@@ -91,7 +91,7 @@ def test_retrain(job: subspect.Job, images: tuple[Tensor, Tensor], tmp_path: Pat
     done = train(network, images, tmp_path / "out", job.decomposition, given, show_progress=False)
     assert isinstance(done.model.head, DecomposedHead) and isinstance(done.model.head_dist, DecomposedHead)
     loaded = Distilled()
-    load_weights(loaded, done.weights)
+    load_weights(loaded, done.path)
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(images[0]), done.model.eval()(images[0]), rtol=1e-4, atol=1e-5)
 

@@ -31,7 +31,7 @@ from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
 from subspect.studies.rows import MEMORY, Block, workers
 
-Head = tuple[Array, Array]  #: weight (C, d) and bias (C,)
+Affine = tuple[Array, Array]  #: weight (C, d) and bias (C,)
 T = TypeVar("T")
 
 SHARPNESS = 0.4  #: τ, as a share of the median margin
@@ -65,7 +65,7 @@ class Refit:
     converged: bool
 
     @property
-    def head(self) -> Head:
+    def affine(self) -> Affine:
         """Weight and bias."""
         return self.weight, self.bias
 
@@ -76,12 +76,12 @@ class Choice:
 
     Attributes:
         supports: of each class.
-        head: weight (C, d) and bias (C,).
+        affine: weight (C, d) and bias (C,).
         refit: how that was re-learned, if it was.
     """
 
     supports: list[Indices]
-    head: Head
+    affine: Affine
     refit: Refit | None = None
 
 
@@ -121,7 +121,7 @@ class Boundary:
         if target not in TARGETS:
             raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
         self.blocks, self.target, self.memory = blocks, target, memory
-        self.dense: Head = weight.astype(np.float64), bias.astype(np.float64)
+        self.dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
         self.moments, self.images = Moments(weight.shape[1]), np.zeros(len(weight), np.int64)
         margins = [np.empty(0)]
         for block in blocks:
@@ -142,7 +142,7 @@ class Boundary:
         """Classes without images, which keep their dense row."""
         return np.flatnonzero(self.images == 0).tolist()
 
-    def each(self, work: Callable[[Quadratic], T], head: Head | None = None) -> list[T]:
+    def each(self, work: Callable[[Quadratic], T], head: Affine | None = None) -> list[T]:
         """Do some work on every class's least squares.
 
         Args:
@@ -151,7 +151,9 @@ class Boundary:
         """
         return self.each_resampled(lambda problems: work(problems[0]), np.ones((1, 1), np.int64), head)
 
-    def each_resampled(self, work: Callable[[list[Quadratic]], T], times: Indices, head: Head | None = None) -> list[T]:
+    def each_resampled(
+        self, work: Callable[[list[Quadratic]], T], times: Indices, head: Affine | None = None
+    ) -> list[T]:
         """Do some work on every class's least squares over resampled images, which is cheap since moments add up.
 
         Args:
@@ -183,7 +185,7 @@ class Boundary:
             del near, at  # before the next group takes as much
         return done
 
-    def paths(self, size: int, head: Head | None = None) -> list[list[Step]]:
+    def paths(self, size: int, head: Affine | None = None) -> list[list[Step]]:
         """Return every class's path up to a size; nothing for a class without images."""
         unseen = set(self.unseen)
         return self.each(lambda problem: [] if problem.label in unseen else problem.path(size), head)
@@ -195,7 +197,7 @@ class Boundary:
         other.candidates = _FEWER * len(pool) if whole else self.candidates
         return other
 
-    def choose(self, sizes: Indices, head: Head | None = None) -> list[Choice]:
+    def choose(self, sizes: Indices, head: Affine | None = None) -> list[Choice]:
         """Choose features for every class, for one or more sets of sizes.
 
         Args:
@@ -223,7 +225,7 @@ class Boundary:
             choices.append(Choice([row[0] for row in rows], (weight, bias)))
         return choices
 
-    def _update(self, near: list[WeightedMoments], start: int, block: Block, head: Head | None) -> None:
+    def _update(self, near: list[WeightedMoments], start: int, block: Block, head: Affine | None) -> None:
         """Add what the images of a block say of the classes whose boundary they are near."""
         weights, pulls = self._weigh(block, head)
         folds = block.prints() % np.uint64(len(near)) if len(near) > 1 else np.zeros(len(weights))
@@ -241,7 +243,7 @@ class Boundary:
         with workers() as pool:
             list(pool.map(at, seen))
 
-    def _weigh(self, block: Block, head: Head | None) -> tuple[Array, Array]:
+    def _weigh(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
         if head is None:
             return self._by_margin(block)
@@ -283,7 +285,7 @@ class Boundary:
         gram[dead], gram[:, dead] = 0, 0
         return Quadratic(label, features, total, gram, np.where(dead, 0, moments - mean * target), mean, target)
 
-    def _screen(self, head: Head | None) -> Indices:
+    def _screen(self, head: Affine | None) -> Indices:
         """Return (C, m): for each class the features that stay in the running, ascending."""
         ranks, size = self._ranks[:, self.pool], self.candidates
         if head is not None:
@@ -325,6 +327,6 @@ def _sum(folds: list[WeightedMoments], place: int, times: Indices) -> _Near:
     )
 
 
-def logits(block: Block, head: Head) -> npt.NDArray[np.float32]:
+def logits(block: Block, head: Affine) -> npt.NDArray[np.float32]:
     """Return (m, C), what a head says of some images."""
     return say(block.features, head[0].astype(np.float32), head[1].astype(np.float32))

@@ -171,7 +171,7 @@ def _assemble(
 ) -> Decomposition:
     choice, names = result.choice, study.identity.class_names
     supports = Supports(choice.supports, study.identity.n_features)
-    rows, columns, (weight, bias) = supports.rows, supports.flat, choice.head
+    rows, columns, (weight, bias) = supports.rows, supports.flat, choice.affine
     mean = max(1, round(float(np.delete(supports.sizes, seen.unseen).mean() if len(seen.unseen) < len(names) else 1)))
     rank = size if isinstance(size, int | float) else mean
     k = asdict(size) if isinstance(size, Mean) else "auto" if isinstance(size, Auto) else size

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing import influence
-from subspect.choosing.boundary import Boundary, Choice, Head
+from subspect.choosing.boundary import Affine, Boundary, Choice
 from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
@@ -54,7 +54,7 @@ class Seen:
     part: Part
     labelled: bool
     rows: Rows
-    dense: Head
+    dense: Affine
     target: Target
     top: TopFeatures
     sums: ClassSums
@@ -134,8 +134,8 @@ def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
     weight[supports.rows, supports.flat] = seen.dense[0][supports.rows, supports.flat]
     choice = Choice([supports[label] for label in range(len(supports))], (weight, seen.dense[1]))
     if refit:
-        learned = relearn(seen.rows, seen.dense, choice.supports, choice.head, seen.target, fixed=seen.unseen)
-        choice = Choice(choice.supports, learned.head, learned)
+        learned = relearn(seen.rows, seen.dense, choice.supports, choice.affine, seen.target, fixed=seen.unseen)
+        choice = Choice(choice.supports, learned.affine, learned)
     return Result(choice)
 
 
@@ -156,11 +156,11 @@ def by_pursuit(
                 result = _settle(seen, boundary, learn, replace(size, most=most), check)
             else:
                 choice = learn(_counts(boundary, size, pool))
-                [counts] = count(check, [choice.head])
+                [counts] = count(check, [choice.affine])
                 result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if ladder else [])
             choice = _sorted(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
-            yield replace(result, choice=choice, trusted=trust(running, choice.supports, choice.head))
+            yield replace(result, choice=choice, trusted=trust(running, choice.supports, choice.affine))
             advance(1)
 
 
@@ -173,7 +173,7 @@ def _steps(size: Checked) -> int:
 
 def _sorted(choice: Choice, boundary: Boundary) -> Choice:
     """Put each class's features in the order of weight times standard deviation, the most important first."""
-    spread = np.abs(choice.head[0]) * boundary.moments.deviations()
+    spread = np.abs(choice.affine[0]) * boundary.moments.deviations()
     rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(choice.supports, spread, strict=True)]
     return replace(choice, supports=rows)
 
@@ -203,8 +203,8 @@ def _learn(
     [choice] = boundary.choose(counts[None])
     if pool:
         free = reselect(boundary, choice, rounds=1)
-        boundary = boundary.within(shared_pool(boundary, free.supports, free.head, pool))
-        [choice] = boundary.choose(counts[None], free.head)
+        boundary = boundary.within(shared_pool(boundary, free.supports, free.affine, pool))
+        [choice] = boundary.choose(counts[None], free.affine)
     advance(1)
     return reselect(boundary, choice, rounds=rounds, advance=advance) if refit else choice
 
@@ -293,7 +293,7 @@ def _ladder(boundary: Boundary, check: Rows) -> list[CurvePoint]:
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
     tried = boundary.choose(np.array([[k] * n_classes for k in sizes]))
-    counts = count(check, [one.head for one in tried])
+    counts = count(check, [one.affine for one in tried])
     return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
 
 

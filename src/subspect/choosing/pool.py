@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from subspect.choosing.boundary import Boundary, Head
+from subspect.choosing.boundary import Affine, Boundary
 from subspect.choosing.pursuit import Array, Factor, Indices, Quadratic
 
 _NONE = np.empty(0, np.int64)
 
 
-def shared_pool(boundary: Boundary, supports: Sequence[Indices], head: Head, size: int) -> Indices:
+def shared_pool(boundary: Boundary, supports: Sequence[Indices], head: Affine, size: int) -> Indices:
     """Choose a pool of features for the whole network to draw from: what Q-SENN and QPM ask for.
 
     From all features that the classes use freely, the one whose loss costs least is given up, again and again: each class

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import bdtr
 from scipy.stats import beta, binom
 
-from subspect.choosing.boundary import Head, logits
+from subspect.choosing.boundary import Affine, logits
 from subspect.choosing.sizes import CONFIDENCE, Auto, Measure
 from subspect.heads.history import Promised
 from subspect.studies.rows import Block
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
         return most_lost(self.lost, self.won, self.images, confidence)
 
 
-def count(blocks: Iterable[Block], heads: Sequence[Head], skip: npt.NDArray[np.uint64] | None = None) -> list[Counts]:
+def count(blocks: Iterable[Block], heads: Sequence[Affine], skip: npt.NDArray[np.uint64] | None = None) -> list[Counts]:
     """Count how each of some heads fares, in one pass; images whose row print is in ``skip`` are left out."""
     totals = np.zeros((len(heads), 5), np.int64)
     for block in blocks:

@@ -22,7 +22,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import entr, softmax
 
-from subspect.choosing.boundary import FLOOR, Boundary, Choice, Head, Refit, logits
+from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit, logits
 from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices
 from subspect.ground.errors import SubspectError
@@ -42,9 +42,9 @@ _FILL = 32  # up to so many times the entries of the supports, a full matrix pro
 
 def refit(
     blocks: Iterable[Block],
-    dense: Head,
+    dense: Affine,
     supports: Sequence[Indices],
-    start: Head,
+    start: Affine,
     target: Target = "dense",
     *,
     fixed: Iterable[int] = (),
@@ -102,18 +102,18 @@ def reselect(
         refit, boundary.blocks, boundary.dense, target=boundary.target, fixed=boundary.unseen, memory=boundary.memory
     )
     sizes = np.array([[len(support) for support in choice.supports]])
-    best = choice, learn(choice.supports, choice.head, tolerance=_ROUGH)
+    best = choice, learn(choice.supports, choice.affine, tolerance=_ROUGH)
     seen, current = {_key(choice)}, best[1]
     for _ in range(rounds):
-        [choice] = boundary.choose(sizes, current.head)
+        [choice] = boundary.choose(sizes, current.affine)
         if _key(choice) in seen:
             break
         seen.add(_key(choice))
-        current = learn(choice.supports, choice.head, tolerance=_ROUGH)
+        current = learn(choice.supports, choice.affine, tolerance=_ROUGH)
         best = (choice, current) if current.loss < best[1].loss else best
         advance(1)
-    learned = learn(best[0].supports, best[1].head)
-    return Choice(best[0].supports, learned.head, learned)
+    learned = learn(best[0].supports, best[1].affine)
+    return Choice(best[0].supports, learned.affine, learned)
 
 
 def _key(choice: Choice) -> bytes:
@@ -134,9 +134,9 @@ class _Problem:
     def __init__(
         self,
         blocks: Iterable[Block],
-        dense: Head,
+        dense: Affine,
         supports: Sequence[Indices],
-        start: Head,
+        start: Affine,
         target: Target,
         fixed: Iterable[int],
         prior: float,
@@ -173,7 +173,7 @@ class _Problem:
         pull = self.ridge / 2 * float(vector @ vector)
         return loss / self.images + self.constant + pull, white + self.ridge * vector
 
-    def head(self, vector: Array) -> Head:
+    def head(self, vector: Array) -> Affine:
         """Return weight (C, d) and bias (C,) at a point."""
         theta = self._theta(vector)
         weight, bias = np.zeros_like(self.start[0]), self.start[1].copy()
@@ -188,7 +188,7 @@ class _Problem:
             theta[part] += solve_triangular(root, vector[part], lower=True, trans="T")
         return theta
 
-    def _prepare(self, dense: Head, target: Target) -> list[Array]:
+    def _prepare(self, dense: Affine, target: Target) -> list[Array]:
         """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
         curvatures = [np.zeros((len(places), len(places))) for places in self.places]
         kept: list[_Piece] | None = []

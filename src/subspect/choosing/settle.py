@@ -82,7 +82,7 @@ def settle(
     def keeps(total: int) -> bool:
         if total not in rungs:
             choice = learn(allocate(explained, total, 1, most))
-            [counts] = count(check, [choice.head])
+            [counts] = count(check, [choice.affine])
             if not counts.images:
                 raise SubspectError("there are no images to choose the number of features on")
             rungs[total] = Rung(choice, counts)
@@ -101,7 +101,7 @@ def settle(
     if promise is None:
         return Search(tried, rungs[high], met, None)
     sequence = [rungs[total] for total in sorted(rungs, reverse=True) if total >= high]
-    chosen, made = _promise(sequence, count(promise, [rung.choice.head for rung in sequence], skip), wanted)
+    chosen, made = _promise(sequence, count(promise, [rung.choice.affine for rung in sequence], skip), wanted)
     return Search(tried, chosen, bool(made.kept), made)
 
 

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from subspect.choosing.boundary import Boundary, Head
+from subspect.choosing.boundary import Affine, Boundary
 from subspect.choosing.pursuit import Factor, Indices, Quadratic
 
 DRAWS = 20  #: of the images
@@ -42,7 +42,9 @@ class Trust:
     recovered: npt.NDArray[np.float64]
 
 
-def trust(boundary: Boundary, supports: list[Indices], head: Head, *, draws: int = DRAWS, seed: int = 0) -> list[Trust]:
+def trust(
+    boundary: Boundary, supports: list[Indices], head: Affine, *, draws: int = DRAWS, seed: int = 0
+) -> list[Trust]:
     """Return for every class how far its support can be trusted; a class without images is taken as it is.
 
     Args:

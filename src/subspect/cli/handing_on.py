@@ -13,6 +13,7 @@ from subspect.cli.options import (
     NOT_NAMED,
     AsJson,
     ClassMap,
+    Device,
     Figure,
     Images,
     ImagesPath,
@@ -22,6 +23,7 @@ from subspect.cli.options import (
     Outside,
     StudyPath,
     Which,
+    Workers,
     device_of,
     entry_of,
     images_of,
@@ -87,10 +89,8 @@ def retrain(
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
     class_map: ClassMap = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")] = 0,
+    device: Device = None,
+    workers: Workers = 0,
     outside: Outside = False,
     as_json: AsJson = False,
 ) -> None:

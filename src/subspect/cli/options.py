@@ -161,15 +161,17 @@ def open_for(observed: Observed | ObservedIfNamed, study: Path) -> Study:
     return opened
 
 
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")]
+
+
 @dataclass(frozen=True)
 class Running:
     """Where a network runs, and how images reach it."""
 
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")
-    ] = None
+    device: Device = None
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")] = 0
+    workers: Workers = 0
     outside: Outside = False
 
     def arguments(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from subspect.heads.placing import decomposed_layers
 from subspect.images.opening import ImageSource
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
-from subspect.networks.parts import with_layers
+from subspect.networks.summands import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike

@@ -38,7 +38,7 @@ from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.layers import layer_names
 from subspect.networks.network import Network
-from subspect.networks.parts import with_layers
+from subspect.networks.summands import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.observe import find_head
 from subspect.studies.parts import hashed
@@ -159,7 +159,7 @@ class Retrained(Result):
             f"held out: accuracy before this training on {self.retrained.images:,} images left out of it (the original "
             "training may have used them), then after each epoch; weights: "
         )
-        caption += ", ".join(str(one.weights) for one in (self.retrained, self.control) if one is not None)
+        caption += ", ".join(str(one.path) for one in (self.retrained, self.control) if one is not None)
         table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
         for column in (
             "",

@@ -41,7 +41,7 @@ from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
-from subspect.networks.parts import is_convolution, with_layers
+from subspect.networks.summands import is_convolution, with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 

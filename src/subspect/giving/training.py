@@ -107,7 +107,7 @@ class Trained:
 
     Attributes:
         model: as it was after its best epoch, with the head that it was trained with.
-        weights: a safetensors file of that network in the form of the one given: a decomposed head is written as a dense one
+        path: a safetensors file of that network in the form of the one given: a decomposed head is written as a dense one
             with zeros, so that it loads wherever the old weights did.
         epochs: one after the other.
         images: number of held-out images.
@@ -117,7 +117,7 @@ class Trained:
     """
 
     model: nn.Module
-    weights: Path
+    path: Path
     epochs: tuple[Epoch, ...]
     images: int
     start: float
@@ -127,7 +127,7 @@ class Trained:
         """Return all but the model as JSON values."""
         epochs = [asdict(epoch) for epoch in self.epochs]
         about = {"images": self.images, "start": self.start, "best": self.best}
-        return {"weights": str(self.weights), "epochs": epochs, **about}
+        return {"path": str(self.path), "epochs": epochs, **about}
 
 
 def right(

@@ -6,5 +6,5 @@ import numpy as np
 import numpy.typing as npt
 
 Features = npt.NDArray[np.float32]
-Counts = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 Wide = npt.NDArray[np.float64]

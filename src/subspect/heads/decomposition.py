@@ -61,7 +61,7 @@ class Decomposition(DecompositionQuestions):
         class_names: a name for each class.
         network: what the network is called.
         fingerprint: of the network's weights.
-        head_name: the module name of the dense head, or of its layers (see `subspect.networks.parts`).
+        head_name: the module name of the dense head, or of its layers (see `subspect.networks.summands`).
         unseen: classes without images, which keep their dense row.
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from subspect.heads.head import DecomposedHead
 from subspect.heads.supports import Supports
-from subspect.networks.parts import affine, is_convolution, names_of, read_head, silenced, with_layers
+from subspect.networks.summands import affine, is_convolution, names_of, read_head, with_layers
 
 
 def with_decomposed(model: nn.Module, head: str, whole: DecomposedHead) -> nn.Module:
@@ -23,7 +23,7 @@ def with_decomposed(model: nn.Module, head: str, whole: DecomposedHead) -> nn.Mo
 
     Args:
         model: the network.
-        head: its head, as `subspect.networks.parts` writes it.
+        head: its head, as `subspect.networks.summands` writes it.
         whole: of some of its classes, or all, on all of its features.
     """
     groups = read_head(head)
@@ -68,8 +68,8 @@ def _columns(whole: DecomposedHead, start: int, end: int, factor: float, *, bias
 
 
 def _nothing(old: nn.Module, classes: int) -> nn.Module:
-    """Return a layer of some classes that adds nothing."""
-    made = silenced(old)
-    for name, parameter in list(made.named_parameters()):
-        setattr(made, name, nn.Parameter(parameter.detach()[:1].repeat(classes, *(1,) * (parameter.ndim - 1))))
+    """Return a layer of some classes that adds nothing: the first of its group speaks for all."""
+    made = copy.deepcopy(old)
+    for name, one in list(made.named_parameters()):
+        setattr(made, name, nn.Parameter(one.new_zeros(classes, *one.shape[1:])))
     return made

@@ -14,9 +14,12 @@ import subspect
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.heads.curve import curve_plot
 from subspect.heads.shown import class_table, curve_table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from subspect.asking.compare import Comparison
     from subspect.asking.diff import Difference
     from subspect.asking.essentiality import Essentiality
@@ -87,6 +90,14 @@ class DecompositionQuestions(Result):
         """Return tables for the terminal: features of each class, and cost against their number where that is known."""
         own = self._decomposition
         return [class_table(own), *([curve_table(own)] if own.curve else [])]
+
+    def plot(self) -> Figure:
+        """Draw what few features cost, against their number.
+
+        Raises:
+            SubspectError: that isn't known, as the features weren't chosen by pursuit, or come from a pool.
+        """
+        return curve_plot(self._decomposition)
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of each class."""

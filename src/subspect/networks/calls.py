@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, some
-from subspect.networks.parts import Position, at_position, is_convolution
+from subspect.networks.summands import Position, at_position, is_convolution
 
 
 @dataclass(eq=False)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
 from subspect.networks.calls import Seen, logits_among, logits_in, same, tolerance, watch
-from subspect.networks.parts import (
+from subspect.networks.summands import (
     Groups,
-    Part,
     Position,
+    Summand,
     affine,
     at_position,
     is_convolution,
@@ -43,7 +43,7 @@ class Head:
     """The final linear layer of a network, or the sum of several.
 
     Attributes:
-        name: the module's name within the network; of several layers as `subspect.networks.parts` writes them.
+        name: the module's name within the network; of several layers as `subspect.networks.summands` writes them.
         weight: (C, d) float32 on the CPU.
         bias: (C,) float32 on the CPU; zeros where the layer has none.
         output: which of the tensors that the network returns holds the logits.
@@ -100,17 +100,17 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     seen, outputs = watch(model, pixels, watched)
     tensors = logits_among(outputs, len(pixels))
     _check_outputs(seen, tensors)
-    if asked and (len(names_of(asked)) > 1 or asked[0][0] != Part(asked[0][0].name)):
+    if asked and (len(names_of(asked)) > 1 or asked[0][0] != Summand(asked[0][0].name)):
         return _as_asked(model, asked, seen, tensors)
     alike = _matches(seen, tensors, watched[name] if name is not None else None)
     matches = alike if name is not None else [one for one in alike if one[0] == next(iter(tensors))]
     if matches:
         which, call, position = matches[0]
         _tell_others(call, {one.name for _, one, _ in alike if one.module is not call.module})
-        groups: Groups = ((Part(call.name, 1.0, position),),)
+        groups: Groups = ((Summand(call.name, 1.0, position),),)
     elif name is not None:
         which, call = 0, _named(name, watched[name], seen, list(tensors.values()))
-        groups = ((Part(call.name),),)
+        groups = ((Summand(call.name),),)
     else:
         which, logits = next(iter(tensors.items()))
         groups = sum_of_layers(model, pixels, watched, seen, logits)

@@ -20,7 +20,7 @@ from subspect.ground.text import is_text
 from subspect.images.preprocessing import AnyPreprocessing, PreprocessingLike, as_preprocessing
 from subspect.networks.calls import input_of
 from subspect.networks.finding import Head, check_head, find_head_of, logits_of
-from subspect.networks.parts import Part, at_position, is_convolution
+from subspect.networks.summands import Summand, at_position, is_convolution
 
 
 class Network:
@@ -115,7 +115,7 @@ class Network:
         firsts = [group[0] for group in head.groups]
         kept: dict[str, list[Tensor]] = {part.name: [] for part in firsts}
 
-        def keep(part: Part, module: nn.Module) -> Any:
+        def keep(part: Summand, module: nn.Module) -> Any:
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 features = at_position(input_of(args, kwargs), is_convolution(module), part.position)
                 kept[part.name].append(features.detach().clone())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.networks.calls import Seen, logits_among, same, watch
-from subspect.networks.parts import Groups, Part, Position, at_position, is_convolution, written
+from subspect.networks.summands import Groups, Position, Summand, at_position, is_convolution, written
 
 log = logging.getLogger("subspect")
 _MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for
@@ -75,10 +75,10 @@ def _factors(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
 
 def _grouped(terms: Sequence[tuple[Seen, Position, float]]) -> Groups:
     """Put layers on one input together."""
-    groups: list[tuple[Tensor, list[Part]]] = []
+    groups: list[tuple[Tensor, list[Summand]]] = []
     for one, position, factor in reversed(terms):
         own = at_position(one.input, is_convolution(one.module), position)
-        part = Part(one.name, factor, position)
+        part = Summand(one.name, factor, position)
         known = next(
             (parts for features, parts in groups if features.shape == own.shape and torch.equal(features, own)), None
         )

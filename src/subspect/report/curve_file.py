@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from subspect.ground.drawing import check_figure
-from subspect.ground.errors import SubspectError
+from subspect.ground.drawing import check_figure, save_figure
 from subspect.ground.seals import write_sealed
+from subspect.heads.curve import curve_points
 from subspect.heads.decomposition import Decomposition
-from subspect.report.figures import curve_figure, curve_picture
+from subspect.report.figures import curve_figure
 
 
 def write_curve(decomposition: Decomposition, path: str | Path) -> None:
@@ -19,11 +19,8 @@ def write_curve(decomposition: Decomposition, path: str | Path) -> None:
     """
     path = Path(path)
     check_figure(path)
-    form, curve = path.suffix[1:].lower(), decomposition.curve
-    data = curve_figure(curve, standalone=True).encode() if form == "svg" else curve_picture(curve, form)
-    if not data:
-        raise SubspectError(
-            f"{decomposition.name!r} has no curve of cost against k: method 'pursuit' makes one on images held out, unless "
-            "features come from a pool; name one that has (--decomposition)"
-        )
-    write_sealed(path, data)
+    points = curve_points(decomposition)
+    if path.suffix.lower() == ".svg":
+        write_sealed(path, curve_figure(points, standalone=True).encode())
+    else:
+        save_figure(decomposition.plot(), path)

@@ -1,11 +1,11 @@
-"""Figures for pages, drawn by matplotlib as SVG whose colours are the page's own, light or dark; the curve also alone."""
+"""Figures for pages, drawn by matplotlib as SVG whose colours are the page's own, light or dark."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from subspect.ground.drawing import COLOURS, as_label, drawing
 from subspect.ground.text import legible
+from subspect.heads.curve import draw_curve, shown
 from subspect.heads.history import CurvePoint
 from subspect.heads.supports import Supports
 
@@ -24,15 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from subspect.statistics.outcomes import Calibration
-from subspect.ground.drawing import COLOURS, as_label, count_axis, drawing, picture_of
 
 _MARKS = {name: f"#0102{place:02x}" for place, name in enumerate(COLOURS, 3)}  # what stands for them while drawing
-_LIGHT = {name: pair[0] for name, pair in COLOURS.items()}
 _NAMED = 40  # classes whose names fit beside a matrix
 
 
 @contextmanager
-def _styled(colours: Mapping[str, str] = _MARKS, paper: str = "none") -> Iterator[None]:
+def _styled() -> Iterator[None]:
     """Set matplotlib's style, with nothing of the user's: text stays text, thin lines."""
     import matplotlib as mpl
 
@@ -42,17 +42,17 @@ def _styled(colours: Mapping[str, str] = _MARKS, paper: str = "none") -> Iterato
         "font.sans-serif": ["system-ui", "DejaVu Sans"],
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": colours["line"],
-        "axes.labelcolor": colours["dim"],
+        "axes.edgecolor": _MARKS["line"],
+        "axes.labelcolor": _MARKS["dim"],
         "axes.axisbelow": True,
-        "text.color": colours["ink"],
-        "xtick.color": colours["dim"],
-        "ytick.color": colours["dim"],
-        "grid.color": colours["line"],
+        "text.color": _MARKS["ink"],
+        "xtick.color": _MARKS["dim"],
+        "ytick.color": _MARKS["dim"],
+        "grid.color": _MARKS["line"],
         "grid.linewidth": 0.8,
-        "figure.facecolor": paper,
-        "axes.facecolor": paper,
-        "savefig.facecolor": paper,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
     }
     plain = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
     with mpl.rc_context(plain), drawing(), mpl.rc_context(style):
@@ -95,55 +95,13 @@ def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> st
     Returns:
         The SVG; nothing where no class has any feature.
     """
-    points = _shown(curve)
+    points = shown(curve)
     if not points:
         return ""
     with _styled():
         figure, axes = _axes(6, 3.2)
-        draw_curve(axes, points)
+        draw_curve(axes, points, _MARKS)
         return _svg(figure, "Fidelity and accuracy against the number of features", standalone=standalone)
-
-
-def curve_picture(curve: Sequence[CurvePoint], form: str) -> bytes:
-    """Draw the same in the colours of a light page: the bytes of a "png" or "pdf" file; none where it would be nothing."""
-    points = _shown(curve)
-    if not points:
-        return b""
-    with _styled(_LIGHT, "white"):
-        figure, axes = _axes(6, 3.2)
-        figure.set_layout_engine("constrained")
-        draw_curve(axes, points, _LIGHT)
-        return picture_of(figure, form, 150)
-
-
-def _shown(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    return sorted((point for point in curve if point.k > 0), key=lambda point: float(point.k))
-
-
-def draw_curve(axes: Axes, points: Sequence[CurvePoint], colours: Mapping[str, str] = _MARKS) -> None:
-    """Draw points, by growing k: a line before refit and dots after; a line with dots where all were refitted."""
-    refits = {bool(point.refit) for point in points}
-    ends = []
-    for name, colour in (("fidelity", "blue"), ("accuracy", "orange")):
-        for refit in sorted(refits):
-            chosen = [point for point in points if bool(point.refit) == refit]
-            ks, values = [float(point.k) for point in chosen], [100 * float(getattr(point, name)) for point in chosen]
-            style = ("-o" if len(refits) == 1 else "o") if refit else "-"
-            axes.plot(ks, values, style, color=colours[colour], markersize=5, linewidth=1.5, label=f"{name}, {refit}")
-        ends.append((100 * float(getattr(points[-1], name)), name, colour))
-    dense = 100 * float(points[0].dense_accuracy)
-    axes.axhline(dense, color=colours["dim"], linestyle="--", linewidth=1)
-    ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
-    count_axis(axes, float(points[0].k), float(points[-1].k))
-    axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
-    axes.set_ylabel("share of images, %")
-    axes.grid(axis="y")
-    low = min(axes.get_ylim()[0], 98.0)
-    axes.set_ylim(low, 100 + 0.02 * (100 - low))
-    step, height = 0.075 * (100 - low), 100 + 0.08 * (100 - low)
-    for value, text, colour in sorted(ends, reverse=True):  # one below the other, so that none lies on another
-        height = min(value, height - step)
-        axes.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), color=colours[colour], va="center")
 
 
 def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int] = ()) -> str:

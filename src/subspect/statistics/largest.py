@@ -16,7 +16,7 @@ from typing import Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from subspect.ground.arrays import Counts, Features, Wide
+from subspect.ground.arrays import Features, Integers, Wide
 from subspect.ground.errors import SubspectError
 
 _ROWS = 256  # rows ranked at a time: 4 MB of keys at d = 2,048, which a cache holds
@@ -52,11 +52,11 @@ class TopFeatures:
         self._used = {size: np.zeros(n_classes, np.int64) for size in self.sizes}
         self._mass = {size: np.zeros(n_classes, np.float64) for size in self.sizes}
 
-    def counts(self, size: int | float) -> Counts:
+    def counts(self, size: int | float) -> Integers:
         """Return (C, d): the images of each class that have each feature among their largest."""
         if isinstance(size, float):
             return self._counts[size]
-        return cast(Counts, sum(self._counts[k] for k in self._ks if k <= size))
+        return cast(Integers, sum(self._counts[k] for k in self._ks if k <= size))
 
     def used(self, size: int | float) -> npt.NDArray[np.float64]:
         """Return (C,): the mean over a class's images of how many features those are; 0 for a class without images."""
@@ -66,7 +66,7 @@ class TopFeatures:
         """Return (C,): the mean over a class's images of the mass that they hold; 0 for a class without images."""
         return self._mass[size] / np.maximum(self.images, 1)
 
-    def update(self, features: Features, labels: Counts, ids: Sequence[str] = ()) -> None:
+    def update(self, features: Features, labels: Integers, ids: Sequence[str] = ()) -> None:
         """Take in features (m, d) float32 and class indices (m,)."""
         features = np.asarray(features, np.float32)
         self.images += np.bincount(labels, minlength=self.n_classes)
@@ -93,7 +93,7 @@ class TopFeatures:
             joined._mass[size] = self._mass[size] + other._mass[size]
         return joined
 
-    def _update(self, features: Features, labels: Counts) -> None:
+    def _update(self, features: Features, labels: Integers) -> None:
         magnitudes = np.abs(features)
         order, values = rank(magnitudes, self.n_features if self._shares else self._ks[-1])
         norms = magnitudes.sum(axis=1, dtype=np.float64)
@@ -129,7 +129,7 @@ class Needed:
         self.share = share
         self.counts = np.zeros((n_classes, n_features + 1), np.int64)
 
-    def update(self, features: Features, labels: Counts, ids: Sequence[str] = ()) -> None:
+    def update(self, features: Features, labels: Integers, ids: Sequence[str] = ()) -> None:
         """Take in features (m, d) float32 and class indices (m,)."""
         np.add.at(self.counts, (labels, needed(features, self.share)), 1)
 
@@ -154,7 +154,7 @@ class Needed:
         return np.where(images > 0, (low + high) / 2, np.nan)
 
 
-def needed(features: Features, share: float) -> Counts:
+def needed(features: Features, share: float) -> Integers:
     """Return (m,): the least number of features that hold a share of each row's L1 norm; 0 for a row of zeros."""
     largest = -np.sort(-np.abs(np.asarray(features, np.float32)), axis=1)
     held = np.cumsum(largest, axis=1, dtype=np.float64)
@@ -181,7 +181,7 @@ class TopImages:
         self.ids = np.full((most, n_features), "", object)
         self.labels = np.full((most, n_features), -1, np.int64)
 
-    def update(self, features: Features, labels: Counts, ids: Sequence[str]) -> None:
+    def update(self, features: Features, labels: Integers, ids: Sequence[str]) -> None:
         """Take in features (m, d) float32, class indices (m,) and the m image ids."""
         names = np.array(ids, object)
         rows = _top_rows(features, np.argsort(np.argsort(names.astype(str), kind="stable"))[:, None], len(self.values))
@@ -194,7 +194,7 @@ class TopImages:
         joined._join(other.values, other.ids, other.labels)
         return joined
 
-    def _join(self, values: Features, ids: npt.NDArray[np.object_], labels: Counts) -> None:
+    def _join(self, values: Features, ids: npt.NDArray[np.object_], labels: Integers) -> None:
         values, ids = np.concatenate([self.values, values]), np.concatenate([self.ids, ids])
         labels = np.concatenate([self.labels, labels])
         ranks = np.unique(ids.astype(str), return_inverse=True)[1].reshape(ids.shape)
@@ -204,7 +204,7 @@ class TopImages:
         self.labels = np.take_along_axis(labels, rows, axis=0)
 
 
-def _top_rows(values: Features, ranks: Counts, most: int) -> Counts:
+def _top_rows(values: Features, ranks: Integers, most: int) -> Integers:
     """Return (most, d): the rows of each column's largest values, descending; ties go to the lower rank."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32).astype(np.int64)
     bits = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # sign and magnitude → an integer with the order of the float
@@ -213,7 +213,7 @@ def _top_rows(values: Features, ranks: Counts, most: int) -> Counts:
     return np.take_along_axis(rows, np.argsort(np.take_along_axis(keys, rows, axis=0), axis=0), axis=0)
 
 
-def rank(magnitudes: Features, k: int) -> tuple[Counts, Features]:
+def rank(magnitudes: Features, k: int) -> tuple[Integers, Features]:
     """Return the indices and the values (m, k) of each row's largest magnitudes (m, d)."""
     width = magnitudes.shape[1]
     bits = (width - 1).bit_length()

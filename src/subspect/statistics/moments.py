@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from subspect.ground.arrays import Counts, Features, Wide
+from subspect.ground.arrays import Features, Integers, Wide
 
 
 class ClassSums:
@@ -23,7 +23,7 @@ class ClassSums:
         self.images = np.zeros(n_classes, np.int64)
         self.sums = np.zeros((n_classes, n_features), np.float64)
 
-    def update(self, features: Features, labels: Counts, ids: Sequence[str] = ()) -> None:
+    def update(self, features: Features, labels: Integers, ids: Sequence[str] = ()) -> None:
         """Take in features (m, d) float32 and class indices (m,)."""
         self.images += np.bincount(labels, minlength=len(self.images))
         for label in np.unique(labels):
@@ -54,7 +54,7 @@ class Moments:
         self.sums = np.zeros(n_features)
         self.products = np.zeros((n_features, n_features))
 
-    def update(self, features: Features, labels: Counts | None = None, ids: Sequence[str] = ()) -> None:
+    def update(self, features: Features, labels: Integers | None = None, ids: Sequence[str] = ()) -> None:
         """Take in features (m, d) float32."""
         wide = features.astype(np.float64)
         self.images += len(wide)
@@ -88,7 +88,7 @@ class WeightedMoments:
         moments: (B, m) sums of ``x`` times the pull.
     """
 
-    def __init__(self, features: Counts) -> None:
+    def __init__(self, features: Integers) -> None:
         n_classes, size = features.shape
         self.features = features
         self.weight, self.target = np.zeros(n_classes), np.zeros(n_classes)

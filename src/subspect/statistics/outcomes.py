@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from subspect.ground.arrays import Counts, Wide
+from subspect.ground.arrays import Integers, Wide
 
 
 class Confusion:
@@ -20,7 +20,7 @@ class Confusion:
     def __init__(self, n_classes: int) -> None:
         self.counts = np.zeros((n_classes, n_classes), np.int64)
 
-    def update(self, labels: Counts, said: Counts) -> None:
+    def update(self, labels: Integers, said: Integers) -> None:
         """Take in the labels (m,) of some images and the classes (m,) that a network says."""
         n = len(self.counts)
         self.counts += np.bincount(labels * n + said, minlength=n * n).reshape(n, n)

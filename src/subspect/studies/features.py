@@ -20,7 +20,7 @@ import scipy.sparse
 import torch
 from torch import nn
 
-from subspect.ground.arrays import Counts, Features
+from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import fingerprint, is_file
 from subspect.ground.progress import progress
@@ -110,8 +110,8 @@ class _Given:
     """
 
     read: Callable[[int, int], Features]
-    labels: Counts
-    predictions: Counts
+    labels: Integers
+    predictions: Integers
     ids: list[str]
     matching: str
     fingerprint: str
@@ -210,13 +210,13 @@ def _head(weight: object, bias: object) -> tuple[Features, Features]:
 
 def _looked_through(
     read: Callable[[int, int], Features], cuts: range, ids: Sequence[str], head: tuple[Features, Features]
-) -> tuple[Counts, str]:
+) -> tuple[Integers, str]:
     """Go through the rows once, and return the head's top-1 classes and the SHA-256 of all features.
 
     Raises:
         SubspectError: rows that aren't finite.
     """
-    bad, said, digest = list[int](), list[Counts](), hashlib.sha256()
+    bad, said, digest = list[int](), list[Integers](), hashlib.sha256()
     for first in cuts:
         block = read(first, first + cuts.step)
         digest.update(block.data)
@@ -231,7 +231,7 @@ def _looked_through(
     return np.concatenate(said), digest.hexdigest()
 
 
-def _say(features: Features, head: tuple[Features, Features]) -> Counts:
+def _say(features: Features, head: tuple[Features, Features]) -> Integers:
     """Return the head's top-1 classes, by its logits in float32, as everything that is measured later computes them."""
     with np.errstate(over="ignore", invalid="ignore"):
         logits = np.asarray(features @ head[0].T + head[1], np.float32)
@@ -239,7 +239,7 @@ def _say(features: Features, head: tuple[Features, Features]) -> Counts:
         raise SubspectError(
             "the head's logits of these features are too large for float32; scale the features, and the head with them"
         )
-    said: Counts = logits.argmax(axis=1)
+    said: Integers = logits.argmax(axis=1)
     return said
 
 
@@ -256,7 +256,7 @@ def _names(given: Sequence[str] | None, n_classes: int, folder: Path) -> tuple[s
     return names
 
 
-def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Counts, str]:
+def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, str]:
     """Return the labels as class indices (n,), and how they became such; −1 where there are none."""
     if given is None:
         return np.full(n, -1, np.int64), "none"
@@ -282,7 +282,7 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Counts, str]
     return flat.astype(np.int64), "labels are class indices"
 
 
-def _by_name(labels: list[str], names: tuple[str, ...]) -> Counts:
+def _by_name(labels: list[str], names: tuple[str, ...]) -> Integers:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise SubspectError(
@@ -334,7 +334,7 @@ def _identity(network: str, head: tuple[Features, Features], names: tuple[str, .
 
 def _manifest(given: _Given, identity: Identity) -> SetManifest:
     return SetManifest(
-        weights=identity.fingerprint,
+        network_fingerprint=identity.fingerprint,
         preprocessing=identity.preprocessing,
         kind="features",
         root=None,

@@ -76,7 +76,7 @@ class ImageSet:
         known = {index: self._entry(index) for index in range(manifest.n_shards)} if manifest.complete else {}
         self.manifest = replace(manifest, shards=known)
         shards = {str(index): asdict(entry) for index, entry in known.items()}
-        fields = {"schema": SCHEMA, **asdict(self.manifest), "shards": shards}
+        fields = {"schema": SCHEMA, **self.manifest.to_json(), "shards": shards}
         write_json(self.folder / "set.json", fields, is_manifest)
 
     @property
@@ -93,7 +93,7 @@ class ImageSet:
 
     def place(self, index: int) -> str:
         """Say which shard of which set one is, as the shard itself does."""
-        return f"{self.manifest.fingerprint}, {self.manifest.weights}, {index}"
+        return f"{self.manifest.fingerprint}, {self.manifest.network_fingerprint}, {index}"
 
     def whole(self, part: Part = "all") -> Chunk:
         """Return the stored images, or a part of them, in memory at once.

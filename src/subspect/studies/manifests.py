@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 
@@ -24,11 +24,31 @@ Width = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # of a column, which Arrow
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-_KEPT_AS = {"fingerprint": "weights", "head_name": "head"}  # names of fields in study.json
+class _Kept:
+    """A manifest that is kept as JSON, some of its fields under the names that they had before."""
+
+    _kept_as: ClassVar[Mapping[str, str]]
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], path: Path) -> Self:
+        """Read what a file holds.
+
+        Raises:
+            SubspectError: a field is missing, unknown or of another type or range.
+        """
+        names = {kept: name for name, kept in cls._kept_as.items()} | {
+            name: f"{name} (of no manifest)" for name in cls._kept_as
+        }
+        return as_type(cls, {names.get(name, name): value for name, value in fields.items()}, path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as its file holds it."""
+        values = asdict(self)  # type: ignore[call-overload]  # its kinds are dataclasses
+        return {self._kept_as.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(_Kept):
     """What makes results belong together.
 
     Attributes:
@@ -40,6 +60,8 @@ class Identity:
         class_names: a name for each class.
         preprocessing: what was done to the images.
     """
+
+    _kept_as: ClassVar[Mapping[str, str]] = {"fingerprint": "weights", "head_name": "head"}
 
     network: str
     fingerprint: str
@@ -63,29 +85,13 @@ class Identity:
         if len(self.class_names) != self.n_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
 
-    @classmethod
-    def read(cls, fields: Mapping[str, Any], path: Path) -> Identity:
-        """Read what a study's manifest holds.
-
-        Raises:
-            SubspectError: a field is missing, unknown or of another type or range.
-        """
-        names = {kept: name for name, kept in _KEPT_AS.items()} | {
-            name: f"{name} (of no manifest)" for name in _KEPT_AS
-        }
-        return as_type(cls, {names.get(name, name): value for name, value in fields.items()}, path)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as a study's manifest holds it."""
-        return {_KEPT_AS.get(name, name): value for name, value in asdict(self).items()}
-
 
 @dataclass(frozen=True)
-class SetManifest:
+class SetManifest(_Kept):
     """Which images an image set holds, and how they are cut.
 
     Attributes:
-        weights: fingerprint of the network's weights.
+        network_fingerprint: of the network's weights.
         preprocessing: what was done to the images.
         kind: "folder", "flat folder", "CSV", "arrays" or "dataset"; "features" where those were given alone.
         root: the folder that ids are relative to, for files.
@@ -102,7 +108,9 @@ class SetManifest:
         shards: number → rows and checksum of each shard, once complete; empty in a study of before checksums were kept.
     """
 
-    weights: str
+    _kept_as: ClassVar[Mapping[str, str]] = {"network_fingerprint": "weights"}
+
+    network_fingerprint: str
     preprocessing: Mapping[str, Any]
     kind: str
     root: str | None

@@ -218,7 +218,7 @@ def _manifest(
 ) -> SetManifest:
     width = identity.n_features + sum(layers.values())
     return SetManifest(
-        weights=identity.fingerprint,
+        network_fingerprint=identity.fingerprint,
         preprocessing=identity.preprocessing,
         kind=source.kind,
         root=None if source.root is None else str(source.root.resolve()),

@@ -24,7 +24,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import torch
 
 from subspect.ground.errors import SubspectError, advice, near, some
 from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, locked, refuse_links, sweep
-from subspect.ground.schemas import as_type, misfit
+from subspect.ground.schemas import misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.heads.decomposition import Decomposition
 from subspect.images.preprocessing import described
@@ -45,7 +45,16 @@ from subspect.studies.shards import Shape
 log = logging.getLogger("subspect")
 
 
-_SAME = ("weights", "preprocessing", "images", "fingerprint", "labelled", "batch_size", "layers", "shard_size")
+_SAME = (
+    "network_fingerprint",
+    "preprocessing",
+    "images",
+    "fingerprint",
+    "labelled",
+    "batch_size",
+    "layers",
+    "shard_size",
+)
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
 _OWN = (".lock", "sets", "decompositions", "head.safetensors")  # what a study may hold before its manifest
@@ -190,7 +199,7 @@ class Study(StudyQuestions):
 
     def to_json(self) -> dict[str, Any]:
         """Return what the study is about and its image sets as JSON values."""
-        sets = {name: asdict(self.image_set(name).manifest) for name in self.set_names}
+        sets = {name: self.image_set(name).manifest.to_json() for name in self.set_names}
         for manifest in sets.values():
             del manifest["shards"]
         known = self.decomposition_names
@@ -264,8 +273,8 @@ class Study(StudyQuestions):
         with advice(f"restore it from a copy, or delete {path.parent} and observe it again"):
             schema, fields = versioned(path)
         fields["shards"] = by_number(fields.get("shards", {}))
-        manifest = as_type(SetManifest, fields, path)
-        if manifest.weights != self.identity.fingerprint or dict(manifest.preprocessing) != dict(
+        manifest = SetManifest.read(fields, path)
+        if manifest.network_fingerprint != self.identity.fingerprint or dict(manifest.preprocessing) != dict(
             self.identity.preprocessing
         ):
             raise SubspectError(f"{path} belongs to another study: it is of other weights or another preprocessing")

@@ -24,7 +24,7 @@ _TERM = re.compile(r"(?:(?P<factor>[-+.0-9e]+)\*)?(?P<name>[^*@|+\s]*)(?:@(?P<po
 
 
 @dataclass(frozen=True)
-class Part:
+class Summand:
     """One linear layer of a head.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part:
         return f"{factor}{self.name}" + ("" if self.position == "mean" else f"@{self.position}")
 
 
-Groups = tuple[tuple[Part, ...], ...]  #: the layers of a head, those on one input together
+Groups = tuple[tuple[Summand, ...], ...]  #: the layers of a head, those on one input together
 
 
 def written(groups: Groups) -> str:
@@ -59,7 +59,7 @@ def read_head(text: str) -> Groups:
     return tuple(tuple(_part(term, text) for term in group.split(" + ")) for group in text.split(" | "))
 
 
-def _part(term: str, text: str) -> Part:
+def _part(term: str, text: str) -> Summand:
     found = _TERM.fullmatch(term.strip())
     position = found["position"] or "mean" if found else ""
     try:
@@ -71,7 +71,7 @@ def _part(term: str, text: str) -> Part:
             f"cannot read the head {text!r}: expected a module's name, or a sum such as '0.5*head | 0.5*head_dist' (layers on "
             "one input: '0.5*a + 0.5*b'; of a token sequence one position: 'head@first')"
         )
-    return Part(found["name"], factor, position)  # type: ignore[arg-type] # one of them, as was just seen
+    return Summand(found["name"], factor, position)  # type: ignore[arg-type] # one of them, as was just seen
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -118,15 +118,6 @@ def with_layers(model: nn.Module, makes: Mapping[str, Callable[[nn.Module], nn.M
                 parent, _, child = path.rpartition(".")
                 setattr(swapped.get_submodule(parent), child, new)
     return swapped
-
-
-def silenced(layer: nn.Module) -> nn.Module:
-    """Return a linear layer that says nothing, of the same shape: one of a group whose first layer speaks for all."""
-    made = copy.deepcopy(layer)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.zero_()
-    return made
 
 
 def names_of(groups: Groups) -> Sequence[str]:
