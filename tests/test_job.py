@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 import subspect
 from commands import MODEL, command, parsed, said
-from conftest import Tiny
+from conftest import PIXELS, Tiny
 from planted import promised
 from subspect import Auto, SubspectError
 
@@ -71,3 +74,28 @@ def test_the_main_job_on_the_command_line(
     value = parsed(f"{line} -k auto --tolerance 0.3 --measure accuracy")
     assert value["decomposition"]["history"][1]["measure"] == "accuracy"
     assert "-k must be a whole number" in " ".join(command(f"{line} -k mean:x", 2).stderr.replace("│", " ").split())
+
+
+class TwoOutputs(Tiny):
+    """Returns what a second head says as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.norm(self.conv(x)).relu().mean((2, 3))
+        return self.fc(features), self.aux(features)
+
+
+def test_the_head_is_looked_for_once_and_again_where_its_weights_have_changed(
+    make_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, folders = TwoOutputs().eval(), [make_folder(name, each=len(name)) for name in ("training", "test")]
+    network = subspect.Network(model, preprocessing=PIXELS)
+    subspect.run(network, folders[0], tmp_path / "study", test=folders[1], k=2, show_progress=False)
+    assert caplog.text.count("outputs of several linear layers; 'fc' is taken for the head") == 1
+    with torch.no_grad():
+        model.fc.weight.mul_(2)
+    study = subspect.observe(network, folders[0], tmp_path / "later", show_progress=False)
+    assert torch.equal(study.head()[0], model.fc.weight) and caplog.text.count("several linear layers") == 2

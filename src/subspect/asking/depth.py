@@ -285,8 +285,7 @@ def depth(
     make_folder(folder)
     sets = {"train": open_images(images, "train")} | ({} if test is None else {"test": open_images(test, "test")})
     for network in networks.values():
-        if not network.head_known:
-            find_head(network, sets["train"])
+        find_head(network, sets["train"])
     depths = {name: layers_of(network, sets["train"]) for name, network in networks.items()}
     if len(set(depths.values())) < 2:
         raise SubspectError(

@@ -223,8 +223,7 @@ def retrain(
     network = same_network(study, network)
     settings = Settings(**settings) if isinstance(settings, Mapping) else settings
     folder, source = Path(folder), open_images(images)
-    if not network.head_known:
-        find_head(network, source)
+    find_head(network, source)
     shown = open_images(test) if test is not None else None
     if shown is not None and not shown.labelled:
         raise SubspectError("the test images need labels")

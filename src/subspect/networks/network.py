@@ -20,7 +20,7 @@ from subspect.ground.text import is_text
 from subspect.images.preprocessing import AnyPreprocessing, PreprocessingLike, as_preprocessing
 from subspect.networks.calls import input_of
 from subspect.networks.finding import Head, check_head, find_head_of, logits_of
-from subspect.networks.summands import Summand, at_position, is_convolution
+from subspect.networks.summands import Summand, at_position, is_convolution, joined
 
 
 class Network:
@@ -80,8 +80,11 @@ class Network:
 
     @property
     def head_known(self) -> bool:
-        """Whether the head was found."""
-        return self._head is not None
+        """Whether the head was found, and its layers still have the weights that they had then."""
+        if self._head is None:
+            return False
+        weight, bias = joined(self.model, self._head.groups)
+        return torch.equal(weight, self._head.weight) and torch.equal(bias, self._head.bias)
 
     def find_head(self, pixels: Tensor, name: str | None = None) -> Head:
         """Find the head with a small batch, and check that it gives the network's own logits.
