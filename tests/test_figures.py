@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,22 @@ def test_calibration_is_drawn_for_both() -> None:
     assert "dense: error 30.0 points" in svg and "decomposed: error 45.0 points" in svg
 
 
+def test_marks_of_calibration_grow_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[float]] = []
+    scatter = Axes.scatter
+
+    def seen(axes: Axes, x: Any, y: Any, s: Any, **options: Any) -> Any:
+        drawn.append(list(np.atleast_1d(s)) if len(x) else [])
+        return scatter(axes, x, y, s=s, **options)
+
+    monkeypatch.setattr(Axes, "scatter", seen)
+    one = Calibration()
+    one.update(np.array([0.95] * 9 + [0.55]), np.array([True] * 10))
+    ET.fromstring(calibration_figure(one, Calibration()))
+    few, many = drawn[0]
+    assert many - 4 == pytest.approx(9 * (few - 4)) and drawn[2] == []
+
+
 def test_a_map_marks_where_it_is_largest() -> None:
     picture = Image.new("RGB", (32, 16), (0, 0, 40))
     marked = np.asarray(lay_over(picture, np.array([[-5.0, 0, 0, 0], [0, 0, 0, 2.0]])), float)
@@ -214,6 +231,7 @@ def test_a_matplotlibrc_starts_no_latex(tmp_path: Path) -> None:
     code = """
 import sys, os, subprocess
 from pathlib import Path
+from typing import Any
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from subspect import Supports

@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(
 
 SCRIPT = """
 import sys, time, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from conftest import Tiny
 import subspect, importlib
 importlib.import_module("subspect.studies.observe")._SHARD_IMAGES = 8
@@ -148,7 +148,7 @@ class Slow(Tiny):
 
 
 def script(pause: float, folder: Path, study: Path) -> list[str]:
-    source = SCRIPT.format(tests=str(Path(__file__).parent), pause=pause, folder=str(folder), study=str(study))
+    source = SCRIPT.format(paths=sys.path, pause=pause, folder=str(folder), study=str(study))
     return [sys.executable, "-c", source]
 
 

@@ -180,9 +180,8 @@ class Geometry(Result):
             values = 100 * np.array(shares)
             label = f"features, for each class, on {self.compared_on:,} images that took no part in the choice"
             axes.plot(sizes, values, "-s", color=orange, markersize=3, label=label)
-        axes.axhline(100 * LEVEL, color=ink, linestyle=":", linewidth=0.8)
-        reached = f"99 %, by {self.decision} directions"
-        axes.annotate(reached, (1, 100 * LEVEL), xytext=(4, 3), textcoords="offset points", fontsize=8, color=ink)
+        reached = f"{100 * LEVEL:g} %, by {self.decision} directions"
+        axes.axhline(100 * LEVEL, color=ink, linestyle=":", linewidth=1.2, label=reached)
         if self.ceiling:  # a logarithmic axis has no 0
             axes.axvline(
                 self.ceiling, color=ink, linestyle="--", linewidth=0.8, label=f"number of classes − 1: {self.ceiling}"

@@ -34,6 +34,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
+from subspect.images.preprocessing import described
 from subspect.measuring.fidelity import Cost, Fidelity, evaluate, percent
 from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure
@@ -114,6 +115,11 @@ class Site:
     def script_hash(self) -> str:
         """What the pages' content security policy lets run."""
         return "sha256-" + base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+
+    @property
+    def preprocessing(self) -> str:
+        """How the images were prepared, in words."""
+        return described(self.study.identity.preprocessing)
 
     @property
     def curve(self) -> str:

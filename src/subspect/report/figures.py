@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from subspect.statistics.outcomes import Calibration
 
 _MARKS = {name: f"#0102{place:02x}" for place, name in enumerate(COLOURS, 3)}  # what stands for them while drawing
+_AREA = 300  # of a mark for all images, in square points
 _NAMED = 40  # classes whose names fit beside a matrix
 
 
@@ -160,17 +161,20 @@ def order_of(shared: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def calibration_figure(dense: Calibration, decomposed: Calibration) -> str:
-    """Draw the share of right answers against confidence, for the dense and the decomposed network."""
+    """Draw the share of right answers against confidence, for the dense and the decomposed network.
+
+    A mark's area grows with the images of its bin: a bin of two images says little, and shall not look like much.
+    """
     with _styled():
         figure, axes = _axes(6.4, 3.4)
         axes.set_box_aspect(1)
         axes.plot([0, 100], [0, 100], "--", color=_MARKS["dim"], linewidth=1)
         for one, name, colour, shape in ((dense, "dense", "orange", "s"), (decomposed, "decomposed", "blue", "o")):
             said, right = one.means()
-            words = f"{name}: error {100 * one.error():.1f} points"
-            axes.plot(
-                100 * said, 100 * right, f"-{shape}", color=_MARKS[colour], markersize=4, linewidth=1.5, label=words
-            )
+            shares = one.images[one.images > 0] / max(one.images.sum(), 1)
+            style: Any = {"marker": shape, "facecolors": "none", "edgecolors": _MARKS[colour], "linewidths": 1.5}
+            axes.scatter(100 * said, 100 * right, s=_AREA * shares + 4, clip_on=False, **style)
+            axes.scatter([], [], s=30, label=f"{name}: error {100 * one.error():.1f} points", **style)  # for the legend
         axes.set_xlabel("confidence: probability of the predicted class, %")
         axes.set_ylabel("accuracy, %")
         axes.grid()
