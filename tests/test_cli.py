@@ -76,7 +76,7 @@ def test_images_that_lead_outside(run: Callable[..., Result], tmp_path: Path) ->
         f"depth {network} --train linked-train -o family",
     ):
         result = run(line, 1)
-        assert refused in result.stderr and "pass outside=True (--outside) if that is meant" in result.stderr
+        assert refused in result.stderr and "pass outside=True (--outside) if that is intended" in result.stderr
     assert "a leads outside linked-test: to " in run(f"run {network} train --test linked-test -o study", 1).stderr
     assert not Path("study").exists()
     run(f"run {network} linked-train --test linked-test -o study -k 2 --outside --no-images")
@@ -160,7 +160,7 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
             f"run caffe:resnet18 train -o study {PIXELS}",
             "expected python:package.module:callable, python:path/file.py",
         ),
-        ("run python:model.py:make train -o study", "declares no preprocessing and none was given"),
+        ("run python:model.py:make train -o study", "does not declare its preprocessing and none was given"),
         ("run python:model.py:make train -o study --mean 0.5,0.5,0.5", "missing: resize, crop, std"),
         (
             f"run python:model.py:make train -o study {PIXELS} -k 7",

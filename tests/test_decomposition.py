@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "short": ({"weights": torch.zeros(5)}, {}, r"weights is torch.float32 \(5,\), expected torch.float32 \(6,\)"),
     "twice": ({"indices": torch.zeros(6, dtype=torch.int64)}, {}, "has a feature twice"),
     "offsets": ({"offsets": torch.tensor([0, 4, 2, 6])}, {}, "its offsets don't cut 6 features into 3 classes"),
-    "nan": ({"bias": torch.full((3,), float("nan"))}, {}, "bias holds NaN or infinity"),
+    "nan": ({"bias": torch.full((3,), float("nan"))}, {}, "bias contains NaN or infinity"),
     "substitutes": ({"substitutes": torch.full((6, 3), 99)}, {}, "its substitutes are not all among the 6 features"),
     "half a trust": ({"jaccard": None}, {}, "expected stability, jaccard"),
 }
@@ -157,7 +157,7 @@ def test_a_file_of_another_study_or_shape(study: Study) -> None:
     wide = replace(made, supports=Supports([row.tolist() for row in made.supports], 7))
     wide.save(decomposition_path(study.path, "wide"))
     with pytest.raises(
-        SubspectError, match="has 3 classes and 7 features, the study .* has 3 and 6; it is another study's"
+        SubspectError, match="has 3 classes and 7 features, the study .* has 3 and 6; it is from another study"
     ):
         Decomposition.load(decomposition_path(study.path, "wide")).check(study)
 

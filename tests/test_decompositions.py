@@ -48,7 +48,7 @@ def test_a_decomposition_never_takes_the_place_of_another_choice(
     made.supports.write(tmp_path / "pursuit-k2.json")
     assert decompose_by_file(study, tmp_path / "pursuit-k2.json").name == "pursuit-k2-2"
     assert (
-        "has another decomposition called pursuit-k2, which stays as it is; this one is called pursuit-k2-2"
+        "already has a different decomposition called pursuit-k2, which is kept; this one is called pursuit-k2-2"
         in caplog.text
     )
     assert path.read_bytes() == before
@@ -92,7 +92,7 @@ def test_a_copy_knows_which_decomposition_is_the_newest(study: Study, tmp_path: 
     assert subspect.load_decomposition(copied).name == "pursuit-k3"  # what was copied in is no news
     order = copied.path / "decompositions/order.json"
     order.write_text(order.read_text().replace("pursuit-k1", "pursuit-k9"))
-    with pytest.raises(SubspectError, match=r"order.json is damaged: .*; delete it, and name decompositions"):
+    with pytest.raises(SubspectError, match=r"order.json is damaged: .*; delete it, and name the decomposition"):
         subspect.load_decomposition(copied)
     assert "decompositions/order.json" in {fault.path for fault in verify(copied.path).faults}
     order.unlink()

@@ -116,9 +116,9 @@ def test_the_advice_for_images_in_memory_works(ready: bool, make_folder: MakeFol
         fixed = ("export", str(study.path), "--network", "python:conftest:Tiny", "-o", str(tmp_path / "cli.pt2"))
         return " ".join(CliRunner().invoke(app, [*fixed, *line]).output.split())
 
-    advice = "give some as they were observed, from Python: images=x; the command line reads pictures alone"
+    advice = "give some as they were observed, from Python: images=x; the command line reads only pictures"
     if not ready:
-        advice = "images=x in Python, with x as it was observed; --images FOLDER on the command line"
+        advice = "in Python images=x, with x as it was observed; on the command line --images FOLDER"
     with pytest.raises(SubspectError, match=advice):
         export(study, made, path=tmp_path / "net.pt2", network=network)
     assert export(study, made, path=tmp_path / "net.pt2", network=network, images=given).path.exists()
@@ -138,7 +138,7 @@ def test_many_classes_are_gathered_in_onnx(tmp_path: Path) -> None:
     everyone = Supports([[label % 512, (label + 7) % 512] for label in range(600)], 512)
     everyone.write(tmp_path / "indices.json")
     made = subspect.decompose_by_file(study, tmp_path / "indices.json")
-    with pytest.raises(SubspectError, match="the images that were observed were in memory and aren't there any more"):
+    with pytest.raises(SubspectError, match="the observed images were in memory and are no longer available"):
         export(study, made, path=tmp_path / "net.onnx", network=network)
     done = export(study, made, path=tmp_path / "net.onnx", network=network, images=(images, None))
     assert done.dense is not None

@@ -237,7 +237,7 @@ def test_killed_and_run_again(
     (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves
     with caplog.at_level(logging.INFO, logger="subspect"):
         from_features(x, weight, bias, tmp_path / "killed", labels=labels)
-    assert f"going on: {len(left)} of 5 shards are there" in caplog.text
+    assert f"resuming: {len(left)} of 5 shards are already stored" in caplog.text
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
@@ -246,7 +246,7 @@ def test_other_features_or_another_head_are_refused(tmp_path: Path) -> None:
     from_features(x, weight, bias, tmp_path / "study", labels=labels)
     before = files(tmp_path / "study")
     for changed, message in (
-        ((x + 1, weight, bias), "image set 'train' in .* holds other images or labels: 70 \\(features"),
+        ((x + 1, weight, bias), "image set 'train' in .* contains other images or labels: 70 \\(features"),
         ((x, weight + 1, bias), "belongs to another network: it was made with 'features'"),
     ):
         with pytest.raises(SubspectError, match=message):
@@ -294,7 +294,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "NaN": (
         {"features": HOLED},
-        "3 of 30 rows of features hold NaN, infinity, or a number too large for float32: row 4, row 7, row 11; mend",
+        "3 of 30 rows of features contain NaN, infinity, or a number too large for float32: row 4, row 7, row 11; mend",
     ),
     "NaN with ids": (
         {"features": HOLED, "ids": [f"doc {i}" for i in range(30)]},
@@ -302,62 +302,68 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "large": (
         {"features": X.astype(float) * 1e200},
-        "30 of 30 rows of features hold NaN, infinity, or a number too large",
+        "30 of 30 rows of features contain NaN, infinity, or a number too large",
     ),
     "logits": (
         {"features": X * 1e38, "weight": W * 1e3},
-        "the head's logits of these features are too large for float32",
+        "the head's logits on these features are too large for float32",
     ),
-    "text": ({"features": X.astype(str)}, "features must be real numbers that float32 can hold; got <U"),
-    "objects": ({"features": X.astype(object)}, "features must be real numbers that float32 can hold; got object"),
-    "complex": ({"features": X.astype(complex)}, "features must be real numbers that float32 can hold; got complex128"),
+    "text": ({"features": X.astype(str)}, "features must be real numbers in the range of float32; got <U"),
+    "objects": ({"features": X.astype(object)}, "features must be real numbers in the range of float32; got object"),
+    "complex": (
+        {"features": X.astype(complex)},
+        "features must be real numbers in the range of float32; got complex128",
+    ),
     "masked": ({"features": np.ma.masked_less(X, 0)}, "features are masked in places; put numbers there"),
     "ragged": ({"features": [[1, 2], [3]]}, "features must be an array of numbers; got list"),
-    "one row": ({"features": X[0]}, "features must be a table (n, d), a row for each example and a column for each"),
+    "one row": ({"features": X[0]}, "features must be a table (n, d), one row per example and one column per"),
     "images": ({"features": X[:, None]}, "features must be a table (n, d)"),
     "none": (
         {"features": X[:0]},
-        "features must be a table (n, d), a row for each example and a column for each feature; got",
+        "features must be a table (n, d), one row per example and one column per feature; got",
     ),
     "bias": (
         {"bias": B[:3]},
-        "the head must have a weight (C, d), a row for each class, and a bias (C,); got weight (4, 12)",
+        "the head must have a weight (C, d), one row per class, and a bias (C,); got weight (4, 12)",
     ),
-    "head of NaN": ({"weight": W * np.nan}, "the head's weight or bias holds NaN, infinity, or a number too large"),
+    "head of NaN": ({"weight": W * np.nan}, "the head's weight or bias contains NaN, infinity, or a number too large"),
     "head of text": ({"weight": W.astype(str)}, "the head's weight must be real numbers"),
-    "few labels": ({"labels": Y[:9]}, "labels must be one for each of the 30 rows of features; got shape (9,)"),
-    "one-hot": ({"labels": np.eye(4)[Y]}, "labels must be one for each of the 30 rows of features; got shape (30, 4)"),
-    "label range": ({"labels": Y + 3}, "labels are no class index from 0 to 3: first "),
-    "negative": ({"labels": Y - 9}, "30 labels are no class index from 0 to 3: first -"),
+    "few labels": ({"labels": Y[:9]}, "there must be one label for each of the 30 rows of features; got shape (9,)"),
+    "one-hot": (
+        {"labels": np.eye(4)[Y]},
+        "there must be one label for each of the 30 rows of features; got shape (30, 4)",
+    ),
+    "label range": ({"labels": Y + 3}, "labels are not class indices from 0 to 3: the first are "),
+    "negative": ({"labels": Y - 9}, "30 labels are not class indices from 0 to 3: the first are -"),
     "float labels": (
         {"labels": Y.astype(float)},
         "labels must be class indices, or class names; got type float64; floating",
     ),
     "mixed labels": (
         {"labels": np.array([None] * 30)},
-        "labels must be class indices, or class names; got None among them",
+        "labels must be class indices, or class names; got None, among others",
     ),
     "label names": (
         {"labels": ["dgo"] * 30, "class_names": ["cat", "dog", "cow", "hen"]},
-        "labels that are no class names: 'dgo' (did you mean 'dog'?); the 4 classes are cat, dog, cow, hen",
+        "labels that are not class names: 'dgo' (did you mean 'dog'?); the 4 classes are cat, dog, cow, hen",
     ),
     "names twice": (
         {"labels": ["a"] * 30, "class_names": list("aacd")},
         "class names that stand twice: a; give class indices",
     ),
-    "names": ({"class_names": list("abc")}, "3 class names for a head with 4 classes; give one for each"),
+    "names": ({"class_names": list("abc")}, "3 class names for a head with 4 classes; give one per class"),
     "names as text": ({"class_names": "abcd"}, "class_names must be a list of strings"),
-    "ids": ({"ids": list("abc")}, "ids must be one for each row of features; got 3 for 30 rows"),
+    "ids": ({"ids": list("abc")}, "there must be one id for each row of features; got 3 for 30 rows"),
     "ids twice": (
         {"ids": ["a", "a", *range(28)]},
-        "ids must differ from row to row; 1 stand more than once: a; number them",
+        "ids must differ from row to row; 1 occur more than once: a; number them",
     ),
-    "empty id": ({"ids": ["", *range(29)]}, "got id 0 that is empty, or half of a surrogate pair"),
-    "odd id": ({"ids": ["\ud800", *range(29)]}, "got id 0 that is empty, or half of a surrogate pair"),
+    "empty id": ({"ids": ["", *range(29)]}, "got id 0, which is empty or contains half of a surrogate pair"),
+    "odd id": ({"ids": ["\ud800", *range(29)]}, "got id 0, which is empty or contains half of a surrogate pair"),
     "ids as text": ({"ids": "abc"}, "ids must be text or whole numbers, one for each row"),
     "floating ids": ({"ids": X[:, 0]}, "ids must be text or whole numbers, one for each row"),
     "set name": ({"name": "../x"}, "image set name '../x' must be letters"),
-    "network": ({"network": 3}, "network must be text, a name to be shown; got 3"),
+    "network": ({"network": 3}, "network must be text, a name for display; got 3"),
 }
 
 

@@ -111,7 +111,7 @@ def test_layers_that_cannot_be_watched(make_folder: MakeFolder, tmp_path: Path) 
         SubspectError, match=r"layer 'attention' \(MultiheadAttention\) returns tuple, not \(n, channels, …\)"
     ):
         observe("attention")
-    with pytest.raises(SubspectError, match="these layers took no part when the network ran: idle"):
+    with pytest.raises(SubspectError, match="these layers were not used when the network ran: idle"):
         observe("patches", "idle")
     assert not (tmp_path / "study").exists()
 
@@ -123,7 +123,7 @@ def test_all_leaves_out_what_takes_no_part(
     assert {"patches", "mixed"} <= set(study.image_set("train").manifest.layers) and "idle" not in study.image_set(
         "train"
     ).manifest.layers
-    assert "layers that took no part when the network ran are left out:" in caplog.text and "idle" in caplog.text
+    assert "layers that were not used when the network ran are left out:" in caplog.text and "idle" in caplog.text
 
 
 def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:

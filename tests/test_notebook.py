@@ -128,7 +128,7 @@ def test_a_model_is_no_network_and_a_network_no_model(told: dict[str, Any]) -> N
 
 def test_a_folder_of_images_becomes_no_study(told: dict[str, Any]) -> None:
     network = subspect.Network(Tiny(), preprocessing=PIXELS)
-    with pytest.raises(SubspectError, match="train holds 0, 1, 2 and is no study; choose another folder"):
+    with pytest.raises(SubspectError, match="train holds 0, 1, 2 and is not a study; choose another folder"):
         subspect.observe(network, "test", "train")
     assert not Path("train/study.json").exists()
 

@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(
         Study.open(tmp_path / "broken").image_set("train")
     with caplog.at_level(logging.INFO, logger="subspect"):
         observe(Network(tiny), folder, tmp_path / "broken", batch_size=4, max_failed=0.1)
-    assert "going on: 1 of 5 shards are there" in caplog.text
+    assert "resuming: 1 of 5 shards are already stored" in caplog.text
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
@@ -183,9 +183,9 @@ def test_a_shard_that_was_deleted_is_made_again(tiny: Tiny, make_folder: MakeFol
 def test_a_dataset_that_is_used_again(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8))
     observe(Network(tiny), dataset, tmp_path / "study")
-    assert "known by its length" not in caplog.text
+    assert "identified only by its length" not in caplog.text
     observe(Network(tiny), dataset, tmp_path / "study")
-    assert "the Dataset 'train' is known by its length and its name alone; if its images" in caplog.text
+    assert "the Dataset 'train' is identified only by its length and its name; if its images" in caplog.text
 
 
 def test_a_second_writer_is_kept_out(
@@ -304,7 +304,7 @@ def test_accuracy_near_chance_is_pointed_out(
         "accuracy near chance: only 0 of 64 images tried first are classified correctly, with 3 classes" in caplog.text
     )
     assert caplog.text.count("near chance") == 1  # not again at the end
-    assert "Usual causes: the class folders are in another order" in caplog.text and "preprocessing" in caplog.text
+    assert "Usual causes: the class folders are in a different order" in caplog.text and "preprocessing" in caplog.text
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -315,7 +315,7 @@ def test_accuracy_near_chance_of_weights_that_were_not_given(
     save_file(shifted().state_dict(), weights)
     network = subspect.load_network(f"python:{__name__}:shifted", weights if given else None)
     observe(network, make_folder(each=30), tmp_path / "study")
-    said = "Usual causes: no weights were given (--weights), so that they may be random; the class folders are"
+    said = "Usual causes: no weights were given (--weights), so they may be random; the class folders are"
     assert "accuracy near chance" in caplog.text and (said in caplog.text) != given
 
 
@@ -360,7 +360,7 @@ def test_another_head_is_refused(make_folder: MakeFolder, tmp_path: Path, caplog
 
     model, folder = Two(), make_folder()
     observe(Network(model), folder, tmp_path / "study")
-    with pytest.raises(SubspectError, match="belongs to another head: 'fc', given is 'other'"):
+    with pytest.raises(SubspectError, match="belongs to another head: 'fc', but this is 'other'"):
         observe(Network(model, head="other"), folder, tmp_path / "study", "test")
 
 
@@ -369,7 +369,7 @@ def test_other_images_under_the_same_name(
 ) -> None:
     observe(Network(tiny), make_folder("one"), tmp_path / "study")
     with pytest.raises(
-        SubspectError, match="image set 'train' in .* holds other images or labels: 24 .folder, .*given are 27 "
+        SubspectError, match="image set 'train' in .* contains other images or labels: 24 .folder, .*given are 27 "
     ):
         observe(Network(tiny), make_folder("two", each=9), tmp_path / "study")
     with pytest.raises(SubspectError, match="was begun with batch size 64, given is 32"):
@@ -409,7 +409,8 @@ def test_images_that_are_none(
     (folder / "b" / "cut.jpg").write_bytes((folder / "b" / "whole.jpg").read_bytes()[:300])
     (folder / "b" / "whole.jpg").unlink()
     expected = (
-        r"2 of 62 images could not be used, more than the share of 0.01 .*a/text.jpg: not an image.*b/cut.jpg: .*"
+        r"2 of 62 images could not be used, more than the allowed share of 0.01: "
+        r".*a/text.jpg: not an image.*b/cut.jpg: .*"
     )
     with pytest.raises(SubspectError, match=expected):
         observe(Network(tiny), folder, tmp_path / "study")
@@ -417,7 +418,9 @@ def test_images_that_are_none(
     failed = dict(study.image_set("train").manifest.failed)
     assert set(failed) == {"a/text.jpg", "b/cut.jpg"} and "truncated" in failed["b/cut.jpg"].lower()
     assert len(study.image_set("train")) == 60 and "2 of 62 images could not be used" in caplog.text
-    with pytest.raises(SubspectError, match="more than the share of 0.01"):  # also when it goes on with stored shards
+    with pytest.raises(
+        SubspectError, match="more than the allowed share of 0.01"
+    ):  # also when it goes on with stored shards
         reseal(tmp_path / "study/sets/train/set.json", complete=False)
         observe(Network(tiny), folder, tmp_path / "study")
 
@@ -451,7 +454,7 @@ def test_what_is_refused_leaves_no_folder(tiny: Tiny, make_folder: MakeFolder, t
 def test_no_preprocessing(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     tiny.preprocessing = None  # type: ignore[assignment]
     with pytest.raises(
-        SubspectError, match="declares no preprocessing and none was given: pass resize, crop, mean and std"
+        SubspectError, match="does not declare its preprocessing and none was given: pass resize, crop, mean and std"
     ):
         observe(Network(tiny), make_folder(), tmp_path / "study")
 

@@ -40,7 +40,8 @@ def test_the_split_is_a_fifth_and_does_not_depend_on_order(study: Study) -> None
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), "half"])
 def test_shares_that_cannot_be_held_out(train: Study, share: Any) -> None:
     with pytest.raises(
-        SubspectError, match=r"hold_out \(--hold-out\) must be a share from 0, for none, to below 1; got"
+        SubspectError,
+        match=r"hold_out \(--hold-out\) must be a share of at least 0 (nothing held out) and below 1; got",
     ):
         subspect.decompose(train, 2, hold_out=share)
 
@@ -80,7 +81,7 @@ def test_parts_by_their_names(share: float, percent: str) -> None:
 def test_nothing_held_out_is_all() -> None:
     assert split(0) == split(0.0) == ("all", "all")
     for share in (1, -0.1, float("nan")):
-        with pytest.raises(SubspectError, match="must be a share from 0"):
+        with pytest.raises(SubspectError, match="must be a share of at least 0"):
             split(share)
 
 

@@ -180,7 +180,7 @@ def test_resize_that_would_take_too_much_memory() -> None:
     for use in (Preprocessing(resize=256, crop=224, **HALF), Preprocessing(resize=256, crop=224, **HALF).view):
         with pytest.raises(
             Unusable,
-            match=r"^resized it would have 256×15,360,000 pixels, more than the 89,478,485 that are taken; make it",
+            match=r"^resized it would have 256×15,360,000 pixels, more than the limit of 89,478,485; make it",
         ):
             use(image)
     with pytest.raises(
@@ -196,7 +196,7 @@ def test_resize_that_would_take_too_much_memory() -> None:
 def test_more_pixels_than_a_network_is_given(size: tuple[int, int], resize: Any, crop: Any) -> None:
     with pytest.raises(
         Unusable,
-        match=r"^the network would get 4,097×4,09[67] pixels, more than the 16,777,216 that an image may bring; give a smaller",
+        match=r"^the network would get 4,097×4,09[67] pixels, more than the limit of 16,777,216 per image; give a smaller",
     ):
         Preprocessing(resize=resize, crop=crop, **HALF)(Image.new("RGB", size))
 
@@ -204,9 +204,7 @@ def test_more_pixels_than_a_network_is_given(size: tuple[int, int], resize: Any,
 def test_limit_of_pillow_may_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     image, small = noise(4, 2), Preprocessing(resize=4, crop=2, **HALF)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
-    with pytest.raises(
-        Unusable, match=r"^resized it would have 8×4 pixels, more than the 31 that are taken; .* \(31\)$"
-    ):
+    with pytest.raises(Unusable, match=r"^resized it would have 8×4 pixels, more than the limit of 31; .* \(31\)$"):
         small(image)
     for most in (32, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
@@ -317,13 +315,15 @@ def test_none_normalises_nothing(mean: Any, std: Any, same: tuple[tuple[float, .
 
 
 def test_mean_and_std_of_different_lengths() -> None:
-    with pytest.raises(SubspectError, match="mean has 3 channels and std has 1; give as many"):
+    with pytest.raises(SubspectError, match="mean has 3 channels and std has 1; give the same number of both"):
         Preprocessing(resize=None, crop=None, mean=MEAN, std=(0.2,))
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.5, 1e-320, 9e-7])
 def test_std_that_is_not_positive(bad: float) -> None:
-    with pytest.raises(SubspectError, match=r"std must be positive, got \(0\.5, .*; the least that is taken is 1e-06"):
+    with pytest.raises(
+        SubspectError, match=r"std must be positive, got \(0\.5, .*; the smallest allowed value is 1e-06"
+    ):
         Preprocessing(resize=None, crop=None, mean=MEAN, std=(0.5, bad, 0.5))
 
 
@@ -380,7 +380,7 @@ def test_transform_is_identified_by_its_repr() -> None:
 
 
 def test_transform_whose_repr_is_an_address() -> None:
-    with pytest.raises(SubspectError, match=r"cannot be told from another one by its repr; give it a __repr__ that"):
+    with pytest.raises(SubspectError, match=r"cannot be identified by its repr; give it a __repr__ that"):
         Transform(lambda image: torch.zeros(3, 1, 1))
 
 

@@ -76,15 +76,18 @@ BAD = {
     ),
     "null label": (lambda c: {**c, "label": pa.array([0, None, 2, 0], pa.int32())}, "values are missing"),
     "null id": (lambda c: {**c, "id": pa.array(["a", None, "b", "c"])}, "values are missing"),
-    "label": (lambda c: {**c, "label": pa.array([0, 1, 3, 0], pa.int32())}, "a label is no class from 0 to 2"),
+    "label": (lambda c: {**c, "label": pa.array([0, 1, 3, 0], pa.int32())}, "a label is not a class from 0 to 2"),
     "prediction": (
         lambda c: {**c, "prediction": pa.array([0, -1, 2, 0], pa.int32())},
-        "a prediction is no class from 0 to 2",
+        "a prediction is not a class from 0 to 2",
     ),
-    "nan": (lambda c: {**c, "features": pa.FixedSizeListArray.from_arrays(FLOATS, 2)}, "features holds NaN, infinite"),
+    "nan": (
+        lambda c: {**c, "features": pa.FixedSizeListArray.from_arrays(FLOATS, 2)},
+        "features contains NaN, infinite",
+    ),
     "null": (
         lambda c: {**c, "features": pa.FixedSizeListArray.from_arrays(pa.array([None] * 8, pa.float32()), 2)},
-        "features holds NaN, infinite or missing values",
+        "features contains NaN, infinite or missing values",
     ),
 }
 
@@ -102,7 +105,7 @@ def test_a_shard_that_is_not_what_the_manifest_promises(tmp_path: Path, what: st
 def test_other_shards(tmp_path: Path) -> None:
     path = arrow(tmp_path / "0", lambda columns: columns)
     assert len(read_shard(path, SHAPE, None, "train 0")[0].ids) == 4
-    with pytest.raises(SubspectError, match="labels stand where there are none"):
+    with pytest.raises(SubspectError, match="there are labels where none are expected"):
         read_shard(path, Shape(2, 3, False, {"conv": 1}), None, "train 0")
     with pytest.raises(SubspectError, match="its bytes are not those that were written"):
         read_shard(path, SHAPE, Entry(4, "xxh3:00"), "train 0")
@@ -134,7 +137,7 @@ def test_shards_that_subspect_would_not_write(tmp_path: Path) -> None:
     data = path.read_bytes()
     for old, new, reason in (
         (b"prediction", b"predicti\xff\xfe", "can't decode"),
-        (b"ARROW1", b"ARROW2", "as an Arrow file"),
+        (b"ARROW1", b"ARROW2", "like an Arrow file"),
     ):
         path.write_bytes(data.replace(old, new))
         with pytest.raises(SubspectError, match=f"0 is damaged .*{reason}"):
@@ -155,7 +158,7 @@ def test_a_shard_that_no_manifest_knows_yet_speaks_for_itself(tmp_path: Path) ->
         place = good.index(value)
         path.write_bytes(good[:place] + bytes([value[0] ^ 4]) + good[place + 1 :])
         _believed.clear()  # files that follow each other at once can have one time stamp
-        with pytest.raises(SubspectError, match="its content is not what was written: it doesn't fit its checksum"):
+        with pytest.raises(SubspectError, match="its content is not what was written: its checksum differs"):
             read_shard(path, SHAPE, None, "train 0")
 
 

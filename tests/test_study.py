@@ -59,7 +59,7 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
     ("changes", "message"),
     [
         ({"shard_size": 0}, "`int` >= 1"),
-        ({"shard_size": 65}, "shard_size 65 is no multiple of batch_size 16"),
+        ({"shard_size": 65}, "shard_size 65 is not a multiple of batch_size 16"),
         ({"images": 10**12}, "120 rows and 0 failed images of 1000000000000"),
         ({"rows": 119}, "119 rows and 0 failed images of 120"),
         ({"failed": [["a"]]}, "Expected `array` of length 2"),
@@ -67,7 +67,7 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
         ({"shards": {"1": {"rows": 120, "checksum": "xxh3:0"}}}, "shards 1 of 1"),
         ({"shards": {"00": {"rows": 120, "checksum": "xxh3:0"}}}, "is not a manifest of subspect"),
         ({"shards": []}, "is not a manifest of subspect"),
-        ({"shards": None}, "it has no checksums of its shards"),
+        ({"shards": None}, "it has no checksums for its shards"),
         ({"weights": "0" * 64}, "belongs to another study"),
         ({"layers": {"conv": -1}}, "`int` >= 1"),
         ({"layers": {"conv": 2**31}}, "`int` <= 2147483647"),
@@ -125,13 +125,13 @@ def test_heads_that_are_not_the_studys(study: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"weight": torch.ones(3, 6)}, "it holds weight, expected weight, bias"),
+        ({"weight": torch.ones(3, 6)}, "it contains weight, expected weight, bias"),
         (
             {"weight": torch.ones(3, 5), "bias": torch.ones(3)},
             r"weight is torch.float32 \(3, 5\), expected torch.float32 \(3, 6\)",
         ),
         ({"weight": torch.ones(3, 6), "bias": torch.ones(3).half()}, "bias is torch.float16"),
-        ({"weight": torch.ones(3, 6), "bias": torch.full((3,), float("nan"))}, "bias holds NaN or infinity"),
+        ({"weight": torch.ones(3, 6), "bias": torch.full((3,), float("nan"))}, "bias contains NaN or infinity"),
     ],
 )
 def test_heads_of_an_older_study_that_are_misshaped(
@@ -158,7 +158,9 @@ def test_files_in_a_sets_folder_stay(tiny: Tiny, study: Study, tmp_path: Path) -
     folder = study.path / "sets/mine"
     folder.mkdir()
     (folder / "00000.arrow").write_bytes(b"mine")
-    with pytest.raises(SubspectError, match="holds 00000.arrow, which belongs to no image set; choose another name"):
+    with pytest.raises(
+        SubspectError, match="holds 00000.arrow, which doesn't belong to an image set; choose another name"
+    ):
         subspect.observe(subspect.Network(tiny), tmp_path / "train", study.path, "mine")
     assert (folder / "00000.arrow").read_bytes() == b"mine"
 
@@ -219,7 +221,8 @@ def test_older_studies_are_read_and_get_their_checksums(study: Study, caplog: py
     assert (
         made.sound
         and not made.checksums
-        and "nothing is wrong that can be seen without checksums" in str(next(iter(made.tables()[0].columns[0].cells)))
+        and "nothing is wrong as far as can be seen without checksums"
+        in str(next(iter(made.tables()[0].columns[0].cells)))
     )
     made = verify(study.path, write=True)
     assert made.sound and made.checksums and made.images == 165
@@ -258,7 +261,7 @@ def test_an_older_study_that_is_damaged_gets_no_checksums(study: Study) -> None:
         writer.write_batch(table.combine_chunks().to_batches()[0])
     made = verify(study.path, write=True)
     assert not made.sound and not made.checksums
-    assert "the stored prediction is not what the head says of the stored features" in made.faults[0].what
+    assert "the stored prediction is not what the head predicts from the stored features" in made.faults[0].what
 
 
 # Flipped bits ---------------------------------------------------------------------------------------------------------
@@ -299,7 +302,10 @@ def test_an_image_set_that_is_not_there(study: Study) -> None:
 
 def test_a_newer_schema(study: Study) -> None:
     reseal(study.path / "study.json", schema=3)
-    with pytest.raises(SubspectError, match="has schema version 3, this subspect reads 1 and 2; use the subspect that"):
+    with pytest.raises(
+        SubspectError,
+        match="has schema version 3, but this version of subspect reads 1 and 2; use the version of subspect that",
+    ):
         Study.open(study.path)
 
 

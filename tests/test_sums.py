@@ -104,5 +104,5 @@ def test_questions(job: subspect.Job, images: tuple[Tensor, Tensor]) -> None:
 
 
 def test_another_head_is_another_study(job: subspect.Job, images: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(SubspectError, match="another head: '0.5[*]head . 0.5[*]head_dist', given is 'head'"):
+    with pytest.raises(SubspectError, match="another head: '0.5[*]head . 0.5[*]head_dist', but this is 'head'"):
         subspect.observe(Network(Distilled(), head="head"), images, job.study.path, show_progress=False)

@@ -27,8 +27,8 @@ def test_a_sound_study_is_said_to_be_sound(study: Study) -> None:
     (study.path / "notes.txt").write_text("mine")
     shutil.copyfile(study.path / "sets/train/00000.arrow", study.path / "sets/train/00099.arrow")
     code, text = said("verify", str(study.path))
-    assert code == 0 and "165 images" in text and "all files are as subspect wrote them" in text
-    assert "not subspect's, and left alone: notes.txt, sets/train/00099.arrow" in text
+    assert code == 0 and "165 images" in text and "all files are intact" in text
+    assert "not written by subspect, and left alone: notes.txt, sets/train/00099.arrow" in text
 
 
 def test_an_unfinished_set_is_named(study: Study) -> None:
@@ -45,17 +45,18 @@ def test_checksums_are_added_beside_an_old_report(study: Study, caplog: pytest.L
     (study.path / "report.html").write_text("of before checksums were kept")
     code, text = said("verify", str(study.path), "--write")
     assert (
-        code == 0 and "checksums were added; damage that couldn't be seen without them is now taken for sound" in text
+        code == 0
+        and "checksums were added; any damage that couldn't be detected without them is now accepted as correct" in text
     )
-    assert "report.html is of before checksums were kept: move it away" in text
+    assert "report.html was written before subspect kept checksums: move it away" in text
     assert "no checksums yet" not in caplog.text and verify(study.path).checksums
 
 
 def test_damaged_manifests_and_heads_come_with_advice(study: Study) -> None:
     for name, advice in (
         ("sets/test/set.json", "or delete .*sets/test and observe it again"),
-        ("head.safetensors", "restore it from a copy, or delete the study and observe again"),
-        ("study.json", "restore it from a copy, or observe into another folder"),
+        ("head.safetensors", "restore it from a backup, or delete the study and observe again"),
+        ("study.json", "restore it from a backup, or observe into another folder"),
     ):
         path = study.path / name
         whole = path.read_bytes()
@@ -66,7 +67,7 @@ def test_damaged_manifests_and_heads_come_with_advice(study: Study) -> None:
             opened.head()
         path.write_bytes(whole)
     (study.path / "study.json").unlink()
-    with pytest.raises(SubspectError, match="its image sets are there, so restore study.json from a copy"):
+    with pytest.raises(SubspectError, match="its image sets are there, so restore study.json from a backup"):
         Study.open(study.path)
 
 
@@ -85,7 +86,7 @@ def test_a_later_set_takes_the_preprocessing_of_the_study(tiny: Tiny, make_folde
     network = Network(tiny)
     study = subspect.observe(network, make_folder("more", seed=1), tmp_path / "study", "more")
     assert study.set_names == ["train", "more"] and network.preprocessing is None
-    with pytest.raises(SubspectError, match="declares no preprocessing and none was given"):
+    with pytest.raises(SubspectError, match="does not declare its preprocessing and none was given"):
         subspect.observe(network, make_folder("more", seed=1), tmp_path / "another")
 
 
@@ -105,7 +106,7 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
         "head.safetensors",
         "sets/test",
     }
-    assert "not subspect's, and left alone: holiday.jpg" in made.notes
+    assert "not written by subspect, and left alone: holiday.jpg" in made.notes
     assert made.to_json()["sound"] is False and "4 are not as they should be" in str(made.tables()[0].title)
     assert (study.path / "holiday.jpg").exists()
 
@@ -118,10 +119,12 @@ def test_verify_looks_at_the_report(study: Study, monkeypatch: pytest.MonkeyPatc
     page = next((study.path / "report-pages").glob("*/class-0.html"))
     page.write_bytes(page.read_bytes() + b" ")
     [fault] = verify(study.path).faults
-    assert fault.path == "report.html" and "its pages are missing or not as subspect wrote them: " in fault.what
+    assert fault.path == "report.html" and "its pages are missing or changed: " in fault.what
     report.write_bytes(report.read_bytes() + b" ")
     [fault] = verify(study.path).faults
-    assert "it is not as subspect wrote it (changed, damaged, or another program's)" in fault.what
+    assert (
+        "it is not the file that subspect wrote (it was changed, damaged, or written by another program)" in fault.what
+    )
 
 
 def test_verify_of_a_sound_study(study: Study) -> None:

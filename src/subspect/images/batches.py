@@ -1,4 +1,4 @@
-"""Images in batches, as the network gets them, read in this process or in workers."""
+"""Images in batches, as the network receives them, read in this process or in workers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from subspect.images.sources import ClassMatch, Images, Labels, Picture
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of some positions, as the network gets them.
+    """The images at some positions, as the network receives them.
 
     Attributes:
-        pixels: (m, …) float32, of pictures (m, channels, height, width); None where none could be used.
-        labels: (m,) class indices, −1 where there are none.
+        pixels: (m, …) float32, of pictures (m, channels, height, width); None if none could be used.
+        labels: (m,) class indices, −1 for images without a label.
         ids: the m ids.
-        digests: the m digests of the images' files (see `digest`), None for what comes from memory.
-        failed: id and reason of each image that couldn't be used.
-        error: what stops the run, found in a worker process.
+        digests: the m digests of the image files (see `digest`), None for images in memory.
+        failed: id and reason for each image that couldn't be used.
+        error: an error found in a worker process, which stops the run.
     """
 
     pixels: torch.Tensor | None
@@ -89,8 +89,8 @@ class _Batches(Dataset[Batch]):
     def _prepare(self, image: Picture) -> torch.Tensor:
         if isinstance(image, torch.Tensor) != self.images.ready:
             raise SubspectError(
-                "the images mix pictures and tensors that are ready for the network; give one kind, so that all are "
-                "preprocessed or none"
+                "the images mix pictures and tensors that are ready for the network; give only one kind, so that either all "
+                "or none are preprocessed"
             )
         if isinstance(image, torch.Tensor):
             return image.float()
@@ -105,16 +105,16 @@ def batches(
     positions: Sequence[Sequence[int]],
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Read the images at given positions, a batch for each list of positions, in order, in worker processes if any.
+    """Read the images at given positions, one batch per list of positions, in order, in worker processes if there are any.
 
     Raises:
         SubspectError: pictures without preprocessing, images of different sizes, a label outside the classes, or a worker
-            process that was ended from outside.
+            process was killed from outside.
     """
     if preprocessing is None and not images.ready:
         raise SubspectError(
-            "the network declares no preprocessing and none was given: pass resize, crop, mean and std (on the command "
-            "line --resize, --crop, --mean, --std; 'none' where nothing is done), as in training"
+            "the network does not declare its preprocessing and none was given: pass resize, crop, mean and std (on the "
+            "command line --resize, --crop, --mean, --std; 'none' for a step that is left out), as in training"
         )
     loader = DataLoader(
         _Batches(images, preprocessing, match, positions),
@@ -143,13 +143,13 @@ def _leave_quietly(_: int) -> None:
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Say what happened where a worker process was killed.
+    """Report it when a worker process was killed.
 
-    PyTorch tells of it by a signal, so that its error comes up wherever the main process happens to be: what consumes
-    `batches` from workers is to run in such a block too.
+    PyTorch reports it by a signal, so the error is raised wherever the main process happens to be: code that consumes
+    `batches` from workers must run in such a block too.
 
     Raises:
-        SubspectError: a worker process was ended from outside.
+        SubspectError: a worker process was killed from outside.
     """
     try:
         yield
@@ -157,8 +157,8 @@ def lost_workers() -> Iterator[None]:
         if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)) is None:
             raise
         raise SubspectError(
-            "a process that reads images was ended from outside, usually for want of memory; what was stored stays: run "
-            "again with fewer --workers (0 reads images without such processes)"
+            "a process that reads images was killed from outside, usually because memory ran out; what was stored is kept: "
+            "run again with fewer --workers (0 reads images without such processes)"
         ) from error
 
 
@@ -168,8 +168,8 @@ def _stack(tensors: list[torch.Tensor], ids: list[str]) -> torch.Tensor | None:
     for tensor, id in zip(tensors, ids, strict=True):
         if tensor.shape != tensors[0].shape:
             raise SubspectError(
-                f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after "
-                "preprocessing; give resize and crop, so that all are of one size"
+                f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after preprocessing; "
+                "give resize and crop, so that all have the same size"
             )
     return torch.stack(tensors)
 

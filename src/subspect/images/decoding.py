@@ -1,7 +1,7 @@
-"""From the bytes of an image file to a picture in RGB, upright; whatever the file holds.
+"""From the bytes of an image file to an upright RGB picture, whatever the file contains.
 
-Files may come from strangers: only formats whose readers start no program are opened, whatever a file is called, a picture's
-size is looked at before its pixels are, and what is broken is one image that cannot be used, not the end of a run.
+Files may come from strangers: only formats whose readers start no program are opened, whatever a file is called; a picture's
+size is checked before its pixels are decoded; and a broken file is one unusable image, not the end of a run.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def decode_with_digest(path: Path) -> tuple[Image.Image, bytes]:
     """Read an image file once: the image as RGB, upright, and the digest of the file's bytes (see `digest`).
 
     Raises:
-        Unusable: no such file, not a regular one, too large, not an image of a format in ``_FORMATS``, truncated, of more
-            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or of a kind without a sure way to RGB.
+        Unusable: there is no such file, or it is not a regular file, too large, not in one of the formats in ``_FORMATS``,
+            truncated, has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or of a kind that can't be converted to RGB
+            reliably.
     """
     data = _contents(path)
     try:
@@ -64,7 +65,7 @@ def decode_with_digest(path: Path) -> tuple[Image.Image, bytes]:
 
 
 def digest(data: bytes) -> bytes:
-    """Return what an image file is known by: the first 16 bytes of the SHA-256 of its bytes."""
+    """Return what identifies an image file: the first 16 bytes of the SHA-256 of its bytes."""
     return hashlib.sha256(data).digest()[:16]
 
 
@@ -112,7 +113,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     loaders do; 16-bit grey is scaled by 1/257.
 
     Raises:
-        Unusable: floating-point pixels, or 32-bit ones beyond 16 bits, whose range is anyone's guess.
+        Unusable: floating-point pixels, or 32-bit ones beyond 16 bits, whose range is unknown.
     """
     image.load()
     turn = _turn(image)

@@ -1,7 +1,7 @@
 """Images in files: a folder of class folders, a flat folder, or a CSV with the columns path and label.
 
-What lies in a folder may come from strangers: nothing is followed out of it, only regular files are opened, only formats
-whose readers start no other program are decoded, and sizes are checked before memory is asked for.
+What lies in a folder may come from strangers: no link is followed out of it, only regular files are opened, only formats
+whose readers start no other program are decoded, and sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Files(Images):
         return Example(image, self.raw[index] if self.raw is not None else None, found)
 
     def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
-        """Decode the file of an id into RGB; only files that were listed are ever opened."""
+        """Decode the file of an id into RGB; only listed files are ever opened."""
         assert self.root is not None
         if id not in self._listed:
             raise self._unknown(id)
@@ -73,7 +73,7 @@ def from_path(path: Path, outside: bool) -> Images:
     """Return the images of a folder or a CSV file.
 
     Raises:
-        SubspectError: there is none, or something leads outside.
+        SubspectError: there is no such folder or file, or something leads outside.
     """
     if is_folder(path):
         return _from_folder(path, outside)
@@ -130,7 +130,7 @@ class _Fence:
     def refuse(self, name: str, real: str) -> NoReturn:
         """Say what leads where."""
         raise SubspectError(
-            f"{name} leads outside {self.root}: to {shortened(real)}; pass outside=True (--outside) if that is meant"
+            f"{name} leads outside {self.root}: to {shortened(real)}; pass outside=True (--outside) if that is intended"
         )
 
 
@@ -149,15 +149,15 @@ def _from_folder(root: Path, outside: bool) -> Images:
     filled = [name for name, paths in folders.items() if paths]
     if flat and filled:
         raise SubspectError(
-            f"{root} holds both images ({some(flat, 2)}) and folders of images ({some(filled, 2)}): pass a folder of "
-            "class folders, or a folder of images alone"
+            f"{root} holds both images ({some(flat, 2)}) and folders of images ({some(filled, 2)}): pass a folder of class "
+            "folders, or a folder with only images"
         )
     if flat:
         return Files("flat folder", root, flat, None)
     if not filled:
         others = some([entry.name for entry in found], 3) or "nothing"
         raise SubspectError(
-            f"no images in {root}: it holds {others}; expected class folders with images, or images "
+            f"no images in {root}: it contains {others}; expected class folders with images, or images "
             f"({' '.join(sorted(SUFFIXES))})"
         )
     pairs = [(path, name) for name, paths in folders.items() for path in paths]
@@ -208,12 +208,12 @@ def _from_csv(path: Path, outside: bool) -> Images:
     lines, paths, labels = _rows(path)
     blank = [line for line, given in zip(lines, paths, strict=True) if not given.strip()]
     if blank:
-        raise SubspectError(f"{path} has no path in line {some(blank)}; give one in every line")
+        raise SubspectError(f"{path} has no path in line {some(blank)}; give one on every line")
     if labels is not None and "" in labels:
         unlabelled = [line for line, label in zip(lines, labels, strict=True) if not label]
         raise SubspectError(
             f"{path} has no label in {len(unlabelled)} of {len(lines)} lines (line {some(unlabelled)}); label every image, "
-            "or leave the column out"
+            "or leave out the column"
         )
     if not outside:
         fence = _Fence(path.parent, outside)
@@ -242,11 +242,13 @@ def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
                     continue
                 if len(row) > len(columns):
                     raise SubspectError(
-                        f"{path} has {len(row)} fields in line {reader.line_num} but {len(columns)} columns; put those that "
-                        "hold a comma in quotes"
+                        f"{path} has {len(row)} fields in line {reader.line_num} but {len(columns)} columns; put fields that "
+                        "contain a comma in quotes"
                     )
                 if "\0" in "".join(row):
-                    raise SubspectError(f"{path} has a NUL character in line {reader.line_num}, which no path holds")
+                    raise SubspectError(
+                        f"{path} has a NUL character in line {reader.line_num}, which no path can contain"
+                    )
                 row += [""] * (len(columns) - len(row))
                 lines.append(reader.line_num)
                 paths.append(row[at].replace("\\", "/"))

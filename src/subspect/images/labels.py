@@ -25,20 +25,20 @@ def match_classes(
     names: Sequence[str] | None = None,
     class_map: Mapping[str, int] | str | Path | None = None,
 ) -> ClassMatch:
-    """Match the names that labels are given by to the network's classes.
+    """Match the names used as labels to the network's classes.
 
     Args:
-        images: the source; labels that are class indices need no matching.
+        images: the source; class indices need no matching.
         n_classes: number of classes of the network.
-        names: the network's class names, where it has them.
-        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+        names: the network's class names, if it has any.
+        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces sorted order.
 
     Raises:
-        SubspectError: a name that the network doesn't know, another number of folders than classes without a map, or a
-            map that doesn't fit.
+        SubspectError: the network doesn't know a name, the numbers of folders and classes differ and there is no map, or the
+            map doesn't fit.
     """
     if names is not None and len(names) != n_classes:
-        raise SubspectError(f"{len(names)} class names for a network with {n_classes} classes; give one for each")
+        raise SubspectError(f"{len(names)} class names for a network with {n_classes} classes; give one per class")
     known = tuple(names) if names is not None else None
     if images.classes is None:
         how = "labels are class indices" if images.labelled else "none"
@@ -56,7 +56,7 @@ def match_classes(
 
 
 def numbered(n_classes: int) -> tuple[str, ...]:
-    """Return the names of classes that have none."""
+    """Return names for classes that have none."""
     return tuple(f"class {index}" for index in range(n_classes))
 
 
@@ -82,12 +82,12 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
         )
     twice = [name for name in found if len(places[name]) > 1]
     if twice:
-        raise SubspectError(f"class names that stand twice can't be matched: {some(twice)}; pass a class map")
+        raise SubspectError(f"duplicate class names can't be matched: {some(twice)}; pass a class map")
     index_of = {name: places[name][0] for name in found}
     counts = Counter(index_of.values())
     clash = [name for name in found if counts[index_of[name]] > 1]
     if clash:
-        raise SubspectError(f"class folders that mean the same class: {some(clash)}; pass a class map")
+        raise SubspectError(f"several class folders stand for the same class: {some(clash)}; pass a class map")
     return ClassMatch(len(known), index_of, known, "by name")
 
 
@@ -105,18 +105,18 @@ def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> 
     found = cast(tuple[str, ...], images.classes)
     if len(found) != n_classes:
         raise SubspectError(
-            f"{len(found)} class folders or labels ({some(found)}) for a network with {n_classes} classes: expected as "
-            f"many; pass --class-map FILE (name → class index) for some of the classes{_inside(images, found)}"
+            f"{len(found)} class folders or labels ({some(found)}) for a network with {n_classes} classes: expected one per "
+            f"class; pass --class-map FILE (name → class index) for some of the classes{_inside(images, found)}"
         )
     if images.kind == "folder" and all(name.casefold() in _SETS for name in found):
         raise SubspectError(
-            f"the folders in {images.root} look like image sets, not classes: {some(found)}; pass one of them, or a class "
-            "map if they are classes"
+            f"the folders in {images.root} look like image sets, not classes: {some(found)}; pass one of these folders, or a "
+            "class map if they are classes"
         )
     if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=Decimal):
         log.warning(
-            "class folders are numbers; sorted as text (%s) as torchvision does it, not by value; pass a class map if "
-            "the network counts them by value",
+            "class folders are numbers; they are sorted as text (%s), as torchvision does, not by value; pass a class map "
+            "if the network counts them by value",
             some(found),
         )
     return ClassMatch(n_classes, {name: index for index, name in enumerate(found)}, known or found, "by sorted order")
@@ -143,11 +143,12 @@ def _by_map(
         if not 0 <= value < n_classes
     ]
     if wrong:
-        raise SubspectError(f"the class map holds indices outside 0 to {n_classes - 1}: {some(wrong)}")
+        raise SubspectError(f"the class map contains indices outside 0 to {n_classes - 1}: {some(wrong)}")
     missing = [name for name in found if name not in given]
     if missing:
         raise SubspectError(
-            f"the class map lacks {len(missing)} of the class folders or labels: {some(map(repr, missing))}; add them"
+            f"{len(missing)} of the class folders or labels are missing from the class map: {some(map(repr, missing))}; add "
+            "them"
         )
     first = {value: name for name, value in reversed(list(given.items()))}
     names = known or tuple(first.get(index, f"class {index}") for index in range(n_classes))

@@ -1,6 +1,6 @@
 """Images in memory: arrays, a torch Dataset, a DataLoader.
 
-Pictures are preprocessed; floating tensors are taken as they are.
+Pictures are preprocessed; floating-point tensors are used as they are.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Arrays(Images):
 
     Args:
         images: NumPy uint8 (n, height, width) or (n, height, width, 1, 3 or 4), or torch uint8
-            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating array or tensor
-            (n, …): ready for the network.
+            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating-point array or tensor (n, …): ready for
+            the network.
         labels: class indices (n,), or None.
 
     Raises:
-        SubspectError: another shape or type, or labels that aren't a class index for each image.
+        SubspectError: the shape or type is wrong, or there isn't a class index for each image.
     """
 
     kind = "arrays"
@@ -90,8 +90,8 @@ def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
         elif images and labels.shape[:1] == (images,):
             first = labels[0].tolist()
         raise SubspectError(
-            f"labels must be {images} class indices, one for each image; got {given} of type {labels.dtype}"
-            f"{what_labels_are(first)}"
+            f"labels must be {images} class indices, one per image; got {given} of type "
+            f"{labels.dtype}{what_labels_are(first)}"
         )
     return flat
 
@@ -99,7 +99,7 @@ def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
 class DatasetImages(Images):
     """A map-style torch Dataset whose items are an image or ``(image, label)``.
 
-    Its bytes are not read beforehand: it is identified by its length and the name that the user gives it.
+    Its contents are not read beforehand: it is identified by its length and the name that the user gives it.
     """
 
     kind = "dataset"
@@ -107,8 +107,8 @@ class DatasetImages(Images):
     def __init__(self, dataset: Dataset[Any], name: str) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise SubspectError(
-                f"{type(dataset).__name__} can only be iterated; subspect reads by position, so that a run can go on "
-                "where it stopped: pass a map-style Dataset with __len__ and __getitem__"
+                f"{type(dataset).__name__} can only be iterated; subspect reads by position, so that a run can resume where "
+                "it stopped: pass a map-style Dataset with __len__ and __getitem__"
             )
         self.dataset, self.name = dataset, name
         self.ready = self.labelled = False
@@ -142,7 +142,7 @@ class DatasetImages(Images):
 
 
 def dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
-    """Take a loader's dataset, once it is sure that the loader would have given its items unchanged and in order."""
+    """Return a loader's dataset, after checking that the loader would yield its items unchanged and in order."""
     if isinstance(loader.dataset, IterableDataset):
         return loader.dataset  # refused, with its reason, by DatasetImages
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
@@ -150,12 +150,12 @@ def dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
         sampler = sampler.sampler  # loader.sampler is another one where the user gave a batch_sampler
     if not isinstance(sampler, SequentialSampler):
         raise SubspectError(
-            f"this DataLoader shuffles or picks ({type(sampler).__name__}): image ids, resuming and repeatable results "
+            f"this DataLoader shuffles or samples ({type(sampler).__name__}): image ids, resuming and repeatable results "
             "need a fixed order; pass DataLoader(dataset, shuffle=False), or the dataset itself"
         )
     if loader.collate_fn not in (default_collate, default_convert):
         raise SubspectError(
-            "this DataLoader has a collate_fn of its own, which subspect would bypass by reading image by image; pass a "
+            "this DataLoader has its own collate_fn, which subspect would bypass since it reads image by image; pass a "
             "Dataset whose items are (image, label)"
         )
     return loader.dataset
@@ -180,8 +180,8 @@ def picture_from(item: object) -> Picture:
     array = given.transpose(1, 2, 0) if channels_first else given
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise SubspectError(
-            "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor "
-            "(1, 3 or 4, height, width) as a picture, or floating, ready for the network; got "
-            f"{type(item).__name__} of {given.dtype} {given.shape}"
+            "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor (1, 3 "
+            f"or 4, height, width) as a picture, or floating-point, ready for the network; got {type(item).__name__} of "
+            f"{given.dtype} {given.shape}"
         )
     return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))

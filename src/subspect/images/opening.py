@@ -1,4 +1,4 @@
-"""One way to name images, whatever they are: a path, arrays, ``(images, labels)``, a Dataset, a DataLoader."""
+"""One way to pass images of any kind: a path, arrays, ``(images, labels)``, a Dataset, a DataLoader."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def open_images(source: ImageSource, name: str = "images", *, outside: bool = Fa
     """Return the images of a path, arrays, an ``(images, labels)`` pair, a Dataset or a DataLoader.
 
     Args:
-        source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, where there are labels,
-            ``label``; a uint8 or floating array or tensor; a Dataset or a DataLoader that doesn't shuffle.
+        source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, if there are labels, ``label``;
+            a uint8 or floating-point array or tensor; a Dataset or a DataLoader that doesn't shuffle.
         name: what a Dataset is called in fingerprints.
-        outside: whether a folder's links and a CSV's paths may lead out of the folder; else such a source is refused.
+        outside: whether a folder's links and a CSV's paths may lead out of the folder; if not, such a source is refused.
 
     Raises:
-        SubspectError: no such path, nothing in it, something that leads outside, a layout or a loader that can't be read in
-            a fixed order.
+        SubspectError: the path doesn't exist or is empty, something leads outside, or the layout or loader can't be read in a
+            fixed order.
     """
     if isinstance(source, Images):
         images = source
@@ -56,5 +56,5 @@ def open_images(source: ImageSource, name: str = "images", *, outside: bool = Fa
             "torch Dataset or a DataLoader"
         )
     if not len(images):
-        raise SubspectError(f"no images in the {images.kind} given: it has length 0")
+        raise SubspectError(f"no images in the given {images.kind}: its length is 0")
     return images

@@ -1,6 +1,6 @@
 """From a decoded RGB image to the numbers that a network expects: resize, centre crop, scale, normalise.
 
-A wrong preprocessing costs accuracy without an error, so there is no silent default: the network declares it, or the
+Wrong preprocessing costs accuracy without raising an error, so there is no silent default: the network declares it, or the
 user gives all four of resize, crop, mean and std. It is part of a study's identity.
 """
 
@@ -31,18 +31,18 @@ _FILTERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, centre crop, ``(pixel / 255 − mean) / std``, in this order; as torchvision does it on Pillow images.
+    """Resize, centre crop, ``(pixel / 255 − mean) / std``, in this order, as torchvision does on Pillow images.
 
     Attributes:
         resize: length of the short side in pixels, or (height, width) in pixels; None keeps the size.
         crop: side of the square cut from the centre in pixels, or (height, width); None cuts nothing.
-        mean: mean of each channel, on pixels scaled to 0…1; three numbers for RGB, one for a grey-scale network; None takes
-            nothing off.
-        std: standard deviation of each channel, likewise; None divides by nothing. None for both leaves RGB as it is.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; only used where ``resize`` is given.
+        mean: mean of each channel, on pixels scaled to 0…1; three numbers for RGB, one for a grey-scale network; None
+            subtracts nothing.
+        std: standard deviation of each channel, on the same scale; None divides by nothing. None for both leaves RGB as it is.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; only used with ``resize``.
 
     Raises:
-        SubspectError: a value that makes no sense; the message says which.
+        SubspectError: a value is invalid; the message says which.
     """
 
     resize: int | tuple[int, int] | None
@@ -59,9 +59,11 @@ class Preprocessing:
         object.__setattr__(self, "mean", mean or (0.0,) * count)
         object.__setattr__(self, "std", std or (1.0,) * count)
         if len(self.mean) != len(self.std):
-            raise SubspectError(f"mean has {len(self.mean)} channels and std has {len(self.std)}; give as many")
+            raise SubspectError(
+                f"mean has {len(self.mean)} channels and std has {len(self.std)}; give the same number of both"
+            )
         if min(self.std) < LEAST_STD:
-            raise SubspectError(f"std must be positive, got {self.std}; the least that is taken is {LEAST_STD:g}")
+            raise SubspectError(f"std must be positive, got {self.std}; the smallest allowed value is {LEAST_STD:g}")
         if max(map(abs, self.mean)) > 1 or max(self.std) > 1:
             raise SubspectError(
                 f"mean {self.mean} and std {self.std} must be on pixels scaled to 0…1; divide yours by 255"
@@ -88,7 +90,7 @@ class Preprocessing:
         return torch.from_numpy(result)
 
     def view(self, image: Image.Image) -> Image.Image:
-        """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised.
+        """Return what the network sees of an RGB image, for display: resized and cropped, but not normalised.
 
         Raises:
             Unusable: as for the call.
@@ -125,8 +127,8 @@ class Preprocessing:
             raise Unusable(f"{width}×{height} pixels is smaller than the crop of {crop_width}×{crop_height}")
         if crop_width * crop_height > INPUT_PIXELS:
             raise Unusable(
-                f"the network would get {crop_width:,}×{crop_height:,} pixels, more than the {INPUT_PIXELS:,} that an image "
-                "may bring; give a smaller resize or crop"
+                f"the network would get {crop_width:,}×{crop_height:,} pixels, more than the limit of {INPUT_PIXELS:,} per "
+                "image; give a smaller resize or crop"
             )
         if self.resize is not None:
             image = image.resize((width, height), _FILTERS[self.interpolation])
@@ -150,9 +152,9 @@ class Preprocessing:
 
 
 class Transform:
-    """A preprocessing that the user wrote, such as a torchvision transform: a callable from RGB image to tensor.
+    """A preprocessing written by the user, such as a torchvision transform: a callable from RGB image to tensor.
 
-    It is identified by its ``repr``, which must therefore say all that it does, and not hold a memory address.
+    It is identified by its ``repr``, which must therefore describe everything it does and contain no memory address.
 
     Raises:
         SubspectError: its ``repr`` doesn't identify it.
@@ -162,8 +164,8 @@ class Transform:
         self.function = function
         if re.search(r"\bat 0x[0-9a-fA-F]+", repr(function)):
             raise SubspectError(
-                f"the preprocessing {function!r} cannot be told from another one by its repr; give it a __repr__ that "
-                "says what it does, or declare a subspect.Preprocessing"
+                f"the preprocessing {function!r} cannot be identified by its repr; give it a __repr__ that describes what it "
+                "does, or declare a subspect.Preprocessing"
             )
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -193,13 +195,13 @@ GIVEN_AS_FEATURES: dict[str, Any] = {"given": "features"}  #: by no network that
 
 
 def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) -> None:
-    """Refuse what takes more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, before memory is asked for.
+    """Refuse more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, before memory is allocated.
 
     Args:
-        width: in pixels; all of them where ``height`` is 1.
+        width: in pixels; the total number of pixels if ``height`` is 1.
         height: in pixels.
-        what: what would have that many, for the message.
-        share: which part of the limit is allowed: 2 for a half of it.
+        what: what would have that many pixels, for the message.
+        share: the divisor of the limit: 2 allows half of it.
 
     Raises:
         Unusable: there are more; the message names both numbers.
@@ -208,28 +210,28 @@ def check_pixels(width: int, height: int, what: str = "it has", share: int = 1) 
     if most is not None and width * height > most:
         size = f"{width:,}" if height == 1 else f"{width:,}×{height:,}"
         raise Unusable(
-            f"{what} {size} pixels, more than the {most:,} that are taken; make it smaller, or raise "
-            f"PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS:,})"
+            f"{what} {size} pixels, more than the limit of {most:,}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"({Image.MAX_IMAGE_PIXELS:,})"
         )
 
 
 def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
-    """Return what the network sees of an RGB image, for people: resized and cropped, but not normalised.
+    """Return what the network sees of an RGB image, for display: resized and cropped, but not normalised.
 
-    What a transform of the user's does is seen by its result, stretched to visible values.
+    A user's transform is shown by its result, stretched to visible values.
 
     Raises:
         Unusable: the image is smaller than the crop.
-        NoPicture: the transform's result is none.
+        NoPicture: the transform's result is not a picture.
     """
     return preprocessing.view(image) if isinstance(preprocessing, Preprocessing) else visible(preprocessing(image))
 
 
 def visible(tensor: torch.Tensor) -> Image.Image:
-    """Stretch a tensor (channels, height, width), whatever its normalisation, to a picture.
+    """Stretch a tensor (channels, height, width), however it is normalised, to a picture.
 
     Raises:
-        NoPicture: it has another shape, or a number of channels other than 1 and 3.
+        NoPicture: the shape is different, or the number of channels is neither 1 nor 3.
     """
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise NoPicture(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
@@ -239,22 +241,22 @@ def visible(tensor: torch.Tensor) -> Image.Image:
 
 
 def from_description(described: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing that `Preprocessing.describe` described, as a study holds it.
+    """Return the preprocessing that `Preprocessing.describe` described, as a study records it.
 
     Raises:
-        SubspectError: it was a transform of the user's, or the images were given as tensors.
+        SubspectError: it was a user's transform, or the images were given as tensors.
     """
     if set(described) != {field.name for field in fields(Preprocessing)}:
         raise SubspectError(
-            f"the study's images were prepared by {described}, which only the network that was observed can bring: declare "
-            "it as the network's preprocessing"
+            f"the study's images were prepared by {described}, which can't be rebuilt from the study: declare it as the "
+            "network's preprocessing"
         )
     values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
     return Preprocessing(**values)
 
 
 def described(values: Mapping[str, Any]) -> str:
-    """Say in words what `Preprocessing.describe` or a transform's has described, as a study holds it."""
+    """Put in words what `describe` of a preprocessing or a transform returned, as a study records it."""
     if set(values) == {"given"}:
         return f"none: {values['given']}"
     try:
@@ -264,10 +266,10 @@ def described(values: Mapping[str, Any]) -> str:
 
 
 def as_preprocessing(value: PreprocessingLike | None) -> AnyPreprocessing | None:
-    """Read what a network declares: a Preprocessing, a mapping, a callable, an image processor of Hugging Face, or None.
+    """Read what a network declares: a Preprocessing, a mapping, a callable, a Hugging Face image processor, or None.
 
     Raises:
-        SubspectError: a field is missing or unknown, or the value is none of these.
+        SubspectError: a field is missing or unknown, or the value has another type.
     """
     if value is None or isinstance(value, Preprocessing | Transform):
         return value
@@ -279,8 +281,8 @@ def as_preprocessing(value: PreprocessingLike | None) -> AnyPreprocessing | None
         unknown = [name for name in value if name not in known]
         if missing or unknown:
             raise SubspectError(
-                "preprocessing needs all of resize, crop, mean and std (None, on the command line 'none', where nothing "
-                "is done)"
+                "preprocessing needs all of resize, crop, mean and std (for a step that is left out, None, or 'none' on the "
+                "command line)"
                 + (f"; missing: {', '.join(missing)}" if missing else "")
                 + (f"; unknown: {', '.join(map(str, unknown))}" if unknown else "")
             )

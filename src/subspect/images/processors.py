@@ -1,4 +1,4 @@
-"""Image processors of Hugging Face as preprocessing: what they are known by, and how they give one tensor for one image."""
+"""Hugging Face image processors as preprocessing: what identifies them, and how they give one tensor per image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from subspect.ground.errors import SubspectError, some
 
 
 def is_processor(value: object) -> bool:
-    """Tell whether something is an image processor of transformers, or a processor that holds one."""
+    """Tell whether something is an image processor of transformers, or a processor that contains one."""
     return callable(value) and hasattr(value, "model_input_names") and hasattr(value, "to_json_string")
 
 
 class Processor:
-    """An image processor as a callable from an RGB image to a tensor; its ``repr`` holds all of its settings.
+    """An image processor as a callable from an RGB image to a tensor; its ``repr`` contains all of its settings.
 
     Args:
-        processor: the image processor, or a processor of several kinds of input that holds one.
+        processor: the image processor, or a processor of several kinds of input that contains one.
     """
 
     def __init__(self, processor: Any) -> None:

@@ -1,7 +1,7 @@
 """What a source of images is: an `Example` (image, label, digest) and an id, by position.
 
-A run can go on where it stopped, and worker processes can share the work, since every image is known by its position. Labels
-become class indices through a `ClassMatch`.
+A run can resume where it stopped, and worker processes can share the work, since every image is identified by its position.
+Labels become class indices through a `ClassMatch`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Labels = npt.NDArray[np.int64]
 
 
 class Example(NamedTuple):
-    """What a source holds at a position.
+    """What a source contains at a position.
 
     Attributes:
         image: RGB, or a tensor that is ready for the network.
-        label: as the source gives it, a name or a class index; None where it has none.
-        digest: of the image file's bytes (see `digest`); None for what comes from memory.
+        label: as the source gives it, a name or a class index; None if there is none.
+        digest: of the image file's bytes (see `digest`); None for images in memory.
     """
 
     image: Picture
@@ -40,13 +40,13 @@ class Example(NamedTuple):
 
 
 class Images(ABC):
-    """Images by position, each with an id and, where the source has them, a label.
+    """Images by position, each with an id and, if the source has labels, a label.
 
     Attributes:
         kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
         labelled: whether every image has a label.
-        classes: the names that labels are given by, in sorted order; None where labels are class indices.
-        root: the folder that ids are relative to, for files.
+        classes: the names used as labels, in sorted order; None if labels are class indices.
+        root: for files, the folder that ids are relative to.
         ready: whether images are tensors ready for the network, so that no preprocessing applies.
     """
 
@@ -72,7 +72,7 @@ class Images(ABC):
         """Identify the list of images and their labels as 64 hex digits."""
 
     def id(self, index: int) -> str:
-        """Return the image's id: the path relative to the root, or the position."""
+        """Return the image's id: its path relative to the root, or its position."""
         return str(index)
 
     def given(self, id: str) -> Picture:
@@ -96,10 +96,10 @@ class Images(ABC):
         return image, found
 
     def picture(self, id: str) -> Image.Image:
-        """Return the image of an id as a person would look at it.
+        """Return the image of an id for display.
 
         Raises:
-            Unusable: it is missing or cannot be decoded, or a tensor that is no picture.
+            Unusable: it is missing or cannot be decoded, or it is a tensor that can't be shown as a picture.
         """
         image = self.given(id)
         return image if isinstance(image, Image.Image) else visible(image)
@@ -114,9 +114,9 @@ class ClassMatch:
 
     Attributes:
         n_classes: number of classes of the network.
-        index: class index of each name; None where labels are class indices already.
+        index: class index of each name; None if labels are already class indices.
         names: the name of every class.
-        how: how it was done, in words.
+        how: how labels were matched, in words.
     """
 
     n_classes: int
@@ -141,16 +141,17 @@ class ClassMatch:
 
 
 def what_labels_are(label: object) -> str:
-    """Say of an image's label that is no class index what it seems to be, and what to give instead; or nothing."""
+    """Say what an image's label seems to be if it is not a class index, and what to give instead; otherwise nothing."""
     if isinstance(label, list | tuple) and len(label) > 1:
         return (
-            "; several numbers for an image are a multi-label target, or one-hot, and subspect asks which one class an image "
-            "is of: give one class index for each image (of one-hot labels the place of the 1, labels.argmax(1)), or no "
-            "labels, so that the network's predictions stand in for them"
+            "; several numbers for an image are a multi-label target, or one-hot, and subspect asks which one class an "
+            "image is of: give one class index for each image (for one-hot labels, the position of the 1: "
+            "labels.argmax(1)), or no labels, so that the network's predictions are used instead"
         )
     if isinstance(label, float):
         return (
-            "; floating numbers are a regression target, and subspect is about classes: give class indices (where these are "
-            "such already, as whole numbers: labels.astype(int)), or no labels, so that the network's predictions stand in"
+            "; floating-point numbers are a regression target, and subspect is about classes: give class indices (if these "
+            "already are class indices, convert them with labels.astype(int)), or no labels, so that the network's "
+            "predictions are used instead"
         )
     return ""

@@ -29,18 +29,19 @@ DecompositionLike = Decomposition | str  #: a decomposition, or the name of one 
 
 
 def opened(study: StudyLike, decomposition: DecompositionLike) -> tuple[Study, Decomposition]:
-    """Open a study and a decomposition of it; what is open already is returned as it is.
+    """Open a study and one of its decompositions; what is already open is returned as is.
 
     Raises:
-        SubspectError: there is no such study, none of that name in it, or a decomposition of another network.
+        SubspectError: there is no such study, the study has no decomposition of that name, or the decomposition is of another
+            network.
     """
     study = open_study(study)
     if isinstance(decomposition, str):
         return study, study[decomposition]
     if not isinstance(decomposition, Decomposition):
         raise SubspectError(
-            "a decomposition must be a subspect.Decomposition, such as study['pursuit-k5'], or the name of one in the study; "
-            f"got {type(decomposition).__name__}"
+            "a decomposition must be a subspect.Decomposition, such as study['pursuit-k5'], or the name of one in the "
+            f"study, got {type(decomposition).__name__}"
         )
     decomposition.check(study)
     return study, decomposition
@@ -50,7 +51,7 @@ def load_decomposition(study: StudyLike, name: str | None = None) -> Decompositi
     """Read a decomposition of a study, the newest unless one is named.
 
     Raises:
-        SubspectError: the study has none, or none of that name, or it is damaged.
+        SubspectError: the study has no decomposition, or none of that name, or it is damaged.
     """
     study = open_study(study)
     known = study.decomposition_names
@@ -62,8 +63,8 @@ def load_decomposition(study: StudyLike, name: str | None = None) -> Decompositi
 def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
     """Write a decomposition into its study and return it, under a name of its own.
 
-    It takes the place of an earlier one of its name only if that was chosen in the same way on the same images; else it gets a
-    number behind its name.
+    It replaces an earlier one of the same name only if that was chosen in the same way on the same images; otherwise a number
+    is appended to its name.
 
     Raises:
         SubspectError: another file has its name, or it cannot be written.
@@ -72,7 +73,7 @@ def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
         name = _free_name(study, decomposition)
         if name != decomposition.name:
             log.warning(
-                "%s has another decomposition called %s, which stays as it is; this one is called %s",
+                "%s already has a different decomposition called %s, which is kept; this one is called %s",
                 study.path,
                 decomposition.name,
                 name,

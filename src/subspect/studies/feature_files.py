@@ -1,6 +1,6 @@
 """Files of features, of a linear head and of labels, as NumPy, safetensors, Parquet, Arrow and skops write them.
 
-No pickle is opened, since that runs whatever code it holds; what looks like one is refused in words that say so.
+Pickles are never opened, since opening one runs any code in it; what looks like one is refused, and the message says why.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _LABELS, _IDS = ("labels", "label"), ("ids", "id")
 _SPARSE = {"data", "format", "shape"}  # what scipy.sparse.save_npz writes, besides the places
 _SAVE_FEATURES = "save them with numpy.save('features.npy', features), or as .npz, .safetensors, .parquet or .arrow"
 _SAVE_HEAD = (
-    "save its numbers, of a scikit-learn classifier by numpy.savez('head.npz', weight=classifier.coef_, "
-    "bias=classifier.intercept_), or the classifier by skops.io.dump(classifier, 'head.skops')"
+    "save its weight and bias; for a scikit-learn classifier use numpy.savez('head.npz', weight=classifier.coef_, "
+    "bias=classifier.intercept_), or save the classifier with skops.io.dump(classifier, 'head.skops')"
 )
-_SAVE_LABELS = "save them with numpy.save('labels.npy', labels), or as text, one a line"
+_SAVE_LABELS = "save them with numpy.save('labels.npy', labels), or as text, one per line"
 _Read = Callable[[Path], Any]
 
 
@@ -39,9 +39,9 @@ class FeatureFile:
     """What a file of features holds.
 
     Attributes:
-        features: (n, d), an array or a sparse matrix.
-        labels: n class indices or names; None where it has none.
-        ids: n names of the rows; None where it has none.
+        features: an array or a sparse matrix (n, d).
+        labels: n class indices or names; None if the file has none.
+        ids: n names of the rows; None if the file has none.
     """
 
     features: Any
@@ -54,9 +54,9 @@ class HeadFile:
     """What a file of a head holds.
 
     Attributes:
-        weight: (C, d); one row of a classifier of two classes.
-        bias: as many.
-        classes: what a classifier's classes are called in its labels; None where the file doesn't say.
+        weight: (C, d); a single row for a classifier of two classes.
+        bias: one number per row of the weight.
+        classes: what the labels call the classifier's classes; None if the file doesn't say.
     """
 
     weight: Any
@@ -68,12 +68,12 @@ def read_features(path: Path) -> FeatureFile:
     """Read features, and labels and ids where the file has them.
 
     Args:
-        path: .npy; .npz or .safetensors with features and, where there are any, labels and ids, or .npz as
-            ``scipy.sparse.save_npz`` writes it; Parquet or Arrow, with a column of lists called features, or the only one of
-            lists, or else a column for each feature, and columns label and id.
+        path: .npy; .npz or .safetensors with features and, optionally, labels and ids, or .npz as written by
+            ``scipy.sparse.save_npz``; Parquet or Arrow, with a column of lists called features (or a single column of lists),
+            or else one column per feature, and columns label and id.
 
     Raises:
-        SubspectError: it is missing, damaged, something else, or a pickle.
+        SubspectError: the file is missing, damaged, a pickle, or something else.
     """
     kinds: dict[str, _Read] = {".npy": _numpy, ".npz": _numpy, ".safetensors": _tensors}
     kinds |= dict.fromkeys((".parquet", ".pq"), _parquet) | dict.fromkeys((".arrow", ".feather", ".ipc"), _arrow)
@@ -90,12 +90,12 @@ def read_head(path: Path) -> HeadFile:
     """Read a linear head.
 
     Args:
-        path: .npz or .safetensors with weight (C, d) and bias (C,), or a scikit-learn classifier that skops wrote (.skops);
-            of a pipeline its last step.
+        path: .npz or .safetensors with weight (C, d) and bias (C,), or a scikit-learn classifier saved with skops (.skops); of
+            a pipeline, its last step is read.
 
     Raises:
-        SubspectError: it is missing, damaged, no linear classifier, something else, or a pickle.
-        MissingExtra: skops is needed and isn't there.
+        SubspectError: the file is missing, damaged, a pickle, not a linear classifier, or something else.
+        MissingExtra: skops is needed and isn't installed.
     """
     kinds: dict[str, _Read] = {".npz": _numpy, ".safetensors": _tensors, ".skops": _estimator}
     found = _read(path, "head", kinds, _SAVE_HEAD)
@@ -106,14 +106,15 @@ def read_head(path: Path) -> HeadFile:
     if len(names) != 1 or bias not in found:
         held = some(found) if isinstance(found, Mapping) else "an array without a name"
         raise SubspectError(
-            f"the head {path} must hold one weight (C, d) and its bias (C,), zeros where there is none; it holds {held}; "
+            f"the head {path} must contain one weight (C, d) and its bias (C,), zeros if the head has none; it "
+            f"contains {held}; "
             f"{_SAVE_HEAD}"
         )
     return HeadFile(found[names[0]], found[bias])
 
 
 def read_labels(path: Path) -> Any:
-    """Read labels: .npy, or text with a class index or a class name a line.
+    """Read labels: .npy, or text with one class index or class name per line.
 
     Raises:
         SubspectError: it is missing, damaged, or a pickle.
@@ -124,9 +125,9 @@ def read_labels(path: Path) -> Any:
 
 
 def as_indices(labels: Any, head: HeadFile, class_names: Sequence[str] | None) -> Any:
-    """Return labels as class indices, where they are what a classifier calls its classes, or whole numbers written as text.
+    """Return labels as class indices, if they are the classifier's own class names or whole numbers written as text.
 
-    Others are left as they are, for `subspect.from_features` to look at.
+    Others are left as they are, for `subspect.from_features` to check.
     """
     if labels is None:
         return None
@@ -150,8 +151,8 @@ def _read(path: Path, what: str, kinds: Mapping[str, _Read], otherwise: str) -> 
         start = file.read(2)
     if suffix in _PICKLES or (start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         raise SubspectError(
-            f"the {what} {path} is a pickle (as pickle, joblib and torch.save write it), which runs whatever code it holds "
-            f"when it is opened, so subspect opens none; {otherwise}"
+            f"the {what} {path} is a pickle (as pickle, joblib and torch.save write it), which runs any code in "
+            f"it when opened, so subspect never opens one; {otherwise}"
         )
     if suffix not in kinds:
         raise SubspectError(f"cannot read {what} from {path}: it must be one of {', '.join(kinds)}; {otherwise}")
@@ -162,8 +163,8 @@ def _read(path: Path, what: str, kinds: Mapping[str, _Read], otherwise: str) -> 
     except Exception as error:  # a damaged file ends in almost any error of its reader
         if re.search("Object arrays|Python objects", str(error)):
             raise SubspectError(
-                f"the {what} {path} holds Python objects, as a pickle, which subspect doesn't open; make an array of numbers, "
-                f"or of text, of them: {otherwise}"
+                f"the {what} {path} contains Python objects, stored as a pickle, which subspect doesn't open; "
+                f"turn them into an array of numbers or of text: {otherwise}"
             ) from error
         reason = f"{type(error).__name__}: {shortened(str(error).partition(chr(10))[0])}"
         raise SubspectError(f"cannot read the {what} {path} as {suffix}: {reason}; {otherwise}") from error
@@ -176,7 +177,7 @@ def _numpy(path: Path) -> Any:
         if starts == b"\x93NUMPY":
             return np.lib.format.open_memmap(path, mode="r")
         if starts[:2] != b"PK":
-            raise ValueError("it does not begin as a file of NumPy's")
+            raise ValueError("it does not start like a NumPy file")
         file.seek(0)
         found = np.load(file, allow_pickle=False)
         if set(found.files) >= _SPARSE:
@@ -215,8 +216,8 @@ def _features_in(found: Mapping[str, Any], path: Path) -> Any:
     name = "features" if "features" in found else others[0] if len(others) == 1 else None
     if name is None:
         raise SubspectError(
-            f"{path} holds no array called 'features', but {some(others) or 'none besides labels and ids'}; call it so, and "
-            "the labels 'labels', the rows' names 'ids'"
+            f"{path} contains no array called 'features', but {some(others) or 'none besides labels and ids'}; "
+            f"call the features 'features', the labels 'labels' and the names of the rows 'ids'"
         )
     return found[name]
 
@@ -227,7 +228,7 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     names = table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SubspectError(f"{path} has columns of one name: {some(twice)}; rename them")
+        raise SubspectError(f"{path} has several columns of the same name: {some(twice)}; rename them")
     labels, ids = (next((table[name].to_pylist() for name in kind if name in names), None) for kind in (_LABELS, _IDS))
     lists = [name for name in names if _is_list(table[name].type)]
     if "features" in lists or len(lists) == 1:
@@ -238,8 +239,9 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     odd = [f"{name} ({table[name].type})" for name in used if not _is_number(table[name].type)]
     if odd or not used:
         raise SubspectError(
-            f"{path} must have a column of lists called 'features', or a column of numbers for each feature, besides 'label' "
-            f"and 'id'; it has {some(odd) or 'no other columns'}; leave out or rename what is no feature"
+            f"{path} must have a column of lists called 'features', or one column of numbers per feature, "
+            f"besides 'label' and 'id'; it has {some(odd) or 'no other columns'}; leave out or rename the "
+            f"columns that are not features"
         )
     features = np.empty((len(table), len(used)), np.float32)
     with np.errstate(over="ignore"):
@@ -261,7 +263,8 @@ def _of_lists(column: pa.ChunkedArray, path: Path) -> npt.NDArray[Any]:
     widths = pyarrow.compute.list_value_length(column).unique().to_pylist()
     if len(widths) != 1 or widths[0] is None or not _is_number(column.type.value_type):
         raise SubspectError(
-            f"{path}: a column of features must hold as many numbers in each row; it holds {column.type}, of the lengths "
+            f"{path}: a column of features must contain the same number of values in each row; it contains "
+            f"{column.type}, of the lengths "
             f"{some(widths)}"
         )
     flat = pyarrow.compute.list_flatten(column).to_numpy()
@@ -277,15 +280,14 @@ def _estimator(path: Path) -> HeadFile:
         raise MissingExtra("skops", "sklearn", "reading a scikit-learn classifier") from error
     unknown = skops.io.get_untrusted_types(file=path)
     if unknown:
-        raise SubspectError(
-            f"the head {path} holds types that skops doesn't know to be harmless: {some(unknown)}; {_SAVE_HEAD}"
-        )
+        raise SubspectError(f"the head {path} contains types that skops doesn't trust: {some(unknown)}; {_SAVE_HEAD}")
     found = skops.io.load(path, trusted=[])
     last = found.steps[-1][1] if hasattr(found, "steps") else found
     weight, classes = getattr(last, "coef_", None), getattr(last, "classes_", None)
     if weight is None or classes is None or hasattr(last, "dual_coef_"):
         raise SubspectError(
-            f"the head {path} is a {type(last).__name__}, which has no row of weights for each class; expected a fitted linear "
+            f"the head {path} is a {type(last).__name__}, which doesn't have a row of weights for each class; "
+            f"expected a fitted linear "
             "classifier with coef_, intercept_ and classes_, such as LogisticRegression, LinearSVC or SGDClassifier"
         )
     rows = np.atleast_2d(weight)

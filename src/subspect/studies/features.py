@@ -1,7 +1,7 @@
-"""A study from features alone: rows of numbers from anywhere, and the linear head that reads them; no network, no images.
+"""A study from features alone: rows of numbers from any source, and the linear head that reads them; no network, no images.
 
-What is stored is what `subspect.observe` would have stored of a network that hands its input on to the head, shard by shard,
-so that the same call goes on where it was stopped. All that is given is looked at before anything is written.
+What is stored is what `subspect.observe` would have stored for a network that passes its input straight to the head, shard by
+shard, so that repeating the same call resumes where it stopped. All input is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -56,28 +56,29 @@ def from_features(
 ) -> Study:
     """Store features in a study together with the linear head that reads them, without any network or image.
 
-    The same call goes on where it was stopped, and does nothing where it is done.
+    Repeating the same call resumes where it stopped, and does nothing if the set is complete.
 
     Args:
-        features: (n, d) numbers, kept as float32: an array, also one that is mapped from a file, a tensor, a data frame, or a
-            sparse matrix of SciPy's.
-        weight: (C, d), the head's; one row, as scikit-learn's linear classifiers of two classes have it, stands for two
-            opposite ones: half of it for class 1, and the same with the other sign for class 0.
-        bias: (C,), the head's; None where it has none.
-        study: the study's folder, made if need be.
-        name: what the set is called in the study.
-        labels: (n,) class indices, or class names; the head's own predictions stand in where there are none.
-        class_names: a name for each class; those of the study's other sets, or numbers, unless given.
-        ids: a name for each row, such as a document's; its position unless given.
-        network: what stands in the study as the network's name.
+        features: (n, d) numbers, kept as float32: an array (memory-mapped ones included), a tensor, a data frame, or a SciPy
+            sparse matrix.
+        weight: the head's weight (C, d); a single row, as in scikit-learn's linear classifiers of two classes, stands for two
+            opposite rows: half of it for class 1, and the same with the opposite sign for class 0.
+        bias: the head's bias (C,); None if it has none.
+        study: the study's folder, created if needed.
+        name: the set's name in the study.
+        labels: (n,) class indices, or class names; without them, the head's own predictions are used instead.
+        class_names: a name for each class; by default those of the study's other sets, or numbers.
+        ids: a name for each row, such as a document's; by default its position.
+        network: what the study records as the network's name.
         show_progress: whether to draw a progress bar.
 
     Returns:
-        The study, which now holds the set.
+        The study, which now contains the set.
 
     Raises:
-        SubspectError: features that are no finite numbers, or of another width than the head; labels, names or ids of another
-            number or none of the classes; another study; no disk left. What was stored so far stays.
+        SubspectError: the features are not finite numbers, or their width differs from the head's; there is a wrong number of
+            labels, names or ids, or a label is not one of the classes; the study is of another head; the disk is full. What
+            was stored so far is kept.
     """
     check_set_name(name)
     folder, head = Path(study), _head(weight, bias)
@@ -88,7 +89,7 @@ def from_features(
     with opened.observing(name):
         image_set = opened.begin(name, _manifest(given, identity))
         if image_set.manifest.complete:
-            log.info("%s: all %s rows of %r are there already", folder, f"{len(image_set):,}", name)
+            log.info("%s: all %s rows of %r are already stored", folder, f"{len(image_set):,}", name)
             return opened
         _store(image_set, given, show_progress)
         right = complete(image_set)
@@ -131,7 +132,7 @@ def _given(
     if width != head[0].shape[1]:
         raise SubspectError(
             f"the features have {width:,} columns, and the head's weight {head[0].shape} takes {head[0].shape[1]:,}: give the "
-            "features that this head was fitted on, a column for each column of its weight, in the same order"
+            "features that this head was fitted on, one column per column of its weight, in the same order"
         )
 
     def read(first: int, end: int) -> Features:
@@ -155,7 +156,7 @@ def _table(features: Rows) -> Any:
     table = features.tocsr() if scipy.sparse.issparse(features) else _array(features, "features")
     if len(table.shape) != 2 or 0 in table.shape:
         raise SubspectError(
-            f"features must be a table (n, d), a row for each example and a column for each feature; got shape {table.shape}"
+            f"features must be a table (n, d), one row per example and one column per feature; got shape {table.shape}"
         )
     _check_kind(table.dtype, "features")
     return table
@@ -168,7 +169,7 @@ def _array(values: object, what: str) -> npt.NDArray[Any]:
         SubspectError: they are nothing like that.
     """
     if np.ma.is_masked(values):
-        raise SubspectError(f"{what} are masked in places; put numbers there, or leave those rows out")
+        raise SubspectError(f"{what} contain masked values; fill them in, or leave those rows out")
     try:
         if isinstance(values, torch.Tensor):
             plain = values.detach().cpu()
@@ -181,8 +182,8 @@ def _array(values: object, what: str) -> npt.NDArray[Any]:
 def _check_kind(kind: np.dtype[Any], what: str) -> None:
     if kind.kind not in "fiub":
         raise SubspectError(
-            f"{what} must be real numbers that float32 can hold; got {kind}; turn text and categories into numbers first, as "
-            "they were where the head was fitted"
+            f"{what} must be real numbers in the range of float32; got {kind}; turn text and categories into "
+            f"numbers first, as was done when the head was fitted"
         )
 
 
@@ -192,7 +193,7 @@ def _head(weight: object, bias: object) -> tuple[Features, Features]:
     shift = np.zeros(len(rows), np.float32) if bias is None else _array(bias, "the head's bias").reshape(-1)
     if rows.ndim != 2 or 0 in rows.shape or shift.shape != rows.shape[:1]:
         raise SubspectError(
-            "the head must have a weight (C, d), a row for each class, and a bias (C,); got weight "
+            "the head must have a weight (C, d), one row per class, and a bias (C,); got weight "
             f"{np.shape(rows)} and bias {shift.shape}"
         )
     for what, values in (("weight", rows), ("bias", shift)):
@@ -201,7 +202,7 @@ def _head(weight: object, bias: object) -> tuple[Features, Features]:
         head = rows.astype(np.float32), shift.astype(np.float32)
     if not all(np.isfinite(part).all() for part in head):
         raise SubspectError(
-            "the head's weight or bias holds NaN, infinity, or a number too large for float32; fit it again"
+            "the head's weight or bias contains NaN, infinity, or a number too large for float32; fit it again"
         )
     if len(rows) == 1:  # the logit of class 1 against class 0; halves leave the probabilities as they are
         return np.concatenate([-head[0] / 2, head[0] / 2]), np.concatenate([-head[1] / 2, head[1] / 2])
@@ -225,8 +226,8 @@ def _looked_through(
     if bad:
         rows = (f"row {row}" if ids[row] == str(row) else f"row {row} ({shortened(ids[row])})" for row in bad)
         raise SubspectError(
-            f"{len(bad):,} of {len(ids):,} rows of features hold NaN, infinity, or a number too large for float32: "
-            f"{some(rows, 3)}; mend these rows, or leave them out together with their labels and ids"
+            f"{len(bad):,} of {len(ids):,} rows of features contain NaN, infinity, or a number too large for float32: "
+            f"{some(rows, 3)}; fix these rows, or leave them out together with their labels and ids"
         )
     return np.concatenate(said), digest.hexdigest()
 
@@ -237,7 +238,7 @@ def _say(features: Features, head: tuple[Features, Features]) -> Integers:
         logits = np.asarray(features @ head[0].T + head[1], np.float32)
     if not np.isfinite(logits).all():
         raise SubspectError(
-            "the head's logits of these features are too large for float32; scale the features, and the head with them"
+            "the head's logits on these features are too large for float32; rescale the features, and the head to match"
         )
     said: Integers = logits.argmax(axis=1)
     return said
@@ -252,7 +253,7 @@ def _names(given: Sequence[str] | None, n_classes: int, folder: Path) -> tuple[s
     if names is None:
         return numbered(n_classes)
     if len(names) != n_classes:
-        raise SubspectError(f"{len(names)} class names for a head with {n_classes} classes; give one for each")
+        raise SubspectError(f"{len(names)} class names for a head with {n_classes} classes; give one per class")
     return names
 
 
@@ -263,21 +264,21 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, st
     labels = _array(given, "labels")
     flat = labels.reshape(-1)
     if len(flat) != n or not len(labels.shape):
-        raise SubspectError(f"labels must be one for each of the {n:,} rows of features; got shape {labels.shape}")
+        raise SubspectError(f"there must be one label for each of the {n:,} rows of features; got shape {labels.shape}")
     if flat.dtype.kind in "UO" and all(isinstance(one, str) for one in flat.tolist()):
         return _by_name(flat.tolist(), names), "by name"
     if flat.dtype.kind not in "iub":
         raise SubspectError(
             f"labels must be class indices, or class names; got type {flat.dtype}{what_labels_are(flat[0].item())}"
             if flat.dtype.kind != "O"
-            else f"labels must be class indices, or class names; got {shortened(repr(flat[0]))} among them"
+            else f"labels must be class indices, or class names; got {shortened(repr(flat[0]))}, among others"
         )
     outside = np.flatnonzero((flat < 0) | (flat >= len(names)))
     if len(outside):
         raise SubspectError(
-            f"{len(outside):,} labels are no class index from 0 to {len(names) - 1}: first "
+            f"{len(outside):,} labels are not class indices from 0 to {len(names) - 1}: the first are "
             f"{some((f'{flat[row]} in row {row}' for row in outside), 3)}; classes are counted from 0, in the order of the "
-            "rows of the head's weight; for labels by name give class_names (--class-names FILE)"
+            "rows of the head's weight; for labels that are names, give class_names (--class-names FILE)"
         )
     return flat.astype(np.int64), "labels are class indices"
 
@@ -285,14 +286,12 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, st
 def _by_name(labels: list[str], names: tuple[str, ...]) -> Integers:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise SubspectError(
-            f"labels cannot be matched to class names that stand twice: {some(twice)}; give class indices"
-        )
+        raise SubspectError(f"labels cannot be matched to duplicate class names: {some(twice)}; give class indices")
     places = {name: index for index, name in enumerate(names)}
     unknown = [name for name in dict.fromkeys(labels) if name not in places]
     if unknown:
         raise SubspectError(
-            f"labels that are no class names: {some(repr(shortened(name)) + near(name, names) for name in unknown)}; the "
+            f"labels that are not class names: {some(repr(shortened(name)) + near(name, names) for name in unknown)}; the "
             f"{len(names)} classes are {some(names)}; give the class names (--class-names FILE), in the order of the rows of "
             "the head's weight"
         )
@@ -310,13 +309,15 @@ def _ids(given: object, n: int) -> list[str]:
     odd = next((row for row, one in enumerate(ids) if not one or not is_text(one)), None)
     if len(ids) != n or odd is not None:
         what = (
-            f"{len(ids):,} for {n:,} rows" if len(ids) != n else f"id {odd} that is empty, or half of a surrogate pair"
+            f"{len(ids):,} for {n:,} rows"
+            if len(ids) != n
+            else f"id {odd}, which is empty or contains half of a surrogate pair"
         )
-        raise SubspectError(f"ids must be one for each row of features; got {what}")
+        raise SubspectError(f"there must be one id for each row of features; got {what}")
     twice = [one for one, count in Counter(ids).items() if count > 1]
     if twice:
         raise SubspectError(
-            f"ids must differ from row to row; {len(twice):,} stand more than once: {some(map(shortened, twice))}; number them"
+            f"ids must differ from row to row; {len(twice):,} occur more than once: {some(map(shortened, twice))}; number them"
         )
     return ids
 
@@ -324,7 +325,7 @@ def _ids(given: object, n: int) -> list[str]:
 def _identity(network: str, head: tuple[Features, Features], names: tuple[str, ...]) -> Identity:
     """Say what the study is about; the fingerprint is that of a network that consists of the head alone, called "head"."""
     if not isinstance(network, str) or not is_text(network):
-        raise SubspectError(f"network must be text, a name to be shown; got {network!r}")
+        raise SubspectError(f"network must be text, a name for display; got {network!r}")
     n_classes, width = head[0].shape
     layer = nn.Linear(width, n_classes, device="meta")  # which draws no numbers
     layer.weight, layer.bias = (nn.Parameter(torch.from_numpy(part)) for part in head)
@@ -354,7 +355,7 @@ def _store(image_set: ImageSet, given: _Given, show: bool) -> None:
     there = sum(end - first for index, (first, end) in cuts.items() if index in done)
     check_disk(image_set.folder, shard_bytes(image_set.shape.n_features, manifest.images - there))
     if done:
-        log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
+        log.info("resuming: %d of %d shards are already stored", len(done), manifest.n_shards)
     with progress(image_set.name, manifest.images, "rows", done=there, show=show) as advance:
         for index, (first, end) in cuts.items():
             if index not in done:
@@ -367,14 +368,14 @@ def _tell(image_set: ImageSet, right: int) -> None:
     name, rows, classes = image_set.name, len(image_set), image_set.shape.n_classes
     log.info("%s: %d classes, %d features, %s rows", name, classes, image_set.shape.n_features, f"{rows:,}")
     if not image_set.labelled:
-        log.warning("labels: none; the largest of the head's %d outputs is taken for each row's class", classes)
+        log.warning("labels: none; the largest of the head's %d outputs is taken as each row's class", classes)
         return
     log.info("%s: accuracy of the head %.2f %% (%s rows)", name, 100 * right / rows, f"{rows:,}")
     if near_chance(right, rows, classes):
         log.warning(
-            "accuracy near chance: %d of %s rows of %r are right, with %d classes. Usual causes: the classes are in another "
-            "order in the labels than in the head, the columns in another than those that the head was fitted on, or the "
-            "features weren't scaled as they were then",
+            "accuracy near chance: %d of %s rows of %r are right, with %d classes. Usual causes: the classes "
+            "are in a different order in the labels than in the head, the columns are in a different order than "
+            "when the head was fitted, or the features weren't scaled as they were then",
             right,
             f"{rows:,}",
             name,

@@ -18,7 +18,7 @@ from subspect.studies.shards import checksum_of as shard_checksum
 
 
 class ImageSet:
-    """One named image set of a study, observed to its end."""
+    """One named, complete image set of a study."""
 
     def __init__(self, name: str, folder: Path, manifest: SetManifest, shape: Shape) -> None:
         self.name, self.folder, self.manifest, self.shape = name, folder, manifest, shape
@@ -29,15 +29,15 @@ class ImageSet:
 
     @property
     def labelled(self) -> bool:
-        """Whether the images have labels; else the network's own predictions stand in for them."""
+        """Whether the images have labels; if not, the network's own predictions are used instead."""
         return self.manifest.labelled
 
     def chunks(self, part: Part = "all", layers: Sequence[str] = ()) -> Iterator[Chunk]:
-        """Go through the stored images once, a shard at a time, memory-mapped.
+        """Iterate over the stored images once, one memory-mapped shard at a time.
 
         Args:
-            part: which images.
-            layers: which of the layers that were watched to read besides the features.
+            part: the images to read.
+            layers: the watched layers to read besides the features.
 
         Raises:
             SubspectError: a shard is missing or damaged.
@@ -49,12 +49,12 @@ class ImageSet:
             yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
         if rows != self.manifest.rows:
             raise SubspectError(
-                f"image set {self.name!r} in {self.folder} is damaged: its shards hold {rows:,} images, its manifest says "
-                f"{self.manifest.rows:,}; delete {self.folder} and observe it again"
+                f"image set {self.name!r} in {self.folder} is damaged: its shards contain {rows:,} images, but "
+                f"its manifest says {self.manifest.rows:,}; delete {self.folder} and observe it again"
             )
 
     def shard(self, index: int, layers: Sequence[str] = ()) -> tuple[Chunk, list[tuple[str, str]]]:
-        """Read one shard: its images, and id and reason of each that couldn't be used.
+        """Read one shard: its images, and the id and reason for each image that couldn't be used.
 
         Raises:
             SubspectError: it is missing or damaged.
@@ -63,12 +63,12 @@ class ImageSet:
         return read_shard(path, self.shape, entry, self.place(index), layers)
 
     def write(self, index: int, chunk: Chunk, failed: Sequence[tuple[str, str]]) -> None:
-        """Write one shard; it enters the manifest with all others, once the set is complete."""
+        """Write one shard; the manifest lists it, with all others, once the set is complete."""
         path = self.folder / shard_name(index)
         self.entries[index] = write_shard(path, chunk, failed, SCHEMA, self.place(index))
 
     def save(self, manifest: SetManifest) -> None:
-        """Write the manifest; once the set is complete, with the checksums of all its shards.
+        """Write the manifest, with the checksums of all its shards once the set is complete.
 
         Raises:
             SubspectError: it cannot be written, or a shard is damaged.
@@ -81,7 +81,7 @@ class ImageSet:
 
     @property
     def done(self) -> list[int]:
-        """Numbers of the shards that are there."""
+        """Numbers of the shards that are already stored."""
         return [index for index in shards_in(self.folder) if index < self.manifest.n_shards]
 
     def _entry(self, index: int) -> Entry:
@@ -92,11 +92,11 @@ class ImageSet:
         return self.entries[index]
 
     def place(self, index: int) -> str:
-        """Say which shard of which set one is, as the shard itself does."""
+        """Say which shard of which set it is, as the shard itself records it."""
         return f"{self.manifest.fingerprint}, {self.manifest.network_fingerprint}, {index}"
 
     def whole(self, part: Part = "all") -> Chunk:
-        """Return the stored images, or a part of them, in memory at once.
+        """Return the stored images, or a part of them, all in memory at once.
 
         Raises:
             SubspectError: a shard is missing or damaged.

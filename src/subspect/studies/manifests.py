@@ -1,4 +1,4 @@
-"""What a study says of itself and of its image sets: the manifests, their schema, and how they are read."""
+"""What a study records about itself and its image sets: the manifests, their schema, and how they are read."""
 
 from __future__ import annotations
 
@@ -88,24 +88,24 @@ class Identity(_Kept):
 
 @dataclass(frozen=True)
 class SetManifest(_Kept):
-    """Which images an image set holds, and how they are cut.
+    """Which images an image set contains, and how they are cut into batches and shards.
 
     Attributes:
         network_fingerprint: of the network's weights.
         preprocessing: what was done to the images.
-        kind: "folder", "flat folder", "CSV", "arrays" or "dataset"; "features" where those were given alone.
-        root: the folder that ids are relative to, for files.
+        kind: "folder", "flat folder", "CSV", "arrays" or "dataset"; "features" if those were given alone.
+        root: for files, the folder that ids are relative to.
         images: number of images in the source.
         fingerprint: of the list of images and labels.
         labelled: whether they have labels.
         matching: how labels became class indices.
-        batch_size: images in a batch of the network.
+        batch_size: images per batch.
         shard_size: images in a shard, a multiple of ``batch_size``.
         layers: name → channels of the layers that were watched besides the features.
-        complete: whether every shard is there.
+        complete: whether every shard is stored.
         rows: images with features, once complete.
-        failed: id and reason of each image that could not be used, once complete.
-        shards: number → rows and checksum of each shard, once complete; empty in a study of before checksums were kept.
+        failed: id and reason for each image that could not be used, once complete.
+        shards: number → rows and checksum of each shard, once complete; empty in a study made before subspect kept checksums.
     """
 
     _kept_as: ClassVar[Mapping[str, str]] = {"network_fingerprint": "weights"}
@@ -128,7 +128,7 @@ class SetManifest(_Kept):
 
     def __post_init__(self) -> None:
         if self.shard_size % self.batch_size:
-            raise ValueError(f"shard_size {self.shard_size} is no multiple of batch_size {self.batch_size}")
+            raise ValueError(f"shard_size {self.shard_size} is not a multiple of batch_size {self.batch_size}")
         outside = [index for index in self.shards if not 0 <= index < self.n_shards]
         if outside:
             raise ValueError(f"shards {some(outside)} of {self.n_shards}")
@@ -156,8 +156,8 @@ def versioned(path: Path) -> tuple[int, dict[str, Any]]:
     version = fields.get("schema") if isinstance(fields, dict) else None
     if version not in (UNSEALED, SCHEMA) or isinstance(version, bool):
         raise SubspectError(
-            f"{path} has schema version {version!r}, this subspect reads {UNSEALED} and {SCHEMA}; use the subspect that "
-            "wrote it"
+            f"{path} has schema version {version!r}, but this version of subspect reads {UNSEALED} and "
+            f"{SCHEMA}; use the version of subspect that wrote it"
         )
     if version != UNSEALED or "checksum" in fields:
         fields = open_json(path, fields)

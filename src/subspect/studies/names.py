@@ -17,7 +17,7 @@ def decomposition_path(study: Path, name: str) -> Path:
     """Return where a study keeps the decomposition of a name.
 
     Raises:
-        SubspectError: no decomposition can be called so, or a link is in the way.
+        SubspectError: the name is not allowed, or a link is in the way.
     """
     refuse_links(study, "decompositions")
     return study / "decompositions" / f"{check_name(name)}.safetensors"
@@ -42,7 +42,7 @@ def _order(study: Path) -> list[str]:
     path = study / "decompositions" / "order.json"
     if not is_file(path):
         return []
-    with advice("delete it, and name decompositions (--decomposition) until the next is made"):
+    with advice("delete it, and name the decomposition (--decomposition) until the next one is made"):
         names = open_json(path, read_json(path, "list of decompositions")).get("names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise SubspectError(f"{path} is not a list of decompositions")

@@ -1,9 +1,9 @@
-"""Run the network once over an image set and keep its features: what fills a study.
+"""Fill a study: run the network once over an image set and keep its features.
 
-Images are cut into batches, and batches into shards, at places that depend on nothing but their number, so that a run
-that was killed goes on with the first missing shard and ends with the same bytes. Before the hours are spent, up to 64
-images spread over the set are tried: the head is found and checked, labels are matched, time and disk are estimated,
-and an accuracy near chance is pointed out.
+Images are cut into batches, and batches into shards, at places that depend only on their number, so that a run that was killed
+resumes at the first missing shard and ends with the same bytes. Before a long run starts, up to 64 images spread over the set
+are tried: the head is found and checked, labels are matched, time and disk are estimated, and an accuracy near chance is
+pointed out.
 """
 
 from __future__ import annotations
@@ -59,29 +59,29 @@ def observe(
 ) -> Study:
     """Run a network once over images and store features, labels, predictions and ids in a study.
 
-    The same call goes on where it was stopped, and does nothing where it is done. The model is left as it was.
+    Repeating the same call resumes where it stopped, and does nothing if the set is complete. The model is left unchanged.
 
     Args:
-        network: the classifier; its preprocessing must be known, unless the images are tensors ready for it.
+        network: the classifier; its preprocessing must be known, unless the images are tensors that are ready for it.
         images: a folder of class folders, a flat folder, a CSV file, arrays, ``(images, labels)``, a torch Dataset or a
             DataLoader that doesn't shuffle (see `subspect.open_images`).
-        study: the study's folder, made if need be.
-        name: what the image set is called in the study.
-        batch_size: images in a batch of the network.
-        workers: processes that read images; 0 reads them in this one.
-        device: where the network runs, such as "cuda"; where it lies already unless given.
-        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
-        max_failed: the share of images that may be unusable before the run ends in an error.
+        study: the study's folder, created if needed.
+        name: the image set's name in the study.
+        batch_size: images per batch.
+        workers: processes that read images; with 0, this process reads them.
+        device: where the network runs, such as "cuda"; by default where it is.
+        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces sorted order.
+        max_failed: the share of images that may be unusable before the run stops with an error.
         layers: names of layers to watch besides the features, averaged over space; "all" for every convolution and linear
             layer (see `subspect.networks.layers`).
         show_progress: whether to draw a progress bar.
 
     Returns:
-        The study, which now holds the image set.
+        The study, which now contains the image set.
 
     Raises:
-        SubspectError: anything that doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN
-            features, too many unusable images, another network's study, no disk left; what was stored so far stays.
+        SubspectError: something doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN features, too
+            many unusable images, another network's study, a full disk; what was stored so far is kept.
     """
     if batch_size < 1 or workers < 0 or not 0 <= max_failed <= 1:
         raise SubspectError(
@@ -101,11 +101,11 @@ def observe(
         held.enter_context(opened.observing(name))
         image_set = opened.begin(name, manifest)
         if image_set.manifest.complete:
-            log.info("%s: all %s images of %r are there already", folder, f"{len(image_set):,}", name)
+            log.info("%s: all %s images of %r are already stored", folder, f"{len(image_set):,}", name)
             if source.kind == "dataset":
                 log.warning(
-                    "the Dataset %r is known by its length and its name alone; if its images or labels have changed, "
-                    "choose another study, or another name: subspect.DatasetImages(dataset, name)",
+                    "the Dataset %r is identified only by its length and its name; if its images or labels have changed, "
+                    "choose another study or another name: subspect.DatasetImages(dataset, name)",
                     name,
                 )
             return opened
@@ -147,7 +147,7 @@ def _match(
 
 
 def find_head(network: Network, images: ImageSource) -> Head:
-    """Find the network's head with the first two usable ones of up to 64 images spread over a source.
+    """Find the network's head with the first two usable images out of up to 64 spread over a source.
 
     Raises:
         SubspectError: no head, no preprocessing, or no image that can be used.
@@ -163,7 +163,7 @@ def find_head(network: Network, images: ImageSource) -> Head:
 def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
     """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
 
-    Where there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
+    If there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
 
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
@@ -179,8 +179,8 @@ def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
     shapes = list(dict.fromkeys(tuple(one.shape[1:]) for one in usable))
     if len(shapes) > 1:
         raise SubspectError(
-            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, so that "
-            "all are of one size"
+            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, "
+            f"so that all have the same size"
         )
     while len(usable) < count:
         usable += [one.flip(-1) for one in usable[: count - len(usable)]]
@@ -197,9 +197,9 @@ def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str
     idle = [name for name in names if name not in said]
     named = [name for name in idle if name in layers]
     if named:
-        raise SubspectError(f"these layers took no part when the network ran: {some(named)}; name others")
+        raise SubspectError(f"these layers were not used when the network ran: {some(named)}; name others")
     if idle:
-        log.warning("layers that took no part when the network ran are left out: %s", some(idle))
+        log.warning("layers that were not used when the network ran are left out: %s", some(idle))
     return {name: said[name].shape[1] for name in names if name in said}
 
 
@@ -255,7 +255,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
     _tell_labels(manifest, match.n_classes)
-    log.info("%s images to go: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
+    log.info("%s images left: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
     return source.labelled and _warn_near_chance(right, len(chunk.ids), network, "tried first")
@@ -267,8 +267,8 @@ def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
         log.info("labels: %s", manifest.matching)
     else:
         log.warning(
-            "labels: none; the largest of the network's %d outputs is taken for each image's class, as in a single-label "
-            "classifier; for multi-label or regression outputs this, and every figure based on it, is meaningless",
+            "labels: none; the largest of the network's %d outputs is taken as each image's class, as in a "
+            "single-label classifier; for multi-label or regression outputs this, and every figure based on it, is meaningless",
             n_classes,
         )
 
@@ -287,7 +287,7 @@ def _run(
     failed = [failure for index in done for failure in image_set.shard(index)[1]]
     _check_failed(failed, manifest, max_failed, image_set.folder)
     if done:
-        log.info("going on: %d of %d shards are there", len(done), manifest.n_shards)
+        log.info("resuming: %d of %d shards are already stored", len(done), manifest.n_shards)
     cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
     positions = [positions for shard in cuts.values() for positions in shard]
     read = batches(source, network.preprocessing, match, positions, workers)
@@ -322,10 +322,10 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
 
 
 def complete(image_set: ImageSet) -> int:
-    """Write the manifest that says that a set is complete, once its shards are all there.
+    """Write the manifest that marks a set as complete, once all its shards are stored.
 
     Returns:
-        How many predictions are the label.
+        How many predictions match the label.
     """
     rows = right = 0
     failed: list[tuple[str, str]] = []
@@ -367,8 +367,8 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
     if len(bad):
         ids = [batch.ids[row] for row in bad]
         raise SubspectError(
-            f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's weights and "
-            "precision, and those images; what was stored before stays"
+            f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's "
+            f"weights and precision, and those images; what was stored before is kept"
         )
     return chunk
 
@@ -386,9 +386,9 @@ def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
 def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: float, folder: Path) -> None:
     if len(failed) > most * manifest.images:
         raise SubspectError(
-            f"{len(failed)} of {manifest.images:,} images could not be used, more than the share of {most:g} that was "
-            f"allowed: {_reasons(failed)}; mend or remove them, or allow more with --max-failed; what was stored in "
-            f"{folder} stays"
+            f"{len(failed)} of {manifest.images:,} images could not be used, more than the allowed share of "
+            f"{most:g}: {_reasons(failed)}; fix or remove them, or allow more with --max-failed; what was "
+            f"stored in {folder} is kept"
         )
 
 
@@ -401,21 +401,21 @@ def _warn_near_chance(right: int, images: int, network: Network, which: str) -> 
     near = near_chance(right, images, network.head.n_classes)
     if near:
         log.warning(
-            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual causes: %sthe "
-            "class folders are in "
-            "another order than the network's classes (see --class-map), or the preprocessing (size, mean, std, RGB or "
-            "BGR) isn't the one of training",
+            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual "
+            "causes: %sthe class folders are in a different order than the network's classes (see --class-map), "
+            "or the preprocessing (size, mean, std, RGB or "
+            "BGR) isn't the one used in training",
             right,
             f"{images:,}",
             which,
             network.head.n_classes,
-            "" if network.weights_given else "no weights were given (--weights), so that they may be random; ",
+            "" if network.weights_given else "no weights were given (--weights), so they may be random; ",
         )
     return near
 
 
 def near_chance(right: int, images: int, n_classes: int) -> bool:
-    """Tell whether an accuracy could come from guessing: within three standard deviations of 1 in C, or below."""
+    """Tell whether an accuracy could come from guessing: within three standard deviations of 1 in C, or lower."""
     chance = 1 / n_classes
     limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
     return bool(images) and right / images <= limit < 1  # of very few images all may be right by chance

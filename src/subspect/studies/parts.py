@@ -14,13 +14,15 @@ from subspect.heads.history import Part
 
 
 def split(hold_out: float) -> tuple[Part, Part]:
-    """Return the part to choose features on and the part to measure on; nothing held out, both are all.
+    """Return the part to choose features on and the part to measure on; if nothing is held out, both are all images.
 
     Raises:
-        SubspectError: a share that is not from 0 to below 1.
+        SubspectError: the share is not at least 0 and below 1.
     """
     if not isinstance(hold_out, int | float) or not 0 <= hold_out < 1:
-        raise SubspectError(f"hold_out (--hold-out) must be a share from 0, for none, to below 1; got {hold_out!r}")
+        raise SubspectError(
+            f"hold_out (--hold-out) must be a share of at least 0 (nothing held out) and below 1; got {hold_out!r}"
+        )
     if not hold_out:
         return "all", "all"
     percent = f"{Decimal(f'{100 * hold_out:.10g}'):f} %"  # never as 1e-06, which isn't read as a part
@@ -28,12 +30,12 @@ def split(hold_out: float) -> tuple[Part, Part]:
 
 
 def counterpart(part: Part) -> Part:
-    """Return the part that was held out from another; all of all."""
+    """Return the part that was held out from another; for all images, all images."""
     return part.replace("all but", "held out")
 
 
 def in_words(part: Part) -> str:
-    """Say which part of an image set one is, to go on with after the set's name; nothing for all of it."""
+    """Name a part of an image set, to follow the set's name; empty for all of it."""
     how = f"the {part.split()[2]} % of it held out" if part != "all" else ""
     return f", {'all but ' if part.startswith('all but') else ''}{how} by a hash of the image id" if how else ""
 

@@ -1,4 +1,4 @@
-"""What a study can be asked, as methods: each is the function of that name, with this study as its first argument."""
+"""The methods of a study: each is the function of that name, with this study as its first argument."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StudyQuestions(Result):
-    """The methods of a study; options are those of the function named."""
+    """The methods of a study; the options are those of the function named."""
 
     def decompose(self, k: Budget = 5, **options: Any) -> Decomposition:
         """Find the few features that decide each class: `subspect.decompose`."""
@@ -38,11 +38,11 @@ class StudyQuestions(Result):
         return subspect.selectivity(self._study, **options)
 
     def geometry(self, **options: Any) -> Geometry:
-        """Measure in how many dimensions features and decision lie: `subspect.geometry`."""
+        """Measure in how many dimensions features and decisions lie: `subspect.geometry`."""
         return subspect.geometry(self._study, **options)
 
     def tradeoff(self, network: Network, pools: Sequence[int], **options: Any) -> Tradeoff:
-        """Set accuracy against multiplications: `subspect.tradeoff`."""
+        """Plot accuracy against multiplications: `subspect.tradeoff`."""
         return subspect.tradeoff(self._study, network=network, pools=pools, **options)
 
     def verify(self, **options: Any) -> Verified:

@@ -1,4 +1,4 @@
-"""The images of a study, opened again: where they were when they were observed, or where the user says that they are now.
+"""The images of a study, opened again: where they were when they were observed, or where the user says they are now.
 
 A study may come from a stranger, and what is shown of its images ends in pages that one shares. So where the study itself
 says where images are, a file is opened only below that folder, and shown only if its bytes are those that were observed:
@@ -77,7 +77,7 @@ class Reopened(Images):
         if path.is_absolute() or ".." in path.parts or "\\" in id:
             raise Unusable("it lies outside the folder of its image set")
         if known is None:
-            raise Unusable("it is not known by its bytes; say where the images are: --images FOLDER")
+            raise Unusable("no digest of it was kept; say where the images are: --images FOLDER")
         picture, digest = decode_with_digest(self.root / path)
         if digest != known:
             raise Unusable("it is not the image that was observed")

@@ -1,7 +1,7 @@
-"""The network of a study again: the same weights, the head that the study recorded, and images as it was given them.
+"""The network of a study again: the same weights, the head that the study recorded, and images as it received them.
 
-Every question that needs the network besides the stored features asks here: a network with two heads has the one that was
-observed, whatever else a batch would let one find.
+Every question that needs the network besides the stored features comes here: of a network with two heads, the one that was
+observed is used, even if a batch would lead to the other.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
 
 _LOOKED_FOR = 64  # images of the study that are tried
-_PICTURES = "give some: images=x in Python, with x as it was observed; --images FOLDER on the command line"
-_TENSORS = "give some as they were observed, from Python: images=x; the command line reads pictures alone"
+_PICTURES = "give some: in Python images=x, with x as it was observed; on the command line --images FOLDER"
+_TENSORS = "give some as they were observed, from Python: images=x; the command line reads only pictures"
 
 
-def refuse_features_alone(study: Study, what: str = "there is no network of it to ask") -> None:
+def refuse_features_alone(study: Study, what: str = "it has no network to run") -> None:
     """Refuse what needs a network, or images, of a study that has neither.
 
     Raises:
@@ -31,28 +31,29 @@ def refuse_features_alone(study: Study, what: str = "there is no network of it t
     """
     if study.identity.features_alone:
         raise SubspectError(
-            f"the study {study.path} was made from features alone, without a network and without images: {what}; what asks the "
-            "features alone works: decompose, evaluate, compare, diff, edit, selectivity, essentiality, geometry, show, and "
+            f"the study {study.path} was made from features alone, without a network and without images: "
+            f"{what}; what needs only the features works: decompose, evaluate, compare, diff, edit, "
+            f"selectivity, essentiality, geometry, show, and "
             "report without images"
         )
 
 
 def same_network(study: Study, network: Network) -> Network:
-    """Check that a network is the one of a study, and return it with the study's head, preprocessing and class names.
+    """Check that a network is the study's, and return it with the study's head, preprocessing and class names.
 
-    The preprocessing is None where images were given ready.
+    The preprocessing is None if images were given ready.
 
     Raises:
-        SubspectError: other weights, another preprocessing, one that can't be rebuilt from the study, or a study made from
-            features alone.
+        SubspectError: the weights or the preprocessing differ, the preprocessing can't be rebuilt from the study, or the study
+            was made from features alone.
     """
     refuse_features_alone(study)
     check_network(network)
     given, identity = network.fingerprint(), study.identity
     if given != identity.fingerprint:
         raise SubspectError(
-            f"this is another network: {study.path} is of {identity.network!r} with weights {identity.fingerprint[:12]}…, the "
-            f"one given has {given[:12]}…; pass the one that was observed, with its weights"
+            f"this is a different network: {study.path} is of {identity.network!r} with weights "
+            f"{identity.fingerprint[:12]}…, this one has {given[:12]}…; pass the network that was observed, with its weights"
         )
     stored, declared = dict(identity.preprocessing), network.preprocessing
     if stored == GIVEN_AS_TENSORS:
@@ -70,24 +71,24 @@ def head_of(network: Network, pixels: Tensor) -> Head:
 
 
 def real_images(study: Study, network: Network, count: int, images: ImageSource | None = None) -> Tensor:
-    """Return real images as the study's network takes them, (count, …); where there are fewer, mirror images follow.
+    """Return real images as the study's network takes them, (count, …); if there are fewer, mirror images follow.
 
     Args:
         study: whose images are opened again.
         network: of the study (see `same_network`).
         count: how many are wanted.
-        images: where to take them from instead (see `subspect.open_images`).
+        images: where to take images from instead (see `subspect.open_images`).
 
     Raises:
-        SubspectError: the images aren't there any more, or were in memory, or those given are of another kind.
+        SubspectError: the images are no longer there, or were in memory, or those given are of another kind.
     """
     if images is None:
         return sample(network, _observed_images(study), count)
     source = open_images(images, outside=True)
     if network.preprocessing is None and not source.ready:
         raise SubspectError(
-            f"the study's images were given as tensors, ready for the network; these are pictures ({source.kind}), and how "
-            f"they would become such tensors isn't known; {_TENSORS}"
+            f"the study's images were given as tensors, ready for the network; these are pictures "
+            f"({source.kind}), and how to turn them into such tensors isn't known; {_TENSORS}"
         )
     return sample(network, source, count)
 
@@ -102,7 +103,7 @@ def _observed_images(study: Study) -> Reopened:
     if not sets:
         ready = dict(study.identity.preprocessing) == GIVEN_AS_TENSORS
         raise SubspectError(
-            "the images that were observed were in memory and aren't there any more; to check with real ones, "
+            "the observed images were in memory and are no longer available; to check with real images, "
             + (_TENSORS if ready else _PICTURES)
         )
     again = Reopened(sets[0], next(sets[0].chunks()).ids[:_LOOKED_FOR])
@@ -114,6 +115,6 @@ def _observed_images(study: Study) -> Reopened:
         except Unusable as error:
             reasons.append(f"{id}: {error}")
     raise SubspectError(
-        f"the images that were observed are no longer at {again.root} ({some(reasons, 1)}); to check with real ones, say "
-        "where they are now: images='FOLDER' in Python, --images FOLDER on the command line"
+        f"the observed images are no longer at {again.root} ({some(reasons, 1)}); to check with real images, "
+        f"say where they are now: images='FOLDER' in Python, --images FOLDER on the command line"
     )

@@ -1,10 +1,10 @@
 """Shards: the features of some images of a set, as Arrow IPC files that pandas, polars and DuckDB read.
 
-A shard is believed only after three looks, once for each file in a process: its bytes have the checksum that the set's
-manifest holds (XXH3, 128 bits: on one core as fast as reading from memory, where SHA-256 takes five times as long); Arrow
-finds it valid; and its columns, rows, classes and numbers are those that the manifest promises. Arrow reads bytes that
-were never checked at its peril, so nothing is taken from a shard before. A shard of a set that isn't finished has no entry in
-the manifest yet; it says itself what its content's checksum is, and which shard of which set it is.
+A shard is trusted only after three checks, once per file and process: its bytes have the checksum in the set's manifest (XXH3,
+128 bits: on one core as fast as reading from memory, where SHA-256 takes five times as long); Arrow finds it valid; and its
+columns, rows, classes and numbers are those that the manifest promises. It is not safe for Arrow to read unchecked bytes, so
+nothing is taken from a shard before. A shard of a set that isn't finished has no entry in the manifest yet; it says itself
+what its content's checksum is, and which shard of which set it is.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Chunk:
 
     Attributes:
         features: (m, d) float32.
-        labels: (m,) class indices; the network's own predictions where the set has no labels.
+        labels: (m,) class indices; the network's own predictions if the set has no labels.
         predictions: (m,) the dense network's top-1 classes.
         ids: the m image ids.
         layers: name → (m, channels) float32 of the layers that were asked for.
-        digests: of the m image files, or none; None where an image was no file.
+        digests: of the m image files, or empty; None where an image wasn't a file.
     """
 
     features: npt.NDArray[np.float32]
@@ -76,7 +76,7 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a set's manifest says of one shard.
+    """What a set's manifest says about one shard.
 
     Attributes:
         rows: images with features.
@@ -94,7 +94,7 @@ class Shape:
     Attributes:
         n_features: d.
         n_classes: C.
-        labelled: whether every image has a label, or none.
+        labelled: whether every image has a label; otherwise none has.
         layers: name → channels of the layers that were watched.
     """
 
@@ -115,12 +115,12 @@ def shard_bytes(n_features: int, images: int) -> int:
 
 
 def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], schema: int, of: str) -> Entry:
-    """Write a shard, whole or not at all, in place of an earlier one.
+    """Write a shard, whole or not at all, replacing an earlier one.
 
     Args:
         path: the file, in a folder of ours.
         chunk: what to store; labels below 0 are stored as null.
-        failed: id and reason of each image of the shard that couldn't be used.
+        failed: id and reason for each image of the shard that couldn't be used.
         schema: version of the study's layout.
         of: which shard of which set it is.
 
@@ -175,12 +175,13 @@ def read_shard(
     Args:
         path: the file.
         shape: what it must be like.
-        entry: what the manifest says of it; None in a set that isn't finished, or of before checksums were kept.
+        entry: what the manifest says about it; None in a set that isn't finished, or that was made before subspect kept
+            checksums.
         of: which shard of which set it must be.
         layers: which layers to read besides the features.
 
     Returns:
-        Its images, and id and reason of each that couldn't be used.
+        Its images, and the id and reason for each image that couldn't be used.
 
     Raises:
         SubspectError: it is missing or damaged.
@@ -192,7 +193,7 @@ def read_shard(
         key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, entry, of, repr(shape))
         fresh = key not in _believed
         if fresh and entry is not None and _checksum(data) != entry.checksum:
-            raise _Damage("its bytes are not those that were written: they don't fit their checksum")
+            raise _Damage("its bytes are not those that were written: their checksum differs")
         batch, about = _opened(data, path)
         if fresh:
             _look(batch, shape, entry)
@@ -246,11 +247,11 @@ def _messages(data: mmap.mmap) -> tuple[pa.Schema, pa.RecordBatch]:
         _Damage: it holds something else.
     """
     if data[: len(_MARK)] != _MARK:
-        raise _Damage("it doesn't begin as an Arrow file")
+        raise _Damage("it doesn't start like an Arrow file")
     messages = list(islice(pa.ipc.MessageReader.open_stream(pa.py_buffer(data).slice(len(_MARK))), 3))
     kinds = [message.type for message in messages]
     if kinds != ["schema", "record batch"]:
-        raise _Damage(f"it holds {' and '.join(kinds) or 'nothing'}, expected a schema and one record batch")
+        raise _Damage(f"it contains {' and '.join(kinds) or 'nothing'}, expected a schema and one record batch")
     schema = pa.ipc.read_schema(messages[0])
     if not all(name.isprintable() for name in schema.names):  # of bytes that are no text, an error
         raise _Damage("its columns have no readable names")
@@ -298,14 +299,14 @@ def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:
     nulls = {name: batch.column(name).null_count for name in types if name != "digest"}
     wanted = 0 if shape.labelled else batch.num_rows
     if nulls.pop("label") != wanted or any(nulls.values()):
-        raise _Damage(f"values are missing{'' if shape.labelled else ', or labels stand where there are none'}")
+        raise _Damage(f"values are missing{'' if shape.labelled else ', or there are labels where none are expected'}")
     for name in ("prediction", "label")[: 1 + shape.labelled]:
         values = batch.column(name).to_numpy()
         if len(values) and not 0 <= values.min() <= values.max() < shape.n_classes:
-            raise _Damage(f"a {name} is no class from 0 to {shape.n_classes - 1}")
+            raise _Damage(f"a {name} is not a class from 0 to {shape.n_classes - 1}")
     for name in widths:
         if batch.column(name).flatten().null_count or not _finite(_array(batch.column(name))):
-            raise _Damage(f"{name} holds NaN, infinite or missing values")
+            raise _Damage(f"{name} contains NaN, infinite or missing values")
 
 
 def _look_inside(batch: pa.RecordBatch, about: Mapping[str, Any], of: str) -> None:
@@ -317,7 +318,7 @@ def _look_inside(batch: pa.RecordBatch, about: Mapping[str, Any], of: str) -> No
     if about.get("of") != of:
         raise _Damage("it belongs to another place or set")
     if about["content"] != _content(batch, about["failed"]):
-        raise _Damage("its content is not what was written: it doesn't fit its checksum")
+        raise _Damage("its content is not what was written: its checksum differs")
 
 
 def _content(batch: pa.RecordBatch, failed: Sequence[tuple[str, str]]) -> str:

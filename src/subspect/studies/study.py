@@ -1,4 +1,4 @@
-"""A study: a folder that holds one network's features on named image sets, and all that was computed from them.
+"""A study: a folder with one network's features on named image sets, and everything computed from them.
 
 ::
 
@@ -10,9 +10,9 @@
       decompositions/NAME.safetensors
       report.html
 
-Every file appears whole or not at all and carries a checksum, which is looked at when a command first reads it. What
+Every file appears whole or not at all and carries a checksum, which is checked when a command first reads the file. What
 doesn't belong (another network, preprocessing or list of images) is refused; so are links within a study, which could lead
-anywhere. One lock keeps a second writer out of each image set, one, held for a moment, out of the rest.
+anywhere. One lock keeps a second writer out of each image set; another, held only for a moment, out of the rest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _told: set[Path] = set()  # studies of which it was said that they have no check
 
 
 class Study(StudyQuestions):
-    """A study folder, opened. ``study["pursuit-k5"]`` is one of its decompositions; its questions are methods."""
+    """A study folder, opened. ``study["pursuit-k5"]`` is one of its decompositions; its methods ask the questions."""
 
     def __init__(self, path: Path, identity: Identity, head_checksum: str | None) -> None:
         self.path, self.identity, self.head_checksum = path, identity, head_checksum
@@ -73,7 +73,7 @@ class Study(StudyQuestions):
 
         Args:
             path: its folder.
-            told: whether the user knows already if it has no checksums.
+            told: whether the user already knows if it has no checksums.
 
         Raises:
             SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
@@ -82,25 +82,25 @@ class Study(StudyQuestions):
         if not is_file(path / "study.json"):
             what = "make one with: subspect observe"
             if is_folder(path / "sets"):
-                what = "its image sets are there, so restore study.json from a copy"
+                what = "its image sets are there, so restore study.json from a backup"
             raise SubspectError(f"no study in {path}: it has no study.json; {what}")
-        with advice("restore it from a copy, or observe into another folder"):
+        with advice("restore it from a backup, or observe into another folder"):
             schema, fields = versioned(path / "study.json")
         checksum = fields.pop("head_checksum", None)
         if schema == UNSEALED and not told and path.absolute() not in _told:
             _told.add(path.absolute())
             log.warning(
-                "%s has no checksums yet, so that damage goes unnoticed: subspect verify %s --write adds them",
+                "%s has no checksums yet, so damage would go unnoticed; subspect verify %s --write adds them",
                 path,
                 path,
             )
         elif schema != UNSEALED and not isinstance(checksum, str):
-            raise SubspectError(f"{path / 'study.json'} is not a manifest of subspect: it has no head_checksum")
+            raise SubspectError(f"{path / 'study.json'} is not a subspect manifest: it has no head_checksum")
         return cls(path, Identity.read(fields, path / "study.json"), checksum)
 
     @classmethod
     def create(cls, path: str | Path, identity: Identity, weight: torch.Tensor, bias: torch.Tensor) -> Study:
-        """Open the study at a path, or make it.
+        """Open the study at a path, or create it.
 
         Args:
             path: the folder.
@@ -109,7 +109,8 @@ class Study(StudyQuestions):
             bias: (C,) float32.
 
         Raises:
-            SubspectError: the study there is about another network or preprocessing, or files of others lie there.
+            SubspectError: the study there is about another network or preprocessing, or the folder contains files that are not
+                subspect's.
         """
         path = Path(path)
         with locked(path, f"writing to the study {path}"):
@@ -120,7 +121,7 @@ class Study(StudyQuestions):
             foreign = [one.name for one in entries(path) if one.name not in _OWN and not is_part(one.name)]
             if foreign:
                 raise SubspectError(
-                    f"{path} holds {some(sorted(foreign), 3)} and is no study; choose another folder, or a new one within it"
+                    f"{path} holds {some(sorted(foreign), 3)} and is not a study; choose another folder, or a new one inside it"
                 )
             data = tensor_bytes(
                 {"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head_name}
@@ -141,12 +142,12 @@ class Study(StudyQuestions):
         """Return the dense head's weight (C, d) and bias (C,), float32.
 
         Raises:
-            SubspectError: it is missing, damaged, or another study's.
+            SubspectError: it is missing, damaged, or from another study.
         """
         path, shape = self.path / "head.safetensors", (self.identity.n_classes, self.identity.n_features)
-        with advice("restore it from a copy, or delete the study and observe again"):
+        with advice("restore it from a backup, or delete the study and observe again"):
             tensors, _ = read_tensors(path, "a head", sealed=False)
-        wrong = "it is another study's"
+        wrong = "it is from another study"
         if self.head_checksum is None or self.head_checksum == file_checksum(path):
             wrong = misfit(tensors, {"weight": (torch.float32, shape), "bias": (torch.float32, shape[:1])})
         if wrong:
@@ -157,13 +158,13 @@ class Study(StudyQuestions):
 
     @property
     def set_names(self) -> list[str]:
-        """Names of the image sets observed to their end, in the order "train" first, then by name."""
+        """Names of the complete image sets, "train" first, then sorted by name."""
         found = [name for name in self.set_folders() if self.manifest(name).complete]
         return sorted(found, key=lambda name: (name != "train", name))
 
     @property
     def unfinished(self) -> list[str]:
-        """Names of the image sets that were begun and not observed to their end."""
+        """Names of the image sets that were begun but are not complete."""
         return [name for name in self.set_folders() if not self.manifest(name).complete]
 
     def __repr__(self) -> str:
@@ -171,7 +172,7 @@ class Study(StudyQuestions):
 
     @property
     def decomposition_names(self) -> list[str]:
-        """Names of the decompositions, the newest last."""
+        """Names of the decompositions, newest last."""
         return decomposition_names(self.path)
 
     def __contains__(self, name: object) -> bool:
@@ -207,10 +208,10 @@ class Study(StudyQuestions):
         return {"path": str(self.path), **self.identity.to_json(), **about}
 
     def image_set(self, name: str) -> ImageSet:
-        """Return an image set that was observed to its end.
+        """Return a complete image set.
 
         Raises:
-            SubspectError: there is none of that name, or it isn't finished.
+            SubspectError: there is no image set of that name, or it isn't finished.
         """
         if name not in self.set_folders():
             known = self.set_names
@@ -226,10 +227,11 @@ class Study(StudyQuestions):
         return image_set
 
     def begin(self, name: str, manifest: SetManifest) -> ImageSet:
-        """Start an image set or go on with it, and return it as it stands; the caller holds its `observing`.
+        """Start an image set or resume it, and return it as it is; the caller holds its `observing`.
 
         Raises:
-            SubspectError: an image set of that name holds other images or is cut otherwise, or files of others lie there.
+            SubspectError: an image set of that name contains other images or is cut differently, or the folder contains files
+                that are not subspect's.
         """
         check_set_name(name)
         folder = self.path / "sets" / name
@@ -238,7 +240,8 @@ class Study(StudyQuestions):
             foreign = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
             if foreign:
                 raise SubspectError(
-                    f"{folder} holds {some(foreign)}, which belongs to no image set; choose another name, or move it away"
+                    f"{folder} holds {some(foreign)}, which doesn't belong to an image set; choose another "
+                    f"name, or move it away"
                 )
             return self._begun(name, manifest)
         stored = self.manifest(name)
@@ -270,16 +273,16 @@ class Study(StudyQuestions):
             SubspectError: it is damaged, or belongs to another study.
         """
         path = self.path / "sets" / name / "set.json"
-        with advice(f"restore it from a copy, or delete {path.parent} and observe it again"):
+        with advice(f"restore it from a backup, or delete {path.parent} and observe it again"):
             schema, fields = versioned(path)
         fields["shards"] = by_number(fields.get("shards", {}))
         manifest = SetManifest.read(fields, path)
         if manifest.network_fingerprint != self.identity.fingerprint or dict(manifest.preprocessing) != dict(
             self.identity.preprocessing
         ):
-            raise SubspectError(f"{path} belongs to another study: it is of other weights or another preprocessing")
+            raise SubspectError(f"{path} belongs to another study: its weights or preprocessing differ")
         if schema != UNSEALED and manifest.complete and not manifest.shards:
-            raise SubspectError(f"{path} is not a manifest of subspect: it has no checksums of its shards")
+            raise SubspectError(f"{path} is not a subspect manifest: it has no checksums for its shards")
         if manifest.complete and len(shards_in(path.parent)) < manifest.n_shards:
             return replace(manifest, complete=False)
         return manifest
@@ -290,7 +293,7 @@ class Study(StudyQuestions):
         return image_set
 
     def as_set(self, name: str, manifest: SetManifest) -> ImageSet:
-        """Return an image set by its manifest, finished or not."""
+        """Return the image set of a manifest, finished or not."""
         shape = Shape(self.identity.n_features, self.identity.n_classes, manifest.labelled, manifest.layers)
         return ImageSet(name, self.path / "sets" / name, manifest, shape)
 
@@ -314,7 +317,7 @@ StudyLike = Study | str | os.PathLike[str]  #: a study, or the folder of one
 
 
 def open_study(study: StudyLike) -> Study:
-    """Open a study by its folder; one that is open already is returned as it is.
+    """Open a study by its folder; one that is already open is returned as is.
 
     Raises:
         SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
@@ -328,7 +331,7 @@ def open_study(study: StudyLike) -> Study:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Keep every other writer of decompositions out of a study while the block runs; others wait, as it is short.
+    """Keep every other writer of decompositions out of a study while the block runs; others wait, since it doesn't take long.
 
     Raises:
         SubspectError: the folder cannot be written.
@@ -340,19 +343,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_set_name(name: str) -> None:
-    """Check that an image set can be called so.
+    """Check the name of an image set.
 
     Raises:
-        SubspectError: it cannot.
+        SubspectError: the name is not allowed.
     """
     if not _SET_NAME.fullmatch(name):
         raise SubspectError(
-            f"image set name {name!r} must be letters, digits, '_', '.' and '-', such as 'train', 100 at most"
+            f"image set name {name!r} must be letters, digits, '_', '.' and '-', at most 100 of them, such as 'train'"
         )
 
 
 def check_disk(path: Path, needed: int) -> None:
-    """Check before a run that what it will write fits on the disk.
+    """Check before a run that the disk has room for what it will write.
 
     Raises:
         SubspectError: it doesn't; the message says how much is needed and how much is free.
@@ -371,13 +374,13 @@ def _refuse_other(study: Study, given: Identity) -> None:
     what = None
     if stored.fingerprint != given.fingerprint:
         what = (
-            f"another network: it was made with {stored.network!r} (weights {stored.fingerprint[:12]}…), given is "
-            f"{given.network!r} (weights {given.fingerprint[:12]}…)"
+            f"another network: it was made with {stored.network!r} (weights {stored.fingerprint[:12]}…), but "
+            f"this is {given.network!r} (weights {given.fingerprint[:12]}…)"
         )
     elif stored.head_name != given.head_name:
-        what = f"another head: {stored.head_name!r}, given is {given.head_name!r}"
+        what = f"another head: {stored.head_name!r}, but this is {given.head_name!r}"
     elif dict(stored.preprocessing) != dict(given.preprocessing):
-        what = f"another preprocessing: {described(stored.preprocessing)}; given is {described(given.preprocessing)}"
+        what = f"another preprocessing: {described(stored.preprocessing)}; this one is {described(given.preprocessing)}"
     elif stored.class_names != given.class_names:
         pairs = zip(stored.class_names, given.class_names, strict=True)
         index, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
@@ -389,16 +392,17 @@ def _refuse_other(study: Study, given: Identity) -> None:
 def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest) -> str:
     if stored.fingerprint == given.fingerprint and stored.batch_size != given.batch_size:
         return (
-            f"image set {name!r} in {study} was begun with batch size {stored.batch_size}, given is {given.batch_size}; "
-            f"go on with {stored.batch_size}, or delete {study / 'sets' / name} to start again"
+            f"image set {name!r} in {study} was begun with batch size {stored.batch_size}, but "
+            f"{given.batch_size} was given; continue with {stored.batch_size}, or delete {study / 'sets' / name} to start again"
         )
     if dict(stored.layers) != dict(given.layers) and stored.fingerprint == given.fingerprint:
         return (
-            f"image set {name!r} in {study} was begun with the layers {some(stored.layers) or 'none'}, given are "
-            f"{some(given.layers) or 'none'}; choose another name or study, or delete {study / 'sets' / name} to start again"
+            f"image set {name!r} in {study} was begun with the layers {some(stored.layers) or 'none'}, but "
+            f"{some(given.layers) or 'none'} were given; choose another name or study, or delete "
+            f"{study / 'sets' / name} to start again"
         )
     return (
-        f"image set {name!r} in {study} holds other images or labels: {stored.images:,} ({stored.kind}, "
-        f"{stored.root or stored.fingerprint[:12]}), given are {given.images:,} ({given.kind}, "
+        f"image set {name!r} in {study} contains other images or labels: {stored.images:,} ({stored.kind}, "
+        f"{stored.root or stored.fingerprint[:12]}), but these are {given.images:,} ({given.kind}, "
         f"{given.root or given.fingerprint[:12]}); choose another name or study, or delete {study / 'sets' / name}"
     )

@@ -1,8 +1,8 @@
-"""Is a study as subspect wrote it? Every file against its checksum, and what the files say against each other.
+"""Check whether a study is unchanged: every file against its checksum, and the files against each other.
 
-Commands look at a file when they first read it, and stop at the first that is damaged. This goes through all of them, lists
-what is wrong, and for each what to do. In a study of before checksums were kept it looks at what can be told without: the
-files' own structure, and whether the stored predictions are those of the stored features.
+Commands check a file when they first read it, and stop at the first damaged one. This checks all files, and lists what is
+wrong with each and what to do. In a study made before subspect kept checksums, it checks what it can without them: the files'
+own structure, and whether the stored predictions follow from the stored features.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verified(Result):
-    """What a look at every file of a study has found.
+    """The result of checking every file of a study.
 
     Attributes:
         study: its path.
-        files: how many were looked at.
-        images: in the image sets that are sound.
+        files: how many were checked.
+        images: number of images in the intact image sets.
         faults: what is damaged, missing or not the study's own.
-        notes: what lies in the study besides; it stays as it is.
-        checksums: whether the study has them, or has them now.
-        added: whether they were added just now.
+        notes: other files found in the study, which are left alone, and advice.
+        checksums: whether the study has checksums now.
+        added: whether this run added them.
     """
 
     study: str
@@ -103,28 +103,30 @@ class Verified(Result):
     @property
     def _title(self) -> str:
         number = len(self.faults)
-        wrong = f"; {number} {'is' if number == 1 else 'are'} not as they should be" if number else ""
+        wrong = f"; {number} {'is' if number == 1 else 'are'} damaged, missing or not the study's own" if number else ""
         return f"{self.study}: {self.files:,} files, {self.images:,} images{wrong}"
 
     @property
     def _verdict(self) -> str:
         if self.added:
-            return "checksums were added; damage that couldn't be seen without them is now taken for sound"
+            return "checksums were added; any damage that couldn't be detected without them is now accepted as correct"
         if self.checksums:
-            return "all files are as subspect wrote them"
-        return f"nothing is wrong that can be seen without checksums: subspect verify {self.study} --write adds them"
+            return "all files are intact"
+        return (
+            f"nothing is wrong as far as can be seen without checksums; subspect verify {self.study} --write adds them"
+        )
 
 
 def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True) -> Verified:
-    """Look at every file of a study.
+    """Check every file of a study.
 
     Args:
-        study: or its folder.
-        write: whether a study of before checksums were kept is to get them, if nothing is wrong.
+        study: the study, or its folder.
+        write: whether to add checksums to a study that has none yet, if nothing is wrong.
         show_progress: whether to draw a progress bar.
 
     Raises:
-        SubspectError: there is no study, or its own manifest is damaged, so that nothing else can be told.
+        SubspectError: there is no study, or its own manifest is damaged, so nothing else can be checked.
     """
     path = study.path if isinstance(study, Study) else Path(study)
     opened = Study.open(path, told=write)
@@ -163,7 +165,7 @@ class _Look:
         report = self.study.path / "report.html"
         if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
             self.notes.append(
-                "report.html is of before checksums were kept: move it away before the next report is written"
+                "report.html was written before subspect kept checksums: move it away before you write the next report"
             )
         elif os.path.lexists(report):
             self.tried("report.html", partial(_look_at_report, report))
@@ -205,7 +207,7 @@ class _Look:
         if len(self.faults) > before:
             return
         if manifest.complete and len(seen) != manifest.rows:
-            what = f"its shards hold {len(seen):,} images, set.json says {manifest.rows:,}; {_REDO}"
+            what = f"its shards contain {len(seen):,} images, but set.json says {manifest.rows:,}; {_REDO}"
             self.faults.append(Fault(folder, what))
         self.images += len(seen)
 
@@ -213,7 +215,7 @@ class _Look:
         chunk, _ = image_set.shard(index)
         again = seen.intersection(chunk.ids)
         if again or len(set(chunk.ids)) < len(chunk.ids):
-            raise SubspectError(f"images stand in it twice: {some(sorted(again) or chunk.ids)}; {_REDO}")
+            raise SubspectError(f"it contains images twice: {some(sorted(again) or chunk.ids)}; {_REDO}")
         self._predictions(chunk)
         seen.update(chunk.ids)
 
@@ -232,7 +234,8 @@ class _Look:
         far = float(((top - said) > _FAR * scale).float().mean())
         if far > _MOST:
             raise SubspectError(
-                f"for {100 * far:.0f} % of its images the stored prediction is not what the head says of the stored features; "
+                f"for {100 * far:.0f} % of its images the stored prediction is not what the head predicts from "
+                f"the stored features; "
                 f"{_REDO}"
             )
 
@@ -242,9 +245,12 @@ _REDO = "delete it and run the same observe command again"
 
 def _look_at_report(path: Path) -> None:
     if path.is_symlink() or not is_sealed(path):
-        raise SubspectError("it is not as subspect wrote it (changed, damaged, or another program's); move it away")
+        raise SubspectError(
+            "it is not the file that subspect wrote (it was changed, damaged, or written by "
+            "another program); move it away"
+        )
     if changed := changed_pages(path):
-        raise SubspectError(f"its pages are missing or not as subspect wrote them: {some(changed)}; move them away")
+        raise SubspectError(f"its pages are missing or changed: {some(changed)}; move them away")
 
 
 def _strays(study: Study) -> Iterator[str]:
@@ -262,9 +268,9 @@ def _strays(study: Study) -> Iterator[str]:
     left = [name for name in names if is_part(name.rpartition("/")[2])]
     others = sorted(set(names) - set(left))
     if others:
-        yield f"not subspect's, and left alone: {some(others)}"
+        yield f"not written by subspect, and left alone: {some(others)}"
     if left:
-        yield f"left by a run that was killed; the next command that writes there removes it: {some(left)}"
+        yield f"left over from a run that was killed; the next command that writes there removes it: {some(left)}"
 
 
 def _write(study: Study) -> None:
