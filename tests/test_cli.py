@@ -208,7 +208,7 @@ def test_a_class_that_does_not_exist(run: Callable[..., Result]) -> None:
     [
         ("explain study model.py --network NET", "error: cannot use model.py: not an image"),
         ("explain study train/a/000.png none.png --network NET", "error: cannot use none.png: no such file"),
-        ("explain study train/a/000.png --network python:model.py:other", "this is another network"),
+        ("explain study train/a/000.png --network python:model.py:other", "this is a different network"),
         ("explain study train/a/000.png --network NET --against aa", "no class 'aa' (did you mean 'a'?)"),
         ("explain study train/a/000.png --network NET --decomposition best", "no decomposition 'best'"),
         ("explain train train/a/000.png --network NET", "error: no study in train"),
@@ -220,7 +220,7 @@ def test_a_class_that_does_not_exist(run: Callable[..., Result]) -> None:
         ("edit study --drop a:99", "'a' doesn't use feature 99 in 'contribution-k6'; it uses"),
         ("edit study --drop a:one", "--drop takes CLASS:FEATURE"),
         ("edit study --drop a:1 --refit-on valid", "no image set 'valid'"),
-        ("report study --network python:model.py:other", "this is another network"),
+        ("report study --network python:model.py:other", "this is a different network"),
     ],
 )
 def test_bad_input_to_a_study(run: Callable[..., Result], line: str, message: str) -> None:

@@ -65,7 +65,7 @@ def test_applied_to_the_network(study: Study, tiny: Tiny) -> None:
 
 
 def test_another_network_is_refused(study: Study) -> None:
-    with pytest.raises(SubspectError, match="this is another network: the decomposition is of 'Tiny'"):
+    with pytest.raises(SubspectError, match="this is a different network: the decomposition is of 'Tiny'"):
         decompose(study, 2).apply(Tiny(seed=1))
 
 

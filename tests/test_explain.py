@@ -406,7 +406,7 @@ def test_what_an_image_can_not_be(
 
 def test_another_network_and_other_preprocessing(study: Study, made: Decomposition, path: Path, tiny: Tiny) -> None:
     other = Network(Tiny(seed=1))
-    message = f"this is another network: .* is of 'Tiny' with weights .* has {other.fingerprint()[:12]}…; pass the"
+    message = f"this is a different network: .* is of 'Tiny' with weights .* has {other.fingerprint()[:12]}…; pass the"
     with pytest.raises(SubspectError, match=message):
         explain(study, made, network=other, image=path)
     changed = Preprocessing(resize=None, crop=None, mean=(0.4, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -219,7 +219,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
         export(study, made, path=tmp_path / "there.onnx", network=network)
     with pytest.raises(SubspectError, match="'onnx' takes the network itself"):
         export(study, made, path=tmp_path / "net.onnx")
-    with pytest.raises(SubspectError, match="this is another network"):
+    with pytest.raises(SubspectError, match="this is a different network"):
         export(study, made, path=tmp_path / "net.onnx", network=Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))))
     with pytest.raises(SubspectError, match="is a file, not a folder"):
         export(study, made, path=tmp_path / "there.onnx" / "net.onnx", network=network)

@@ -233,7 +233,7 @@ def test_files_of_something_else(tmp_path: Path) -> None:
     ):
         read_head(tmp_path / "head.npz")
     save_file({f"{name}.weight": torch.tensor(W) for name in "ab"}, tmp_path / "two.safetensors")
-    with pytest.raises(SubspectError, match=r"it holds a.weight, b.weight; save its weighters"):
+    with pytest.raises(SubspectError, match=r"it contains a.weight, b.weight; save its weight"):
         read_head(tmp_path / "two.safetensors")
     ragged = {"features": pa.array([[1.0], [1.0, 2.0]])}
     for made, message in (
@@ -291,7 +291,7 @@ def test_a_sparse_matrix_that_points_beyond_itself(tmp_path: Path) -> None:
 def test_missing_numbers_of_a_table_are_told(tmp_path: Path) -> None:
     for made in ({"a": [1, None, 3], "b": [1.0, 2.0, 3.0]}, {"features": [[1.0, 2.0], [1.0, None], [1.0, 1.0]]}):
         pyarrow.parquet.write_table(pa.table(made), tmp_path / "x.parquet")
-        with pytest.raises(SubspectError, match="1 of 3 rows of features contain NaN, infinity, .*: row 1; mend"):
+        with pytest.raises(SubspectError, match="1 of 3 rows of features contain NaN, infinity, .*: row 1; fix"):
             from_features(read_features(tmp_path / "x.parquet").features, W[:, :2], B, tmp_path / "study")
 
 
@@ -328,7 +328,7 @@ def test_the_command_and_what_follows(given: Path) -> None:
     shown = command(line)
     assert "none, features alone: features" in shown.stdout and "accuracy of the head 100.00 %" in shown.stderr
     assert parsed(line)["preprocessing"] == {"given": "features"}
-    assert "are there already" in command(line).stderr
+    assert "are already stored" in command(line).stderr
     command("features x.npy --head head.npz -o study --labels labels.txt --name test")  # with the names of the study
     command("decompose study -k 2")
     for rest in (

@@ -181,7 +181,7 @@ def test_ids_and_names_of_later_sets(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert np.array_equal(study.image_set("test").whole().labels, labels[:9])
     with caplog.at_level(logging.INFO, logger="subspect"):
         from_features(x, weight, bias, tmp_path / "s", ids=ids, class_names=list("abcd"), labels=labels)
-    assert "all 20 rows of 'train' are there already" in caplog.text
+    assert "all 20 rows of 'train' are already stored" in caplog.text
 
 
 def test_what_looks_wrong_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -294,7 +294,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "NaN": (
         {"features": HOLED},
-        "3 of 30 rows of features contain NaN, infinity, or a number too large for float32: row 4, row 7, row 11; mend",
+        "3 of 30 rows of features contain NaN, infinity, or a number too large for float32: row 4, row 7, row 11; fix",
     ),
     "NaN with ids": (
         {"features": HOLED, "ids": [f"doc {i}" for i in range(30)]},
@@ -314,7 +314,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"features": X.astype(complex)},
         "features must be real numbers in the range of float32; got complex128",
     ),
-    "masked": ({"features": np.ma.masked_less(X, 0)}, "features are masked in places; put numbers there"),
+    "masked": ({"features": np.ma.masked_less(X, 0)}, "features contain masked values; fill them in"),
     "ragged": ({"features": [[1, 2], [3]]}, "features must be an array of numbers; got list"),
     "one row": ({"features": X[0]}, "features must be a table (n, d), one row per example and one column per"),
     "images": ({"features": X[:, None]}, "features must be a table (n, d)"),
@@ -349,7 +349,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "names twice": (
         {"labels": ["a"] * 30, "class_names": list("aacd")},
-        "class names that stand twice: a; give class indices",
+        "labels cannot be matched to duplicate class names: a; give class indices",
     ),
     "names": ({"class_names": list("abc")}, "3 class names for a head with 4 classes; give one per class"),
     "names as text": ({"class_names": "abcd"}, "class_names must be a list of strings"),

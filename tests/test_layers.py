@@ -131,7 +131,7 @@ def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, t
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", layers=["conv"])
     for layers, given in ((["norm"], "norm"), ([], "none")):
         with pytest.raises(
-            SubspectError, match=f"was begun with the layers conv, given are {given}; choose another name"
+            SubspectError, match=f"was begun with the layers conv, but {given} were given; choose another name"
         ):
             subspect.observe(Network(tiny), folder, study.path, layers=layers)
     again = subspect.observe(Network(tiny), folder, study.path, layers=["conv"])

@@ -942,7 +942,9 @@ def test_head_that_holds_no_numbers(value: float, name: str | None, part: str) -
     with torch.no_grad():
         getattr(model.fc, part)[1] = value
     refuse(
-        model, r"^the head 'fc' holds NaN or infinity: \d+ of its \d+ weights and biases; load the weights of a", name
+        model,
+        r"^the head 'fc' contains NaN or infinity: \d+ of its \d+ weights and biases; load the weights of a",
+        name,
     )
 
 
@@ -950,7 +952,7 @@ def test_named_head_that_holds_no_numbers_though_the_logits_do() -> None:
     model = Returns(lambda logits, map: logits.nan_to_num())
     with torch.no_grad():
         model.fc.weight[0, 0] = math.nan
-    refuse(model, "^the head 'fc' holds NaN or infinity: 1 of its ", "fc")
+    refuse(model, "^the head 'fc' contains NaN or infinity: 1 of its ", "fc")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -1308,7 +1310,7 @@ def test_placeholders_are_no_class_names(labels: object) -> None:
 
 def test_class_name_that_is_half_a_pair() -> None:
     names = ["a", "b", "c", "bad \ud800"]
-    match = "^class name 3 is no text: it holds half of a surrogate pair; rename it$"
+    match = "^class name 3 is not text: it contains half of a surrogate pair; rename it$"
     with pytest.raises(SubspectError, match=match):
         Network(Net(), class_names=names)
     with pytest.raises(SubspectError, match=match):

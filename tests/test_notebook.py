@@ -88,7 +88,7 @@ def test_a_decomposition_is_named_by_its_name_too(told: dict[str, Any]) -> None:
     assert subspect.evaluate("study", "pursuit-k2").to_json() == told["fidelity"].to_json()
     assert subspect.geometry("study", "pursuit-k2").union == told["geometry"].union
     with pytest.raises(
-        SubspectError, match=r"must be a subspect\.Decomposition, such as study\['pursuit-k5'\].*; got int"
+        SubspectError, match=r"must be a subspect\.Decomposition, such as study\['pursuit-k5'\].*, got int"
     ):
         subspect.compare("study", 3, first=0, second=1)  # type: ignore[arg-type]
     with pytest.raises(SubspectError, match="no decomposition 'pursuit-k3' in study"):
@@ -128,7 +128,7 @@ def test_a_model_is_no_network_and_a_network_no_model(told: dict[str, Any]) -> N
 
 def test_a_folder_of_images_becomes_no_study(told: dict[str, Any]) -> None:
     network = subspect.Network(Tiny(), preprocessing=PIXELS)
-    with pytest.raises(SubspectError, match="train holds 0, 1, 2 and is not a study; choose another folder"):
+    with pytest.raises(SubspectError, match="train contains 0, 1, 2 and is not a study; choose another folder"):
         subspect.observe(network, "test", "train")
     assert not Path("train/study.json").exists()
 

@@ -86,7 +86,7 @@ def test_workers_and_repeats_change_nothing(
     before = files(tmp_path / "one")
     with caplog.at_level(logging.INFO, logger="subspect"):
         observe(Network(tiny), folder, tmp_path / "one", batch_size=5)
-    assert "are there already" in caplog.text and files(tmp_path / "one") == before
+    assert "are already stored" in caplog.text and files(tmp_path / "one") == before
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, images: int = 8) -> None:
@@ -217,7 +217,7 @@ def test_without_labels_predictions_stand_in(
         shutil.copy(path, flat / f"{path.parent.name}{path.name}")
     with caplog.at_level("WARNING"):
         study = observe(Network(tiny), flat, tmp_path / "study")
-    assert "labels: none; the largest of the network's 3 outputs is taken for each image's class" in caplog.text
+    assert "labels: none; the largest of the network's 3 outputs is taken as each image's class" in caplog.text
     assert "for multi-label or regression outputs this, and every figure based on it, is meaningless" in caplog.text
     assert not study.image_set("train").labelled
     chunk = next(study.image_set("train").chunks())
@@ -369,10 +369,10 @@ def test_other_images_under_the_same_name(
 ) -> None:
     observe(Network(tiny), make_folder("one"), tmp_path / "study")
     with pytest.raises(
-        SubspectError, match="image set 'train' in .* contains other images or labels: 24 .folder, .*given are 27 "
+        SubspectError, match="image set 'train' in .* contains other images or labels: 24 .folder, .*but these are 27 "
     ):
         observe(Network(tiny), make_folder("two", each=9), tmp_path / "study")
-    with pytest.raises(SubspectError, match="was begun with batch size 64, given is 32"):
+    with pytest.raises(SubspectError, match="was begun with batch size 64, but 32 was given"):
         observe(Network(tiny), tmp_path / "one", tmp_path / "study", batch_size=32)
     moved = shutil.move(tmp_path / "one", tmp_path / "elsewhere")
     assert len(observe(Network(tiny), moved, tmp_path / "study").image_set("train")) == 24  # the same images, moved

@@ -41,7 +41,7 @@ def test_the_split_is_a_fifth_and_does_not_depend_on_order(study: Study) -> None
 def test_shares_that_cannot_be_held_out(train: Study, share: Any) -> None:
     with pytest.raises(
         SubspectError,
-        match=r"hold_out \(--hold-out\) must be a share of at least 0 (nothing held out) and below 1; got",
+        match=r"hold_out \(--hold-out\) must be a share of at least 0 \(nothing held out\) and below 1; got",
     ):
         subspect.decompose(train, 2, hold_out=share)
 

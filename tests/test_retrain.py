@@ -260,7 +260,7 @@ def test_bad_input(network: Network, images: Path, made: Decomposition, tmp_path
     with torch.no_grad():
         other.model.conv.weight.add_(1)  # type: ignore[operator, union-attr]
     find_head(other, images)
-    with pytest.raises(SubspectError, match="this is another network"):
+    with pytest.raises(SubspectError, match="this is a different network"):
         train(other, images, run, made, SHORT)
     with pytest.raises(
         SubspectError, match="the loss is (nan|inf) at step [0-9]+; a smaller rate than 1e[+]30 may help"

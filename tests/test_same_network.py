@@ -91,7 +91,7 @@ def test_mirror_images_follow_where_there_are_too_few(study: Study, tiny: Tiny, 
 
 
 def test_another_network_is_refused(study: Study, tiny: Tiny) -> None:
-    with pytest.raises(SubspectError, match="this is another network"):
+    with pytest.raises(SubspectError, match="this is a different network"):
         same_network(study, Network(Tiny(seed=1)))
     with pytest.raises(
         SubspectError, match=r"must be a subspect.Network, got Tiny; subspect.Network\(model\) makes one"

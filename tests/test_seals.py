@@ -134,7 +134,7 @@ def test_files_without_a_seal_or_a_header(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_manifest_is_an_object_with_a_seal() -> None:
-    with pytest.raises(SubspectError, match="it holds list, not an object"):
+    with pytest.raises(SubspectError, match="it contains list, not an object"):
         open_json(Path("a.json"), [])
     with pytest.raises(SubspectError, match="a.json is damaged: it carries no checksum"):
         open_json(Path("a.json"), {"a": 1})

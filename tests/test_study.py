@@ -159,7 +159,7 @@ def test_files_in_a_sets_folder_stay(tiny: Tiny, study: Study, tmp_path: Path) -
     folder.mkdir()
     (folder / "00000.arrow").write_bytes(b"mine")
     with pytest.raises(
-        SubspectError, match="holds 00000.arrow, which doesn't belong to an image set; choose another name"
+        SubspectError, match="contains 00000.arrow, which doesn't belong to an image set; choose another name"
     ):
         subspect.observe(subspect.Network(tiny), tmp_path / "train", study.path, "mine")
     assert (folder / "00000.arrow").read_bytes() == b"mine"

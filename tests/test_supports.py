@@ -140,7 +140,7 @@ def test_no_index_file(tmp_path: Path, table: Any) -> None:
     ],
 )
 def test_other_classes(tmp_path: Path, table: Any, held: str) -> None:
-    with pytest.raises(SubspectError, match=rf"supports.json holds {held}; the network has 2: 0 to 1$"):
+    with pytest.raises(SubspectError, match=rf"supports.json contains {held}; the network has 2: 0 to 1$"):
         read(tmp_path, table)
 
 

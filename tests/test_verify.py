@@ -107,7 +107,9 @@ def test_verify_lists_all_that_is_wrong(study: Study) -> None:
         "sets/test",
     }
     assert "not written by subspect, and left alone: holiday.jpg" in made.notes
-    assert made.to_json()["sound"] is False and "4 are not as they should be" in str(made.tables()[0].title)
+    assert made.to_json()["sound"] is False and "4 are damaged, missing or not the study's own" in str(
+        made.tables()[0].title
+    )
     assert (study.path / "holiday.jpg").exists()
 
 

@@ -367,7 +367,9 @@ def parse_json(data: bytes, path: Path | str) -> Any:
     if _is_deep(value):
         raise SubspectError(f"{path} is not JSON that can be read: it is nested more than {JSON_DEPTH} deep")
     if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
-        raise SubspectError(f"{path} is not JSON that can be read: it holds half of a surrogate pair, which is no text")
+        raise SubspectError(
+            f"{path} is not JSON that can be read: it contains half of a surrogate pair, which is not text"
+        )
     return value
 
 

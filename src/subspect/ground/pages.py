@@ -53,7 +53,7 @@ def check_pages(folder: Path) -> None:
         raise SubspectError(explain(error, folder)) from error
     if strange:
         raise SubspectError(
-            f"{folder}, where the report's pages go, holds {some(strange)}, which subspect didn't write; choose another -o"
+            f"{folder}, where the report's pages go, contains {some(strange)}, which subspect didn't write; choose another -o"
         )
 
 

@@ -33,11 +33,11 @@ def as_type(kind: type[T], values: Any, path: Path, what: str = "a manifest") ->
 def misfit(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
     """Say how tensors differ from those that are wanted; nothing where they don't."""
     if set(tensors) != set(wanted):
-        return f"it holds {some(sorted(tensors)) or 'nothing'}, expected {some(wanted)}"
+        return f"it contains {some(sorted(tensors)) or 'nothing'}, expected {some(wanted)}"
     for name, (kind, shape) in wanted.items():
         given = tensors[name]
         if (given.dtype, tuple(given.shape)) != (kind, shape):
             return f"{name} is {given.dtype} {tuple(given.shape)}, expected {kind} {shape}"
         if not torch.isfinite(given).all():
-            return f"{name} holds NaN or infinity"
+            return f"{name} contains NaN or infinity"
     return ""

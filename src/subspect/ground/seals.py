@@ -56,7 +56,7 @@ def open_json(path: Path, value: Any) -> dict[str, Any]:
         SubspectError: it isn't an object, or not as it was written.
     """
     if not isinstance(value, dict):
-        raise SubspectError(f"{path} is not a manifest of subspect: it holds {type(value).__name__}, not an object")
+        raise SubspectError(f"{path} is not a manifest of subspect: it contains {type(value).__name__}, not an object")
     fields = {key: one for key, one in value.items() if key != "checksum"}
     if value.get("checksum") != _json_checksum(fields):
         raise SubspectError(f"{path} is damaged: {_changed('checksum' in value)}")

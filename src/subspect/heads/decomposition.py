@@ -224,7 +224,7 @@ class Decomposition(DecompositionQuestions):
         if own != shape:
             raise SubspectError(
                 f"decomposition {self.name!r} has {own[0]} classes and {own[1]} features, the study {study.path} has "
-                f"{shape[0]} and {shape[1]}; it is another study's, or damaged"
+                f"{shape[0]} and {shape[1]}; it is from another study, or damaged"
             )
 
     def class_json(self, label: int | str) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class Decomposition(DecompositionQuestions):
         given = weights_fingerprint(model)
         if given != self.fingerprint:
             raise SubspectError(
-                f"this is another network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "
+                f"this is a different network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "
                 f"the model given has {given[:12]}…; pass the model that was observed"
             )
         return with_decomposed(model, self.head_name, self.layer())

@@ -110,7 +110,7 @@ class Supports:
             )
         if sorted(rows) != list(range(n_classes)):
             raise SubspectError(
-                f"{path} holds {len(rows)} classes ({some(sorted(rows))}); the network has {n_classes}: 0 to {n_classes - 1}"
+                f"{path} contains {len(rows)} classes ({some(sorted(rows))}); the network has {n_classes}: 0 to {n_classes - 1}"
             )
         return cls([rows[label] for label in range(n_classes)], n_features)
 

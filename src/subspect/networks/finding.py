@@ -210,7 +210,7 @@ def _check_finite(call: Seen) -> None:
     bad = int((~numbers.isfinite()).sum())
     if bad:
         raise SubspectError(
-            f"the head {call.name!r} holds NaN or infinity: {bad:,} of its {len(numbers):,} weights and biases; load the "
+            f"the head {call.name!r} contains NaN or infinity: {bad:,} of its {len(numbers):,} weights and biases; load the "
             "weights of a training that went well (--weights)"
         )
 

@@ -98,7 +98,7 @@ class Network:
 
         Raises:
             SubspectError: no linear layer gives the logits, or the one named has another number of outputs, and the
-                candidates are listed; the network has one class; or the head holds NaN or infinity.
+                candidates are listed; the network has one class; or the head contains NaN or infinity.
         """
         if len(pixels) < 2:
             raise SubspectError(f"finding the head needs a batch of at least 2 images, got {len(pixels)}")
@@ -243,7 +243,7 @@ def checked_names(names: object) -> tuple[str, ...] | None:
         raise SubspectError(f"class_names must be a list of strings, one for each class; got {names!r}")
     odd = next((index for index, name in enumerate(names) if not is_text(name)), None)
     if odd is not None:
-        raise SubspectError(f"class name {odd} is no text: it holds half of a surrogate pair; rename it")
+        raise SubspectError(f"class name {odd} is not text: it contains half of a surrogate pair; rename it")
     return tuple(names)
 
 

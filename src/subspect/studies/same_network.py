@@ -23,7 +23,7 @@ _PICTURES = "give some: in Python images=x, with x as it was observed; on the co
 _TENSORS = "give some as they were observed, from Python: images=x; the command line reads only pictures"
 
 
-def refuse_features_alone(study: Study, what: str = "it has no network to run") -> None:
+def refuse_features_alone(study: Study, what: str = "there is no network to run") -> None:
     """Refuse what needs a network, or images, of a study that has neither.
 
     Raises:

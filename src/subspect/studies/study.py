@@ -95,7 +95,7 @@ class Study(StudyQuestions):
                 path,
             )
         elif schema != UNSEALED and not isinstance(checksum, str):
-            raise SubspectError(f"{path / 'study.json'} is not a subspect manifest: it has no head_checksum")
+            raise SubspectError(f"{path / 'study.json'} is not a manifest of subspect: it has no head_checksum")
         return cls(path, Identity.read(fields, path / "study.json"), checksum)
 
     @classmethod
@@ -121,7 +121,7 @@ class Study(StudyQuestions):
             foreign = [one.name for one in entries(path) if one.name not in _OWN and not is_part(one.name)]
             if foreign:
                 raise SubspectError(
-                    f"{path} holds {some(sorted(foreign), 3)} and is not a study; choose another folder, or a new one inside it"
+                    f"{path} contains {some(sorted(foreign), 3)} and is not a study; choose another folder, or a new one in it"
                 )
             data = tensor_bytes(
                 {"weight": weight.contiguous(), "bias": bias.contiguous()}, {"head": identity.head_name}
@@ -240,7 +240,7 @@ class Study(StudyQuestions):
             foreign = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
             if foreign:
                 raise SubspectError(
-                    f"{folder} holds {some(foreign)}, which doesn't belong to an image set; choose another "
+                    f"{folder} contains {some(foreign)}, which doesn't belong to an image set; choose another "
                     f"name, or move it away"
                 )
             return self._begun(name, manifest)
@@ -282,7 +282,7 @@ class Study(StudyQuestions):
         ):
             raise SubspectError(f"{path} belongs to another study: its weights or preprocessing differ")
         if schema != UNSEALED and manifest.complete and not manifest.shards:
-            raise SubspectError(f"{path} is not a subspect manifest: it has no checksums for its shards")
+            raise SubspectError(f"{path} is not a manifest of subspect: it has no checksums for its shards")
         if manifest.complete and len(shards_in(path.parent)) < manifest.n_shards:
             return replace(manifest, complete=False)
         return manifest
