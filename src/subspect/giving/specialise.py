@@ -167,6 +167,11 @@ def specialise(
     check_pruning()
     tell_unseen(decomposition, labels)
     network, head, pixels = exportable(study, network, images)
+    if head.one_logit and len(labels) < 2:
+        raise SubspectError(
+            f"the head {head.name!r} has one logit, which decides between two classes; keep both, "
+            f"{some(decomposition.class_names)}"
+        )
     used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))
     if not len(used):
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")
@@ -265,6 +270,8 @@ def check_pruning() -> None:
 def _rows(old: nn.Module, labels: Sequence[int]) -> nn.Module:
     """Return a dense head with the rows of some classes alone."""
     made = copy.deepcopy(cast(nn.Linear, old))
+    if len(made.weight) == 1:  # of two classes, which are both there
+        return made
     made.weight = nn.Parameter(made.weight.detach()[list(labels)])
     if made.bias is not None:
         made.bias = nn.Parameter(made.bias.detach()[list(labels)])

@@ -2,7 +2,7 @@
 
 Of one layer, it is that layer. Where the logits are a sum of layers, ``Σ aᵢ · headᵢ(xᵢ)``, each of them is given its own
 features of the decomposed head, divided by its factor, so that the network's own sum is the decomposed logits; of layers on one
-input the first speaks for all.
+input the first speaks for all. A layer with one output, which stands for two classes, is given the difference of their rows.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def with_decomposed(model: nn.Module, head: str, whole: DecomposedHead) -> nn.Mo
         whole: of some of its classes, or all, on all of its features.
     """
     groups = read_head(head)
+    if affine(model.get_submodule(names_of(groups)[0]))[0].shape[0] == 1:
+        whole = _difference(whole)
     makes: dict[str, Callable[[nn.Module], nn.Module]] = {}
     start = 0
     for group in groups:
@@ -65,6 +67,14 @@ def _columns(whole: DecomposedHead, start: int, end: int, factor: float, *, bias
     rows = [one.tolist() for one in torch.split(whole.indices[inside] - start, counts)]
     own = whole.bias if bias else torch.zeros_like(whole.bias)
     return DecomposedHead(Supports(rows, end - start), whole.weights.detach()[inside] / factor, own.detach() / factor)
+
+
+def _difference(whole: DecomposedHead) -> DecomposedHead:
+    """Return the head of one logit that a decomposed head of two classes is: what the second says less what the first says."""
+    rows = whole.dense_weight().detach()
+    used = torch.unique(whole.indices).tolist()
+    bias = whole.bias.detach()
+    return DecomposedHead(Supports([used], whole.in_features), (rows[1] - rows[0])[used], bias[1:] - bias[:1])
 
 
 def _nothing(old: nn.Module, classes: int) -> nn.Module:

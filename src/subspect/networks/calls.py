@@ -72,28 +72,26 @@ def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def logits_among(outputs: list[Tensor], images: int) -> dict[int, Tensor]:
-    """Return those of a network's tensors that may be logits (n, C), by their place.
+    """Return those of a network's tensors that may be logits (n, C), by their place; C is 1 for a network that says yes or no.
 
     Raises:
         SubspectError: none may.
     """
+    columns = {
+        place: tensor.reshape(images, 1) if tensor.shape == (images,) else tensor
+        for place, tensor in enumerate(outputs)
+    }
     tensors = {
         place: tensor
-        for place, tensor in enumerate(outputs)
-        if tensor.ndim == 2 and len(tensor) == images and tensor.shape[1] > 1 and tensor.is_floating_point()
+        for place, tensor in columns.items()
+        if tensor.ndim == 2 and len(tensor) == images and tensor.shape[1] and tensor.is_floating_point()
     }
-    if tensors:
-        return tensors
-    alone = next((tensor for tensor in outputs if tensor.shape in ((images,), (images, 1))), None)
-    if alone is not None and alone.is_floating_point():
+    if not tensors:
         raise SubspectError(
-            f"the network has one class (its output is {tuple(alone.shape)}), and one class decides nothing: subspect "
-            "needs two or more; a network that says yes or no by one logit needs a head with a logit for each"
+            "the network returns no class logits: expected a tensor (images, classes) in its output; got "
+            f"{some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
         )
-    raise SubspectError(
-        "the network returns no class logits: expected a tensor (images, classes), of two classes or more, in its "
-        f"output; got {some([tuple(tensor.shape) for tensor in outputs]) or 'no tensor'}"
-    )
+    return tensors
 
 
 def logits_in(output: object) -> list[Tensor]:

@@ -31,11 +31,13 @@ from subspect.networks.summands import (
     joined,
     names_of,
     read_head,
+    two_logits,
     written,
 )
 from subspect.networks.sums import sum_of_layers
 
 log = logging.getLogger("subspect")
+_OTHER_TASKS = {"multi_label_classification": "several labels at once", "regression": "numbers, not classes"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Head:
         output: which of the tensors that the network returns holds the logits.
         exact: whether the network's logits are this layer's output; else the layer was named by the user, and its own
             output stands for the logits.
+        one_logit: whether the layers have one output, which is read as two classes with opposite rows.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Head:
     bias: Tensor
     output: int = 0
     exact: bool = True
+    one_logit: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -79,8 +83,8 @@ class Head:
 
 
 def logits_of(output: Any, head: Head, images: int) -> Tensor:
-    """Return the logits (n, C) among what a network returns for n images."""
-    return logits_in(output)[head.output].reshape(images, -1)
+    """Return the logits (n, C) among what a network returns for n images; of one logit those of two classes."""
+    return two_logits(logits_in(output)[head.output].reshape(images, -1))
 
 
 def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
@@ -89,6 +93,7 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     Raises:
         SubspectError: no linear layer, and no sum of some, gives the logits, and what the candidates are.
     """
+    _check_task(model)
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
     asked = read_head(name) if name is not None else ()
     unknown = next((one for one in names_of(asked) if one not in watched), None)
@@ -117,6 +122,20 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         if not groups:
             raise SubspectError(_without_classifier(model) or _not_found(seen, tensors))
     return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
+
+
+def _check_task(model: nn.Module) -> None:
+    """Refuse a network that says itself that its outputs are not the logits of one class among several.
+
+    Raises:
+        SubspectError: its configuration, as Hugging Face keeps it, names another task.
+    """
+    task = getattr(getattr(model, "config", None), "problem_type", None)
+    if task in _OTHER_TASKS:
+        raise SubspectError(
+            f"the network is for {_OTHER_TASKS[task]} (its config.problem_type is {task!r}), and subspect asks which one class "
+            "an image is of; if it is a single-label classifier after all, set config.problem_type to None"
+        )
 
 
 def _matches(
@@ -149,8 +168,9 @@ def _made(model: nn.Module, groups: Groups, seen: list[Seen], which: int, logits
     if logits is not None:
         firsts = [(calls[group[0].name][0], group[0].position) for group in groups]
         features = [at_position(one.input, is_convolution(one.module), position) for one, position in firsts]
-        check_head(torch.cat(features, dim=1), weight, bias, logits, written(groups))
-    return Head(written(groups), weight, bias, which, logits is not None)
+        check_head(torch.cat(features, dim=1), weight, bias, two_logits(logits), written(groups))
+    one = len(affine(calls[names_of(groups)[0]][0].module)[0]) == 1
+    return Head(written(groups), weight, bias, which, logits is not None, one)
 
 
 def _as_asked(model: nn.Module, groups: Groups, seen: list[Seen], tensors: Mapping[int, Tensor]) -> Head:

@@ -4,6 +4,9 @@ As text, ``0.5*head | 0.5*head_dist``: the mean of two layers, each with an inpu
 inputs side by side. Layers on one and the same input stand in one group, ``0.5*fc + 0.5*other``, and their weights add up. A
 layer that runs at every position of a token sequence counts by its mean over the positions, ``head@first`` by the first,
 ``head@last`` by the last. A plain name is a head of one layer.
+
+Layers with one output are the head of a network that says yes or no: its logit z stands for two classes with opposite rows,
+(−z/2, z/2), of which a softmax makes (1 − σ(z), σ(z)).
 """
 
 from __future__ import annotations
@@ -95,13 +98,24 @@ def affine(module: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def joined(model: nn.Module, groups: Groups) -> tuple[Tensor, Tensor]:
-    """Return weight (C, d) and bias (C,), float32 on the CPU, of the head that some layers are together."""
+    """Return weight (C, d) and bias (C,), float32 on the CPU, of the head that some layers are together; C is never 1."""
     weights, bias = [], torch.zeros(())
     for group in groups:
         parts = [(part.factor, *affine(model.get_submodule(part.name))) for part in group]
         weights.append(sum(factor * weight.detach().float().cpu() for factor, weight, _ in parts))
         bias = bias + sum(factor * own.detach().float().cpu() for factor, _, own in parts)
-    return torch.cat([torch.as_tensor(weight) for weight in weights], dim=1).clone(), bias.clone()
+    whole = torch.cat([torch.as_tensor(weight) for weight in weights], dim=1)
+    return two_opposite_rows(whole, bias) if len(whole) == 1 else (whole.clone(), bias.clone())
+
+
+def two_opposite_rows(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the head of two classes, (2, d) and (2,), that a head of one logit is, (1, d) and (1,): no, and yes."""
+    return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    """Return a logit (n, 1) as those of two classes, (n, 2); more of them as they are."""
+    return torch.cat([-logits, logits], dim=1) / 2 if logits.shape[1] == 1 else logits
 
 
 def with_layers(model: nn.Module, makes: Mapping[str, Callable[[nn.Module], nn.Module]]) -> nn.Module:

@@ -253,12 +253,23 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     seconds = (time.perf_counter() - start) / len(positions) * left
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
+    _tell_one_logit(network.head, match.names)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
     _tell_labels(manifest, match.n_classes)
     log.info("%s images left: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
     return source.labelled and _warn_near_chance(right, len(chunk.ids), network, "tried first")
+
+
+def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
+    """Say how one logit is read: nothing else could show that it is a regression's number."""
+    if head.one_logit:
+        log.warning(
+            "the network has one logit, read as two classes: %r where it is negative, %r where it is positive; for a "
+            "regression every figure based on this is meaningless",
+            *names,
+        )
 
 
 def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
