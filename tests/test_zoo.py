@@ -187,7 +187,6 @@ def test_head_is_passed_on() -> None:
     "spec",
     [
         "",
-        "resnet18",
         "timm:",
         "hf",
         "tim:resnet18",

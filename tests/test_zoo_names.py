@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -408,6 +409,48 @@ def test_an_unknown_scheme_lists_those_there_are() -> None:
         SubspectError, match=r"'tim:x' is \(did you mean 'timm'\?\); expected .*timm:NAME, torchvision:NAME, hf:"
     ):
         load_network("tim:x")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("resnet50", r"it may be 'timm:resnet50', 'torchvision:resnet50'; name the one that is meant"),
+        ("resnet50.a1_in1k", r"it may be 'timm:resnet50.a1_in1k'; name"),
+        ("ResNet50_Weights.IMAGENET1K_V2", r"it may be 'torchvision:ResNet50_Weights.IMAGENET1K_V2'; name"),
+        ("microsoft/resnet-50", r"it may be 'hf:microsoft/resnet-50'; name"),
+        ("model.py:make", r"is \(did you mean 'python:model.py:make'\?\)"),
+        ("pkg.module:make(a=1)", r"is \(did you mean 'python:pkg.module:make\(a=1\)'\?\)"),
+        ("no such thing", r"'no such thing' is; expected"),
+    ],
+)
+def test_a_name_without_a_scheme_is_told_its_readings(name: str, match: str) -> None:
+    with pytest.raises(SubspectError, match=f"cannot tell what network .*{match}"):
+        load_network(name)
+
+
+def test_a_folder_without_a_scheme(hf_folder: Path) -> None:
+    with pytest.raises(SubspectError, match=f"it may be 'hf:{hf_folder}', 'timm:local-dir:{hf_folder}'; name the one"):
+        load_network(str(hf_folder))
+
+
+def test_readings_where_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SubspectError, match="it may be 'torchvision:resnet50'; name the one that is meant"):
+        load_network("resnet50")
+
+
+def test_a_folder_that_is_named_as_a_repository(
+    hf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(hf_folder, tmp_path / "org" / "net")
+    monkeypatch.chdir(tmp_path)
+    assert load_network("hf:org/net").class_names == ("cat", "dog", "owl")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
+    with pytest.raises(
+        SubspectError, match=r"hf:org/net is a folder here and a repository .*; name the folder as hf:./org"
+    ):
+        load_network("hf:org/net")
+    assert load_network("hf:./org/net").class_names == ("cat", "dog", "owl")
 
 
 def test_what_pytorch_may_unpickle_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

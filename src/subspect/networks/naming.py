@@ -25,7 +25,7 @@ from subspect.ground.files import is_file
 from subspect.images.preprocessing import PreprocessingLike
 from subspect.networks.network import Network
 from subspect.networks.weights import load_weights
-from subspect.networks.zoo import SCHEMES, Asked, Named, load_named
+from subspect.networks.zoo import SCHEMES, Asked, Named, load_named, readings
 
 
 def load_network(
@@ -83,9 +83,8 @@ def _from_code(spec: str) -> Named:
     scheme, _, rest = spec.partition(":")
     place, callable_name, arguments = _parts(rest) if scheme == "python" else ("", "", {})
     if not place or not callable_name:
-        known = ["python", *SCHEMES]
         raise SubspectError(
-            f"cannot tell what network {spec!r} is{near(scheme, known) if scheme not in known else ''}; expected "
+            f"cannot tell what network {shortened(spec)!r} is{_meant(spec)}; expected "
             "python:package.module:callable, python:path/file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
     if place.endswith(".py") and not is_file(Path(place)):
@@ -100,6 +99,20 @@ def _from_code(spec: str) -> Named:
             f"returned {kinds}"
         )
     return Named(*parts)
+
+
+def _meant(spec: str) -> str:
+    """Say what a name without a scheme, or with a misspelt one, may stand for."""
+    scheme, colon, rest = spec.partition(":")
+    known = ["python", *SCHEMES]
+    if scheme in known:
+        return ""
+    if colon and rest and (scheme.endswith(".py") or "." in scheme):
+        return f" (did you mean {'python:' + spec!r}?)"
+    if colon:
+        return near(scheme, known)
+    found = [repr(one) for one in readings(spec)]
+    return f": it may be {some(found)}; name the one that is meant" if found else near(scheme, known)
 
 
 def _apart(rest: str) -> tuple[str, Mapping[str, Any]]:

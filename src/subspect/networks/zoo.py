@@ -6,6 +6,7 @@ None of the three packages is imported before a name of its is asked for.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,6 +70,29 @@ def load_named(scheme: str, asked: Asked) -> Named:
             f"{asked.spec}: pretrained weights are for the network as it stands; with arguments, {_WEIGHTS}"
         )
     return SCHEMES[scheme](asked)
+
+
+def readings(name: str) -> list[str]:
+    """List the networks that a name without a scheme may stand for, among the packages that are installed."""
+    found = []
+    if (Path(name) / "config.json").is_file():  # as timm and Hugging Face both call it
+        found += [f"hf:{name}", f"timm:local-dir:{name}"]
+    for scheme, has in (("timm", _timm_has), ("torchvision", _torchvision_has)):
+        try:
+            found += [f"{scheme}:{name}"] if has(package(scheme, scheme, "naming a network"), name) else []
+        except SubspectError:  # it is not installed, or does not fit torch
+            continue
+    return found + ([f"hf:{name}"] if not found and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else [])
+
+
+def _timm_has(timm: Any, name: str) -> bool:
+    return bool(timm.is_model(name))
+
+
+def _torchvision_has(torchvision: Any, name: str) -> bool:
+    models = torchvision.models
+    builders = models.list_models(module=models)
+    return name in builders or name.partition(".")[0] in {models.get_model_weights(one).__name__ for one in builders}
 
 
 # timm -----------------------------------------------------------------------------------------------------------------
@@ -247,6 +271,11 @@ def _hugging_face(asked: Asked) -> Named:
     transformers = package("transformers", "hf", f"the network {asked.spec}")
     folder = Path(asked.name).expanduser()
     local = folder.is_dir()
+    if local and asked.name == str(folder) and _is_cached(asked.name):
+        raise SubspectError(
+            f"{asked.spec} is a folder here and a repository of Hugging Face that was fetched before; name the folder as "
+            f"hf:./{asked.name}, or rename it to use the repository"
+        )
     if not local and (asked.name.startswith((".", "/", "~")) or asked.name.count("/") > 1):
         raise SubspectError(f"{asked.spec}: no such folder: {asked.name} (looked in {Path.cwd()})")
     place = str(folder) if local else asked.name
@@ -280,6 +309,14 @@ def _hugging_face_model(transformers: Any, asked: Asked, place: str, options: Ma
         )
     loaded: nn.Module = model
     return loaded
+
+
+def _is_cached(name: str) -> bool:
+    """Tell whether a repository's configuration is in the cache of Hugging Face."""
+    from huggingface_hub import try_to_load_from_cache
+
+    plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
+    return plain and isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def _has_processor(folder: Path) -> bool:
