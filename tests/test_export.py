@@ -83,6 +83,7 @@ def test_onnx_says_the_same_for_any_batch(convolution: bool, make_folder: MakeFo
     done = export(study, made, path=tmp_path / "net.onnx", network=network, opset=18)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     pixels = sample(network, open_images(images), 9)
+    assert isinstance(pixels, Tensor)
     for batch in (1, 4, 9):
         [logits] = session.run(["logits"], {"pixels": pixels[:batch].numpy()})
         np.testing.assert_allclose(logits, said(made, network, pixels[:batch]), atol=1e-5)
@@ -169,6 +170,7 @@ def test_a_program_runs_without_subspect(make_folder: MakeFolder, tmp_path: Path
     done = export(study, made, path=tmp_path / "net.pt2", network=network)
     assert done.format == "torch" and done.difference == 0 and done.kernel == "dense"
     pixels = sample(network, open_images(images), 4)
+    assert isinstance(pixels, Tensor)
     torch.save(pixels, tmp_path / "pixels.pt")
     code = (
         "import sys; sys.modules['subspect'] = None\n"

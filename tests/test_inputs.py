@@ -1,4 +1,4 @@
-"""Networks whose inputs are no pictures: vectors, tokens, series and volumes; the whole way, from arrays to files."""
+"""Networks whose inputs are no pictures: vectors, tokens, series, volumes, several tensors by name; the whole way."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 import subspect
 from subspect import SubspectError
 from subspect.giving.retrain import train as train_one
 from subspect.giving.training import Settings, Trained
+from subspect.images.batches import batches
+from subspect.images.inputs import inputs_from
 from subspect.images.opening import open_images
 from subspect.studies.observe import sample
 
@@ -169,7 +172,7 @@ def test_specialise(done: _Done) -> None:
 def test_a_single_input_is_enough_to_find_the_head(done: _Done) -> None:
     network, (x, _) = _made(done.kind)
     pixels = sample(network, open_images(x[:1]), 3)
-    assert pixels.shape == (3, *x.shape[1:])
+    assert isinstance(pixels, torch.Tensor) and pixels.shape == (3, *x.shape[1:])
     assert network.find_head(pixels).n_classes == _CLASSES
 
 
@@ -184,3 +187,127 @@ def test_training_goes_on_but_pictures_alone_are_mirrored(done: _Done, tmp_path:
     for settings in ({"flip": True}, {"shift": 1}):
         with pytest.raises(SubspectError, match=r"flip and shift vary pictures .*; these images are \(.*train without"):
             train(f"refused-{next(iter(settings))}", **settings)
+
+
+# Tokens, and several tensors by name ------------------------------------------------------------------------------------
+
+
+class _Text(nn.Module):
+    """The mean of the embeddings of tokens, of those that a mask names if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.fc = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        words: torch.Tensor = self.embed(input_ids).relu()
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        out: torch.Tensor = self.fc((words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return out
+
+
+class _Encoded(Dataset[Any]):
+    """Texts as a tokenizer of transformers gives them, with labels."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.ids = torch.randint(0, 20, (_IMAGES, 6), generator=generator)
+        self.mask = (torch.arange(6) < torch.randint(1, 7, (_IMAGES, 1), generator=generator)).long()
+
+    def __len__(self) -> int:
+        return _IMAGES
+
+    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], int]:
+        return {"input_ids": self.ids[index], "attention_mask": self.mask[index]}, index % 3
+
+    def features(self, model: _Text) -> np.ndarray:
+        """One text at a time, as the network's own pooling has them."""
+        rows = []
+        with torch.no_grad():
+            for ids, mask in zip(self.ids, self.mask, strict=True):
+                rows.append(model.embed(ids[mask > 0]).relu().mean(0).numpy())
+        return np.array(rows)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> subspect.Job:
+    study = tmp_path_factory.mktemp("text") / "study"
+    return subspect.run(subspect.Network(_Text()), _Encoded(), study, k=3, show_progress=False)
+
+
+def test_several_tensors_by_name(text: subspect.Job) -> None:
+    chunk = text.study.image_set("train").whole()
+    np.testing.assert_allclose(chunk.features, _Encoded().features(_Text()), atol=1e-6)
+    items = _Encoded()
+    small = text.decomposition.apply(_Text()).eval()
+    weight, bias = text.decomposition.matrix()
+    with torch.no_grad():
+        said = small(input_ids=items.ids, attention_mask=items.mask).numpy()
+    np.testing.assert_allclose(said, chunk.features @ weight.T + bias, atol=1e-5)
+    one = text.decomposition.explain(subspect.Network(_Text()), items[0][0], name="0")
+    assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
+
+
+def test_several_tensors_in_batches_and_worker_processes(text: subspect.Job, tmp_path: Path) -> None:
+    again = subspect.observe(subspect.Network(_Text()), _Encoded(), tmp_path / "s", workers=1, show_progress=False)
+    shard = Path("sets", "train", "00000.arrow")
+    assert (again.path / shard).read_bytes() == (text.study.path / shard).read_bytes()
+
+
+def test_what_takes_one_tensor_says_so(text: subspect.Job, tmp_path: Path) -> None:
+    message = r"takes several tensors by name \(input_ids, attention_mask\), and files and smaller networks are made of"
+    for name in ("net.onnx", "net.pt2"):
+        with pytest.raises(SubspectError, match=message):
+            text.decomposition.export(tmp_path / name, network=subspect.Network(_Text()), images=_Encoded())
+    text.decomposition.export(tmp_path / "head.safetensors")
+
+
+def test_several_tensors_are_trained_on(text: subspect.Job, tmp_path: Path) -> None:
+    network = subspect.Network(_Text())
+    sample(network, open_images(_Encoded()))
+    network.find_head(sample(network, open_images(_Encoded())))
+    made = train_one(
+        network, _Encoded(), tmp_path / "a", text.decomposition, Settings(epochs=1, batch_size=16), show_progress=False
+    )
+    assert made.epochs[0].loss > 0
+    with pytest.raises(SubspectError, match=r"these images are input_ids \(6,\), attention_mask \(6,\): train without"):
+        train_one(network, _Encoded(), tmp_path / "b", text.decomposition, Settings(epochs=1, batch_size=16, flip=True))
+
+
+def test_tokens_alone(tmp_path: Path) -> None:
+    items, model = _Encoded(), _Text()
+    labels = np.arange(_IMAGES) % 3
+    arrays: dict[str, np.ndarray | torch.Tensor] = {"array": items.ids.numpy().astype(np.int32), "tensor": items.ids}
+    for name, given in arrays.items():
+        study = subspect.observe(subspect.Network(model), (given, labels), tmp_path / name, show_progress=False)
+        with torch.no_grad():
+            wanted = model.embed(items.ids).relu().mean(1)
+        np.testing.assert_allclose(study.image_set("train").whole().features, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (
+            {"input_ids": [1, 2], "text": "two words"},
+            "as numbers; 'text' is str (names: 'input_ids', 'text'); leave out",
+        ),
+        ({3: [1.0]}, "must hold what the network takes by keyword, as numbers; 3 is list"),
+        ({"z": torch.zeros(2, dtype=torch.complex64)}, "as numbers; 'z' is Tensor"),
+        ({}, "an example given by name is empty; give what the network takes, such as {'input_ids': …}"),
+    ],
+)
+def test_what_is_by_name_and_no_numbers(item: Any, message: str) -> None:
+    with pytest.raises(SubspectError) as refused:
+        inputs_from(item)
+    assert message in str(refused.value)
+
+
+def test_examples_of_other_lengths_are_told_by_name() -> None:
+    class Ragged(_Encoded):
+        def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], int]:
+            return {"input_ids": self.ids[index, : index + 1]}, 0
+
+    with pytest.raises(SubspectError, match=r"of different sizes: 0 is input_ids \(1,\), 1 is input_ids \(2,\) after"):
+        next(batches(open_images(Ragged()), None, None, [[0, 1]]))

@@ -218,7 +218,6 @@ def test_only_the_layers_named_learn(network: Network, images: Path, made: Decom
 def test_images_are_mirrored_and_moved() -> None:
     x = torch.arange(4 * 3 * 5 * 6.0).view(4, 3, 5, 6)
     torch.manual_seed(0)
-    assert torch.equal(_varied(x, Settings()), x)
     flipped = _varied(x, Settings(flip=True))
     kinds = [torch.equal(one, given.flip(-1)) for one, given in zip(flipped, x, strict=True)]
     assert all(torch.equal(one, given) or kind for one, given, kind in zip(flipped, x, kinds, strict=True)) and any(

@@ -86,7 +86,7 @@ def test_a_head_that_was_found_is_kept_if_it_is_the_studys(study: Study, tiny: T
 def test_mirror_images_follow_where_there_are_too_few(study: Study, tiny: Tiny, make_folder: MakeFolder) -> None:
     network = same_network(study, Network(tiny))
     few = real_images(study, network, 7, make_folder("few", each=1))
-    assert few.shape == (7, 3, 8, 8)
+    assert isinstance(few, torch.Tensor) and few.shape == (7, 3, 8, 8)
     assert torch.equal(few[:3].flip(-1), few[3:6])
 
 

@@ -50,7 +50,7 @@ _WIDE = 60  # letters of the picture's title, from which on they are smaller
 _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 Array = npt.NDArray[np.float64]
-ImageLike = str | Path | Image.Image | npt.NDArray[Any] | torch.Tensor
+ImageLike = str | Path | Image.Image | npt.NDArray[Any] | torch.Tensor | Mapping[str, Any]
 #: a file, a Pillow image, a uint8 array (height, width, 3), or what the network takes where images were given ready
 
 

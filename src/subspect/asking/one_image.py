@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from subspect.ground.errors import NoPicture, SubspectError, Unusable
 from subspect.images.decoding import decode, to_rgb
+from subspect.images.inputs import Pixels, inputs_from, plain, shape_of
 from subspect.images.preprocessing import AnyPreprocessing, view, visible
 from subspect.networks.maps import Read, read_maps
 from subspect.networks.network import Network
@@ -31,7 +33,7 @@ class OneImage(NamedTuple):
     """
 
     name: str
-    pixels: torch.Tensor
+    pixels: Pixels
     picture: Image.Image | None
     in_place: bool
 
@@ -62,11 +64,15 @@ def one_image(preprocessing: AnyPreprocessing | None, image: object, name: str |
     return OneImage(name, pixels, seen or given, seen is not None)
 
 
-def _ready(image: object) -> torch.Tensor:
+def _ready(image: object) -> Pixels:
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
         return torch.from_numpy(np.array(image, np.float32))
     if isinstance(image, torch.Tensor) and image.is_floating_point():
         return image.detach().cpu().float()
+    if isinstance(image, Mapping):
+        return plain(inputs_from(image))
+    if isinstance(image, torch.Tensor | np.ndarray) and image.ndim == 1 and "int" in str(image.dtype):  # tokens
+        return torch.as_tensor(image).long()
     raise SubspectError(
         "the study's images were given as tensors, ready for the network, so that one to explain must be such a tensor or "
         f"floating array too, of the shape of one of them: from Python, subspect.explain(…, images[0]); got {what_it_is(image)}"
@@ -100,7 +106,7 @@ def read_one(network: Network, image: OneImage) -> Read:
         raise
     except Exception as error:  # of the network's own
         raise SubspectError(
-            f"cannot use {image.name}: the network failed on {tuple(batch.shape)}: {error}; give an image of the shape of "
+            f"cannot use {image.name}: the network failed on {shape_of(batch)}: {error}; give an image of the shape of "
             "those that were observed"
         ) from error
 

@@ -33,6 +33,7 @@ from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY
 from subspect.heads.placing import decomposed_layers
+from subspect.images.inputs import Inputs
 from subspect.images.opening import ImageSource
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
@@ -243,6 +244,11 @@ def exportable(study: Study, network: Network, images: ImageSource | None = None
     """
     same = same_network(study, network)
     pixels = real_images(study, same, max(BATCHES), images)
+    if isinstance(pixels, Inputs):
+        raise SubspectError(
+            f"the network takes several tensors by name ({some(pixels.tensors)}), and files and smaller networks are made of "
+            "those that take one; decomposition.apply(model) returns a copy of the network with the decomposed head"
+        )
     head = head_of(same, pixels)
     if not head.exact:
         raise SubspectError(

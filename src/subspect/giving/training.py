@@ -27,6 +27,7 @@ from subspect.ground.files import atomic, check_free
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.images.batches import Batch
+from subspect.images.inputs import Inputs, Pixels, called, moved, shape_of
 from subspect.networks.finding import Head, logits_of
 
 log = logging.getLogger("subspect")
@@ -140,7 +141,7 @@ def right(
     with torch.no_grad():
         for batch in read:
             if batch.pixels is not None:
-                logits = logits_of(model(batch.pixels.to(place)), head, len(batch.labels))
+                logits = logits_of(called(model, moved(batch.pixels, place)), head, len(batch.labels))
                 said = logits.argmax(dim=1).cpu().numpy()
                 hits, images = hits + int((said == batch.labels).sum()), images + len(said)
             advance(len(batch.labels) + len(batch.failed))
@@ -197,7 +198,7 @@ class Run:
                 for batch in read(cut(order, size)[first:]):
                     if batch.pixels is not None:
                         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
-                        self._learn(batch.pixels.to(place), torch.from_numpy(batch.labels).to(place), total)
+                        self._learn(moved(batch.pixels, place), torch.from_numpy(batch.labels).to(place), total)
                     self.step += 1
                     advance(1)
                     if time.monotonic() - saved > _EVERY:
@@ -229,10 +230,11 @@ class Run:
         write_json(self.folder / LOG, made.to_json())
         return made
 
-    def _learn(self, pixels: Tensor, labels: Tensor, total: int) -> None:
+    def _learn(self, pixels: Pixels, labels: Tensor, total: int) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = (self.settings.rate or 0.0) * (1 + cos(pi * self.step / total)) / 2
-        logits = logits_of(self.model(_varied(pixels, self.settings)), self.head, len(labels))
+        varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels
+        logits = logits_of(called(self.model, varied), self.head, len(labels))
         loss = F.cross_entropy(logits, labels)
         if not torch.isfinite(loss):
             raise SubspectError(
@@ -318,15 +320,15 @@ def _share(hits: int, images: int) -> float:
     return hits / max(images, 1)
 
 
-def _varied(pixels: Tensor, settings: Settings) -> Tensor:
+def _varied(pixels: Pixels, settings: Settings) -> Tensor:
     """Mirror and move images (n, channels, height, width) at random.
 
     Raises:
         SubspectError: what the network takes are no pictures, in which left and right, and up and down, mean something.
     """
-    if (settings.flip or settings.shift) and pixels.ndim != 4:
+    if isinstance(pixels, Inputs) or pixels.ndim != 4:
         raise SubspectError(
-            f"flip and shift vary pictures (channels, height, width); these images are {tuple(pixels.shape[1:])}: train "
+            f"flip and shift vary pictures (channels, height, width); these images are {shape_of(pixels[0])}: train "
             "without (flip=False, shift=0)"
         )
     if settings.flip:

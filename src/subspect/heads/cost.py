@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from subspect.heads.head import DecomposedHead
+from subspect.images.inputs import Pixels, called, moved
 from subspect.networks.finding import Head
 
 
@@ -33,10 +34,10 @@ class NetworkSize:
     features: int
 
 
-def size_of(model: nn.Module, head: Head, pixels: Tensor) -> NetworkSize:
+def size_of(model: nn.Module, head: Head, pixels: Pixels) -> NetworkSize:
     """Return how large a network is, by running it on the first of some images (n, …), as it takes them."""
     with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
-        model(pixels[:1].to(next(model.parameters()).device))
+        called(model, moved(pixels[:1], next(model.parameters()).device))
     multiplications = counter.get_total_flops() // 2
     for layer in (model.get_submodule(name) for name in head.layers):
         if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted

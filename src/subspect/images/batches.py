@@ -11,12 +11,14 @@ from types import TracebackType
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import (
     DataLoader,
     Dataset,
 )
 
 from subspect.ground.errors import SubspectError, Unusable
+from subspect.images.inputs import Pixels, plain, shape_of, stacked
 from subspect.images.preprocessing import AnyPreprocessing
 from subspect.images.sources import ClassMatch, Images, Labels, Picture
 
@@ -26,7 +28,7 @@ class Batch:
     """The images at some positions, as the network receives them.
 
     Attributes:
-        pixels: (m, …) float32, of pictures (m, channels, height, width); None if none could be used.
+        pixels: (m, …), of pictures (m, channels, height, width) float32; None if none could be used.
         labels: (m,) class indices, −1 for images without a label.
         ids: the m ids.
         digests: the m digests of the image files (see `digest`), None for images in memory.
@@ -34,7 +36,7 @@ class Batch:
         error: an error found in a worker process, which stops the run.
     """
 
-    pixels: torch.Tensor | None
+    pixels: Pixels | None
     labels: Labels
     ids: list[str]
     digests: list[bytes | None]
@@ -62,7 +64,7 @@ class _Batches(Dataset[Batch]):
             return Batch(None, np.empty(0, np.int64), [], [], [], str(error))
 
     def _batch(self, positions: Sequence[int]) -> Batch:
-        tensors: list[torch.Tensor] = []
+        tensors: list[Pixels] = []
         labels: list[int] = []
         ids: list[str] = []
         digests: list[bytes | None] = []
@@ -86,14 +88,14 @@ class _Batches(Dataset[Batch]):
         except SubspectError as error:
             raise SubspectError(f"image {self.images.id(position)}: {error}") from error
 
-    def _prepare(self, image: Picture) -> torch.Tensor:
-        if isinstance(image, torch.Tensor) != self.images.ready:
+    def _prepare(self, image: Picture) -> Pixels:
+        if isinstance(image, Image.Image) == self.images.ready:
             raise SubspectError(
                 "the images mix pictures and tensors that are ready for the network; give only one kind, so that either all "
                 "or none are preprocessed"
             )
-        if isinstance(image, torch.Tensor):
-            return image.float()
+        if not isinstance(image, Image.Image):
+            return plain(image)
         assert self.preprocessing is not None
         return self.preprocessing(image)
 
@@ -162,17 +164,17 @@ def lost_workers() -> Iterator[None]:
         ) from error
 
 
-def _stack(tensors: list[torch.Tensor], ids: list[str]) -> torch.Tensor | None:
+def _stack(tensors: list[Pixels], ids: list[str]) -> Pixels | None:
     if not tensors:
         return None
     for tensor, id in zip(tensors, ids, strict=True):
-        if tensor.shape != tensors[0].shape:
+        if _shape(tensor) != _shape(tensors[0]):
             raise SubspectError(
                 f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after preprocessing; "
                 "give resize and crop, so that all have the same size"
             )
-    return torch.stack(tensors)
+    return stacked(tensors)
 
 
-def _shape(tensor: torch.Tensor) -> str:
-    return "×".join(map(str, tensor.shape))
+def _shape(tensor: Pixels) -> str:
+    return "×".join(map(str, tensor.shape)) if isinstance(tensor, torch.Tensor) else shape_of(tensor)

@@ -1,10 +1,11 @@
 """Images in memory: arrays, a torch Dataset, a DataLoader.
 
-Pictures are preprocessed; floating-point tensors are used as they are.
+Pictures are preprocessed; floating-point tensors, tokens, and dicts of them are used as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import (
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import fingerprint
 from subspect.images.decoding import to_rgb
+from subspect.images.inputs import inputs_from
 from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture, what_labels_are
 
 _TRIED = 64  # items of a Dataset that are tried to learn what its items are
@@ -34,8 +36,8 @@ class Arrays(Images):
 
     Args:
         images: NumPy uint8 (n, height, width) or (n, height, width, 1, 3 or 4), or torch uint8
-            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating-point array or tensor (n, …): ready for
-            the network.
+            (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating-point array or tensor (n, …), and tokens,
+            whole numbers (n, length): ready for the network.
         labels: class indices (n,), or None.
 
     Raises:
@@ -56,7 +58,7 @@ class Arrays(Images):
             images = images.float() if images.dtype == torch.bfloat16 else images  # which NumPy lacks
         self.images = images
         if len(self):
-            self.ready = isinstance(picture_from(self.images[0]), torch.Tensor)
+            self.ready = not isinstance(picture_from(self.images[0]), Image.Image)
         labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
         self.labels: Labels | None = None if labels is None else _indices(np.asarray(labels), len(self))
         self.labelled = self.labels is not None
@@ -97,7 +99,7 @@ def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
 
 
 class DatasetImages(Images):
-    """A map-style torch Dataset whose items are an image or ``(image, label)``.
+    """A map-style torch Dataset whose items are an image or ``(image, label)``; several tensors by name go by keyword.
 
     Its contents are not read beforehand: it is identified by its length and the name that the user gives it.
     """
@@ -117,7 +119,7 @@ class DatasetImages(Images):
                 image, label, _ = self.read(index)
             except Unusable:
                 continue  # listed when its turn comes
-            self.ready, self.labelled = isinstance(image, torch.Tensor), label is not None
+            self.ready, self.labelled = not isinstance(image, Image.Image), label is not None
             break
 
     def __len__(self) -> int:
@@ -162,7 +164,7 @@ def dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:
 
 
 def picture_from(item: object) -> Picture:
-    """Tell a picture from a tensor that is ready for the network.
+    """Tell a picture from what is ready for the network: floating numbers, tokens (whole numbers in a row), or both by name.
 
     Raises:
         SubspectError: neither.
@@ -173,7 +175,11 @@ def picture_from(item: object) -> Picture:
         item = item.detach().cpu()
         if item.is_floating_point():
             return item
+    if isinstance(item, Mapping):
+        return inputs_from(item)
     given = np.asarray(item)
+    if given.ndim == 1 and given.dtype.kind in "iu" and given.dtype != np.uint8:
+        return torch.from_numpy(given.astype(np.int64))
     if given.dtype.kind == "f":
         return torch.from_numpy(np.array(given, np.float32, order="C"))  # a copy: it may be read-only or reversed
     channels_first = isinstance(item, torch.Tensor) and given.ndim == 3
@@ -181,7 +187,7 @@ def picture_from(item: object) -> Picture:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise SubspectError(
             "an image in memory must be a Pillow image, a uint8 array (height, width[, 1, 3 or 4]) or a uint8 tensor (1, 3 "
-            f"or 4, height, width) as a picture, or floating-point, ready for the network; got {type(item).__name__} of "
-            f"{given.dtype} {given.shape}"
+            "or 4, height, width) as a picture, or ready for the network: floating-point numbers, tokens (whole numbers in a "
+            f"row), or such by name in a dict; got {type(item).__name__} of {given.dtype} {given.shape}"
         )
     return to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)))

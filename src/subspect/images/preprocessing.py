@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from subspect.ground.errors import NoPicture, SubspectError, Unusable
+from subspect.images.inputs import Inputs, Pixels, shape_of
 from subspect.images.processors import Processor, is_processor
 
 INPUT_PIXELS = 2**24  #: more pixels of one image are not given to a network
@@ -227,14 +228,14 @@ def view(preprocessing: AnyPreprocessing, image: Image.Image) -> Image.Image:
     return preprocessing.view(image) if isinstance(preprocessing, Preprocessing) else visible(preprocessing(image))
 
 
-def visible(tensor: torch.Tensor) -> Image.Image:
+def visible(tensor: Pixels) -> Image.Image:
     """Stretch a tensor (channels, height, width), however it is normalised, to a picture.
 
     Raises:
         NoPicture: the shape is different, or the number of channels is neither 1 nor 3.
     """
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise NoPicture(f"a tensor of shape {tuple(tensor.shape)} is not a picture")
+    if isinstance(tensor, Inputs) or tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise NoPicture(f"a tensor of shape {shape_of(tensor)} is not a picture")
     low, high = tensor.min(), tensor.max()
     pixels = ((tensor - low) / (high - low).clamp_min(1e-12) * 255).byte().expand(3, -1, -1).permute(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(pixels))

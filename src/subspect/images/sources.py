@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from subspect.ground.errors import SubspectError, Unusable, shortened
+from subspect.images.inputs import Pixels
 from subspect.images.preprocessing import visible
 
-Picture = Image.Image | torch.Tensor
+Picture = Image.Image | Pixels  #: to be preprocessed, or ready for the network
 Labels = npt.NDArray[np.int64]
 
 
@@ -29,7 +29,7 @@ class Example(NamedTuple):
     """What a source contains at a position.
 
     Attributes:
-        image: RGB, or a tensor that is ready for the network.
+        image: RGB, or a tensor, or several by name, ready for the network.
         label: as the source gives it, a name or a class index; None if there is none.
         digest: of the image file's bytes (see `digest`); None for images in memory.
     """

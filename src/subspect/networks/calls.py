@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, some
+from subspect.images.inputs import Pixels, called, shape_of
 from subspect.networks.summands import Position, at_position, is_convolution
 
 
@@ -37,7 +38,7 @@ class Seen:
         return get_args(Position) if self.result.ndim == 3 and not is_convolution(self.module) else ("mean",)
 
 
-def watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> tuple[list[Seen], list[Tensor]]:
+def watch(model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module]) -> tuple[list[Seen], list[Tensor]]:
     """Run the network and keep what goes in and out of every linear layer; hooks are removed on any exit."""
     names = {module: name for name, module in reversed(watched.items())}  # of several names, the first
     inputs: dict[nn.Module, Tensor] = {}
@@ -53,10 +54,10 @@ def watch(model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module]) -> tu
     handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
     handles += [module.register_forward_hook(after) for module in names]
     try:
-        tensors = [tensor.detach() for tensor in logits_in(model(pixels))]
+        tensors = [tensor.detach() for tensor in logits_in(called(model, pixels))]
     except Exception as error:
         raise SubspectError(
-            f"the network failed on a batch {tuple(pixels.shape)}: {type(error).__name__}: {error}; check that the "
+            f"the network failed on a batch {shape_of(pixels)}: {type(error).__name__}: {error}; check that the "
             "preprocessing gives the size and the channels that it expects"
         ) from error
     finally:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
+from subspect.images.inputs import Pixels
 from subspect.networks.calls import Seen, logits_among, logits_in, same, tolerance, watch
 from subspect.networks.summands import (
     Groups,
@@ -87,7 +88,7 @@ def logits_of(output: Any, head: Head, images: int) -> Tensor:
     return two_logits(logits_in(output)[head.output].reshape(images, -1))
 
 
-def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
+def find_head_of(model: nn.Module, pixels: Pixels, name: str | None) -> Head:
     """Find the head of a network with a small batch (see `Network.find_head`).
 
     Raises:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from subspect.images.inputs import Pixels
 from subspect.networks.network import Network
 
 _KEPT = 8  # maps of the right shape; the one that is pooled comes last or nearly so
@@ -37,7 +38,7 @@ class Read(NamedTuple):
     maps: Tensor | None
 
 
-def read_maps(network: Network, pixels: Tensor) -> Read:
+def read_maps(network: Network, pixels: Pixels) -> Read:
     """Run a batch through the network once, and return features, logits and the maps that the features are pooled from.
 
     Args:

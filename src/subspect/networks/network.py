@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import fingerprint
 from subspect.ground.text import is_text
+from subspect.images.inputs import Pixels, called, moved
 from subspect.images.preprocessing import AnyPreprocessing, PreprocessingLike, as_preprocessing
 from subspect.networks.calls import input_of
 from subspect.networks.finding import Head, check_head, find_head_of, logits_of
@@ -86,11 +87,12 @@ class Network:
         weight, bias = joined(self.model, self._head.groups)
         return torch.equal(weight, self._head.weight) and torch.equal(bias, self._head.bias)
 
-    def find_head(self, pixels: Tensor, name: str | None = None) -> Head:
+    def find_head(self, pixels: Pixels, name: str | None = None) -> Head:
         """Find the head with a small batch, and check that it gives the network's own logits.
 
         Args:
-            pixels: (n, …) with n ≥ 2, as the network expects it; of pictures (n, channels, height, width).
+            pixels: (n, …) with n ≥ 2, as the network expects it; of pictures (n, channels, height, width); by name if the
+                network takes several tensors by keyword.
             name: the head's module name, where it is known and the user gave none.
 
         A head that the user named is taken even where the network does something after it (a softmax, an average of
@@ -108,7 +110,7 @@ class Network:
             )
         return self._head
 
-    def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Run a batch through the network once: features (n, d) and logits (n, C), float32, on the network's device.
 
         Raises:
@@ -129,7 +131,7 @@ class Network:
             modules = [(part, self.model.get_submodule(part.name)) for part in firsts]
             handles = [one.register_forward_pre_hook(keep(part, one), with_kwargs=True) for part, one in modules]
             try:
-                output = self.model(self._to_model(pixels))
+                output = called(self.model, self._to_model(pixels))
             finally:
                 for handle in handles:
                     handle.remove()
@@ -181,11 +183,9 @@ class Network:
         """Return the SHA-256 of all parameters' and buffers' names, types, shapes and bytes, in 64 hex digits."""
         return weights_fingerprint(self.model)
 
-    def _to_model(self, pixels: Tensor) -> Tensor:
-        if not pixels.is_floating_point():  # tokens, which an embedding looks up
-            return pixels.to(self.device)
-        dtype = next((tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()), pixels.dtype)
-        return pixels.to(self.device, dtype)
+    def _to_model(self, pixels: Pixels) -> Pixels:
+        dtype = next((tensor.dtype for tensor in self.model.parameters() if tensor.is_floating_point()), None)
+        return moved(pixels, self.device, dtype)
 
 
 def _one_graph(model: nn.Module) -> bool:

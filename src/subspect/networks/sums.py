@@ -13,6 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from subspect.images.inputs import Pixels
 from subspect.networks.calls import Seen, logits_among, same, watch
 from subspect.networks.summands import Groups, Position, Summand, at_position, is_convolution, written
 
@@ -22,14 +23,14 @@ _MOVED = 4  # copies of the images, each moved by a pixel more, from which facto
 
 
 def sum_of_layers(
-    model: nn.Module, pixels: Tensor, watched: dict[str, nn.Module], seen: list[Seen], logits: Tensor
+    model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module], seen: list[Seen], logits: Tensor
 ) -> Groups:
     """Find factors by which some layers' outputs add up to the logits, the fewest layers first; nothing if there are none.
 
     The factors are taken from some images and their moved copies, and must hold on others.
     """
     other = None
-    if pixels.is_floating_point():
+    if isinstance(pixels, Tensor) and pixels.is_floating_point():
         more = torch.cat([pixels, *(pixels.roll(step, -1) for step in range(1, _MOVED))])
         seen, outputs = watch(model, more, watched)
         logits, other = next(iter(logits_among(outputs, len(more)).values())), pixels.flip(-1)

@@ -22,7 +22,7 @@ from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import AnyPreprocessing, view, visible
-from subspect.images.sources import Images
+from subspect.images.sources import Images, Picture
 from subspect.networks.maps import read_maps
 from subspect.networks.network import Network
 from subspect.statistics.largest import TopImages
@@ -237,12 +237,12 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: d
             yield from _with_maps(network, shown, pixels)
 
 
-def _seen(
-    given: Image.Image | torch.Tensor, preprocessing: AnyPreprocessing | None
-) -> tuple[Image.Image, torch.Tensor | None]:
+def _seen(given: Picture, preprocessing: AnyPreprocessing | None) -> tuple[Image.Image, torch.Tensor | None]:
     """Return an image as a person looks at it, and as the network gets it, if that is known."""
-    if isinstance(given, torch.Tensor):
-        return visible(given), given
+    if not isinstance(given, Image.Image):
+        picture = visible(given)
+        assert isinstance(given, torch.Tensor)  # several by name are no picture
+        return picture, given
     if preprocessing is None:
         return given, None
     return view(preprocessing, given), preprocessing(given)

@@ -24,6 +24,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
+from subspect.images.inputs import Pixels, concatenated, mirrored, shape_of, split
 from subspect.images.labels import match_classes, numbered
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
@@ -160,7 +161,7 @@ def find_head(network: Network, images: ImageSource) -> Head:
         return network.find_head(usable)
 
 
-def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
+def sample(network: Network, source: Images, count: int = 2) -> Pixels:
     """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
 
     If there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
@@ -168,7 +169,7 @@ def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
     Raises:
         SubspectError: no preprocessing, or no image that can be used.
     """
-    usable, failed = list[torch.Tensor](), list[tuple[str, str]]()
+    usable, failed = list[Pixels](), list[tuple[str, str]]()
     for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
         usable += [] if batch.pixels is None else [batch.pixels]
         failed += batch.failed
@@ -176,15 +177,15 @@ def sample(network: Network, source: Images, count: int = 2) -> torch.Tensor:
             break
     if not usable:
         raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
-    shapes = list(dict.fromkeys(tuple(one.shape[1:]) for one in usable))
+    shapes = list(dict.fromkeys(shape_of(one[0]) for one in usable))
     if len(shapes) > 1:
         raise SubspectError(
             f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, "
             f"so that all have the same size"
         )
     while len(usable) < count:
-        usable += [one.flip(-1) for one in usable[: count - len(usable)]]
-    return torch.cat(usable)
+        usable += [mirrored(one) for one in usable[: count - len(usable)]]
+    return concatenated(usable)
 
 
 def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str, int]:
@@ -358,7 +359,7 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
     predictions = [torch.empty(0, dtype=torch.int64)]
     layers = {name: [torch.empty(0, width)] for name, width in manifest.layers.items()}
     with watching(network.model, tuple(layers)) as said:
-        for pixels in () if batch.pixels is None else torch.split(batch.pixels, manifest.batch_size):
+        for pixels in () if batch.pixels is None else split(batch.pixels, manifest.batch_size):
             x, logits = network.read(pixels)
             features.append(x.cpu())
             predictions.append(logits.argmax(dim=1).cpu())

@@ -6,10 +6,8 @@ observed is used, even if a batch would lead to the other.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from subspect.ground.errors import SubspectError, Unusable, some
+from subspect.images.inputs import Pixels, concatenated, mirrored
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, described, from_description
 from subspect.networks.finding import Head
@@ -63,14 +61,14 @@ def same_network(study: Study, network: Network) -> Network:
     return network.known_as(identity.head_name, declared or from_description(stored), identity.class_names)
 
 
-def head_of(network: Network, pixels: Tensor) -> Head:
+def head_of(network: Network, pixels: Pixels) -> Head:
     """Return the head of the study's network, found with a batch (n, …) if it isn't known yet; one image is enough."""
     if not network.head_known:
-        network.find_head(pixels if len(pixels) > 1 else torch.cat([pixels, pixels.flip(-1)]))
+        network.find_head(pixels if len(pixels) > 1 else concatenated([pixels, mirrored(pixels)]))
     return network.head
 
 
-def real_images(study: Study, network: Network, count: int, images: ImageSource | None = None) -> Tensor:
+def real_images(study: Study, network: Network, count: int, images: ImageSource | None = None) -> Pixels:
     """Return real images as the study's network takes them, (count, …); if there are fewer, mirror images follow.
 
     Args:
