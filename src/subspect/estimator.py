@@ -74,7 +74,7 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         coef_: (C, d) weights, zero but for each class's features; (1, d) with two classes, as in scikit-learn.
         intercept_: (C,) biases, or (1,).
         supports_: for each row of ``coef_`` the indices of its features, the most important first. With two classes they are
-            those of both; pursuit chooses the same for both.
+            those of both, which are the same where pursuit chooses a whole number.
         dense_: the dense classifier.
         fidelity_: the share of rows on which it has the same prediction as the dense one: of the rows set apart where there are
             such, else of all rows of `fit`, which flatters.
