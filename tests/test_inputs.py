@@ -38,6 +38,10 @@ class _Tokens(nn.Module):
         return out
 
 
+def _features() -> nn.Module:
+    return nn.Linear(5, _CLASSES)
+
+
 def _vectors() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, _CLASSES))
 
@@ -54,6 +58,7 @@ def _volumes() -> nn.Module:
 
 # kind → how the network is made, the shape of one input, and the multiplications that one takes
 KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "features": (_features, (5,), 5 * _CLASSES),
     "vectors": (_vectors, (5,), 5 * 12 + 12 * 8 + 8 * _CLASSES),
     "tokens": (_Tokens, (6, 8), 6 * (8 * 24 + 8 * 8 + 2 * 8 * 16) + 2 * 6 * 6 * 8 + 8 * _CLASSES),
     "series": (_series, (2, 10), 10 * 2 * 3 * 8 + 8 * _CLASSES),
@@ -120,6 +125,40 @@ def test_arrays_that_are_too_few_are_missed_without_a_word_of_folders(
     subspect.write_report(job.study, job.decomposition, fidelity=job.fidelity, images=x[:5], show_progress=False)
     assert "could not be read again from the images given" in caplog.text and "FOLDER" not in caplog.text
     assert "give those that were observed" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["features", "vectors"])
+def test_no_warning_and_no_word_of_folders_or_colours(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    network, (x, _) = _made(kind)
+    with torch.no_grad():
+        list(network.model.modules())[-1].bias -= network.model(torch.from_numpy(x)).mean(0)
+        labels = network.model(torch.from_numpy(x)).argmax(1).numpy()
+    study = subspect.observe(network, (x, labels), tmp_path / "right", show_progress=False)
+    made = study.decompose(k=2, method="contribution", show_progress=False)
+    assert made.evaluate().overall.dense_accuracy.value == 1
+    page = made.report().read_text(encoding="utf-8")
+    assert "from Python, pass them to write_report(images=…) if they are pictures." in page
+    assert [one.getMessage() for one in caplog.records if one.levelname != "INFO"] == []
+    subspect.observe(network, (x, (labels + 1) % _CLASSES), tmp_path / "wrong", show_progress=False)
+    [warned] = [one.getMessage() for one in caplog.records if one.levelname != "INFO"]
+    assert warned.endswith(
+        "with 4 classes. Usual causes: the labels count the classes in a different order than the network does, or the "
+        "inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
+    )
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_inputs_of_another_width_are_refused(known: bool, tmp_path: Path) -> None:
+    network, arrays = _made("features")
+    if known:  # the head is not looked for again
+        subspect.observe(network, arrays, tmp_path / "study", show_progress=False)
+    with pytest.raises(SubspectError) as caught:
+        subspect.observe(network, np.zeros((9, 7), np.float32), tmp_path / "other", show_progress=False)
+    assert "the network failed on a batch (" in str(caught.value) and "mat1 and mat2 shapes" in str(caught.value)
+    assert str(caught.value).endswith("check that inputs have the shape and the numbers that it expects")
 
 
 def test_explaining_an_input_that_is_no_picture(done: _Done, tmp_path: Path) -> None:

@@ -41,9 +41,11 @@ def test_version_and_help_load_no_torch(argument: str) -> None:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    found = loaded_by("import subspect")
-    assert "subspect" in found and not found & {"torch", "numpy", "scipy"}
-    assert "torch" in loaded_by("import subspect; subspect.Network")
+    found, optional = loaded_by("import subspect"), {"sklearn", "skops", "pandas", "polars", "timm", "transformers"}
+    assert "subspect" in found and not found & {"torch", "numpy", "scipy", *optional}
+    used = loaded_by("import subspect; subspect.Network; subspect.from_features; subspect.decompose; subspect.Job")
+    assert "torch" in used and not used & optional
+    assert "sklearn" in loaded_by("import subspect; subspect.SparseHeadClassifier")
 
 
 def test_everything_public_is_there_and_shadows_no_module() -> None:

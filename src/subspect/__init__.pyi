@@ -7,6 +7,7 @@ from .asking.geometry import Geometry, geometry
 from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
 from .choosing.decompose import decompose, decompose_by_file, decompose_each
 from .choosing.sizes import Auto, Budget, Mean
+from .estimator import SparseHeadClassifier
 from .giving.edit import Edited, edit
 from .giving.export import Exported, FileCost, export
 from .giving.retrain import Retrained, retrain
@@ -102,6 +103,7 @@ __all__ = [
     "Separator",
     "Settings",
     "Settled",
+    "SparseHeadClassifier",
     "Specialised",
     "Spread",
     "Study",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subspect.choosing.methods import Result, Seen, by_pursuit, influential, keep, look
+from subspect.choosing.methods import Result, Seen, choose, keep, look
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
@@ -102,11 +102,7 @@ def decompose_each(
     suffix += "" if on is None or on == study.set_names[0] else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out)
-    found = (
-        by_pursuit(seen, sizes, refit, pool, show_progress)
-        if method == "pursuit"
-        else (keep(seen, influential(seen, method, size), refit) for size in sizes)
-    )
+    found = choose(seen, sizes, method, refit, pool, show_progress=show_progress)
     made = []
     for size, one in zip(sizes, found, strict=True):
         made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))

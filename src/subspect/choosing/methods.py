@@ -8,7 +8,7 @@ features where none is asked for, and looks how far its choice can be trusted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,7 +33,7 @@ from subspect.heads.supports import Supports
 from subspect.statistics.largest import TopFeatures
 from subspect.statistics.moments import ClassSums
 from subspect.studies.parts import split
-from subspect.studies.rows import Rows
+from subspect.studies.rows import Block, Rows
 from subspect.studies.study import Study
 
 _CURVE = 32  # features for each class at which the curve ends
@@ -46,19 +46,24 @@ class Seen:
     """What one pass over the features has gathered.
 
     Attributes:
+        study: that images to promise on are taken from; None where rows were given without one.
         check: the image set, and the part of it, on which a size is chosen and the cost is measured.
+        checked: its rows.
+        check_labelled: whether it has labels.
     """
 
-    study: Study
     image_set: str
     part: Part
     labelled: bool
-    rows: Rows
+    rows: Iterable[Block]
     dense: Affine
     target: Target
     top: TopFeatures
     sums: ClassSums
     check: tuple[str, Part]
+    checked: Iterable[Block]
+    check_labelled: bool
+    study: Study | None = None
 
     @property
     def unseen(self) -> list[int]:
@@ -109,14 +114,50 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target,
         log.warning("hold_out (--hold-out) has no effect: the study has %s to measure on", some(map(repr, others)))
     if others:
         part, check = "all", ("test" if "test" in others else others[0], "all")
-    shape = study.identity.n_classes, study.identity.n_features
+    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    rows, measured = Rows(image_set, part), study.image_set(check[0])
+    top, sums = gathered(rows, weight.shape, sizes)
+    checked = Rows(measured, check[1])
+    about = image_set.name, part, image_set.labelled
+    return Seen(*about, rows, (weight, bias), target, top, sums, check, checked, measured.labelled, study)
+
+
+def gathered(rows: Iterable[Block], shape: tuple[int, ...], sizes: Sequence[Checked]) -> tuple[TopFeatures, ClassSums]:
+    """Gather, in one pass over rows, what the methods need of C classes and d features; ``shape`` is (C, d)."""
+    n_classes, n_features = shape
     known = [size for size in sizes if isinstance(size, int | float)] or [1]
-    top, sums, rows = TopFeatures(*shape, known), ClassSums(*shape), Rows(image_set, part)
+    top, sums = TopFeatures(n_classes, n_features, known), ClassSums(n_classes, n_features)
     for block in rows:
         top.update(block.features, block.labels)
         sums.update(block.features, block.labels)
-    weight, bias = (tensor.double().numpy() for tensor in study.head())
-    return Seen(study, image_set.name, part, image_set.labelled, rows, (weight, bias), target, top, sums, check)
+    return top, sums
+
+
+def choose(
+    seen: Seen,
+    sizes: Sequence[Checked],
+    method: str,
+    refit: bool,
+    pool: int | None,
+    *,
+    judge: bool = True,
+    show_progress: bool = False,
+) -> Iterator[Result]:
+    """Choose by a method, a result for each size.
+
+    Args:
+        seen: what was gathered of the rows to choose on.
+        sizes: that fit the head and the method.
+        method: one of `subspect.choosing.options.METHODS`.
+        refit: whether to re-learn weights and biases on the chosen features.
+        pool: how many features there are for all classes together to choose from.
+        judge: whether to look, after the choice, how far it can be trusted, and what other sizes cost.
+        show_progress: whether to draw a progress bar.
+    """
+    if method == "pursuit":
+        yield from by_pursuit(seen, sizes, refit, pool, judge=judge, show_progress=show_progress)
+    else:
+        yield from (keep(seen, influential(seen, method, size), refit) for size in sizes)
 
 
 def influential(seen: Seen, method: str, size: Checked) -> Supports:
@@ -140,27 +181,28 @@ def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
 
 
 def by_pursuit(
-    seen: Seen, sizes: Sequence[Checked], refit: bool, pool: int | None, show_progress: bool
+    seen: Seen, sizes: Sequence[Checked], refit: bool, pool: int | None, *, judge: bool, show_progress: bool
 ) -> Iterator[Result]:
-    """Choose by pursuit, a result for each size; statistics are taken once for all of them."""
+    """Choose by pursuit, a result for each size; statistics are taken once for all of them. See `choose`."""
     boundary = Boundary(seen.rows, *seen.dense, seen.target)
     if not boundary.margin:
         log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
-    check = Rows(seen.study.image_set(seen.check[0]), seen.check[1])
     with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
         learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
-        ladder = [] if pool or all(isinstance(size, Auto) for size in sizes) else _ladder(boundary, check)
+        sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
+        ladder = [] if pool or sought or not judge else _ladder(boundary, seen.checked)
         for size in sizes:
             if isinstance(size, Auto):
                 most = min(size.most, pool or boundary.dense[0].shape[1])
-                result = _settle(seen, boundary, learn, replace(size, most=most), check)
+                result = _settle(seen, boundary, learn, replace(size, most=most))
             else:
                 choice = learn(_counts(boundary, size, pool))
-                [counts] = count(check, [choice.affine])
-                result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if ladder else [])
+                [counts] = count(seen.checked, [choice.affine]) if ladder else [None]
+                result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
             choice = _sorted(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
-            yield replace(result, choice=choice, trusted=trust(running, choice.supports, choice.affine))
+            trusted = trust(running, choice.supports, choice.affine) if judge else ()
+            yield replace(result, choice=choice, trusted=trusted)
             advance(1)
 
 
@@ -209,17 +251,17 @@ def _learn(
     return reselect(boundary, choice, rounds=rounds, advance=advance) if refit else choice
 
 
-def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted: Auto, check: Rows) -> Result:
+def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted: Auto) -> Result:
     """Find the fewest features that keep the tolerance, and say what is promised, or why nothing is."""
-    if wanted.measure == "accuracy" and not seen.study.image_set(seen.check[0]).labelled:
+    if wanted.measure == "accuracy" and not seen.check_labelled:
         raise SubspectError(
             f"a tolerance of accuracy needs labels, and {seen.check[0]!r} has none; take measure 'fidelity'"
         )
     reason = _no_promise(seen, wanted)
     promise, skip = None, None
-    if reason is None:
+    if reason is None and seen.study is not None:
         promise = Rows(seen.study.image_set(str(wanted.promise)))
-        skip = np.concatenate([block.prints() for rows in (seen.rows, check) for block in rows])
+        skip = np.concatenate([block.prints() for rows in (seen.rows, seen.checked) for block in rows])
         known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
         if known == len(promise):
             reason, promise = f"since all images of {wanted.promise!r} took part in a choice", None
@@ -232,7 +274,7 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted
             )
     if reason is not None:
         log.info("promise: none, %s", reason)
-    settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, check, promise, skip)
+    settled = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), wanted, seen.checked, promise, skip)
     _tell(seen, boundary, wanted, settled)
     chosen = settled.chosen
     auto = Settled(wanted.tolerance, wanted.measure, settled.met, seen.check, settled.promise, reason)
@@ -275,7 +317,7 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None
 
 def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     """Return why nothing can be promised, or None."""
-    if wanted.promise is None:
+    if wanted.promise is None or seen.study is None:
         return "since no images were named that neither the network nor the choice has seen"
     promised, chosen, check = (seen.study.image_set(name) for name in (wanted.promise, seen.image_set, seen.check[0]))
     if wanted.measure == "accuracy" and not promised.labelled:
@@ -288,7 +330,7 @@ def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     return None
 
 
-def _ladder(boundary: Boundary, check: Rows) -> list[CurvePoint]:
+def _ladder(boundary: Boundary, check: Iterable[Block]) -> list[CurvePoint]:
     """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]

@@ -56,14 +56,21 @@ def watch(model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module]) -> tu
     try:
         tensors = [tensor.detach() for tensor in logits_in(called(model, pixels))]
     except Exception as error:
-        raise SubspectError(
-            f"the network failed on a batch {shape_of(pixels)}: {type(error).__name__}: {error}; check that the "
-            "preprocessing gives the size and the channels that it expects"
-        ) from error
+        raise failed_on(pixels, error) from error
     finally:
         for handle in handles:
             handle.remove()
     return seen, tensors
+
+
+def failed_on(pixels: Pixels, error: Exception) -> SubspectError:
+    """Return the error that says that a network failed on a batch."""
+    pictures = isinstance(pixels, Tensor) and pixels.ndim == 4
+    return SubspectError(
+        f"the network failed on a batch {shape_of(pixels)}: {type(error).__name__}: {error}; check that "
+        + ("the preprocessing gives the size and the channels" if pictures else "inputs have the shape and the numbers")
+        + " that it expects"
+    )
 
 
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -97,6 +97,15 @@ def affine(module: nn.Module) -> tuple[Tensor, Tensor]:
     return weight, bias  # type: ignore[return-value]
 
 
+def two_opposite_rows(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the head of two classes, weight (2, d) and bias (2,), that a single logit, (1, d) and (1,), stands for.
+
+    Half of the logit goes to class 1, and the same with the opposite sign to class 0: the softmax of the two is the sigmoid of
+    the one.
+    """
+    return torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
+
+
 def joined(model: nn.Module, groups: Groups) -> tuple[Tensor, Tensor]:
     """Return weight (C, d) and bias (C,), float32 on the CPU, of the head that some layers are together; C is never 1."""
     weights, bias = [], torch.zeros(())
@@ -106,11 +115,6 @@ def joined(model: nn.Module, groups: Groups) -> tuple[Tensor, Tensor]:
         bias = bias + sum(factor * own.detach().float().cpu() for factor, _, own in parts)
     whole = torch.cat([torch.as_tensor(weight) for weight in weights], dim=1)
     return two_opposite_rows(whole, bias) if len(whole) == 1 else (whole.clone(), bias.clone())
-
-
-def two_opposite_rows(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the head of two classes, (2, d) and (2,), that a head of one logit is, (1, d) and (1,): no, and yes."""
-    return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
 
 
 def two_logits(logits: Tensor) -> Tensor:

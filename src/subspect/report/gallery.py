@@ -21,7 +21,7 @@ from subspect.ground.pictures import data_uri, fit, lay_over
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource, open_images
-from subspect.images.preprocessing import AnyPreprocessing, view, visible
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, view, visible
 from subspect.images.sources import Images, Picture
 from subspect.networks.maps import read_maps
 from subspect.networks.network import Network
@@ -99,9 +99,10 @@ def gallery_of(
     if study.identity.features_alone:
         return Gallery({}, {}, {}, "The study was made from features alone, without images, so there are none to show.")
     if opened is None and image_set.manifest.root is None:
+        if_any = " if they are pictures" if dict(study.identity.preprocessing) == GIVEN_AS_TENSORS else ""
         remark = (
             f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "
-            "Python, pass them to write_report(images=…)."
+            f"Python, pass them to write_report(images=…){if_any}."
         )
         return Gallery({}, {}, {}, remark)
     strips = _strips(image_set, decomposition)

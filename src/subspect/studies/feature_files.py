@@ -282,14 +282,26 @@ def _estimator(path: Path) -> HeadFile:
     if unknown:
         raise SubspectError(f"the head {path} contains types that skops doesn't trust: {some(unknown)}; {_SAVE_HEAD}")
     found = skops.io.load(path, trusted=[])
-    last = found.steps[-1][1] if hasattr(found, "steps") else found
-    weight, classes = getattr(last, "coef_", None), getattr(last, "classes_", None)
-    if weight is None or classes is None or hasattr(last, "dual_coef_"):
+    return head_of(found.steps[-1][1] if hasattr(found, "steps") else found, f"the head {path}")
+
+
+def head_of(classifier: Any, what: str) -> HeadFile:
+    """Return the head that a linear classifier of scikit-learn is.
+
+    Args:
+        classifier: a fitted one.
+        what: to call it in messages.
+
+    Raises:
+        SubspectError: it isn't fitted, or not linear.
+    """
+    weight, classes = getattr(classifier, "coef_", None), getattr(classifier, "classes_", None)
+    if weight is None or classes is None or hasattr(classifier, "dual_coef_"):
         raise SubspectError(
-            f"the head {path} is a {type(last).__name__}, which doesn't have a row of weights for each class; "
+            f"{what} is a {type(classifier).__name__}, which doesn't have a row of weights for each class; "
             f"expected a fitted linear "
             "classifier with coef_, intercept_ and classes_, such as LogisticRegression, LinearSVC or SGDClassifier"
         )
     rows = np.atleast_2d(weight)
-    bias = np.broadcast_to(np.reshape(last.intercept_, -1), len(rows))  # of one that has none, 0.0
+    bias = np.broadcast_to(np.reshape(classifier.intercept_, -1), len(rows))  # of one that has none, 0.0
     return HeadFile(rows, bias, tuple(str(name) for name in classes.tolist()))

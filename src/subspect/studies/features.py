@@ -29,6 +29,7 @@ from subspect.images.labels import numbered
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
+from subspect.networks.summands import two_opposite_rows
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.observe import complete, near_chance, shard_rows
@@ -81,7 +82,7 @@ def from_features(
             was stored so far is kept.
     """
     check_set_name(name)
-    folder, head = Path(study), _head(weight, bias)
+    folder, head = Path(study), linear_head(weight, bias)
     names = _names(class_names, len(head[0]), folder)
     given = _given(features, head, labels, ids, names)
     identity = _identity(network, head, names)
@@ -187,8 +188,12 @@ def _check_kind(kind: np.dtype[Any], what: str) -> None:
         )
 
 
-def _head(weight: object, bias: object) -> tuple[Features, Features]:
-    """Return a head's weight (C, d) and bias (C,), float32, of two classes at least."""
+def linear_head(weight: object, bias: object) -> tuple[Features, Features]:
+    """Return a head's weight (C, d) and bias (C,), float32, of two classes at least; a single row becomes two opposite ones.
+
+    Raises:
+        SubspectError: they are no numbers, not finite, or their shapes don't fit each other.
+    """
     rows = np.atleast_2d(_array(weight, "the head's weight"))
     shift = np.zeros(len(rows), np.float32) if bias is None else _array(bias, "the head's bias").reshape(-1)
     if rows.ndim != 2 or 0 in rows.shape or shift.shape != rows.shape[:1]:
@@ -204,8 +209,9 @@ def _head(weight: object, bias: object) -> tuple[Features, Features]:
         raise SubspectError(
             "the head's weight or bias contains NaN, infinity, or a number too large for float32; fit it again"
         )
-    if len(rows) == 1:  # the logit of class 1 against class 0; halves leave the probabilities as they are
-        return np.concatenate([-head[0] / 2, head[0] / 2]), np.concatenate([-head[1] / 2, head[1] / 2])
+    if len(rows) == 1:
+        both = two_opposite_rows(*map(torch.from_numpy, head))
+        return both[0].numpy(), both[1].numpy()
     return head
 
 

@@ -29,6 +29,7 @@ from subspect.images.labels import match_classes, numbered
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
+from subspect.networks.calls import failed_on
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
@@ -250,7 +251,13 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     left = manifest.images - _positions(manifest, image_set.done)
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
-    chunk = _chunk(network, batch, manifest)
+    try:
+        chunk = _chunk(network, batch, manifest)
+    except SubspectError:
+        raise
+    except Exception as error:  # of the network's own, as on inputs of another shape than its head was found with
+        assert batch.pixels is not None  # it was given some
+        raise failed_on(batch.pixels, error) from error
     seconds = (time.perf_counter() - start) / len(positions) * left
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
@@ -260,7 +267,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     log.info("%s images left: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
-    return source.labelled and _warn_near_chance(right, len(chunk.ids), network, "tried first")
+    return source.labelled and _warn_near_chance(right, len(chunk.ids), network, manifest, "tried first")
 
 
 def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
@@ -330,7 +337,7 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
         rows = manifest.rows
         log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
         if network is not None:
-            _warn_near_chance(right, rows, network, f"of {name!r}")
+            _warn_near_chance(right, rows, network, manifest, f"of {name!r}")
 
 
 def complete(image_set: ImageSet) -> int:
@@ -408,20 +415,24 @@ def _reasons(failed: Sequence[tuple[str, str]]) -> str:
     return some([f"{id}: {reason}" for id, reason in failed], 3)
 
 
-def _warn_near_chance(right: int, images: int, network: Network, which: str) -> bool:
+def _warn_near_chance(right: int, images: int, network: Network, manifest: SetManifest, which: str) -> bool:
     """Warn if the accuracy could come from guessing; say whether."""
     near = near_chance(right, images, network.head.n_classes)
     if near:
         log.warning(
-            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual "
-            "causes: %sthe class folders are in a different order than the network's classes (see --class-map), "
-            "or the preprocessing (size, mean, std, RGB or "
-            "BGR) isn't the one used in training",
+            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual causes: "
+            "%s%s, or %s",
             right,
             f"{images:,}",
             which,
             network.head.n_classes,
             "" if network.weights_given else "no weights were given (--weights), so they may be random; ",
+            "the labels count the classes in a different order than the network does"
+            if manifest.root is None
+            else "the class folders are in a different order than the network's classes (see --class-map)",
+            "the inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
+            if dict(manifest.preprocessing) == GIVEN_AS_TENSORS
+            else "the preprocessing (size, mean, std, RGB or BGR) isn't the one used in training",
         )
     return near
 
