@@ -128,7 +128,7 @@ def test_all_leaves_out_what_takes_no_part(
 
 def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder("train", each=4)
-    study = subspect.observe(Network(tiny), folder, tmp_path / "study", layers=["conv"])
+    study = subspect.observe(Network(tiny), folder, tmp_path / "study", layers="conv")
     for layers, given in ((["norm"], "norm"), ([], "none")):
         with pytest.raises(
             SubspectError, match=f"was begun with the layers conv, but {given} were given; choose another name"

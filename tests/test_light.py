@@ -48,6 +48,11 @@ def test_import_loads_nothing_heavy() -> None:
     assert "sklearn" in loaded_by("import subspect; subspect.SparseHeadClassifier")
 
 
+def test_without_an_extra_the_rest_is_there() -> None:
+    code = "sys.modules['sklearn'] = None; exec('from subspect import *'); import pydoc, subspect; pydoc.render_doc(subspect)"
+    assert "subspect.estimator" not in loaded_by(code)
+
+
 def test_everything_public_is_there_and_shadows_no_module() -> None:
     assert subspect.__all__ == sorted(subspect.__all__) and set(subspect.__all__) <= set(dir(subspect))
     modules = {path.stem for path in SRC.iterdir()}

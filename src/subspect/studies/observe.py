@@ -56,7 +56,7 @@ def observe(
     device: str | torch.device | None = None,
     class_map: Mapping[str, int] | str | Path | None = None,
     max_failed: float = 0.01,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     show_progress: bool = True,
 ) -> Study:
     """Run a network once over images and store features, labels, predictions and ids in a study.
@@ -91,6 +91,7 @@ def observe(
         )
     check_network(network)
     check_set_name(name)
+    layers = (layers,) if isinstance(layers, str) else layers
     folder, source = Path(study), open_images(images, name)
     network = _as_before(network, source, folder)
     with network.running(device), ExitStack() as held:
