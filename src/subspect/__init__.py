@@ -22,6 +22,10 @@ import lazy_loader
 __version__ = "0.1.0.dev0"
 
 # What is imported, and from where, stands in __init__.pyi; each is loaded when it is first asked for.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 if find_spec("sklearn") is None:  # so that `from subspect import *` and help() pass by what needs it
     __all__.remove("SparseHeadClassifier")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
