@@ -40,6 +40,7 @@ from .statistics.dimensions import Spread
 from .studies.decompositions import load_decomposition
 from .studies.features import from_features
 from .studies.image_set import ImageSet
+from .studies.name_features import FeatureNames, name_features
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
 from .studies.verify import Fault, Verified, verify
@@ -71,6 +72,7 @@ __all__ = [
     "Explanation",
     "Exported",
     "Fault",
+    "FeatureNames",
     "FeatureRow",
     "Fidelity",
     "FileCost",
@@ -132,6 +134,7 @@ __all__ = [
     "geometry",
     "load_decomposition",
     "load_network",
+    "name_features",
     "observe",
     "open_images",
     "open_study",

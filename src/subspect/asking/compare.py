@@ -9,7 +9,7 @@ most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, columns, names_json, occurring, shown
 from subspect.heads.history import Part
 from subspect.heads.terms import Term, terms
 from subspect.measuring.heads_say import heads_say
@@ -93,6 +94,7 @@ class Comparison(Result):
         confused: some of the images that the decomposed network confuses, the surest first.
         agreement: share of the images of both classes on which the decomposed head sides with the dense one between the two.
         path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
+        feature_names: feature index → name, of those of these features that have one.
     """
 
     names: tuple[str, str]
@@ -105,6 +107,7 @@ class Comparison(Result):
     confused: tuple[ConfusedImage, ...]
     agreement: float
     path: tuple[tuple[tuple[int, ...], float], ...]
+    feature_names: Names = field(default_factory=dict)
 
     @property
     def needed(self) -> int | None:
@@ -119,6 +122,7 @@ class Comparison(Result):
             "confused": [{**vars(one), "terms": [vars(term) for term in one.terms]} for one in self.confused],
             "path": [{"features": list(found), "agreement": share} for found, share in self.path],
             "needed": self.needed,
+            "feature_names": names_json(self.feature_names),
         }
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -128,7 +132,13 @@ class Comparison(Result):
             weights = {f"weight {one}": each.weights[0], f"weight {other}": each.weights[1]}
             means = {f"mean {one}": each.means[0], f"mean {other}": each.means[1]}
             rows.append(
-                {"feature": each.feature, **weights, **means, "separation": each.separation, "shared": each.shared}
+                {
+                    **columns(each.feature, self.feature_names),
+                    **weights,
+                    **means,
+                    "separation": each.separation,
+                    "shared": each.shared,
+                }
             )
         return rows
 
@@ -155,12 +165,14 @@ class Comparison(Result):
             numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
                 f"{mean:.3g}" for mean in one.means
             ]
-            table.add_row(str(one.feature), *numbers, f"{one.separation:+.2f}", used)
+            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
         images = Table(title="confused images", title_justify="left")
         for column in ("image", "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left")
         for shot in self.confused:
-            tipped = ", ".join(f"{term.feature} {term.contribution:+.2f}" for term in shot.terms)
+            tipped = ", ".join(
+                f"{shown(term.feature, self.feature_names)} {term.contribution:+.2f}" for term in shot.terms
+            )
             images.add_row(shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
         return [table, images] if self.confused else [table]
 
@@ -197,11 +209,14 @@ def compare(
     heads = {"dense": pair.dense, "decomposed": pair.decomposed}
     said = {name: logits.argmax(axis=1) for name, logits in heads.items()}
     side = {name: logits[:, label] > logits[:, other] for name, logits in heads.items()}
+    separators = _separators(pair, weight, label, other)
+    path = _path(study, decomposition, pair, (label, other), dense, side["dense"])
+    used = {one.feature for one in separators}.union(*(found for found, _ in path))
     return Comparison(
         names=(names[label], names[other]),
         decomposition=decomposition.name,
         note=images.note,
-        separators=_separators(pair, weight, label, other),
+        separators=separators,
         bias=float(bias[label] - bias[other]),
         counts=(
             _taken(pair, said, label, other),
@@ -210,7 +225,8 @@ def compare(
         images=(counts[0], counts[1]),
         confused=_confused(pair, decomposition, heads["decomposed"], said, (label, other)),
         agreement=float(np.mean(side["dense"] == side["decomposed"])),
-        path=_path(study, decomposition, pair, (label, other), dense, side["dense"]),
+        path=path,
+        feature_names=occurring(used, study.feature_names),
     )
 
 

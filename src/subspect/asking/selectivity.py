@@ -16,7 +16,7 @@ authors average over all ordered pairs, a class with itself included; the mean o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from subspect.choosing.influence import frequency
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.heads.feature_names import Names, names_json
 from subspect.heads.history import Part
 from subspect.heads.supports import Supports
 from subspect.statistics.largest import Needed, TopFeatures
@@ -123,6 +124,7 @@ class Selectivity(Result):
         k: units that are influential for each class.
         share: of the mass that Ψ is about.
         note: on which images this was measured.
+        feature_names: feature index → name, of the features that have one, where the features are among the layers.
     """
 
     layers: tuple[LayerSelectivity, ...]
@@ -130,12 +132,14 @@ class Selectivity(Result):
     k: int
     share: float
     note: str
+    feature_names: Names = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         layers = [one.to_json() for one in self.layers]
         about = {"k": self.k, "share": self.share, "note": self.note}
-        return {**about, "classes": list(self.class_names), "layers": layers}
+        names = names_json(self.feature_names)
+        return {**about, "classes": list(self.class_names), "layers": layers, "feature_names": names}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each class with images in each layer."""
@@ -247,7 +251,8 @@ def selectivity(
     labels = "" if study.image_set(on).labelled else "; no labels: the network's own predictions stand in"
     note = f"{images:,} images of {on!r}{in_words(part)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
-    return Selectivity(found, study.identity.class_names, k, share, note)
+    named = dict(study.feature_names) if FEATURES in names else {}
+    return Selectivity(found, study.identity.class_names, k, share, note, named)
 
 
 class _State:

@@ -41,7 +41,7 @@ def edit(
     study: StudyPath,
     drop: Annotated[
         list[str] | None,
-        typer.Option(help="CLASS:FEATURE, a feature to drop from a class; repeatable."),
+        typer.Option(help="CLASS:FEATURE, a feature to drop from a class, each by name or index; repeatable."),
     ] = None,
     refit_on: Annotated[str | None, typer.Option(help="Image set to re-learn the remaining weights on.")] = None,
     target: Annotated[

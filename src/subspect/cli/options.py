@@ -315,14 +315,12 @@ def lines_of(path: Path | None) -> list[str] | None:
     return [line.strip() for line in read_text(path, "class names from").splitlines() if line.strip()]
 
 
-def entry_of(text: str) -> tuple[str, int]:
-    """Read CLASS:FEATURE."""
+def entry_of(text: str) -> tuple[str, str]:
+    """Read CLASS:FEATURE; a feature whose name has a colon goes by its index."""
     name, colon, feature = text.rpartition(":")
-    if not colon or not feature.isdecimal() or len(feature) > 9:
-        raise SubspectError(
-            f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text[:100]!r}"
-        )
-    return name, int(feature)
+    if not colon or not feature:
+        raise SubspectError(f"--drop takes CLASS:FEATURE, each by name or index; got {text[:100]!r}")
+    return name, feature
 
 
 def loaded_from(study: Study, name: str | None) -> Decomposition:

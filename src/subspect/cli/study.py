@@ -121,6 +121,7 @@ def features(
         labels=as_indices(given, linear, names),
         class_names=names if names is not None else linear.classes,
         ids=found.ids,
+        feature_names=found.feature_names or None,
     )
     show_made(made, as_json)
 
@@ -245,6 +246,7 @@ def show(
 
     Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
+    from subspect.heads.feature_names import names_json
     from subspect.heads.shown import curve_table, features
     from subspect.report.curve_file import write_curve
     from subspect.studies.study import Study
@@ -262,8 +264,47 @@ def show(
         show_values(value, as_json, *opened.tables(), *curve)
         return
     labels = [loaded.label(name) for name in classes]
-    value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
+    named = names_json(loaded.names_of(*labels))
+    value = {
+        "decomposition": loaded.name,
+        "classes": [loaded.class_json(label) for label in labels],
+        "feature_names": named,
+    }
     show_values(value, as_json, *(features(loaded, label) for label in labels))
+
+
+@command("A study")
+def name(
+    study: StudyPath,
+    feature: Annotated[str | None, typer.Argument(help="A feature: its index, or the name that it has.")] = None,
+    given: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name from now on.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with names: index → name (null takes a name away), or a list of a name per feature."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the feature's name away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name features, which are then shown by name everywhere; without a name, list the names that there are.
+
+    Examples: subspect name study 12 whiskers | subspect name study --file names.json | subspect name study
+    """
+    from subspect.studies.name_features import kept_names, name_features, read_names
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    if (feature is not None) + (file is not None) > 1 or (feature is not None) != ((given is None) == remove):
+        raise SubspectError(
+            "name features by one of: FEATURE NAME; FEATURE --remove, which takes its name away; --file FILE; or give none "
+            "of these, to list the names that there are"
+        )
+    if file is not None:
+        made = name_features(opened, read_names(file))
+    else:
+        made = kept_names(opened) if feature is None else opened.name_feature(feature, given)
+    show_made(made, as_json)
 
 
 @command("A study")

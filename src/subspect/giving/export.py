@@ -31,6 +31,7 @@ from subspect.ground.files import atomic, check_free
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import names_json
 from subspect.heads.head import MANY
 from subspect.heads.placing import decomposed_layers
 from subspect.images.opening import ImageSource
@@ -232,6 +233,7 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
         "network": study.identity.network,
         "weights": study.identity.fingerprint,
         "decomposition": decomposition.name,
+        "feature_names": names_json(decomposition.names_of()),
     }
 
 

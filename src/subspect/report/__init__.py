@@ -31,6 +31,7 @@ from subspect.ground.seals import is_sealed, write_sealed
 from subspect.ground.text import legible
 from subspect.heads.cost import HeadCost, NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, shown
 from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
@@ -88,6 +89,7 @@ class Site:
     kernels: tuple[Kernel, Kernel]
     whole: NetworkSize | None
     what_if: Mapping[str, Any] | None
+    feature_names: Names
     single: bool
     script: str
     index: str
@@ -149,6 +151,10 @@ class Site:
     def version(self) -> str:
         """Of subspect."""
         return version("subspect")
+
+    def named(self, feature: int) -> str:
+        """Return a feature as it is shown, by its number and its name."""
+        return shown(feature, self.feature_names)
 
     def class_href(self, label: int) -> str:
         """Return the address of a class, seen from the page that is being written."""
@@ -229,6 +235,7 @@ def write_report(
         kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
         whole=_whole(study, network, images) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
+        feature_names=study.feature_names,
         single=single,
         script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
         index=_address(path.name),

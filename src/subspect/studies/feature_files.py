@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from subspect.ground.errors import MissingExtra, SubspectError, shortened, some
 from subspect.ground.files import open_file, read_text
+from subspect.heads.feature_names import Names, names_of
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin")
 _LABELS, _IDS = ("labels", "label"), ("ids", "id")
@@ -42,11 +43,13 @@ class FeatureFile:
         features: an array or a sparse matrix (n, d).
         labels: n class indices or names; None if the file has none.
         ids: n names of the rows; None if the file has none.
+        feature_names: feature index → name, of a table with a column for each feature.
     """
 
     features: Any
     labels: npt.ArrayLike | None = None
     ids: Sequence[str] | None = None
+    feature_names: Names = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     with np.errstate(over="ignore"):
         for column, name in enumerate(used):
             features[:, column] = table[name].to_numpy()
-    return FeatureFile(features, labels, ids)
+    return FeatureFile(features, labels, ids, names_of(used))
 
 
 def _is_list(kind: pa.DataType) -> bool:

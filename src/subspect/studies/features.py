@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.name_features import filled_in, name_features
 from subspect.studies.observe import complete, near_chance, shard_rows
 from subspect.studies.shards import Chunk, shard_bytes
 from subspect.studies.study import Study, check_disk, check_set_name
@@ -51,6 +52,7 @@ def from_features(
     labels: npt.ArrayLike | torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
     ids: Sequence[str] | Sequence[int] | None = None,
+    feature_names: Mapping[int, str] | Sequence[str] | None = None,
     network: str = "features",
     show_progress: bool = True,
 ) -> Study:
@@ -69,6 +71,8 @@ def from_features(
         labels: (n,) class indices, or class names; without them, the head's own predictions are used instead.
         class_names: a name for each class; by default those of the study's other sets, or numbers.
         ids: a name for each row, such as a document's; by default its position.
+        feature_names: a name for each feature, such as a vectorizer's words, or feature index → name; a feature that has a
+            name in the study keeps it.
         network: what the study records as the network's name.
         show_progress: whether to draw a progress bar.
 
@@ -77,15 +81,18 @@ def from_features(
 
     Raises:
         SubspectError: the features are not finite numbers, or their width differs from the head's; there is a wrong number of
-            labels, names or ids, or a label is not one of the classes; the study is of another head; the disk is full. What
-            was stored so far is kept.
+            labels, names or ids, or a label is not one of the classes; two features have one name, or a name is another
+            feature's in the study; the study is of another head; the disk is full. What was stored so far is kept.
     """
     check_set_name(name)
     folder, head = Path(study), _head(weight, bias)
     names = _names(class_names, len(head[0]), folder)
     given = _given(features, head, labels, ids, names)
+    called = filled_in(folder, feature_names, head[0].shape[1]) if feature_names is not None else {}
     identity = _identity(network, head, names)
     opened = Study.create(folder, identity, *map(torch.from_numpy, head))
+    if called:
+        name_features(opened, called)
     with opened.observing(name):
         image_set = opened.begin(name, _manifest(given, identity))
         if image_set.manifest.complete:
