@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, shortened
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
@@ -29,6 +29,7 @@ from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
+_LETTERS = 80  # of the text of a confused example
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each
 _MOST = 12  # features that a pair may need
@@ -69,6 +70,7 @@ class ConfusedImage:
         dense: name of the class that the dense network predicts.
         terms: the features that speak most for the wrong class.
         difference: of the decomposed logits, for the wrong class.
+        text: that was kept of the example; None where there is none.
     """
 
     id: str
@@ -77,6 +79,7 @@ class ConfusedImage:
     dense: str
     terms: tuple[Term, ...]
     difference: float
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ class Comparison(Result):
             tipped = ", ".join(
                 f"{shown(term.feature, self.feature_names)} {term.contribution:+.2f}" for term in shot.terms
             )
-            images.add_row(shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
+            name = f"{shot.id}: {shortened(shot.text, _LETTERS)}" if shot.text else shot.id
+            images.add_row(name, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
         return [table, images] if self.confused else [table]
 
 
@@ -237,18 +241,20 @@ class _Pair:
     x: Array
     labels: npt.NDArray[np.int64]
     ids: list[str]
+    texts: list[str | None]
     dense: npt.NDArray[np.float32]
     decomposed: npt.NDArray[np.float32]
 
 
 def _pair(study: Study, decomposition: Decomposition, images: Where, labels: Sequence[int]) -> _Pair:
-    found, ids = [], list[str]()
+    found, ids, texts = [], list[str](), list[str | None]()
     for said in heads_say(study, decomposition, images):
         rows = np.flatnonzero(np.isin(said.chunk.labels, labels))
         found.append((said.chunk.features[rows], said.chunk.labels[rows], said.dense[rows], said.decomposed[rows]))
         ids += [said.chunk.ids[row] for row in rows.tolist()]
+        texts += [said.chunk.texts[row] if said.chunk.texts else None for row in rows.tolist()]
     x, own, dense, decomposed = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return _Pair(x.astype(np.float64), own, ids, dense, decomposed)
+    return _Pair(x.astype(np.float64), own, ids, texts, dense, decomposed)
 
 
 def _features(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> Array:
@@ -294,7 +300,8 @@ def _confused(
         speaking = sorted(terms(decomposition, pair.x[row], label, other)[0], key=lambda term: -term.contribution)
         tipped = tuple(term for term in speaking[:_TIPPED] if term.contribution > 0)
         dense = names[int(said["dense"][row])]
-        found.append(ConfusedImage(pair.ids[row], names[other], names[label], dense, tipped, float(by[row])))
+        about = pair.ids[row], names[other], names[label], dense, tipped, float(by[row]), pair.texts[row]
+        found.append(ConfusedImage(*about))
     return tuple(found)
 
 

@@ -53,7 +53,9 @@ Images = Annotated[
 Outside = Annotated[
     bool, typer.Option("--outside", help="Follow links and CSV paths that lead outside the image folder.")
 ]
-NoImages = Annotated[bool, typer.Option("--no-images", help="Leave all images out of the report, for private data.")]
+NoImages = Annotated[
+    bool, typer.Option("--no-images", help="Leave all images, texts and links out of the report, for private data.")
+]
 
 
 @dataclass(frozen=True)

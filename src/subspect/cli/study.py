@@ -83,7 +83,10 @@ def observe(
 @command("A study")
 def features(
     features: Annotated[
-        Path, typer.Argument(help="Features: .npy, .npz, .safetensors, .parquet or .arrow, also with labels and ids.")
+        Path,
+        typer.Argument(
+            help="Features: .npy, .npz, .safetensors, .parquet or .arrow; all but .npy also with label, id, text and link."
+        ),
     ],
     head: Annotated[
         Path,
@@ -97,6 +100,12 @@ def features(
         Path | None, typer.Option(help="Labels: .npy, or text with a class index or class name per line.")
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to show for the rows: one per line, or a JSON list in .json.")
+    ] = None,
+    links: Annotated[
+        Path | None, typer.Option(help="Links to show for the rows: one https:// address per line.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Store features from anywhere and the linear head that reads them in a study, without a network or images.
@@ -105,12 +114,17 @@ def features(
 
     Example: subspect features features.npy --head head.npz -o texts --labels labels.txt --class-names topics.txt
     """
-    from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels
+    from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels, read_lines
     from subspect.studies.features import from_features
 
     found, linear, names = read_features(features), read_head(head), lines_of(class_names)
-    if labels is not None and found.labels is not None:
-        raise SubspectError(f"{features} holds labels itself, and --labels gives others; give one of them")
+    for what, path, held in (
+        ("labels", labels, found.labels),
+        ("texts", texts, found.texts),
+        ("links", links, found.links),
+    ):
+        if path is not None and held is not None:
+            raise SubspectError(f"{features} holds {what} itself, and --{what} gives others; give one of them")
     given = found.labels if labels is None else read_labels(labels)
     made = from_features(
         found.features,
@@ -122,6 +136,8 @@ def features(
         class_names=names if names is not None else linear.classes,
         ids=found.ids,
         feature_names=found.feature_names or None,
+        texts=found.texts if texts is None else read_lines(texts, "texts"),
+        links=found.links if links is None else read_lines(links, "links"),
     )
     show_made(made, as_json)
 

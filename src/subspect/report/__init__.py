@@ -193,7 +193,7 @@ def write_report(
         fidelity: what it costs; measured unless given.
         path: the first page, a file that ends in .html; ``report.html`` in the study unless given. With more than 60
             classes, the other pages lie beside it in ``report-pages``. An earlier report there is replaced, nothing else.
-        show_images: whether to show images; leave them out for private data.
+        show_images: whether to show images, or texts and links; leave them out for private data.
         images: those that were observed, where they were in memory, or have been moved since (see `subspect.open_images`).
         network: the network that was observed, to show where in an image each feature is active.
         show_progress: whether to draw a progress bar.
@@ -219,7 +219,7 @@ def write_report(
     check_report(path, len(decomposition.class_names))
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     make_folder(path.parent)
-    left_out = Gallery({}, {}, {}, "Images were left out.")
+    left_out = Gallery({}, {}, {}, "Images and texts were left out.")
     gallery = gallery_of(study, decomposition, network, images, show_progress) if show_images else left_out
     environment = _environment()
     single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
