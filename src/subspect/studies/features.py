@@ -30,13 +30,13 @@ from subspect.images.labels import numbered
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
-from subspect.studies.written import as_links, as_texts
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.name_features import filled_in, name_features
 from subspect.studies.observe import complete, near_chance, shard_rows
 from subspect.studies.shards import Chunk, shard_bytes
 from subspect.studies.study import Study, check_disk, check_set_name
+from subspect.studies.written import as_links, as_texts
 
 log = logging.getLogger("subspect")
 
