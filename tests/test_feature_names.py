@@ -28,7 +28,8 @@ NAMES = {0: "whiskers", 1: "long <b>tail</b>", 2: "$x$ & more", 4: "2024"}
 
 def cells(result: Any) -> str:
     """Return all that the tables of a result show."""
-    return result._repr_html_().replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    page: str = result._repr_html_()
+    return page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def show(path: Path, *options: str) -> str:

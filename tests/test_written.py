@@ -38,7 +38,7 @@ TOPICS: dict[str, Any] = {
     "texts": (re, string, textwrap, difflib, str),
     "files": (os, pathlib.Path, shutil, tempfile),
 }
-EYE = {"weight": np.eye(3), "bias": np.zeros(3)}
+EYE: dict[str, Any] = {"weight": np.eye(3), "bias": np.zeros(3)}
 
 
 def docstrings() -> tuple[list[str], list[str], list[str]]:
@@ -248,7 +248,7 @@ def test_files_may_hold_texts_and_links(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.random.default_rng(0).normal(size=(3, 3)))
-    np.savez("head.npz", **EYE)
+    np.savez("head.npz", weight=np.eye(3), bias=np.zeros(3))
     Path("texts.txt").write_text("one\n\nthree\n")
     Path("texts.json").write_text(json.dumps(["one", None, "th\nree"]))
     Path("links.txt").write_text("https://example.org\n\n\n")

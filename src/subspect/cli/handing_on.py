@@ -173,26 +173,37 @@ def specialise(
 def export(
     context: typer.Context,
     study: StudyPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Output: the file, which must not exist yet.")],
-    format: Annotated[str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output: the file, or the folder, which must not exist yet.")
+    ],
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix. hf: a folder.")
+    ] = None,
     observed: ObservedIfNamed = NOT_NAMED,
     decomposition: Which = None,
     images: Images = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 or later.")] = OPSET,
+    push_to: Annotated[
+        str | None,
+        typer.Option(
+            help="With --format hf: USER/NAME of a new private repository on Hugging Face to send the folder to."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
+    """Write the decomposed network as ONNX, a torch.export program or a Hugging Face folder, or the decomposition alone.
 
-    A network's file is read back and checked on real images first; class names and preprocessing are stored in it.
+    A network's file is read back and checked on real images first; class names and preprocessing are stored in it. A Hugging
+    Face folder comes with a model card; nothing is sent anywhere unless you say so (--push-to).
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
     """
-    from subspect.giving.export import check_path
+    from subspect.giving.export import check_path, check_push
     from subspect.giving.export import export as export_to
 
     if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra", "images")
-    check_path(output, format)
+    check_push(check_path(output, format), push_to)
     opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     made = export_to(
@@ -203,6 +214,7 @@ def export(
         format=cast("Format | None", format),
         images=images,
         opset=opset,
+        push_to=push_to,
     )
     show(made, as_json, f"{made.format}: {made.path}")
 
