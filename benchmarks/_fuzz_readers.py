@@ -34,6 +34,7 @@ from subspect.ground.seals import file_checksum, is_sealed, tensor_bytes, write_
 from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import feature_index
 from subspect.heads.shown import curve_table, features
 from subspect.heads.supports import Supports
 from subspect.images.decoding import decode_with_digest
@@ -482,7 +483,8 @@ def _of_options(folder: Path) -> dict[str, Reader]:
         str(check_budget(size_of(_argument(data), Auto()), D))
 
     def drop(data: bytes) -> None:
-        made.without(*entry_of(_argument(data)))
+        label, feature = entry_of(_argument(data))
+        made.without(label, feature_index(feature, {1: "whiskers"}, D))
 
     def pixels(data: bytes) -> None:
         texts = [one if one != "-" else None for one in _argument(data).split("|")]

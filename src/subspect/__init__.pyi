@@ -9,6 +9,7 @@ from .choosing.decompose import decompose, decompose_by_file, decompose_each
 from .choosing.sizes import Auto, Budget, Mean
 from .giving.edit import Edited, edit
 from .giving.export import Exported, FileCost, export
+from .giving.export_features import ExportedFeatures, export_features
 from .giving.retrain import Retrained, retrain
 from .giving.specialise import Specialised, specialise
 from .giving.timing import Ratio
@@ -71,6 +72,7 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Exported",
+    "ExportedFeatures",
     "Fault",
     "FeatureNames",
     "FeatureRow",
@@ -130,6 +132,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "export_features",
     "from_features",
     "geometry",
     "load_decomposition",

@@ -33,7 +33,7 @@ from subspect.cli.options import (
     open_for,
 )
 from subspect.cli.printing import draw, show
-from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
+from subspect.giving.options import FORMATS, OPSET, SMALL, FeatureFormat, Format, Optimiser
 
 
 @command("Handing on")
@@ -217,6 +217,31 @@ def export(
         push_to=push_to,
     )
     show(made, as_json, f"{made.format}: {made.path}")
+
+
+@command("Handing on")
+def export_features(
+    context: typer.Context,
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: the folder, which must not exist yet.")],
+    format: Annotated[FeatureFormat, typer.Option(help="Tool to write files for.")] = "tensorboard",
+    on: Annotated[str, typer.Option(help="Image set whose features to write.")] = "train",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="With fiftyone: folder of the observed images, if they were moved.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the stored features, with ids, labels and predictions, for TensorBoard's projector or FiftyOne.
+
+    Neither has to be installed. For FiftyOne, the images stay where they are.
+
+    Examples: subspect export-features study -o projector | subspect export-features study --format fiftyone -o fiftyone
+    """
+    from subspect.giving.export_features import export_features as export_to
+
+    if format != "fiftyone":
+        only_with(context, "--format fiftyone", "images")
+    show(export_to(study, path=output, format=format, on=on, images=images), as_json)
 
 
 @command("Handing on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from subspect.asking.geometry import Geometry
     from subspect.asking.selectivity import Selectivity
     from subspect.choosing.sizes import Budget
+    from subspect.giving.export_features import ExportedFeatures
     from subspect.giving.tradeoff import Tradeoff
     from subspect.heads.decomposition import Decomposition
     from subspect.networks.network import Network
@@ -55,6 +57,10 @@ class StudyQuestions(Result):
     def name_features(self, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
         """Give features names, which are shown wherever the features are: `subspect.name_features`."""
         return subspect.name_features(self._study, names)
+
+    def export_features(self, path: str | Path, **options: Any) -> ExportedFeatures:
+        """Write the features of an image set as files of another tool's: `subspect.export_features`."""
+        return subspect.export_features(self._study, path=path, **options)
 
     def verify(self, **options: Any) -> Verified:
         """Check every file against its checksum: `subspect.verify`."""
