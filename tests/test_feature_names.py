@@ -284,7 +284,7 @@ def test_a_command_that_says_two_things_is_refused(line: str, study: Study) -> N
     assert "name features by one of: FEATURE NAME; FEATURE --remove" in said(f"name {study.path} {line}", 1)
 
 
-@pytest.mark.parametrize("text", ['{"a": "x"}', '{"01": "x"}', '"x"', "7"])
+@pytest.mark.parametrize("text", ['{"a": "x"}', f'{{"{"9" * 5000}": "x"}}', '{"01": "x"}', '"x"', "7"])
 def test_a_file_that_holds_no_names_is_refused(text: str, study: Study, tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text(text)
     assert 'names.json is no file of names: it must be {"37": "whiskers", …}' in said(

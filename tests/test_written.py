@@ -151,6 +151,17 @@ def test_a_study_without_texts_says_so(tmp_path: Path) -> None:
     assert "without images or texts, so there are none to show" in page
 
 
+def test_a_strangers_link_is_no_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study may come from somebody who didn't go through the front door."""
+    with monkeypatch.context() as patch:
+        patch.setattr("subspect.studies.written.is_link", lambda link: True)
+        links = ["javascript:alert(1)"] * 12
+        x = np.random.default_rng(0).normal(size=(12, 3))
+        study = from_features(x, **EYE, study=tmp_path / "study", links=links, texts=["t"] * 12)
+    page = study.decompose(k=1).report().read_text()
+    assert "javascript" not in page and " t</li>" in page
+
+
 # What is kept ---------------------------------------------------------------------------------------------------------
 
 

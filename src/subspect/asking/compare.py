@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
+from subspect.ground.drawing import COLOURS, as_label, drawing, escaped
 from subspect.ground.errors import SubspectError, shortened
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
@@ -29,9 +30,13 @@ from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _LETTERS = 80  # of the text of a confused example
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each
+_DRAWN = 20  # features in a figure
 _MOST = 12  # features that a pair may need
 _NEAR = 0.01  # of the decomposed head's agreement, that the features of a pair must reach
 Array = npt.NDArray[np.float64]
@@ -179,6 +184,32 @@ class Comparison(Result):
             name = f"{shot.id}: {shortened(shot.text, _LETTERS)}" if shot.text else shot.id
             images.add_row(name, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
         return [table, images] if self.confused else [table]
+
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw by how much each feature separates the two classes: those that both use, and those of one alone."""
+        from matplotlib.figure import Figure
+
+        drawn = self.separators[:_DRAWN]
+        figure = Figure(figsize=(6.4, 1.6 + 0.26 * len(drawn)), layout="constrained")
+        axes = figure.add_subplot()
+        first, second = map(as_label, self.names)
+        kinds = {"both": ("both", "ink"), "first": (f"{first} alone", "blue"), "second": (f"{second} alone", "orange")}
+        for place, one in enumerate(drawn):
+            kind = "both" if one.shared else "first" if one.weights[0] else "second"
+            axes.barh(place, one.separation, color=COLOURS[kinds[kind][1]][0])
+        for label, colour in kinds.values():
+            axes.barh(0, 0, color=COLOURS[colour][0], label=f"used by {label}")  # for the legend
+        called = [as_label(f"feature {shown(one.feature, self.feature_names)}", 30) for one in drawn]
+        axes.set_yticks(range(len(drawn)), called)
+        axes.invert_yaxis()
+        axes.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
+        axes.set_xlabel("separates the two classes by, in logits")
+        more = f"; {len(drawn)} of {len(self.separators)} features" if len(drawn) < len(self.separators) else ""
+        axes.set_title(escaped(f"{self.decomposition}, {self.note}{more}"), fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(frameon=False, loc="outside upper left", fontsize=9, ncols=3)
+        return figure
 
 
 def compare(

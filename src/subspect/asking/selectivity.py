@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subspect.asking.options import SHARE
 from subspect.choosing.influence import frequency
+from subspect.ground.drawing import COLOURS, drawing, escaped, short
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
@@ -34,6 +35,9 @@ from subspect.statistics.largest import Needed, TopFeatures
 from subspect.statistics.moments import ClassSums
 from subspect.studies.parts import in_words
 from subspect.studies.study import StudyLike, open_study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FEATURES = "features"  #: what the head's input is called among the layers
 _KS = (1, 2, 3, 5, 10, 20, 50, 100)  # sizes at which the mass is told
@@ -184,6 +188,37 @@ class Selectivity(Result):
                 f"{100 * np.nanmean(one.mass[min(self.k, one.channels)]):.1f}",
             )
         return [table]
+
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw Ψ of each layer, the median and the middle 95 % over its classes, and μ, the same over its units."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 1.6 + 0.4 * len(self.layers)), layout="constrained")
+        layers = [escaped(short(f"{one.layer}, {one.channels}", 40)) for one in self.layers]
+        blue, orange = (COLOURS[name][0] for name in ("blue", "orange"))
+        sides = figure.subplots(1, 2, sharey=True)
+        for axes, values, colour, what in (
+            (
+                sides[0],
+                [one.psi_median[one.seen] for one in self.layers],
+                blue,
+                f"Ψ, of {100 * self.share:g} % of the mass",
+            ),
+            (sides[1], [one.mu for one in self.layers], orange, "μ, class selectivity of each unit"),
+        ):
+            for row, one in enumerate(values):
+                low, middle, high = np.percentile(one, [2.5, 50, 97.5])
+                axes.plot((low, high), (row, row), color=colour, linewidth=1.5)
+                axes.plot(middle, row, "o", color=colour, markersize=5)
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_xlabel(what)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3, axis="x")
+        sides[0].set_yticks(range(len(layers)), layers)
+        sides[0].invert_yaxis()
+        figure.suptitle(escaped(self.note), fontsize=9, x=0.01, ha="left")
+        return figure
 
     def class_tables(self) -> list[Table]:
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""

@@ -35,7 +35,7 @@ from subspect.cli.options import (
     only_with,
     open_for,
 )
-from subspect.cli.printing import log, show_values
+from subspect.cli.printing import draw, log, show_values
 from subspect.cli.printing import show as show_made
 from subspect.ground.errors import SubspectError
 
@@ -198,17 +198,21 @@ def evaluate(
     decomposition: Which = None,
     on: On = None,
     per_class: PerClass = False,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a decomposition costs: accuracy, fidelity, divergence, with 95 % intervals.
 
     Example: subspect evaluate study --on test --per-class
     """
+    from subspect.ground.drawing import check_figure
     from subspect.measuring.fidelity import evaluate as cost_of
     from subspect.studies.study import Study
 
+    check_figure(figure)
     opened = Study.open(study)
     fidelity = cost_of(opened, loaded_from(opened, decomposition), on=on)
+    draw(fidelity.plot, figure)
     show_made(fidelity, as_json, *(fidelity.class_tables() if per_class else []))
 
 

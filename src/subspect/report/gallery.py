@@ -31,6 +31,7 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import head_of, same_network
 from subspect.studies.study import Study
+from subspect.studies.written import is_link
 
 log = logging.getLogger("subspect")
 
@@ -144,7 +145,10 @@ def _written(image_set: ImageSet, decomposition: Decomposition) -> Gallery:
     for chunk in image_set.chunks():
         for id, text, link in zip_longest(chunk.ids, chunk.texts, chunk.links):
             if id in wanted and (text or link):
-                found[id] = shortened(text or "", _LETTERS), link or ""
+                found[id] = (
+                    shortened(text or "", _LETTERS),
+                    link if link and is_link(link) else "",
+                )  # not another's script
     if not found:
         remark = "The study was made from features alone, without images or texts, so there are none to show."
         return Gallery({}, {}, {}, remark)

@@ -7,6 +7,7 @@ there. Names that are added leave the others as they are.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from subspect.heads.feature_names import Names, checked, columns, names_json
 from subspect.studies.feature_names import write_feature_names
 from subspect.studies.study import Study, StudyLike, open_study, writing
 
+_INDEX = re.compile("0|[1-9][0-9]{0,9}")
 log = logging.getLogger("subspect")
 
 _FORM = '{"37": "whiskers", …}, feature index → name (null takes a name away), or a list with a name for each feature'
@@ -149,6 +151,6 @@ def read_names(path: Path) -> Mapping[int, str | None] | list[str]:
     found = read_json(path, "names of features")
     if isinstance(found, list):
         return found
-    if not isinstance(found, dict) or not all(one.isdecimal() and one == str(int(one)) for one in found):
+    if not isinstance(found, dict) or not all(_INDEX.fullmatch(one) for one in found):
         raise SubspectError(f"{path} is no file of names: it must be {_FORM}")
     return {int(feature): name for feature, name in found.items()}
