@@ -118,6 +118,7 @@ def test_texts_of_pythons_own_library(tmp_path: Path) -> None:
     best = texts[int(np.argmax(whole.features[:, feature]))]
     assert strip.weight and best[:40].splitlines()[0] in page.replace("&#39;", "'").replace("&#34;", '"')
     assert "Examples of 'train' that activate a feature most" in page.replace("&#39;", "'")
+    assert ", 0:</span>" not in page and '<li class="dim">none</li>' in page
     bare = made.report(tmp_path / "bare.html", show_images=False, show_progress=False).read_text()
     assert not Links(bare).found and "Images and texts were left out." in bare
     confused = made.compare("texts", "files").confused

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
-from subspect.ground.drawing import COLOURS, as_label, drawing, escaped
+from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.errors import SubspectError, shortened
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
@@ -206,9 +206,9 @@ class Comparison(Result):
         axes.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
         axes.set_xlabel("separates the two classes by, in logits")
         more = f"; {len(drawn)} of {len(self.separators)} features" if len(drawn) < len(self.separators) else ""
-        axes.set_title(escaped(f"{self.decomposition}, {self.note}{more}"), fontsize=9, loc="left")
+        headed(figure, f"{self.decomposition}, {self.note}{more}")
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(frameon=False, loc="outside upper left", fontsize=9, ncols=3)
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=3)
         return figure
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from subspect.asking.options import SHARE
 from subspect.choosing.influence import frequency
-from subspect.ground.drawing import COLOURS, drawing, escaped, short
+from subspect.ground.drawing import COLOURS, drawing, escaped, headed, short
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
@@ -37,6 +37,7 @@ from subspect.studies.parts import in_words
 from subspect.studies.study import StudyLike, open_study
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FEATURES = "features"  #: what the head's input is called among the layers
@@ -207,17 +208,11 @@ class Selectivity(Result):
             ),
             (sides[1], [one.mu for one in self.layers], orange, "μ, class selectivity of each unit"),
         ):
-            for row, one in enumerate(values):
-                low, middle, high = np.percentile(one, [2.5, 50, 97.5])
-                axes.plot((low, high), (row, row), color=colour, linewidth=1.5)
-                axes.plot(middle, row, "o", color=colour, markersize=5)
-            axes.set_xlim(-0.02, 1.02)
+            _draw_spread(axes, values, colour)
             axes.set_xlabel(what)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.3, axis="x")
         sides[0].set_yticks(range(len(layers)), layers)
         sides[0].invert_yaxis()
-        figure.suptitle(escaped(self.note), fontsize=9, x=0.01, ha="left")
+        headed(figure, self.note)
         return figure
 
     def class_tables(self) -> list[Table]:
@@ -237,6 +232,17 @@ class Selectivity(Result):
                 table.add_row(self.class_names[label], *psi, *held)
             tables.append(table)
         return tables
+
+
+def _draw_spread(axes: Axes, rows: Sequence[Array], colour: str) -> None:
+    """Draw of each row of numbers between 0 and 1 the median, as a dot, and the middle 95 %, as a line."""
+    for row, values in enumerate(rows):
+        low, middle, high = np.percentile(values, [2.5, 50, 97.5])
+        axes.plot((low, high), (row, row), color=colour, linewidth=1.5)
+        axes.plot(middle, row, "o", color=colour, markersize=5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def selectivity(

@@ -115,21 +115,26 @@ class Exported(Result):
                 times = (f"{1000 * seconds:.3g}" for seconds in cost.seconds.values())
                 size = cost.bytes / 1e6
                 table.add_row(name, f"{size:.2f}" if size >= 1 else f"{size:.2g}", *times)
+        if self.difference is not None:
+            table.caption = self._checked
+        return [table]
+
+    @property
+    def _checked(self) -> str:
+        """Say how what was written was checked, and what it takes."""
         if self.format == FOLDER:
-            table.caption = (
+            return (
                 f"read back by transformers; logits on real images differ from the decomposed network's by "
                 f"{self.difference:.1e} at most; {f'pushed to {self.pushed}' if self.pushed else 'not pushed'}"
             )
-        elif self.difference is not None:
-            runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
-            opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
-            table.caption = (
-                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
-                f"images differ from PyTorch's by {self.difference:.1e} at most"
-            )
-            shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
-            table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
-        return [table]
+        runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
+        opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
+        shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
+        return (
+            f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
+            f"images differ from PyTorch's by {self.difference:.1e} at most; time as a share of dense, in brackets 95 % "
+            f"intervals: {', '.join(shares)}"
+        )
 
 
 def export(

@@ -168,27 +168,36 @@ def _fiftyone(folder: Path, study: Study, image_set: ImageSet, root: Path, advan
 
     Newer versions tell that form by the lack of a version in ``metadata.json``, and read it too.
     """
-    identity = study.identity
-    info = {
-        "classes": list(identity.class_names),
-        "network": identity.network,
-        "image_set": image_set.name,
-        "feature_names": names_json(study.feature_names),
-    }
-    _write_json(folder / "metadata.json", {"media_type": "image", "info": info})
+    names = study.identity.class_names
+    _write_json(folder / "metadata.json", {"media_type": "image", "info": _info(study, image_set)})
     weight, bias = (tensor.numpy() for tensor in study.head())
-    missing = []
+    missing = list[str]()
     with _opened(folder / "samples.json") as file:
         file.write('{"samples": [')
         separator = "\n"
         for chunk in image_set.chunks():
             shares = softmax((chunk.features @ weight.T + bias).astype(np.float64), axis=1)
-            for sample in _samples(chunk, image_set, identity.class_names, root, shares):
+            for sample in _samples(chunk, image_set, names, root, shares):
                 missing += [] if is_file(Path(sample["filepath"])) else [sample["example"]]
                 file.write(separator + json.dumps(sample, ensure_ascii=False, allow_nan=False))
                 separator = ",\n"
             advance(len(chunk.ids))
         file.write("\n]}\n")
+    _tell(missing, image_set, root)
+
+
+def _info(study: Study, image_set: ImageSet) -> dict[str, Any]:
+    """Return what a dataset of FiftyOne's is to say of itself; its classes go by that name there."""
+    return {
+        "classes": list(study.identity.class_names),
+        "network": study.identity.network,
+        "image_set": image_set.name,
+        "feature_names": names_json(study.feature_names),
+    }
+
+
+def _tell(missing: Sequence[str], image_set: ImageSet, root: Path) -> None:
+    """Warn of images that aren't where the files say."""
     if missing:
         log.warning(
             "%s of %s images are not in %s: %s; say where they are now: --images FOLDER",

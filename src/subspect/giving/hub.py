@@ -160,6 +160,23 @@ def _processor(network: Network) -> Any:
 
 def _checked(folder: Path, small: nn.Module, head: Head, pixels: Tensor, prepared: bool) -> float:
     """Return the largest difference of a logit between the folder, read back, and the decomposed network."""
+    read = _read_back(folder, prepared)
+    apart, wanted = 0.0, torch.zeros(())
+    with torch.inference_mode():
+        for batch in (1, len(pixels)):
+            images = pixels[:batch].float()
+            wanted, found = (logits_of(one.float().eval()(images), head, batch) for one in (copy.deepcopy(small), read))
+            apart = max(apart, float((found - wanted).abs().max()))
+    if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+        raise SubspectError(
+            f"what was written differs from the decomposed network by {apart:.2e} in a logit when read back, more than "
+            f"{TOLERANCE:g}, so nothing was kept"
+        )
+    return apart
+
+
+def _read_back(folder: Path, prepared: bool) -> nn.Module:
+    """Return the network of a folder as transformers reads it."""
     transformers = package("transformers", "hf", _PURPOSE)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -176,15 +193,5 @@ def _checked(folder: Path, small: nn.Module, head: Head, pixels: Tensor, prepare
     odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
     if odd:
         raise SubspectError(f"what was written lacks, or has besides, {some(odd)} when read back, so nothing was kept")
-    apart, wanted = 0.0, torch.zeros(())
-    with torch.inference_mode():
-        for batch in (1, len(pixels)):
-            images = pixels[:batch].float()
-            wanted, found = (logits_of(one.float().eval()(images), head, batch) for one in (copy.deepcopy(small), read))
-            apart = max(apart, float((found - wanted).abs().max()))
-    if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-        raise SubspectError(
-            f"what was written differs from the decomposed network by {apart:.2e} in a logit when read back, more than "
-            f"{TOLERANCE:g}, so nothing was kept"
-        )
-    return apart
+    network: nn.Module = read
+    return network

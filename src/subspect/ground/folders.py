@@ -28,9 +28,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         part.mkdir()
         yield part
-        for file in [one for one in part.rglob("*") if one.is_file()]:
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+        _sync(part)
         check_free_place(path)  # again: something may have appeared meanwhile
         part.rename(path)
         sync_folder(path.parent)
@@ -39,6 +37,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the disk has all files of a folder."""
+    for path in [one for one in folder.rglob("*") if one.is_file()]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def check_free_place(path: Path) -> None:

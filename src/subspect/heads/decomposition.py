@@ -352,7 +352,10 @@ class Decomposition(DecompositionQuestions):
             "curve": [asdict(point) for point in self.curve],
             **({"feature_names": names_json(names)} if (names := self.names_of()) else {}),
         }
-        tensors = {
+        return tensor_bytes(self._tensors(), header)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
             "indices": torch.from_numpy(self.supports.flat.copy()),
             "offsets": torch.from_numpy(self.supports.offsets.copy()),
             "weights": self.weights,
@@ -361,7 +364,6 @@ class Decomposition(DecompositionQuestions):
             "mean": self.mean,
             **({} if self.trust is None else vars(self.trust)),
         }
-        return tensor_bytes(tensors, header)
 
     @classmethod
     def load(cls, path: str | Path, *, own: bool = False) -> Decomposition:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from subspect.ground.drawing import COLOURS, as_label, drawing, escaped
+from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.measuring.heads_say import Said, heads_say
@@ -137,7 +137,7 @@ class Fidelity(Result):
         measured = [(name, cost) for name, cost in self.classes.items() if cost is not None]
         measured.sort(key=lambda pair: pair[1].accuracy.value - pair[1].dense_accuracy.value)
         drawn = measured[:_DRAWN]
-        figure = Figure(figsize=(6.4, 1.6 + 0.22 * len(drawn)), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.8 + 0.24 * len(drawn)), layout="constrained")
         axes = figure.add_subplot()
         rows = range(len(drawn))
         dense, few = ([100 * getattr(cost, kind).value for _, cost in drawn] for kind in ("dense_accuracy", "accuracy"))
@@ -152,8 +152,8 @@ class Fidelity(Result):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         more = f"; {len(drawn)} of {len(measured)} classes" if len(drawn) < len(measured) else ""
-        axes.set_title(escaped(f"{self.decomposition}, {self.note}{more}"), fontsize=9, loc="left")
-        figure.legend(frameon=False, loc="outside upper left", fontsize=9, ncols=2)
+        headed(figure, f"{self.decomposition}, {self.note}{more}")
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=2)
         return figure
 
 

@@ -139,8 +139,8 @@ def gallery_of(
 
 
 def _written(image_set: ImageSet, decomposition: Decomposition) -> Gallery:
-    """Return the texts and links of examples that there are no pictures of."""
-    strips = _strips(image_set, decomposition)
+    """Return the texts and links of examples that there are no pictures of; of those that have the feature at all."""
+    strips = {key: [row for row in rows if row[2]] for key, rows in _strips(image_set, decomposition).items()}
     wanted, found = {id for rows in strips.values() for id, _, _ in rows}, dict[str, tuple[str, str]]()
     for chunk in image_set.chunks():
         for id, text, link in zip_longest(chunk.ids, chunk.texts, chunk.links):

@@ -12,6 +12,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,7 @@ def _given(
             f"the features have {width:,} columns, and the head's weight {head[0].shape} takes {head[0].shape[1]:,}: give the "
             "features that this head was fitted on, one column per column of its weight, in the same order"
         )
-
-    def read(first: int, end: int) -> Features:
-        block = table[first:end]
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(block.toarray() if scipy.sparse.issparse(block) else block, np.float32)
-
+    read = partial(_rows_of, table)
     known = _ids(ids, n)
     numbers, matching = _labels(labels, n, names)
     predictions, digest = _looked_through(read, range(0, n, shard_rows(width, _CUT)), known, head)
@@ -173,6 +169,13 @@ def _given(
     also = [json.dumps(shown)] if any(shown) else []
     kept = fingerprint(f"{n} {width}", digest, numbers.astype("<i8").tobytes(), *known, *also)
     return _Given(read, numbers, predictions, known, matching, kept, *shown)
+
+
+def _rows_of(table: Any, first: int, end: int) -> Features:
+    """Return the rows of a table from one position to another, float32."""
+    block = table[first:end]
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(block.toarray() if scipy.sparse.issparse(block) else block, np.float32)
 
 
 def _table(features: Rows) -> Any:

@@ -110,6 +110,15 @@ def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features:
     """
     come = checked({one: name for one, name in as_mapping(given, n_features).items() if name is not None}, n_features)
     known = Study.open(study).feature_names if is_file(study / "study.json") else {}
+    _check_order(come, known, study)
+    kept = [feature for feature in come if feature in known and known[feature] != come[feature]]
+    if kept:
+        log.info("%s: %s features keep the names that they have there: %s", study, f"{len(kept):,}", some(kept))
+    return checked({**come, **known}, n_features)
+
+
+def _check_order(come: Names, known: Names, study: Path) -> None:
+    """Refuse names that the study gives other features: the columns then lie in another order."""
     place = {name: feature for feature, name in known.items()}
     moved = [(place[name], feature) for feature, name in come.items() if place.get(name, feature) != feature]
     if moved:
@@ -118,10 +127,6 @@ def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features:
             f"{come[here]!r} is feature {there} in the study {study}, and {here} here: give the features in the order of "
             f"those that the study has, which is that of the head's weight ({len(moved):,} lie elsewhere)"
         )
-    kept = [feature for feature in come if feature in known and known[feature] != come[feature]]
-    if kept:
-        log.info("%s: %s features keep the names that they have there: %s", study, f"{len(kept):,}", some(kept))
-    return checked({**come, **known}, n_features)
 
 
 def as_mapping(names: object, n_features: int) -> Mapping[int, str | None]:
