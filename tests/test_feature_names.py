@@ -309,6 +309,10 @@ def words(folder: Path, **given: Any) -> tuple[Study, TfidfVectorizer, Any]:
 def test_features_come_with_names(tmp_path: Path) -> None:
     study, vectorizer, _ = words(tmp_path / "study")
     assert dict(enumerate(vectorizer.get_feature_names_out())) == study.feature_names
+    before = (study.path / FILE).stat().st_mtime_ns
+    words(tmp_path / "study")
+    words(tmp_path / "study", feature_names=None)
+    assert (study.path / FILE).stat().st_mtime_ns == before  # the same call does nothing
     made = study.decompose(k=3, show_progress=False)
     told = made.compare("cooking", "sailing")
     best = told.separators[0]

@@ -99,7 +99,7 @@ def from_features(
     called = filled_in(folder, feature_names, head[0].shape[1]) if feature_names is not None else {}
     identity = _identity(network, head, names)
     opened = Study.create(folder, identity, *map(torch.from_numpy, head))
-    if called:
+    if called and called != dict(opened.feature_names):
         name_features(opened, called)
     with opened.observing(name):
         image_set = opened.begin(name, _manifest(given, identity))
