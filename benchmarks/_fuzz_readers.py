@@ -34,6 +34,7 @@ from subspect.ground.seals import file_checksum, is_sealed, tensor_bytes, write_
 from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import checked, feature_index
 from subspect.heads.shown import curve_table, features
 from subspect.heads.supports import Supports
 from subspect.images.decoding import decode_with_digest
@@ -46,7 +47,10 @@ from subspect.networks.weights import load_weights
 from subspect.report.figures import curve_figure
 from subspect.report.terminal import summary
 from subspect.studies import shards
+from subspect.studies.feature_names import FILE
 from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.name_features import as_mapping, read_names
+from subspect.studies.name_features import kept_names as name_table
 from subspect.studies.shards import Chunk, Entry, read_shard
 from subspect.studies.study import Study
 from subspect.studies.verify import verify
@@ -198,7 +202,25 @@ def _of_studies(folder: Path) -> dict[str, Reader]:
         _shown(*opened.tables(), repr(opened))
         _read_through(opened)
 
+    names_path = study.path / FILE
+    study.name_features({1: "whiskers", 4: "paws"})
+    right_names = names_path.read_bytes()
+
+    def names_json(data: bytes) -> None:
+        names_path.write_bytes(data)
+        try:
+            path.write_bytes(right)
+            _shown(*name_table(Study.open(study.path)).tables())
+        finally:
+            names_path.write_bytes(right_names)
+
+    def names_fields(data: bytes) -> None:
+        _resealed(names_path, altered(json.loads(right_names), Choices(data)))
+        names_json(names_path.read_bytes())
+
     return {
+        "feature-names.json, bytes": Reader(names_json, (right_names,)),
+        "feature-names.json, fields": Reader(names_fields, share=0.2),
         "study.json, bytes": Reader(study_json, (right, bare)),
         "study.json, fields": Reader(study_fields, share=0.2),
         "set.json, bytes": Reader(set_json, (right_set, bare_set)),
@@ -437,6 +459,14 @@ def _of_lists(folder: Path) -> dict[str, Reader]:
             except Unusable:
                 continue
 
+    def features_called(data: bytes) -> None:
+        path.write_bytes(data)
+        given = as_mapping(read_names(path), D)
+        kept = checked({feature: name for feature, name in given.items() if name is not None}, D)
+        to_json(list(kept.values()))
+
+    called = {"1": "whiskers", "4": None}
+
     def names(data: bytes) -> None:
         path.write_bytes(data)
         to_json(match_classes(labelled, len(NAMES), lines_of(path)).names)
@@ -450,6 +480,10 @@ def _of_lists(folder: Path) -> dict[str, Reader]:
         "index file, fields": Reader(changed(supports, table)),
         "class map, bytes": Reader(class_map, (json.dumps(named).encode(),)),
         "class map, fields": Reader(changed(class_map, named)),
+        "names of features, bytes": Reader(
+            features_called, (json.dumps(called).encode(), b'["a", "b", "c", "d", "e", "f"]')
+        ),
+        "names of features, fields": Reader(changed(features_called, called)),
         "CSV": Reader(rows, seeds),
         "class names": Reader(names, ("\n".join(NAMES).encode(), "\ufeffé\r\nb\r\n\u2028c".encode())),
     }
@@ -482,7 +516,8 @@ def _of_options(folder: Path) -> dict[str, Reader]:
         str(check_budget(size_of(_argument(data), Auto()), D))
 
     def drop(data: bytes) -> None:
-        made.without(*entry_of(_argument(data)))
+        label, feature = entry_of(_argument(data))
+        made.without(label, feature_index(feature, {1: "whiskers"}, D))
 
     def pixels(data: bytes) -> None:
         texts = [one if one != "-" else None for one in _argument(data).split("|")]

@@ -138,3 +138,16 @@ def test_on_the_command_line(study: Study, made: Decomposition) -> None:
     result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
     assert "class 2 and class 3" in result.stdout and "confused images" in result.stdout
     assert CliRunner().invoke(app, ["compare", str(study.path), "2", "2"]).exit_code == 1
+
+
+def test_the_figure_shows_each_separation(study: Study, made: Decomposition, tmp_path: Path) -> None:
+    feature = int(made.supports[0][0])
+    study.name_features({feature: "$whiskers$"})
+    one = compare(study, made, first=0, second=1)
+    (axes,) = one.plot().axes
+    bars = [bar for bar in axes.patches if bar.get_width()]  # type: ignore[attr-defined]
+    assert [bar.get_width() for bar in bars] == [each.separation for each in one.separators]  # type: ignore[attr-defined]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels[[each.feature for each in one.separators].index(feature)] == rf"feature {feature} · \$whiskers\$"
+    line = ["compare", str(study.path), "0", "1", "--figure", str(tmp_path / "x.png")]
+    assert CliRunner().invoke(app, line).exit_code == 0 and (tmp_path / "x.png").stat().st_size > 1000

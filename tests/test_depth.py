@@ -27,7 +27,7 @@ from subspect import Network, SubspectError
 from subspect.asking.depth import AGAINST, MEASURES, Depth, Member, Trend, depth, layers_of, needed_at, trend, trends_of
 from subspect.cli import app
 from subspect.images.opening import open_images
-from subspect.studies.observe import find_head
+from subspect.studies.first_images import find_head
 
 MakeFolder = Callable[..., Path]
 fast = settings(deadline=None, derandomize=True, max_examples=20)

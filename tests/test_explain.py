@@ -226,7 +226,7 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
             "bias",
             "difference",
         ),
-        *("dense", "dense_difference", "image_set", "neighbours"),
+        *("dense", "dense_difference", "image_set", "neighbours", "feature_names"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
     assert value["dense"] == one.dense and value["predicted"] == one.predicted

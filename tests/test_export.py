@@ -27,7 +27,7 @@ from subspect.cli import app
 from subspect.giving.export import check_path, export
 from subspect.giving.formats import _Gather, kind_of
 from subspect.images.opening import open_images
-from subspect.studies.observe import find_head, sample
+from subspect.studies.first_images import find_head, sample
 
 MakeFolder = Callable[..., Path]
 CODE = """

@@ -247,8 +247,8 @@ def test_files_of_something_else(tmp_path: Path) -> None:
             "must contain the same number of values in each row; it contains list<.*: string>",
         ),
         (
-            {"a": [1.0], "text": ["b"]},
-            r"or one column of numbers per feature, .*; it has text \(string\); leave out",
+            {"a": [1.0], "topic": ["b"]},
+            r"or one column of numbers per feature, .*; it has topic \(string\); leave out",
         ),
         ({"label": [1]}, "besides 'label' and 'id'; it has no other columns"),
     ):

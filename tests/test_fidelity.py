@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
+from typer.testing import CliRunner
 
 import subspect
 from conftest import Tiny
 from subspect import Study, SubspectError, decompose, evaluate
+from subspect.cli import app
 from subspect.measuring.fidelity import Cost, Estimate, _Tally, percent, wilson
 from subspect.measuring.heads_say import Said
 from subspect.studies.shards import Chunk
@@ -202,3 +204,18 @@ def test_shares_are_shown_in_percent_their_ends_with_a_digit_less() -> None:
     one = Estimate(0.87654, 0.8012, 0.90456)
     assert percent(one) == "87.65 % (80.1–90.5)"
     assert percent(one, 0) == "88 % (80–90)" and percent(one, 1) == "87.7 % (80–90)" and percent(None) == ""
+
+
+def test_the_figure_shows_each_class_the_worst_first(study: Study, tmp_path: Path) -> None:
+    made = decompose(study, 1, method="contribution")
+    cost = evaluate(study, made)
+    (axes,) = cost.plot().axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert sorted(names) == ["a", "b", "c"]
+    *_, dense, few = (np.asarray(line.get_xdata(), float) for line in axes.get_lines())
+    classes = {name: one for name, one in cost.classes.items() if one is not None}
+    assert np.allclose(dense, [100 * classes[name].dense_accuracy.value for name in names])
+    assert np.allclose(few, [100 * classes[name].accuracy.value for name in names])
+    assert (np.diff(few - dense) >= 0).all()
+    line = ["evaluate", str(study.path), "--figure", str(tmp_path / "x.png")]
+    assert CliRunner().invoke(app, line).exit_code == 0 and (tmp_path / "x.png").stat().st_size > 1000

@@ -150,7 +150,7 @@ def test_json_is_json(run: Callable[..., Result]) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        (f"edit study --drop 0:{'9' * 5000}", 1, "--drop takes CLASS:FEATURE"),
+        (f"edit study --drop 0:{'9' * 5000}", 1, "no feature '9"),
         (f"edit study --drop {'9' * 5000}:1", 1, "no class '9"),
         (f"show study --class {'9' * 5000}", 1, "no class '9"),
         (f"show study --decomposition {'x' * 5000}", 1, "no decomposition 'x"),

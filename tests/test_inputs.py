@@ -20,7 +20,7 @@ from subspect.giving.training import Settings, Trained
 from subspect.images.batches import batches
 from subspect.images.inputs import inputs_from
 from subspect.images.opening import open_images
-from subspect.studies.observe import sample
+from subspect.studies.first_images import sample
 
 _CLASSES, _IMAGES = 4, 96
 

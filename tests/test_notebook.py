@@ -109,7 +109,7 @@ def test_the_names_in_a_study(told: dict[str, Any]) -> None:
         told["decomposition"].evaluate(on=3)
 
 
-@pytest.mark.parametrize("drop", [("cat", 1), {"cat": 1}, "cat:1", [("cat", 1), 5], [("cat", "1")]])
+@pytest.mark.parametrize("drop", [("cat", 1), {"cat": 1}, "cat:1", [("cat", 1), 5], [("cat", 1.5)]])
 def test_what_is_no_list_of_pairs_is_not_dropped(told: dict[str, Any], drop: Any) -> None:
     with pytest.raises(SubspectError, match=r"a list of pairs of class and feature, such as \[\('cat', 12\)\]; got "):
         told["decomposition"].edit(drop)

@@ -98,7 +98,7 @@ def test_pictures_are_of_the_images_that_activate_most(study: Study, tmp_path: P
 
 def test_without_images(study: Study) -> None:
     page = report(study, show_images=False)
-    assert "Images were left out." in page and "data:image/webp" not in page and ".png" not in page
+    assert "Images and texts were left out." in page and "data:image/webp" not in page and ".png" not in page
 
 
 def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -37,7 +37,8 @@ def test_every_answer_speaks_the_same_protocol(told: dict[str, Any]) -> None:
         assert isinstance(one.to_json(), dict) and to_json(one.to_json()), name
         assert "<b>" not in one._repr_html_() and "<table" in one._repr_html_(), name
     plotted = {name for name, one in told.items() if hasattr(one, "plot")}
-    assert plotted == {"decomposition", "explanation", "essentiality", "geometry"}
+    drawn = {"decomposition", "fidelity", "explanation", "comparison", "essentiality", "selectivity", "geometry"}
+    assert plotted == drawn
     assert all(isinstance(told[name].plot(), Figure) for name in plotted)
 
 

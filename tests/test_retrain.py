@@ -25,7 +25,7 @@ from subspect.giving.retrain import retrain, train
 from subspect.giving.training import Run, Settings, _varied
 from subspect.ground.files import locked, read_json
 from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes
-from subspect.studies.observe import find_head
+from subspect.studies.first_images import find_head
 from subspect.studies.parts import hashed
 
 MakeFolder = Callable[..., Path]

@@ -225,3 +225,18 @@ def test_on_the_command_line(watched: Study) -> None:
     many = CliRunner().invoke(app, shlex.split(f"selectivity {watched.path} -k 50")).stdout
     assert "a layer of fewer than 50 units takes them all" in " ".join(many.split())
     assert CliRunner().invoke(app, shlex.split(f"{line} --layers nothing")).exit_code == 1
+
+
+def test_the_figure_shows_median_and_middle(watched: Study, tmp_path: Path) -> None:
+    one = selectivity(watched)
+    psi, mu = one.plot().axes
+    for axes, values in (
+        (psi, [each.psi_median[each.seen] for each in one.layers]),
+        (mu, [each.mu for each in one.layers]),
+    ):
+        lines = [np.asarray(line.get_xdata(), float).reshape(-1) for line in axes.get_lines()]
+        assert np.allclose([line[0] for line in lines[1::2]], [np.median(each) for each in values])
+        assert np.allclose(lines[0::2], [np.percentile(each, [2.5, 97.5]) for each in values])
+    assert [text.get_text() for text in psi.get_yticklabels()][-1] == f"features, {one.layers[-1].channels}"
+    line = ["selectivity", str(watched.path), "--figure", str(tmp_path / "x.svg")]
+    assert CliRunner().invoke(app, line).exit_code == 0 and (tmp_path / "x.svg").is_file()

@@ -108,6 +108,7 @@ def build(folder: Path) -> Path:
         write_images(folder / "images" / name, CLASSES, each, seed)
     picture(np.random.default_rng(9), 14, 1).save(folder / "cat.jpg")
     (folder / "indices.json").write_text(json.dumps({str(label): [label, 12, 40, 60 + label] for label in range(4)}))
+    (folder / "names.json").write_text(json.dumps({"12": "whiskers", "40": "paws"}))
     write_features(folder)
     for seed, name in enumerate(("model", "another")):
         save_file(weights(seed), folder / f"{name}.safetensors")

@@ -10,6 +10,7 @@ from .choosing.sizes import Auto, Budget, Mean
 from .estimator import SparseHeadClassifier
 from .giving.edit import Edited, edit
 from .giving.export import Exported, FileCost, export
+from .giving.export_features import ExportedFeatures, export_features
 from .giving.retrain import Retrained, retrain
 from .giving.specialise import Specialised, specialise
 from .giving.timing import Ratio
@@ -41,6 +42,7 @@ from .statistics.dimensions import Spread
 from .studies.decompositions import load_decomposition
 from .studies.features import from_features
 from .studies.image_set import ImageSet
+from .studies.name_features import FeatureNames, name_features
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
 from .studies.verify import Fault, Verified, verify
@@ -71,7 +73,9 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Exported",
+    "ExportedFeatures",
     "Fault",
+    "FeatureNames",
     "FeatureRow",
     "Fidelity",
     "FileCost",
@@ -130,10 +134,12 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "export_features",
     "from_features",
     "geometry",
     "load_decomposition",
     "load_network",
+    "name_features",
     "observe",
     "open_images",
     "open_study",

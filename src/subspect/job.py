@@ -27,7 +27,8 @@ from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network, check_network
 from subspect.report import check_report, write_report
 from subspect.report.terminal import summary
-from subspect.studies.observe import find_head, observe
+from subspect.studies.first_images import find_head
+from subspect.studies.observe import observe
 from subspect.studies.parts import split
 from subspect.studies.study import Study
 

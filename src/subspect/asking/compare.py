@@ -9,18 +9,20 @@ most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
-from subspect.ground.errors import SubspectError
+from subspect.ground.drawing import COLOURS, as_label, drawing, headed
+from subspect.ground.errors import SubspectError, shortened
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, columns, names_json, occurring, shown
 from subspect.heads.history import Part
 from subspect.heads.terms import Term, terms
 from subspect.measuring.heads_say import heads_say
@@ -28,8 +30,13 @@ from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LETTERS = 80  # of the text of a confused example
 _SHOWN = 12  # confused images
 _TIPPED = 3  # features named for each
+_DRAWN = 20  # features in a figure
 _MOST = 12  # features that a pair may need
 _NEAR = 0.01  # of the decomposed head's agreement, that the features of a pair must reach
 Array = npt.NDArray[np.float64]
@@ -68,6 +75,7 @@ class ConfusedImage:
         dense: name of the class that the dense network predicts.
         terms: the features that speak most for the wrong class.
         difference: of the decomposed logits, for the wrong class.
+        text: that was kept of the example; None where there is none.
     """
 
     id: str
@@ -76,6 +84,7 @@ class ConfusedImage:
     dense: str
     terms: tuple[Term, ...]
     difference: float
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class Comparison(Result):
         confused: some of the images that the decomposed network confuses, the surest first.
         agreement: share of the images of both classes on which the decomposed head sides with the dense one between the two.
         path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
+        feature_names: feature index → name, of those of these features that have one.
     """
 
     names: tuple[str, str]
@@ -105,6 +115,7 @@ class Comparison(Result):
     confused: tuple[ConfusedImage, ...]
     agreement: float
     path: tuple[tuple[tuple[int, ...], float], ...]
+    feature_names: Names = field(default_factory=dict)
 
     @property
     def needed(self) -> int | None:
@@ -119,6 +130,7 @@ class Comparison(Result):
             "confused": [{**vars(one), "terms": [vars(term) for term in one.terms]} for one in self.confused],
             "path": [{"features": list(found), "agreement": share} for found, share in self.path],
             "needed": self.needed,
+            "feature_names": names_json(self.feature_names),
         }
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -128,7 +140,13 @@ class Comparison(Result):
             weights = {f"weight {one}": each.weights[0], f"weight {other}": each.weights[1]}
             means = {f"mean {one}": each.means[0], f"mean {other}": each.means[1]}
             rows.append(
-                {"feature": each.feature, **weights, **means, "separation": each.separation, "shared": each.shared}
+                {
+                    **columns(each.feature, self.feature_names),
+                    **weights,
+                    **means,
+                    "separation": each.separation,
+                    "shared": each.shared,
+                }
             )
         return rows
 
@@ -155,14 +173,43 @@ class Comparison(Result):
             numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
                 f"{mean:.3g}" for mean in one.means
             ]
-            table.add_row(str(one.feature), *numbers, f"{one.separation:+.2f}", used)
+            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
         images = Table(title="confused images", title_justify="left")
         for column in ("image", "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left")
         for shot in self.confused:
-            tipped = ", ".join(f"{term.feature} {term.contribution:+.2f}" for term in shot.terms)
-            images.add_row(shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
+            tipped = ", ".join(
+                f"{shown(term.feature, self.feature_names)} {term.contribution:+.2f}" for term in shot.terms
+            )
+            name = f"{shot.id}: {shortened(shot.text, _LETTERS)}" if shot.text else shot.id
+            images.add_row(name, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
         return [table, images] if self.confused else [table]
+
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw by how much each feature separates the two classes: those that both use, and those of one alone."""
+        from matplotlib.figure import Figure
+
+        drawn = self.separators[:_DRAWN]
+        figure = Figure(figsize=(6.4, 1.6 + 0.26 * len(drawn)), layout="constrained")
+        axes = figure.add_subplot()
+        first, second = map(as_label, self.names)
+        kinds = {"both": ("both", "ink"), "first": (f"{first} alone", "blue"), "second": (f"{second} alone", "orange")}
+        for place, one in enumerate(drawn):
+            kind = "both" if one.shared else "first" if one.weights[0] else "second"
+            axes.barh(place, one.separation, color=COLOURS[kinds[kind][1]][0])
+        for label, colour in kinds.values():
+            axes.barh(0, 0, color=COLOURS[colour][0], label=f"used by {label}")  # for the legend
+        called = [as_label(f"feature {shown(one.feature, self.feature_names)}", 30) for one in drawn]
+        axes.set_yticks(range(len(drawn)), called)
+        axes.invert_yaxis()
+        axes.axvline(0, color=COLOURS["ink"][0], linewidth=0.8)
+        axes.set_xlabel("separates the two classes by, in logits")
+        more = f"; {len(drawn)} of {len(self.separators)} features" if len(drawn) < len(self.separators) else ""
+        headed(figure, f"{self.decomposition}, {self.note}{more}")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=3)
+        return figure
 
 
 def compare(
@@ -197,11 +244,14 @@ def compare(
     heads = {"dense": pair.dense, "decomposed": pair.decomposed}
     said = {name: logits.argmax(axis=1) for name, logits in heads.items()}
     side = {name: logits[:, label] > logits[:, other] for name, logits in heads.items()}
+    separators = _separators(pair, weight, label, other)
+    path = _path(study, decomposition, pair, (label, other), dense, side["dense"])
+    used = {one.feature for one in separators}.union(*(found for found, _ in path))
     return Comparison(
         names=(names[label], names[other]),
         decomposition=decomposition.name,
         note=images.note,
-        separators=_separators(pair, weight, label, other),
+        separators=separators,
         bias=float(bias[label] - bias[other]),
         counts=(
             _taken(pair, said, label, other),
@@ -210,7 +260,8 @@ def compare(
         images=(counts[0], counts[1]),
         confused=_confused(pair, decomposition, heads["decomposed"], said, (label, other)),
         agreement=float(np.mean(side["dense"] == side["decomposed"])),
-        path=_path(study, decomposition, pair, (label, other), dense, side["dense"]),
+        path=path,
+        feature_names=occurring(used, study.feature_names),
     )
 
 
@@ -221,18 +272,20 @@ class _Pair:
     x: Array
     labels: npt.NDArray[np.int64]
     ids: list[str]
+    texts: list[str | None]
     dense: npt.NDArray[np.float32]
     decomposed: npt.NDArray[np.float32]
 
 
 def _pair(study: Study, decomposition: Decomposition, images: Where, labels: Sequence[int]) -> _Pair:
-    found, ids = [], list[str]()
+    found, ids, texts = [], list[str](), list[str | None]()
     for said in heads_say(study, decomposition, images):
         rows = np.flatnonzero(np.isin(said.chunk.labels, labels))
         found.append((said.chunk.features[rows], said.chunk.labels[rows], said.dense[rows], said.decomposed[rows]))
         ids += [said.chunk.ids[row] for row in rows.tolist()]
+        texts += [said.chunk.texts[row] if said.chunk.texts else None for row in rows.tolist()]
     x, own, dense, decomposed = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return _Pair(x.astype(np.float64), own, ids, dense, decomposed)
+    return _Pair(x.astype(np.float64), own, ids, texts, dense, decomposed)
 
 
 def _features(study: Study, image_set: str, part: Part, labels: Sequence[int]) -> Array:
@@ -278,7 +331,8 @@ def _confused(
         speaking = sorted(terms(decomposition, pair.x[row], label, other)[0], key=lambda term: -term.contribution)
         tipped = tuple(term for term in speaking[:_TIPPED] if term.contribution > 0)
         dense = names[int(said["dense"][row])]
-        found.append(ConfusedImage(pair.ids[row], names[other], names[label], dense, tipped, float(by[row])))
+        about = pair.ids[row], names[other], names[label], dense, tipped, float(by[row]), pair.texts[row]
+        found.append(ConfusedImage(*about))
     return tuple(found)
 
 

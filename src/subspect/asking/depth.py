@@ -36,7 +36,8 @@ from subspect.ground.tables import Table
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.sources import Images
 from subspect.networks.network import Network
-from subspect.studies.observe import find_head, observe, sample
+from subspect.studies.first_images import find_head, sample
+from subspect.studies.observe import observe
 from subspect.studies.study import Study
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ most (Hungarian method); a pair that correlates by less than 0.5 is no match.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, listed, names_json, occurring, shown
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, load_decomposition, opened
@@ -74,6 +75,16 @@ class ClassChange:
     gone: tuple[int, ...]
     new: tuple[int, ...]
 
+    @property
+    def of_first(self) -> tuple[int, ...]:
+        """All features of the class in the first network."""
+        return (*(pair.first for pair in self.kept), *self.gone)
+
+    @property
+    def of_second(self) -> tuple[int, ...]:
+        """All features of the class in the second network."""
+        return (*(pair.second for pair in self.kept), *self.new)
+
 
 @dataclass(frozen=True)
 class Difference(Result):
@@ -89,6 +100,7 @@ class Difference(Result):
         decomposed: accuracy of the two decomposed networks.
         same: share of the images of which both decomposed networks say the same.
         classes: what each class with images gained and lost.
+        feature_names: of each study, feature index → name, of those of these features that have one.
     """
 
     studies: tuple[str, str]
@@ -100,10 +112,11 @@ class Difference(Result):
     decomposed: tuple[float, float]
     same: float
     classes: tuple[ClassChange, ...]
+    feature_names: tuple[Names, Names] = field(default_factory=lambda: ({}, {}))
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "feature_names": [names_json(names) for names in self.feature_names]}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each class."""
@@ -130,8 +143,8 @@ class Difference(Result):
         for column in columns:
             table.add_column(column, justify="left" if column == "class" else "right", no_wrap=column == "class")
         for one in sorted(self.classes, key=lambda one: one.lost - one.gained, reverse=True):
-            kept = " ".join(f"{pair.first}→{pair.second}" for pair in one.kept)
-            gone, new = (" ".join(map(str, features)) for features in (one.gone, one.new))
+            kept = _pairs(one.kept, self.feature_names)
+            gone, new = (listed(*side) for side in zip((one.gone, one.new), self.feature_names, strict=True))
             counts = str(one.gained), str(one.lost)
             shares = _both(one.dense).rstrip(" %"), _both(one.decomposed).rstrip(" %")
             table.add_row(one.name, *shares, *counts, kept, gone, new)
@@ -198,6 +211,10 @@ def diff(
         decomposed=(float(right[0][1].mean()), float(right[1][1].mean())),
         same=float(np.mean(pair[0].said == pair[1].said)),
         classes=tuple(changes),
+        feature_names=(
+            occurring((feature for one in changes for feature in one.of_first), first.feature_names),
+            occurring((feature for one in changes for feature in one.of_second), second.feature_names),
+        ),
     )
 
 
@@ -283,6 +300,13 @@ def _match(label: int, pair: Sequence[_Side]) -> tuple[tuple[MatchedFeature, ...
     firsts, seconds = {one.first for one in kept}, {one.second for one in kept}
     gone = tuple(feature for feature in supports[0] if feature not in firsts)
     return tuple(kept), gone, tuple(feature for feature in supports[1] if feature not in seconds)
+
+
+def _pairs(kept: Sequence[MatchedFeature], names: tuple[Names, Names]) -> str:
+    """Return matched features in a row; with commas where one has a name."""
+    pairs = [f"{shown(pair.first, names[0])}→{shown(pair.second, names[1])}" for pair in kept]
+    named = any(pair.first in names[0] or pair.second in names[1] for pair in kept)
+    return (", " if named else " ").join(pairs)
 
 
 def _both(shares: tuple[float, float]) -> str:

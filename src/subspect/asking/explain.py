@@ -29,6 +29,7 @@ from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, columns, names_json, occurring, shown
 from subspect.heads.terms import Term, terms
 from subspect.images.decoding import digest
 from subspect.images.preprocessing import AnyPreprocessing
@@ -47,6 +48,7 @@ _NEAREST = 6  # images of the study that are shown beside an image
 _BARS = 12  # features that are drawn as bars
 _TITLE = 160  # letters of a figure's title
 _WIDE = 60  # letters of the picture's title, from which on they are smaller
+_NAMED = 30  # letters of a feature's name in a figure
 _DRAWN = 5  # features whose map is drawn
 _ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 Array = npt.NDArray[np.float64]
@@ -99,6 +101,7 @@ class Explanation(Result):
         neighbours: images that are near by these features, the nearest first.
         maps: feature → (height, width) where in the image it is active; None where the network has no such maps, or sees no
             picture.
+        feature_names: feature index → name, of those of these features that have one.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Explanation(Result):
     image_set: str
     neighbours: tuple[Neighbour, ...]
     maps: Mapping[int, npt.NDArray[np.float32]] | None
+    feature_names: Names = field(default_factory=dict)
 
     @property
     def difference(self) -> float:
@@ -130,16 +134,18 @@ class Explanation(Result):
     def to_json(self) -> dict[str, Any]:
         """Return all but pictures and maps as JSON values."""
         terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
-        left_out = ("picture", "maps", "terms", "neighbours")
+        left_out = ("picture", "maps", "terms", "neighbours", "feature_names")
         value = {key: one for key, one in vars(self).items() if key not in left_out}
         neighbours = [one.to_json() for one in self.neighbours]
-        return {**value, "difference": self.difference, "terms": terms, "neighbours": neighbours}
+        names = names_json(self.feature_names)
+        said = {"difference": self.difference, "terms": terms, "neighbours": neighbours, "feature_names": names}
+        return {**value, **said}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of either class, what says most first."""
         return [
             {
-                "feature": term.feature,
+                **columns(term.feature, self.feature_names),
                 "value": term.value,
                 f"weight {self.predicted}": term.weights[0],
                 f"weight {self.against}": term.weights[1],
@@ -160,7 +166,9 @@ class Explanation(Result):
             table.add_column(column, justify="right")
         for term in self.terms:
             weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
-            table.add_row(str(term.feature), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}")
+            table.add_row(
+                shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}"
+            )
         table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
         table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
         return [table]
@@ -212,7 +220,8 @@ class Explanation(Result):
         if looked and self.maps is not None and self.picture is not None:
             for place, term in enumerate(looked):
                 laid = lay_over(enlarged(self.picture), self.maps[term.feature])
-                name = f"feature {term.feature}: {term.contribution:+.2f}".replace("-", "−")
+                said = f"{term.contribution:+.2f}".replace("-", "−")
+                name = f"{as_label(f'feature {shown(term.feature, self.feature_names)}', _NAMED)}: {said}"
                 _show(parts[1].add_subplot(1, _DRAWN, place + 1), laid, name)
         if near:
             parts[-1].suptitle(escaped(f"nearest images of {self.image_set!r} by these features"), fontsize=9)
@@ -226,7 +235,8 @@ class Explanation(Result):
     def _draw_bars(self, bars: Axes) -> None:
         """Draw what each feature says, the rest of them together, the biases, and the sum."""
         rest = sum(term.contribution for term in self.terms[_BARS:])
-        rows = [(f"feature {term.feature}", term.contribution) for term in self.terms[:_BARS]]
+        called = [as_label(f"feature {shown(term.feature, self.feature_names)}", _NAMED) for term in self.terms]
+        rows = [(name, term.contribution) for name, term in zip(called[:_BARS], self.terms, strict=False)]
         rows += [(f"{len(self.terms) - _BARS} more", rest)] if len(self.terms) > _BARS else []
         rows += [("difference of the biases", self.bias), ("sum", self.difference)]
         colours = [COLOURS["blue" if value >= 0 else "orange"][0] for _, value in rows]
@@ -315,6 +325,7 @@ def explain(
         maps=None
         if read.maps is None or not given.in_place
         else {one: read.maps[0, one].cpu().numpy() for one in used},
+        feature_names=occurring(used, study.feature_names),
     )
 
 

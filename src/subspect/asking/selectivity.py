@@ -16,23 +16,29 @@ authors average over all ordered pairs, a class with itself included; the mean o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subspect.asking.options import SHARE
 from subspect.choosing.influence import frequency
+from subspect.ground.drawing import COLOURS, drawing, escaped, headed, short
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.heads.feature_names import Names, names_json
 from subspect.heads.history import Part
 from subspect.heads.supports import Supports
 from subspect.statistics.largest import Needed, TopFeatures
 from subspect.statistics.moments import ClassSums
 from subspect.studies.parts import in_words
 from subspect.studies.study import StudyLike, open_study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FEATURES = "features"  #: what the head's input is called among the layers
 _KS = (1, 2, 3, 5, 10, 20, 50, 100)  # sizes at which the mass is told
@@ -123,6 +129,7 @@ class Selectivity(Result):
         k: units that are influential for each class.
         share: of the mass that Ψ is about.
         note: on which images this was measured.
+        feature_names: feature index → name, of the features that have one, where the features are among the layers.
     """
 
     layers: tuple[LayerSelectivity, ...]
@@ -130,12 +137,14 @@ class Selectivity(Result):
     k: int
     share: float
     note: str
+    feature_names: Names = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         layers = [one.to_json() for one in self.layers]
         about = {"k": self.k, "share": self.share, "note": self.note}
-        return {**about, "classes": list(self.class_names), "layers": layers}
+        names = names_json(self.feature_names)
+        return {**about, "classes": list(self.class_names), "layers": layers, "feature_names": names}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each class with images in each layer."""
@@ -181,6 +190,31 @@ class Selectivity(Result):
             )
         return [table]
 
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw Ψ of each layer, the median and the middle 95 % over its classes, and μ, the same over its units."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 1.6 + 0.4 * len(self.layers)), layout="constrained")
+        layers = [escaped(short(f"{one.layer}, {one.channels}", 40)) for one in self.layers]
+        blue, orange = (COLOURS[name][0] for name in ("blue", "orange"))
+        sides = figure.subplots(1, 2, sharey=True)
+        for axes, values, colour, what in (
+            (
+                sides[0],
+                [one.psi_median[one.seen] for one in self.layers],
+                blue,
+                f"Ψ, of {100 * self.share:g} % of the mass",
+            ),
+            (sides[1], [one.mu for one in self.layers], orange, "μ, class selectivity of each unit"),
+        ):
+            _draw_spread(axes, values, colour)
+            axes.set_xlabel(what)
+        sides[0].set_yticks(range(len(layers)), layers)
+        sides[0].invert_yaxis()
+        headed(figure, self.note)
+        return figure
+
     def class_tables(self) -> list[Table]:
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
         tables = []
@@ -198,6 +232,17 @@ class Selectivity(Result):
                 table.add_row(self.class_names[label], *psi, *held)
             tables.append(table)
         return tables
+
+
+def _draw_spread(axes: Axes, rows: Sequence[Array], colour: str) -> None:
+    """Draw of each row of numbers between 0 and 1 the median, as a dot, and the middle 95 %, as a line."""
+    for row, values in enumerate(rows):
+        low, middle, high = np.percentile(values, [2.5, 50, 97.5])
+        axes.plot((low, high), (row, row), color=colour, linewidth=1.5)
+        axes.plot(middle, row, "o", color=colour, markersize=5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def selectivity(
@@ -247,7 +292,8 @@ def selectivity(
     labels = "" if study.image_set(on).labelled else "; no labels: the network's own predictions stand in"
     note = f"{images:,} images of {on!r}{in_words(part)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
-    return Selectivity(found, study.identity.class_names, k, share, note)
+    named = dict(study.feature_names) if FEATURES in names else {}
+    return Selectivity(found, study.identity.class_names, k, share, note, named)
 
 
 class _State:

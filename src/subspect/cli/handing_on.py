@@ -33,7 +33,7 @@ from subspect.cli.options import (
     open_for,
 )
 from subspect.cli.printing import draw, show
-from subspect.giving.options import FORMATS, OPSET, SMALL, Format, Optimiser
+from subspect.giving.options import FORMATS, OPSET, SMALL, FeatureFormat, Format, Optimiser
 
 
 @command("Handing on")
@@ -41,7 +41,7 @@ def edit(
     study: StudyPath,
     drop: Annotated[
         list[str] | None,
-        typer.Option(help="CLASS:FEATURE, a feature to drop from a class; repeatable."),
+        typer.Option(help="CLASS:FEATURE, a feature to drop from a class, each by name or index; repeatable."),
     ] = None,
     refit_on: Annotated[str | None, typer.Option(help="Image set to re-learn the remaining weights on.")] = None,
     target: Annotated[
@@ -173,26 +173,37 @@ def specialise(
 def export(
     context: typer.Context,
     study: StudyPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Output: the file, which must not exist yet.")],
-    format: Annotated[str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output: the file, or the folder, which must not exist yet.")
+    ],
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix. hf: a folder.")
+    ] = None,
     observed: ObservedIfNamed = NOT_NAMED,
     decomposition: Which = None,
     images: Images = None,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 or later.")] = OPSET,
+    push_to: Annotated[
+        str | None,
+        typer.Option(
+            help="With --format hf: USER/NAME of a new private repository on Hugging Face to send the folder to."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the decomposed network as ONNX or a torch.export program, or the decomposition alone as safetensors.
+    """Write the decomposed network as ONNX, a torch.export program or a Hugging Face folder, or the decomposition alone.
 
-    A network's file is read back and checked on real images first; class names and preprocessing are stored in it.
+    A network's file is read back and checked on real images first; class names and preprocessing are stored in it. A Hugging
+    Face folder comes with a model card; nothing is sent anywhere unless you say so (--push-to).
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
     """
-    from subspect.giving.export import check_path
+    from subspect.giving.export import check_path, check_push
     from subspect.giving.export import export as export_to
 
     if observed.network is None:
         only_with(context, "--network", "weights", "ignore_extra", "images")
-    check_path(output, format)
+    check_push(check_path(output, format), push_to)
     opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     made = export_to(
@@ -203,8 +214,34 @@ def export(
         format=cast("Format | None", format),
         images=images,
         opset=opset,
+        push_to=push_to,
     )
     show(made, as_json, f"{made.format}: {made.path}")
+
+
+@command("Handing on")
+def export_features(
+    context: typer.Context,
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output: the folder, which must not exist yet.")],
+    format: Annotated[FeatureFormat, typer.Option(help="Tool to write files for.")] = "tensorboard",
+    on: Annotated[str, typer.Option(help="Image set whose features to write.")] = "train",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="With fiftyone: folder of the observed images, if they were moved.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the stored features, with ids, labels and predictions, for TensorBoard's projector or FiftyOne.
+
+    Neither has to be installed. For FiftyOne, the images stay where they are.
+
+    Examples: subspect export-features study -o projector | subspect export-features study --format fiftyone -o fiftyone
+    """
+    from subspect.giving.export_features import export_features as export_to
+
+    if format != "fiftyone":
+        only_with(context, "--format fiftyone", "images")
+    show(export_to(study, path=output, format=format, on=on, images=images), as_json)
 
 
 @command("Handing on")

@@ -53,7 +53,9 @@ Images = Annotated[
 Outside = Annotated[
     bool, typer.Option("--outside", help="Follow links and CSV paths that lead outside the image folder.")
 ]
-NoImages = Annotated[bool, typer.Option("--no-images", help="Leave all images out of the report, for private data.")]
+NoImages = Annotated[
+    bool, typer.Option("--no-images", help="Leave all images, texts and links out of the report, for private data.")
+]
 
 
 @dataclass(frozen=True)
@@ -315,14 +317,12 @@ def lines_of(path: Path | None) -> list[str] | None:
     return [line.strip() for line in read_text(path, "class names from").splitlines() if line.strip()]
 
 
-def entry_of(text: str) -> tuple[str, int]:
-    """Read CLASS:FEATURE."""
+def entry_of(text: str) -> tuple[str, str]:
+    """Read CLASS:FEATURE; a feature whose name has a colon goes by its index."""
     name, colon, feature = text.rpartition(":")
-    if not colon or not feature.isdecimal() or len(feature) > 9:
-        raise SubspectError(
-            f"--drop takes CLASS:FEATURE, a class name or index and a feature's number; got {text[:100]!r}"
-        )
-    return name, int(feature)
+    if not colon or not feature:
+        raise SubspectError(f"--drop takes CLASS:FEATURE, each by name or index; got {text[:100]!r}")
+    return name, feature
 
 
 def loaded_from(study: Study, name: str | None) -> Decomposition:

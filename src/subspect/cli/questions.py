@@ -73,6 +73,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another class.")],
     decomposition: Which = None,
     on: On = None,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two classes: features that they share, features that tell them apart, images confused between them.
@@ -80,11 +81,14 @@ def compare(
     Example: subspect compare study cat dog
     """
     from subspect.asking.compare import compare as compare_classes
+    from subspect.ground.drawing import check_figure
     from subspect.studies.study import Study
 
+    check_figure(figure)
     opened = Study.open(study)
     loaded = loaded_from(opened, decomposition)
     made = compare_classes(opened, loaded, first=first, second=second, on=on)
+    draw(made.plot, figure)
     show(made, as_json)
 
 
@@ -122,6 +126,7 @@ def selectivity(
     k: Annotated[int, typer.Option("-k", min=1, help="Influential units per class.")] = 5,
     share: Annotated[float, typer.Option(help="Share of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
     per_class: PerClass = False,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
@@ -135,9 +140,12 @@ def selectivity(
     Example: subspect selectivity study -k 5
     """
     from subspect.asking.selectivity import selectivity as measure_selectivity
+    from subspect.ground.drawing import check_figure
     from subspect.studies.study import Study
 
+    check_figure(figure)
     made = measure_selectivity(Study.open(study), layers=layer, on=on, k=k, share=share)
+    draw(made.plot, figure)
     show(made, as_json, *(made.class_tables() if per_class else []))
 
 

@@ -35,7 +35,7 @@ from subspect.cli.options import (
     only_with,
     open_for,
 )
-from subspect.cli.printing import log, show_values
+from subspect.cli.printing import draw, log, show_values
 from subspect.cli.printing import show as show_made
 from subspect.ground.errors import SubspectError
 
@@ -83,7 +83,10 @@ def observe(
 @command("A study")
 def features(
     features: Annotated[
-        Path, typer.Argument(help="Features: .npy, .npz, .safetensors, .parquet or .arrow, also with labels and ids.")
+        Path,
+        typer.Argument(
+            help="Features: .npy, .npz, .safetensors, .parquet or .arrow; all but .npy also with label, id, text and link."
+        ),
     ],
     head: Annotated[
         Path,
@@ -97,6 +100,12 @@ def features(
         Path | None, typer.Option(help="Labels: .npy, or text with a class index or class name per line.")
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file with the class names, one per line.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to show for the rows: one per line, or a JSON list in .json.")
+    ] = None,
+    links: Annotated[
+        Path | None, typer.Option(help="Links to show for the rows: one https:// address per line.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Store features from anywhere and the linear head that reads them in a study, without a network or images.
@@ -105,12 +114,17 @@ def features(
 
     Example: subspect features features.npy --head head.npz -o texts --labels labels.txt --class-names topics.txt
     """
-    from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels
+    from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels, read_lines
     from subspect.studies.features import from_features
 
     found, linear, names = read_features(features), read_head(head), lines_of(class_names)
-    if labels is not None and found.labels is not None:
-        raise SubspectError(f"{features} holds labels itself, and --labels gives others; give one of them")
+    for what, path, held in (
+        ("labels", labels, found.labels),
+        ("texts", texts, found.texts),
+        ("links", links, found.links),
+    ):
+        if path is not None and held is not None:
+            raise SubspectError(f"{features} holds {what} itself, and --{what} gives others; give one of them")
     given = found.labels if labels is None else read_labels(labels)
     made = from_features(
         found.features,
@@ -121,6 +135,9 @@ def features(
         labels=as_indices(given, linear, names),
         class_names=names if names is not None else linear.classes,
         ids=found.ids,
+        feature_names=found.feature_names or None,
+        texts=found.texts if texts is None else read_lines(texts, "texts"),
+        links=found.links if links is None else read_lines(links, "links"),
     )
     show_made(made, as_json)
 
@@ -181,17 +198,21 @@ def evaluate(
     decomposition: Which = None,
     on: On = None,
     per_class: PerClass = False,
+    figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a decomposition costs: accuracy, fidelity, divergence, with 95 % intervals.
 
     Example: subspect evaluate study --on test --per-class
     """
+    from subspect.ground.drawing import check_figure
     from subspect.measuring.fidelity import evaluate as cost_of
     from subspect.studies.study import Study
 
+    check_figure(figure)
     opened = Study.open(study)
     fidelity = cost_of(opened, loaded_from(opened, decomposition), on=on)
+    draw(fidelity.plot, figure)
     show_made(fidelity, as_json, *(fidelity.class_tables() if per_class else []))
 
 
@@ -245,6 +266,7 @@ def show(
 
     Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
+    from subspect.heads.feature_names import names_json
     from subspect.heads.shown import curve_table, features
     from subspect.report.curve_file import write_curve
     from subspect.studies.study import Study
@@ -262,8 +284,47 @@ def show(
         show_values(value, as_json, *opened.tables(), *curve)
         return
     labels = [loaded.label(name) for name in classes]
-    value = {"decomposition": loaded.name, "classes": [loaded.class_json(label) for label in labels]}
+    named = names_json(loaded.names_of(*labels))
+    value = {
+        "decomposition": loaded.name,
+        "classes": [loaded.class_json(label) for label in labels],
+        "feature_names": named,
+    }
     show_values(value, as_json, *(features(loaded, label) for label in labels))
+
+
+@command("A study")
+def name(
+    study: StudyPath,
+    feature: Annotated[str | None, typer.Argument(help="A feature: its index, or the name that it has.")] = None,
+    given: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name from now on.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with names: index → name (null takes a name away), or a list of a name per feature."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the feature's name away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name features, which are then shown by name everywhere; without a name, list the names that there are.
+
+    Examples: subspect name study 12 whiskers | subspect name study --file names.json | subspect name study
+    """
+    from subspect.studies.name_features import kept_names, name_features, read_names
+    from subspect.studies.study import Study
+
+    opened = Study.open(study)
+    if (feature is not None) + (file is not None) > 1 or (feature is not None) != ((given is None) == remove):
+        raise SubspectError(
+            "name features by one of: FEATURE NAME; FEATURE --remove, which takes its name away; --file FILE; or give none "
+            "of these, to list the names that there are"
+        )
+    if file is not None:
+        made = name_features(opened, read_names(file))
+    else:
+        made = kept_names(opened) if feature is None else opened.name_feature(feature, given)
+    show_made(made, as_json)
 
 
 @command("A study")

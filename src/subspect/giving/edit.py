@@ -23,6 +23,7 @@ from subspect.ground.files import check_writable
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, feature_index, names_json, occurring, shown
 from subspect.heads.history import Refitted
 from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
@@ -65,7 +66,12 @@ class Edited(Result):
             "after": self.after.to_json(),
             "dropped": [list(pair) for pair in self.dropped],
             "confusions": self.confusions,
+            "feature_names": names_json(occurring((feature for _, feature in self.dropped), self._names)),
         }
+
+    @property
+    def _names(self) -> Names:
+        return self.decomposition.feature_names
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for all images and one for each class: accuracy and fidelity before and after."""
@@ -83,7 +89,8 @@ class Edited(Result):
     def tables(self) -> list[Table]:
         """Return a table for the terminal: overall, then the classes that were edited with their confusions."""
         classes = dict.fromkeys(name for name, _ in self.dropped)
-        of = {name: ", ".join(str(feature) for one, feature in self.dropped if one == name) for name in classes}
+        dropped = [(name, shown(feature, self._names)) for name, feature in self.dropped]
+        of = {name: ", ".join(feature for one, feature in dropped if one == name) for name in classes}
         what = "; ".join(f"{name} without {features}" for name, features in of.items()) or "re-learned"
         table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
         for column in ("", "before", "after"):
@@ -107,7 +114,7 @@ def edit(
     study: StudyLike,
     decomposition: DecompositionLike,
     *,
-    drop: Sequence[tuple[int | str, int]] = (),
+    drop: Sequence[tuple[int | str, int | str]] = (),
     refit_on: str | None = None,
     target: Target | None = None,
     on: str | None = None,
@@ -120,7 +127,7 @@ def edit(
     Args:
         study: where the features are stored.
         decomposition: of this study.
-        drop: class (index or name) and feature of each entry to drop; may be empty where ``refit_on`` is given.
+        drop: class and feature, each by index or name, of each entry to drop; may be empty where ``refit_on`` is given.
         refit_on: the image set to re-learn weights and biases on; unless given, the rest stays as it is.
         target: what to come close to, "labels" or the "dense" network; the labels unless given, where there are any.
         on: the image set to measure on; one that took no part in choice or refit unless given.
@@ -139,7 +146,8 @@ def edit(
     edited, entries = decomposition, _entries(decomposition, drop)
     for place, (label, feature) in enumerate(entries):
         if (label, feature) in entries[:place]:
-            raise SubspectError(f"feature {feature} of class {edited.class_names[label]!r} is to be dropped twice")
+            named = shown(feature, edited.feature_names)
+            raise SubspectError(f"feature {named} of class {edited.class_names[label]!r} is to be dropped twice")
         edited = edited.without(label, feature)
     for label in dict.fromkeys(label for label, _ in entries):
         if not len(edited.supports[label]):
@@ -154,31 +162,36 @@ def edit(
     labels = list(dict.fromkeys(label for label, _ in entries))
     names = edited.class_names
     counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]
-    shown = list(after.classes)
+    called = list(after.classes)
     confusions = {}
     for label in labels:
         both = sum(count.counts[label] for count in counts)
         both[label] = 0
         others = [other for other in np.argsort(-both, kind="stable").tolist() if both[other]]
-        pairs = {shown[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
-        confusions[shown[label]] = pairs
+        pairs = {called[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
+        confusions[called[label]] = pairs
     dropped = tuple((names[label], feature) for label, feature in entries)
     return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
 
 
-def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int]]) -> list[tuple[int, int]]:
+def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int | str]]) -> list[tuple[int, int]]:
     """Return class index and feature of each entry that is to be dropped.
 
     Raises:
-        SubspectError: what was given is no list of pairs, or a class there is not.
+        SubspectError: what was given is no list of pairs, or a class or a feature there is not.
     """
+    names, d = decomposition.feature_names, decomposition.supports.n_features
     pairs: list[Any] = list(drop) if isinstance(drop, list | tuple) else [drop]
     for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[1], "__index__"):
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not (isinstance(pair[1], str) or hasattr(pair[1], "__index__"))
+        ):
             raise SubspectError(
                 f"features to drop are a list of pairs of class and feature, such as [('cat', 12)]; got {str(drop)[:100]}"
             )
-    return [(decomposition.label(label), int(feature)) for label, feature in pairs]
+    return [(decomposition.label(label), feature_index(feature, names, d)) for label, feature in pairs]
 
 
 def _named(study: Study, edited: Decomposition) -> Decomposition:

@@ -4,6 +4,7 @@
   of each class, as columns, and multiplies; else it is a dense layer with zeros, which ONNX Runtime does faster.
 - ``torch``: a ``torch.export`` program, for any batch; ``torch.export.load(path).module()`` runs it.
 - ``safetensors``: the decomposition alone: supports, weights, biases, names.
+- ``hf``: a folder of Hugging Face's with a model card, of a network of transformers; sent to the hub only if it is asked for.
 
 A file takes its place only after it was read back and run on real images, one and seven at a time, and said what the decomposed
 network says in PyTorch. Names and preprocessing travel along: what goes in are images prepared by it, (n, channels, height,
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,13 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.formats import kind_of, made_as, onnx_head
-from subspect.giving.options import FORMATS, OLDEST, OPSET, Format
+from subspect.giving.hub import check_repository, check_transformers, push, write_folder
+from subspect.giving.options import FOLDER, FORMATS, OLDEST, OPSET, Format
 from subspect.giving.timing import BATCHES, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
-from subspect.ground.files import atomic, check_free
+from subspect.ground.files import atomic
+from subspect.ground.folders import check_free_place
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import names_json
 from subspect.heads.head import MANY
 from subspect.heads.placing import decomposed_layers
 from subspect.images.inputs import Inputs
@@ -68,14 +71,15 @@ class Exported(Result):
 
     Attributes:
         path: where it is.
-        format: "onnx", "torch" or "safetensors".
+        format: "onnx", "torch", "safetensors" or "hf".
         decomposed: its cost.
-        dense: that of the dense network in the same format; None for safetensors.
+        dense: that of the dense network in the same format; None for safetensors and hf.
         difference: the largest difference of a logit from PyTorch's; None for safetensors.
         kernel: how the head is computed: "gather", "dense" or, in torch.export programs, one of its kernels; None for
             safetensors.
         about: what travels along: names, preprocessing, where it comes from.
-        times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors.
+        times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors and hf.
+        pushed: the address on the hub that it was sent to; None where it wasn't.
     """
 
     path: Path
@@ -86,6 +90,7 @@ class Exported(Result):
     kernel: str | None
     about: Mapping[str, Any]
     times: Mapping[int, Ratio] = field(default_factory=dict)
+    pushed: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -112,15 +117,25 @@ class Exported(Result):
                 size = cost.bytes / 1e6
                 table.add_row(name, f"{size:.2f}" if size >= 1 else f"{size:.2g}", *times)
         if self.difference is not None:
-            runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
-            opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
-            table.caption = (
-                f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
-                f"images differ from PyTorch's by {self.difference:.1e} at most"
-            )
-            shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
-            table.caption += f"; time as a share of dense, in brackets 95 % intervals: {', '.join(shares)}"
+            table.caption = self._checked
         return [table]
+
+    @property
+    def _checked(self) -> str:
+        """Say how what was written was checked, and what it takes."""
+        if self.format == FOLDER:
+            return (
+                f"read back by transformers; logits on real images differ from the decomposed network's by "
+                f"{self.difference:.1e} at most; {f'pushed to {self.pushed}' if self.pushed else 'not pushed'}"
+            )
+        runs = "ONNX Runtime" if self.format == "onnx" else "torch.export"
+        opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
+        shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
+        return (
+            f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
+            f"images differ from PyTorch's by {self.difference:.1e} at most; time as a share of dense, in brackets 95 % "
+            f"intervals: {', '.join(shares)}"
+        )
 
 
 def export(
@@ -132,17 +147,20 @@ def export(
     format: Format | None = None,
     images: ImageSource | None = None,
     opset: int = OPSET,
+    push_to: str | None = None,
 ) -> Exported:
-    """Write the decomposed network, or the decomposition alone, to a file.
+    """Write the decomposed network, or the decomposition alone, to a file, or a folder of Hugging Face's.
 
     Args:
         study: of the network.
         decomposition: of this study.
-        path: the file; it must not exist.
+        path: the file, or the folder; it must not exist.
         network: that was observed; not needed for safetensors.
-        format: told by the suffix of the path unless given.
+        format: told by the suffix of the path unless given; a folder of Hugging Face's is "hf".
         images: real images to check the file with (see `subspect.open_images`); those that were observed unless given.
         opset: of ONNX, 18 or later.
+        push_to: with "hf", USER/NAME of a new repository on the hub, private, to send the folder to; nothing is sent unless
+            given.
 
     Raises:
         SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
@@ -151,6 +169,7 @@ def export(
     study, decomposition = opened(study, decomposition)
     path = Path(path)
     form = check_path(path, format)
+    check_push(form, push_to)
     if form == "onnx":
         _check_opset(opset)
     about = about_of(study, decomposition)
@@ -167,9 +186,27 @@ def export(
             "--network on the command line"
         )
     tell_unseen(decomposition)
+    if form == FOLDER:
+        check_transformers(network.model)
     same, head, pixels = exportable(study, network, images)
+    if form == FOLDER:
+        size, difference = write_folder(path, study, decomposition, same, head, pixels)
+        address = push(path, push_to) if push_to is not None else None
+        return Exported(path, form, FileCost(size, {}), None, difference, "dense", about, pushed=address)
     small = decomposition.apply(same.model)
     return write(path, form, small, same.model, head, pixels, about, opset)
+
+
+def check_push(format: Format, push_to: str | None) -> None:
+    """Check what is to be sent to the hub, before the work.
+
+    Raises:
+        SubspectError: another format, or no name of a repository.
+    """
+    if push_to is not None:
+        if format != FOLDER:
+            raise SubspectError(f"only a folder of Hugging Face's is pushed to the hub: format 'hf'; got {format!r}")
+        check_repository(push_to)
 
 
 def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = FORMATS) -> Format:
@@ -178,6 +215,9 @@ def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = F
     Raises:
         SubspectError: it exists, its folder cannot be written to, or its format is none that we know.
     """
+    if format == FOLDER and formats is FORMATS:
+        check_free_place(path)
+        return FOLDER
     known = {suffix: name for name, suffix in FORMATS.items()}
     told = known.get(path.suffix.lower())
     named = cast(Format | None, format) if format is not None else told
@@ -185,15 +225,11 @@ def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = F
         said = f"format {format!r}" if format is not None else f"a file called {path.name!r}"
         raise SubspectError(
             f"cannot export to {said}; formats are {', '.join(f'{name} ({suffix})' for name, suffix in formats.items())}"
+            + (", and hf, a folder of Hugging Face's (format='hf', --format hf)" if formats is FORMATS else "")
         )
     if told is not None and told != named:
         raise SubspectError(f"a file called {path.name!r} is no {named!r}; call it {path.stem}{FORMATS[named]}")
-    check_free(path)
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise SubspectError(f"cannot write {path}: {folder} is a file, not a folder; choose another place")
-    if not os.access(folder, os.W_OK):
-        raise SubspectError(f"cannot write to {folder}; choose a folder that you may write to")
+    check_free_place(path)
     if named == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:
@@ -233,6 +269,7 @@ def about_of(study: Study, decomposition: Decomposition) -> dict[str, Any]:
         "network": study.identity.network,
         "weights": study.identity.fingerprint,
         "decomposition": decomposition.name,
+        "feature_names": names_json(decomposition.names_of()),
     }
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Format = Literal["onnx", "torch", "safetensors"]
-FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix
+Format = Literal["onnx", "torch", "safetensors", "hf"]
+FORMATS: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}  #: → suffix of a file
+FeatureFormat = Literal["tensorboard", "fiftyone"]
+FEATURE_FORMATS: tuple[FeatureFormat, ...] = ("tensorboard", "fiftyone")  #: tools that stored features are handed on to
+FOLDER: Format = "hf"  #: a folder of Hugging Face's
 SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
 OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
 Optimiser = Literal["sgd", "adamw"]

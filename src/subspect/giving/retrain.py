@@ -40,7 +40,7 @@ from subspect.networks.layers import layer_names
 from subspect.networks.network import Network
 from subspect.networks.summands import with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.observe import find_head
+from subspect.studies.first_images import find_head
 from subspect.studies.parts import hashed
 from subspect.studies.same_network import same_network
 from subspect.studies.study import StudyLike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ def as_label(text: str, most: int = 18) -> str:
 def escaped(text: str) -> str:
     r"""Return text whose dollars matplotlib draws, and control characters and halves of surrogates as escapes (``\x1b``)."""
     return legible(text, lines=True).replace("$", r"\$")
+
+
+def headed(figure: Figure, text: str) -> None:
+    """Set a sentence over a figure, in as many lines as it takes."""
+    lines = textwrap.wrap(escaped(text), 95)
+    figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left")
 
 
 def short(name: str, most: int = 18) -> str:

@@ -19,6 +19,7 @@ from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.files import atomic, is_file
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.ground.text import legible
+from subspect.heads.feature_names import Names, names_json, occurring, shown
 from subspect.heads.head import DecomposedHead
 from subspect.heads.history import (
     Chosen,
@@ -35,7 +36,7 @@ from subspect.heads.history import (
 from subspect.heads.names import check_name
 from subspect.heads.placing import with_decomposed
 from subspect.heads.questions import DecompositionQuestions
-from subspect.heads.stored import SCHEMA, read_header, read_supports, read_trust
+from subspect.heads.stored import SCHEMA, read_header, read_names, read_supports, read_trust
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import FeatureRow, Trusted
 from subspect.networks.network import weights_fingerprint
@@ -67,6 +68,7 @@ class Decomposition(DecompositionQuestions):
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
         curve: cost against the mean number of features k, on images that took no part in choosing them.
         study: that it was made in or loaded from; None where it was read from a file.
+        names_in_file: feature index → name as the file that it was read from has them.
     """
 
     name: str
@@ -84,6 +86,12 @@ class Decomposition(DecompositionQuestions):
     trust: Trusted | None = None
     curve: tuple[CurvePoint, ...] = ()
     study: Study | None = field(default=None, repr=False)
+    names_in_file: Names = field(default_factory=dict, repr=False)
+
+    @property
+    def feature_names(self) -> Names:
+        """Feature index → name, of the features that have one: those that the study keeps now, else those of the file."""
+        return self.names_in_file if self.study is None else self.study.feature_names
 
     @property
     def chosen(self) -> Chosen:
@@ -173,8 +181,21 @@ class Decomposition(DecompositionQuestions):
             "history": history_json(self.history),
             "curve": [asdict(point) for point in self.curve],
             "unseen": list(self.unseen),
+            "feature_names": names_json(self.names_of()),
             "classes": [self.class_json(label) for label in range(len(self.class_names))],
         }
+
+    def names_of(self, *labels: int | str) -> dict[int, str]:
+        """Return the names of the features that some classes use, or all, and of their substitutes.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        names = self.feature_names
+        asked = labels or range(len(self.class_names)) if names else ()
+        rows = [row for label in asked for row in self.rows(label)]
+        used = {row.feature for row in rows} | {feature for row in rows for feature, _ in row.substitutes}
+        return occurring(used, names)
 
     def label(self, given: int | str) -> int:
         """Return the index of a class that was named by its name or index; a name goes first.
@@ -197,11 +218,11 @@ class Decomposition(DecompositionQuestions):
     @property
     def edits(self) -> tuple[str, ...]:
         """What was dropped and re-learned after the choice, in order, as sentences."""
-        said: list[str] = []
+        said, names = list[str](), self.feature_names
         for step in self.history:
             if isinstance(step, Dropped):
                 label, feature = step.dropped
-                said.append(f"{self.class_names[label]} without feature {feature}")
+                said.append(f"{self.class_names[label]} without feature {shown(feature, names)}")
             elif isinstance(step, Refitted) and step.refit_on is not None:
                 said.append(f"weights re-learned on {step.refit_on} towards the {_TOWARDS[step.refit]}")
         return tuple(said)
@@ -257,8 +278,10 @@ class Decomposition(DecompositionQuestions):
         label = self.label(label)
         own = self.supports[label].tolist()
         if feature not in own:
+            names = self.feature_names
             raise SubspectError(
-                f"class {self.class_names[label]!r} doesn't use feature {feature} in {self.name!r}; it uses {some(own, 20)}"
+                f"class {self.class_names[label]!r} doesn't use feature {shown(feature, names)} in {self.name!r}; it uses "
+                f"{some((shown(one, names) for one in own), 20)}"
             )
         place = int(self.supports.offsets[label]) + own.index(feature)
         kept = torch.arange(len(self.weights)) != place
@@ -327,8 +350,12 @@ class Decomposition(DecompositionQuestions):
             "unseen": self.unseen,
             "history": history_json(self.history),
             "curve": [asdict(point) for point in self.curve],
+            **({"feature_names": names_json(names)} if (names := self.names_of()) else {}),
         }
-        tensors = {
+        return tensor_bytes(self._tensors(), header)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
             "indices": torch.from_numpy(self.supports.flat.copy()),
             "offsets": torch.from_numpy(self.supports.offsets.copy()),
             "weights": self.weights,
@@ -337,7 +364,6 @@ class Decomposition(DecompositionQuestions):
             "mean": self.mean,
             **({} if self.trust is None else vars(self.trust)),
         }
-        return tensor_bytes(tensors, header)
 
     @classmethod
     def load(cls, path: str | Path, *, own: bool = False) -> Decomposition:
@@ -380,6 +406,7 @@ class Decomposition(DecompositionQuestions):
             history=read_history(header.history, path, len(header.class_names)),
             trust=trust,
             curve=read_curve(header.curve, path),
+            names_in_file=read_names(header, path),
         )
 
 

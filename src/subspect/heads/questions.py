@@ -15,6 +15,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.curve import curve_plot
+from subspect.heads.feature_names import columns
 from subspect.heads.shown import class_table, curve_table
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class DecompositionQuestions(Result):
         """Compare with a decomposition of another study, or its newest, on the same images: `subspect.diff`."""
         return subspect.diff(*self._asked, other=other, on=on)
 
-    def edit(self, drop: Sequence[tuple[int | str, int]] = (), **options: Any) -> Edited:
+    def edit(self, drop: Sequence[tuple[int | str, int | str]] = (), **options: Any) -> Edited:
         """Drop features from classes, and re-learn the rest if asked: `subspect.edit`."""
         return subspect.edit(*self._asked, drop=drop, **options)
 
@@ -102,8 +103,9 @@ class DecompositionQuestions(Result):
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of each class."""
         own = self._decomposition
+        names = own.feature_names
         return [
-            {"class": name, **asdict(row), "contribution": row.contribution}
+            {"class": name, **columns(row.feature, names), **asdict(row), "contribution": row.contribution}
             for label, name in enumerate(own.class_names)
             for row in own.rows(label)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from subspect.ground.tables import Table
+from subspect.heads.feature_names import listed, shown
 
 if TYPE_CHECKING:
     from subspect.heads.decomposition import Decomposition
@@ -24,14 +25,18 @@ def class_table(decomposition: Decomposition) -> Table:
     table.add_column(f"features, {order}", overflow="fold")
     table.add_column("bias", justify="right")
     for label, name in enumerate(names[:_CLASSES]):
-        found = decomposition.supports[label].tolist()
-        shown = " ".join(map(str, found[:_FEATURES])) + (" …" if len(found) > _FEATURES else "")
-        if label in decomposition.unseen:
-            shown = "all: no images seen"
-        table.add_row(name, shown, f"{decomposition.bias[label].item():.3f}")
+        table.add_row(name, class_features(decomposition, label, _FEATURES), f"{decomposition.bias[label].item():.3f}")
     if more > 0:
         table.add_row("…", f"({more} classes more)", "")
     return table
+
+
+def class_features(decomposition: Decomposition, label: int, most: int) -> str:
+    """Return the features of a class in a row, at most some number of them."""
+    if label in decomposition.unseen:
+        return "all: no images seen"
+    found = decomposition.supports[label].tolist()
+    return listed(found[:most], decomposition.feature_names) + (" …" if len(found) > most else "")
 
 
 def features(decomposition: Decomposition, label: int | str) -> Table:
@@ -54,9 +59,10 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard); substitutes: which "
             "features could stand in, and the share of the feature's worth that they make good"
         )
+    names = decomposition.feature_names
     for row in decomposition.rows(label):
         cells = [
-            str(row.feature),
+            shown(row.feature, names),
             f"{row.weight:.3f}",
             f"{100 * row.frequency:.0f} %",
             f"{row.mean:.3f}",
@@ -65,7 +71,7 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
         if row.stability is not None:
             cells += [
                 f"{100 * row.stability:.0f} %",
-                ", ".join(f"{f} ({100 * share:.0f} %)" for f, share in row.substitutes),
+                ", ".join(f"{shown(f, names)} ({100 * share:.0f} %)" for f, share in row.substitutes),
             ]
         table.add_row(*cells)
     return table

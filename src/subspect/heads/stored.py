@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.schemas import as_type, misfit
+from subspect.heads.feature_names import Names, checked
 from subspect.heads.history import Index
 from subspect.heads.supports import Supports
 from subspect.heads.trusted import Trusted
 
 SCHEMA = 2  #: 1 had no checksum
+FeatureIndex = Annotated[str, msgspec.Meta(pattern="^(0|[1-9][0-9]{0,9})$")]  #: as JSON has it
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class _Header:
     history: tuple[dict[str, Any], ...]
     name: str | None = None
     curve: tuple[dict[str, Any], ...] = ()
+    feature_names: dict[FeatureIndex, str] = field(default_factory=dict)
 
 
 def read_header(values: Mapping[str, Any], path: Path) -> _Header:
@@ -45,8 +48,20 @@ def read_header(values: Mapping[str, Any], path: Path) -> _Header:
             f"{path} is not a decomposition of subspect: it has schema version {values.get('schema')!r}, this subspect reads "
             f"1 and {SCHEMA}"
         )
-    known = {field.name for field in fields(_Header)}
+    known = {one.name for one in fields(_Header)}
     return as_type(_Header, {key: one for key, one in values.items() if key in known}, path, "a decomposition")
+
+
+def read_names(header: _Header, path: Path) -> Names:
+    """Return the names of features that a file holds.
+
+    Raises:
+        SubspectError: one is none, or of a feature there is not.
+    """
+    try:
+        return checked({int(feature): name for feature, name in header.feature_names.items()}, header.n_features)
+    except SubspectError as error:
+        raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error
 
 
 def read_supports(tensors: Mapping[str, Tensor], header: _Header) -> Supports:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.measuring.heads_say import Said, heads_say
@@ -22,6 +23,10 @@ from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import StudyLike
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DRAWN = 40  # classes in a figure
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _COUNTED = ("dense_accuracy", "accuracy", "dense_top5", "top5", "fidelity")
 
@@ -123,6 +128,33 @@ class Fidelity(Result):
             shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
             table.add_row(name, f"{cost.images:,}", *shares, f"{cost.divergence.value:.3f}")
         return [table]
+
+    @drawing()
+    def plot(self) -> Figure:
+        """Draw the accuracy of each class with images, dense and decomposed, those that lose most first; at most 40 classes."""
+        from matplotlib.figure import Figure
+
+        measured = [(name, cost) for name, cost in self.classes.items() if cost is not None]
+        measured.sort(key=lambda pair: pair[1].accuracy.value - pair[1].dense_accuracy.value)
+        drawn = measured[:_DRAWN]
+        figure = Figure(figsize=(6.4, 1.8 + 0.24 * len(drawn)), layout="constrained")
+        axes = figure.add_subplot()
+        rows = range(len(drawn))
+        dense, few = ([100 * getattr(cost, kind).value for _, cost in drawn] for kind in ("dense_accuracy", "accuracy"))
+        for row, (_, cost) in enumerate(drawn):
+            ends = 100 * cost.accuracy.low, 100 * cost.accuracy.high
+            axes.plot(ends, (row, row), color=COLOURS["blue"][0], linewidth=1, alpha=0.5)
+        axes.plot(dense, rows, "s", color=COLOURS["orange"][0], markersize=5, fillstyle="none", label="dense")
+        axes.plot(few, rows, "o", color=COLOURS["blue"][0], markersize=4, label="decomposed, with 95 % interval")
+        axes.set_yticks(rows, [as_label(name, 24) for name, _ in drawn])
+        axes.invert_yaxis()
+        axes.set_xlabel("accuracy, %")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        more = f"; {len(drawn)} of {len(measured)} classes" if len(drawn) < len(measured) else ""
+        headed(figure, f"{self.decomposition}, {self.note}{more}")
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=2)
+        return figure
 
 
 def evaluate(study: StudyLike, decomposition: DecompositionLike, *, on: str | None = None) -> Fidelity:

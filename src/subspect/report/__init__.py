@@ -31,6 +31,7 @@ from subspect.ground.seals import is_sealed, write_sealed
 from subspect.ground.text import legible
 from subspect.heads.cost import HeadCost, NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, shown
 from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
@@ -88,6 +89,7 @@ class Site:
     kernels: tuple[Kernel, Kernel]
     whole: NetworkSize | None
     what_if: Mapping[str, Any] | None
+    feature_names: Names
     single: bool
     script: str
     index: str
@@ -150,6 +152,10 @@ class Site:
         """Of subspect."""
         return version("subspect")
 
+    def named(self, feature: int) -> str:
+        """Return a feature as it is shown, by its number and its name."""
+        return shown(feature, self.feature_names)
+
     def class_href(self, label: int) -> str:
         """Return the address of a class, seen from the page that is being written."""
         return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
@@ -187,7 +193,7 @@ def write_report(
         fidelity: what it costs; measured unless given.
         path: the first page, a file that ends in .html; ``report.html`` in the study unless given. With more than 60
             classes, the other pages lie beside it in ``report-pages``. An earlier report there is replaced, nothing else.
-        show_images: whether to show images; leave them out for private data.
+        show_images: whether to show images, or texts and links; leave them out for private data.
         images: those that were observed, where they were in memory, or have been moved since (see `subspect.open_images`).
         network: the network that was observed, to show where in an image each feature is active.
         show_progress: whether to draw a progress bar.
@@ -213,7 +219,7 @@ def write_report(
     check_report(path, len(decomposition.class_names))
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     make_folder(path.parent)
-    left_out = Gallery({}, {}, {}, "Images were left out.")
+    left_out = Gallery({}, {}, {}, "Images and texts were left out.")
     gallery = gallery_of(study, decomposition, network, images, show_progress) if show_images else left_out
     environment = _environment()
     single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
@@ -229,6 +235,7 @@ def write_report(
         kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
         whole=_whole(study, network, images) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
+        feature_names=study.feature_names,
         single=single,
         script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
         index=_address(path.name),

@@ -7,8 +7,9 @@ network is at hand, run through it for their maps.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import isclose
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subspect.ground.errors import NoPicture, SubspectError, Unusable, some
+from subspect.ground.errors import NoPicture, SubspectError, Unusable, shortened, some
 from subspect.ground.pictures import data_uri, fit, lay_over
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
@@ -30,13 +31,16 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import head_of, same_network
 from subspect.studies.study import Study
+from subspect.studies.written import is_link
 
 log = logging.getLogger("subspect")
 
 SHOWN = 6  #: images in a strip
 SIDE = 64  #: pixels of a picture's long side
 _SAME = {"rel_tol": 0.01, "abs_tol": 0.01}  # of a feature: on another device it differs by rounding
+_LETTERS = 300  # of a text that is shown
 _BATCH = 16  # images that run through the network at a time
+_Rows = list[tuple[str, int, float]]  # id, class and value
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,16 @@ class Shot:
         id: of the image.
         label: its class name.
         value: of the feature.
+        text: what the example says, where that is kept instead of a picture.
+        link: where it is, likewise.
     """
 
     data: str
     id: str
     label: str
     value: float
+    text: str = ""
+    link: str = ""
 
     @property
     def caption(self) -> str:
@@ -70,12 +78,14 @@ class Gallery:
         inside: (class, feature) → the same among the images of the class.
         outside: (class, feature) → the same among all others.
         remark: which images these are, and what is missing.
+        written: whether they are texts and links, not pictures.
     """
 
     features: Mapping[int, Sequence[Shot]]
     inside: Mapping[tuple[int, int], Sequence[Shot]]
     outside: Mapping[tuple[int, int], Sequence[Shot]]
     remark: str
+    written: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
@@ -97,7 +107,7 @@ def gallery_of(
     image_set = study.image_set(decomposition.chosen_on[0])
     opened = open_images(source, outside=True) if source is not None else None
     if study.identity.features_alone:
-        return Gallery({}, {}, {}, "The study was made from features alone, without images, so there are none to show.")
+        return _written(image_set, decomposition)
     if opened is None and image_set.manifest.root is None:
         if_any = " if they are pictures" if dict(study.identity.preprocessing) == GIVEN_AS_TENSORS else ""
         remark = (
@@ -121,19 +131,50 @@ def gallery_of(
         return Gallery({}, {}, {}, f"There are no pictures of {image_set.name!r} to show: {error}.")
     names = decomposition.class_names
 
-    def shots(kind: str) -> dict[tuple[int, int], list[Shot]]:
-        return {
-            (label, feature): [
-                Shot(drawn.pictures.get((id, feature), ""), id, names[own], value) for id, own, value in rows
-            ]
-            for (label, feature, which), rows in strips.items()
-            if which == kind
-        }
+    def shot(feature: int, id: str, label: int, value: float) -> Shot:
+        return Shot(drawn.pictures.get((id, feature), ""), id, names[label], value)
 
-    features = {feature: strip for (_, feature), strip in shots("all").items()}
     remark = _remark(image_set, network, drawn.mapped, drawn.missing, opened)
     remark += _others(image_set, sorted({*drawn.others, *again.changed}))
-    return Gallery(features, shots("inside"), shots("outside"), remark)
+    return Gallery(*_arranged(strips, shot), remark)
+
+
+def _written(image_set: ImageSet, decomposition: Decomposition) -> Gallery:
+    """Return the texts and links of examples that there are no pictures of; of those that have the feature at all."""
+    strips = {key: [row for row in rows if row[2]] for key, rows in _strips(image_set, decomposition).items()}
+    wanted, found = {id for rows in strips.values() for id, _, _ in rows}, dict[str, tuple[str, str]]()
+    for chunk in image_set.chunks():
+        for id, text, link in zip_longest(chunk.ids, chunk.texts, chunk.links):
+            if id in wanted and (text or link):
+                found[id] = (
+                    shortened(text or "", _LETTERS),
+                    link if link and is_link(link) else "",
+                )  # not another's script
+    if not found:
+        remark = "The study was made from features alone, without images or texts, so there are none to show."
+        return Gallery({}, {}, {}, remark)
+    names = decomposition.class_names
+
+    def shot(feature: int, id: str, label: int, value: float) -> Shot:
+        return Shot("", id, names[label], value, *found.get(id, ()))
+
+    remark = (
+        f"Examples of {image_set.name!r} that activate a feature most, each with its class and the feature's value."
+    )
+    if not image_set.labelled:
+        remark += " There are no labels: the class is the head's own prediction."
+    return Gallery(*_arranged(strips, shot), remark, written=True)
+
+
+def _arranged(
+    strips: Mapping[tuple[int, int, str], _Rows], shot: Callable[[int, str, int, float], Shot]
+) -> tuple[dict[int, list[Shot]], dict[tuple[int, int], list[Shot]], dict[tuple[int, int], list[Shot]]]:
+    """Return the strips over all classes, in the class and outside it, as a gallery has them."""
+    shots = {key: [shot(key[1], *row) for row in rows] for key, rows in strips.items()}
+    of: dict[str, dict[tuple[int, int], list[Shot]]] = {"all": {}, "inside": {}, "outside": {}}
+    for (label, feature, kind), strip in shots.items():
+        of[kind][label, feature] = strip
+    return {feature: strip for (_, feature), strip in of["all"].items()}, of["inside"], of["outside"]
 
 
 @dataclass
@@ -176,7 +217,6 @@ def _others(image_set: ImageSet, ids: Sequence[str]) -> str:
     return f" {len(ids)} images are not those that were observed: {some(ids, 3)}."
 
 
-_Rows = list[tuple[str, int, float]]
 _Shown = tuple[str, Image.Image, npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]
 
 

@@ -7,7 +7,10 @@ from rich.text import Text
 
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.shown import class_features
 from subspect.measuring.fidelity import Fidelity, percent
+
+_FEATURES = 10  # named in a row
 
 
 def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
@@ -26,9 +29,7 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
         if label == most:
             table.add_row("…", f"({len(fidelity.classes) - most} classes more)")
             break
-        found = decomposition.supports[label].tolist()
-        shown = "all: no images seen" if label in decomposition.unseen else " ".join(map(str, found[:10]))
-        shown += " …" if len(found) > 10 and label not in decomposition.unseen else ""
+        shown = class_features(decomposition, label, _FEATURES)
         estimates = (cost.dense_accuracy, cost.accuracy, cost.fidelity) if cost else ()
         table.add_row(name, shown, *(f"{100 * estimate.value:.1f} %" for estimate in estimates))
     table.add_section()

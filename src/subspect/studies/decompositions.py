@@ -20,9 +20,14 @@ log = logging.getLogger("subspect")
 def store(study: Study, decomposition: Decomposition) -> None:
     """Write a decomposition under its name and note it as the newest; the caller holds `writing`."""
     others = [name for name in study.decomposition_names if name != decomposition.name]
-    decomposition.save(decomposition_path(study.path, decomposition.name))
+    _nameless(decomposition).save(decomposition_path(study.path, decomposition.name))
     path = study.path / "decompositions" / "order.json"
     write_json(path, {"names": [*others, decomposition.name]}, is_sealed)
+
+
+def _nameless(decomposition: Decomposition) -> Decomposition:
+    """Return a decomposition without the names of its features, which the study keeps, and which may change."""
+    return replace(decomposition, study=None, names_in_file={})
 
 
 DecompositionLike = Decomposition | str  #: a decomposition, or the name of one in the study
@@ -100,4 +105,4 @@ def _choice(decomposition: Decomposition) -> list[Any]:
     chosen, auto = decomposition.chosen, decomposition.auto
     about = [getattr(chosen, key) for key in ("method", "k", "supports", "set", "part", "images", "target", "pool")]
     settled = [auto.sized_on, auto.promise and auto.promise.set] if auto is not None else []
-    return [*about, *settled, decomposition.edits]
+    return [*about, *settled, _nameless(decomposition).edits]

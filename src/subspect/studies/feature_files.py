@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import scipy.sparse
 from safetensors.torch import load_file
 
 from subspect.ground.errors import MissingExtra, SubspectError, shortened, some
-from subspect.ground.files import open_file, read_text
+from subspect.ground.files import open_file, read_json, read_text
+from subspect.heads.feature_names import Names, names_of
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin")
-_LABELS, _IDS = ("labels", "label"), ("ids", "id")
+_LABELS, _IDS, _TEXTS, _LINKS = ("labels", "label"), ("ids", "id"), ("texts", "text"), ("links", "link")
+_BESIDES = (*_LABELS, *_IDS, *_TEXTS, *_LINKS)
 _SPARSE = {"data", "format", "shape"}  # what scipy.sparse.save_npz writes, besides the places
 _SAVE_FEATURES = "save them with numpy.save('features.npy', features), or as .npz, .safetensors, .parquet or .arrow"
 _SAVE_HEAD = (
@@ -42,11 +44,17 @@ class FeatureFile:
         features: an array or a sparse matrix (n, d).
         labels: n class indices or names; None if the file has none.
         ids: n names of the rows; None if the file has none.
+        feature_names: feature index → name, of a table with a column for each feature.
+        texts: of the rows; None if the file has none.
+        links: likewise.
     """
 
     features: Any
     labels: npt.ArrayLike | None = None
     ids: Sequence[str] | None = None
+    feature_names: Names = field(default_factory=dict)
+    texts: Sequence[str | None] | None = None
+    links: Sequence[str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,12 @@ class HeadFile:
 
 
 def read_features(path: Path) -> FeatureFile:
-    """Read features, and labels and ids where the file has them.
+    """Read features, and labels, ids, texts and links where the file has them.
 
     Args:
-        path: .npy; .npz or .safetensors with features and, optionally, labels and ids, or .npz as written by
+        path: .npy; .npz or .safetensors with features and, optionally, labels, ids, texts and links, or .npz as written by
             ``scipy.sparse.save_npz``; Parquet or Arrow, with a column of lists called features (or a single column of lists),
-            or else one column per feature, and columns label and id.
+            or else one column per feature, which gives it its name, and columns label, id, text and link.
 
     Raises:
         SubspectError: the file is missing, damaged, a pickle, or something else.
@@ -81,8 +89,10 @@ def read_features(path: Path) -> FeatureFile:
     if isinstance(found, FeatureFile):
         return found
     if isinstance(found, Mapping):
-        labels, ids = (next((found[key] for key in keys if key in found), None) for keys in (_LABELS, _IDS))
-        return FeatureFile(_features_in(found, path), labels, ids)
+        labels, ids, texts, links = (
+            next((found[key] for key in keys if key in found), None) for keys in (_LABELS, _IDS, _TEXTS, _LINKS)
+        )
+        return FeatureFile(_features_in(found, path), labels, ids, texts=texts, links=links)
     return FeatureFile(found)
 
 
@@ -122,6 +132,24 @@ def read_labels(path: Path) -> Any:
     if path.suffix.lower() in (".npy", *_PICKLES):
         return _read(path, "labels", {".npy": _numpy}, _SAVE_LABELS)
     return [line.strip() for line in read_text(path, "labels").rstrip().splitlines()]
+
+
+def read_lines(path: Path, what: str) -> Any:
+    """Read texts or links: one per line, or a JSON list (.json), whose texts may have several lines.
+
+    Args:
+        path: the file.
+        what: it is to hold, for messages: "texts" or "links".
+
+    Raises:
+        SubspectError: it is missing, or something else.
+    """
+    if path.suffix.lower() != ".json":
+        return read_text(path, what).removesuffix("\n").split("\n")
+    found = read_json(path, what)
+    if not isinstance(found, list):
+        raise SubspectError(f"{path} must be a JSON list of {what}, one for each row; it is {type(found).__name__}")
+    return found
 
 
 def as_indices(labels: Any, head: HeadFile, class_names: Sequence[str] | None) -> Any:
@@ -212,7 +240,7 @@ def _arrow(path: Path) -> FeatureFile:
 
 def _features_in(found: Mapping[str, Any], path: Path) -> Any:
     """Return the features of an archive: what is called so, or all that there is besides labels and ids."""
-    others = [name for name in found if name not in (*_LABELS, *_IDS)]
+    others = [name for name in found if name not in _BESIDES]
     name = "features" if "features" in found else others[0] if len(others) == 1 else None
     if name is None:
         raise SubspectError(
@@ -230,12 +258,13 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     if twice:
         raise SubspectError(f"{path} has several columns of the same name: {some(twice)}; rename them")
     labels, ids = (next((table[name].to_pylist() for name in kind if name in names), None) for kind in (_LABELS, _IDS))
+    (text, texts), (link, links) = (_strings_of(table, kind) for kind in (_TEXTS, _LINKS))
     lists = [name for name in names if _is_list(table[name].type)]
     if "features" in lists or len(lists) == 1:
-        return FeatureFile(_of_lists(table["features" if "features" in lists else lists[0]], path), labels, ids)
-    used = [
-        name for name in names if name not in (*_LABELS, *_IDS) and not re.fullmatch("__index_level_[0-9]+__", name)
-    ]
+        found = _of_lists(table["features" if "features" in lists else lists[0]], path)
+        return FeatureFile(found, labels, ids, texts=texts, links=links)
+    besides = {*_LABELS, *_IDS, text, link}
+    used = [name for name in names if name not in besides and not re.fullmatch("__index_level_[0-9]+__", name)]
     odd = [f"{name} ({table[name].type})" for name in used if not _is_number(table[name].type)]
     if odd or not used:
         raise SubspectError(
@@ -247,7 +276,17 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     with np.errstate(over="ignore"):
         for column, name in enumerate(used):
             features[:, column] = table[name].to_numpy()
-    return FeatureFile(features, labels, ids)
+    return FeatureFile(features, labels, ids, names_of(used), texts, links)
+
+
+def _strings_of(table: pa.Table, kind: Sequence[str]) -> tuple[str | None, list[str | None] | None]:
+    """Return the name and the values of the column of one of some names, if it is of text; of numbers it is a feature."""
+    for name in kind:
+        if name in table.column_names and (
+            pa.types.is_string(table[name].type) or pa.types.is_large_string(table[name].type)
+        ):
+            return name, table[name].to_pylist()
+    return None, None
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -7,10 +7,12 @@ shard, so that repeating the same call resumes where it stopped. All input is ch
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ from subspect.networks.network import checked_names, weights_fingerprint
 from subspect.networks.summands import two_opposite_rows
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
+from subspect.studies.name_features import filled_in, name_features
 from subspect.studies.observe import complete, near_chance, shard_rows
 from subspect.studies.shards import Chunk, shard_bytes
 from subspect.studies.study import Study, check_disk, check_set_name
+from subspect.studies.written import as_links, as_texts
 
 log = logging.getLogger("subspect")
 
@@ -52,6 +56,9 @@ def from_features(
     labels: npt.ArrayLike | torch.Tensor | None = None,
     class_names: Sequence[str] | None = None,
     ids: Sequence[str] | Sequence[int] | None = None,
+    feature_names: Mapping[int, str] | Sequence[str] | None = None,
+    texts: Sequence[str | None] | None = None,
+    links: Sequence[str | None] | None = None,
     network: str = "features",
     show_progress: bool = True,
 ) -> Study:
@@ -70,6 +77,10 @@ def from_features(
         labels: (n,) class indices, or class names; without them, the head's own predictions are used instead.
         class_names: a name for each class; by default those of the study's other sets, or numbers.
         ids: a name for each row, such as a document's; by default its position.
+        feature_names: a name for each feature, such as a vectorizer's words, or feature index → name; a feature that has a
+            name in the study keeps it.
+        texts: what each row is a text of, to be shown in its place; the first 2,000 characters are kept.
+        links: the address of each row's example, https:// or http://, to be shown likewise.
         network: what the study records as the network's name.
         show_progress: whether to draw a progress bar.
 
@@ -78,15 +89,19 @@ def from_features(
 
     Raises:
         SubspectError: the features are not finite numbers, or their width differs from the head's; there is a wrong number of
-            labels, names or ids, or a label is not one of the classes; the study is of another head; the disk is full. What
-            was stored so far is kept.
+            labels, names, ids, texts or links, or a label is not one of the classes; a link doesn't lead to the web; two
+            features have one name, or a name is another feature's in the study; the study is of another head; the disk is
+            full. What was stored so far is kept.
     """
     check_set_name(name)
     folder, head = Path(study), linear_head(weight, bias)
     names = _names(class_names, len(head[0]), folder)
-    given = _given(features, head, labels, ids, names)
+    given = _given(features, head, labels, ids, names, texts, links)
+    called = filled_in(folder, feature_names, head[0].shape[1]) if feature_names is not None else {}
     identity = _identity(network, head, names)
     opened = Study.create(folder, identity, *map(torch.from_numpy, head))
+    if called and called != dict(opened.feature_names):
+        name_features(opened, called)
     with opened.observing(name):
         image_set = opened.begin(name, _manifest(given, identity))
         if image_set.manifest.complete:
@@ -108,7 +123,9 @@ class _Given:
         predictions: (n,) the head's top-1 classes.
         ids: n names.
         matching: how labels became class indices.
-        fingerprint: of features, labels and ids.
+        fingerprint: of features, labels, ids, texts and links.
+        texts: of the rows; empty if there are none.
+        links: likewise.
     """
 
     read: Callable[[int, int], Features]
@@ -117,15 +134,25 @@ class _Given:
     ids: list[str]
     matching: str
     fingerprint: str
+    texts: list[str | None]
+    links: list[str | None]
 
     def chunk(self, first: int, end: int) -> Chunk:
         """Return the rows of some positions as a shard holds them."""
         rows = slice(first, end)
-        return Chunk(self.read(first, end), self.labels[rows], self.predictions[rows], self.ids[rows])
+        texts, links = self.texts[rows], self.links[rows]
+        said = self.labels[rows], self.predictions[rows]
+        return Chunk(self.read(first, end), *said, self.ids[rows], texts=texts, links=links)
 
 
 def _given(
-    features: Rows, head: tuple[Features, Features], labels: object, ids: object, names: tuple[str, ...]
+    features: Rows,
+    head: tuple[Features, Features],
+    labels: object,
+    ids: object,
+    names: tuple[str, ...],
+    texts: object,
+    links: object,
 ) -> _Given:
     """Look at all that was given."""
     table = _table(features)
@@ -135,17 +162,21 @@ def _given(
             f"the features have {width:,} columns, and the head's weight {head[0].shape} takes {head[0].shape[1]:,}: give the "
             "features that this head was fitted on, one column per column of its weight, in the same order"
         )
-
-    def read(first: int, end: int) -> Features:
-        block = table[first:end]
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(block.toarray() if scipy.sparse.issparse(block) else block, np.float32)
-
+    read = partial(_rows_of, table)
     known = _ids(ids, n)
     numbers, matching = _labels(labels, n, names)
     predictions, digest = _looked_through(read, range(0, n, shard_rows(width, _CUT)), known, head)
-    kept = fingerprint(f"{n} {width}", digest, numbers.astype("<i8").tobytes(), *known)
-    return _Given(read, numbers, predictions, known, matching, kept)
+    shown = as_texts(texts, n), as_links(links, n)
+    also = [json.dumps(shown)] if any(shown) else []
+    kept = fingerprint(f"{n} {width}", digest, numbers.astype("<i8").tobytes(), *known, *also)
+    return _Given(read, numbers, predictions, known, matching, kept, *shown)
+
+
+def _rows_of(table: Any, first: int, end: int) -> Features:
+    """Return the rows of a table from one position to another, float32."""
+    block = table[first:end]
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(block.toarray() if scipy.sparse.issparse(block) else block, np.float32)
 
 
 def _table(features: Rows) -> Any:
@@ -359,7 +390,8 @@ def _store(image_set: ImageSet, given: _Given, show: bool) -> None:
     manifest, done = image_set.manifest, set(image_set.done)
     cuts = {index: manifest.ends(index) for index in range(manifest.n_shards)}
     there = sum(end - first for index, (first, end) in cuts.items() if index in done)
-    check_disk(image_set.folder, shard_bytes(image_set.shape.n_features, manifest.images - there))
+    about = sum(len(one or "") for of in (given.texts, given.links) for one in of)
+    check_disk(image_set.folder, shard_bytes(image_set.shape.n_features, manifest.images - there) + about)
     if done:
         log.info("resuming: %d of %d shards are already stored", len(done), manifest.n_shards)
     with progress(image_set.name, manifest.images, "rows", done=there, show=show) as advance:

@@ -24,7 +24,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
-from subspect.images.inputs import Pixels, concatenated, mirrored, shape_of, split
+from subspect.images.inputs import split
 from subspect.images.labels import match_classes, numbered
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
@@ -33,6 +33,7 @@ from subspect.networks.calls import failed_on
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
+from subspect.studies.first_images import find_head, reasons, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.shards import Chunk, joined, shard_bytes
@@ -41,7 +42,6 @@ from subspect.studies.study import Study, check_disk, check_set_name
 log = logging.getLogger("subspect")
 
 _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
-_TRIED = 64
 
 
 @lost_workers()
@@ -149,47 +149,6 @@ def _match(
     return replace(match, names=names)
 
 
-def find_head(network: Network, images: ImageSource) -> Head:
-    """Find the network's head with the first two usable images out of up to 64 spread over a source.
-
-    Raises:
-        SubspectError: no head, no preprocessing, or no image that can be used.
-    """
-    check_network(network)
-    usable = sample(network, open_images(images))
-    if network.head_known:  # with which every batch is compared
-        return network.head
-    with network.running():
-        return network.find_head(usable)
-
-
-def sample(network: Network, source: Images, count: int = 2) -> Pixels:
-    """Return the first usable images of up to 64 spread over a source, (count, …), as the network takes them.
-
-    If there are fewer, their mirror images follow: the same numbers, reversed along the last axis.
-
-    Raises:
-        SubspectError: no preprocessing, or no image that can be used.
-    """
-    usable, failed = list[Pixels](), list[tuple[str, str]]()
-    for batch in batches(source, network.preprocessing, None, [[position] for position in _spread(source)]):
-        usable += [] if batch.pixels is None else [batch.pixels]
-        failed += batch.failed
-        if len(usable) == count:
-            break
-    if not usable:
-        raise SubspectError(f"none of the {len(failed)} images tried could be used: {_reasons(failed)}")
-    shapes = list(dict.fromkeys(shape_of(one[0]) for one in usable))
-    if len(shapes) > 1:
-        raise SubspectError(
-            f"images of different sizes after preprocessing: {shapes[0]} and {shapes[1]}; give resize and crop, "
-            f"so that all have the same size"
-        )
-    while len(usable) < count:
-        usable += [mirrored(one) for one in usable[: count - len(usable)]]
-    return concatenated(usable)
-
-
 def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str, int]:
     """Return how many channels each layer has."""
     if not layers:
@@ -204,12 +163,6 @@ def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str
     if idle:
         log.warning("layers that were not used when the network ran are left out: %s", some(idle))
     return {name: said[name].shape[1] for name in names if name in said}
-
-
-def _spread(source: Images) -> list[int]:
-    """Pick up to 64 positions spread over a source."""
-    positions = np.linspace(0, len(source) - 1, min(_TRIED, len(source))).round()
-    return [int(position) for position in positions]
 
 
 def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
@@ -248,7 +201,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     Returns:
         Whether an accuracy near chance was pointed out.
     """
-    manifest, positions = image_set.manifest, _spread(source)
+    manifest, positions = image_set.manifest, spread(source)
     left = manifest.images - _positions(manifest, image_set.done)
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
@@ -333,7 +286,7 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
     name, manifest = image_set.name, image_set.manifest
     if manifest.failed:
         failed, of = manifest.failed, f"{manifest.images:,}"
-        log.warning("%d of %s images could not be used: %s", len(failed), of, _reasons(failed))
+        log.warning("%d of %s images could not be used: %s", len(failed), of, reasons(failed))
     if manifest.labelled:
         rows = manifest.rows
         log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
@@ -407,13 +360,9 @@ def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: fl
     if len(failed) > most * manifest.images:
         raise SubspectError(
             f"{len(failed)} of {manifest.images:,} images could not be used, more than the allowed share of "
-            f"{most:g}: {_reasons(failed)}; fix or remove them, or allow more with --max-failed; what was "
+            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed; what was "
             f"stored in {folder} is kept"
         )
-
-
-def _reasons(failed: Sequence[tuple[str, str]]) -> str:
-    return some([f"{id}: {reason}" for id, reason in failed], 3)
 
 
 def _warn_near_chance(right: int, images: int, network: Network, manifest: SetManifest, which: str) -> bool:

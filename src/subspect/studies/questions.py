@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
@@ -13,15 +14,18 @@ from subspect.ground.errors import some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
+from subspect.heads.feature_names import feature_index
 from subspect.images.preprocessing import described
 
 if TYPE_CHECKING:
     from subspect.asking.geometry import Geometry
     from subspect.asking.selectivity import Selectivity
     from subspect.choosing.sizes import Budget
+    from subspect.giving.export_features import ExportedFeatures
     from subspect.giving.tradeoff import Tradeoff
     from subspect.heads.decomposition import Decomposition
     from subspect.networks.network import Network
+    from subspect.studies.name_features import FeatureNames
     from subspect.studies.study import Study
     from subspect.studies.verify import Verified
 
@@ -45,6 +49,19 @@ class StudyQuestions(Result):
         """Plot accuracy against multiplications: `subspect.tradeoff`."""
         return subspect.tradeoff(self._study, network=network, pools=pools, **options)
 
+    def name_feature(self, feature: int | str, name: str | None) -> FeatureNames:
+        """Name one feature, given by its index or by the name that it has; None takes its name away."""
+        index = feature_index(feature, self._study.feature_names, self._study.identity.n_features)
+        return subspect.name_features(self._study, {index: name})
+
+    def name_features(self, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
+        """Give features names, which are shown wherever the features are: `subspect.name_features`."""
+        return subspect.name_features(self._study, names)
+
+    def export_features(self, path: str | Path, **options: Any) -> ExportedFeatures:
+        """Write the features of an image set as files of another tool's: `subspect.export_features`."""
+        return subspect.export_features(self._study, path=path, **options)
+
     def verify(self, **options: Any) -> Verified:
         """Check every file against its checksum: `subspect.verify`."""
         return subspect.verify(self._study, **options)
@@ -65,6 +82,8 @@ class StudyQuestions(Result):
         for name in study.unfinished:
             table.add_row(f"images {name!r}", f"unfinished; run the same {identity.filled_by} command again to resume")
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
+        if study.feature_names:
+            table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features have one")
         return [table]
 
     def _records(self) -> Sequence[Mapping[str, Any]]:

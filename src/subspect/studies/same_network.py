@@ -12,7 +12,7 @@ from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, described, from_description
 from subspect.networks.finding import Head
 from subspect.networks.network import Network, check_network
-from subspect.studies.observe import sample
+from subspect.studies.first_images import sample
 from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
 

@@ -28,6 +28,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.files import atomic, open_file, parse_json
 
 _LAYER = "layer:"  # before the name of a layer's column
+NOTES = ("text", "link")  #: columns of what an example is, where that is no picture
 DIGEST = 16  #: bytes of an image's digest, the SHA-256 of its file cut short
 _MARK = b"ARROW1\0\0"  # what an Arrow file begins with
 _U32 = struct.Struct("<I")
@@ -45,6 +46,8 @@ class Chunk:
         ids: the m image ids.
         layers: name → (m, channels) float32 of the layers that were asked for.
         digests: of the m image files, or empty; None where an image wasn't a file.
+        texts: of the m examples, or empty; None where one has none.
+        links: likewise the addresses at which they are.
     """
 
     features: npt.NDArray[np.float32]
@@ -53,13 +56,16 @@ class Chunk:
     ids: list[str]
     layers: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     digests: list[bytes | None] = field(default_factory=list)
+    texts: list[str | None] = field(default_factory=list)
+    links: list[str | None] = field(default_factory=list)
 
     def at(self, keep: npt.NDArray[np.bool_]) -> Chunk:
         """Take some of the images."""
-        ids = [id for id, kept in zip(self.ids, keep, strict=True) if kept]
-        digests = [digest for digest, kept in zip(self.digests, keep, strict=False) if kept]
+        rows = np.flatnonzero(keep).tolist()
+        about = ([of[row] for row in rows] if of else [] for of in (self.digests, self.texts, self.links))
+        ids = [self.ids[row] for row in rows]
         layers = {name: values[keep] for name, values in self.layers.items()}
-        return Chunk(self.features[keep], self.labels[keep], self.predictions[keep], ids, layers, digests)
+        return Chunk(self.features[keep], self.labels[keep], self.predictions[keep], ids, layers, *about)  # type: ignore[arg-type]
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:
@@ -71,6 +77,8 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
         [id for chunk in chunks for id in chunk.ids],
         {name: np.concatenate([chunk.layers[name] for chunk in chunks]) for name in chunks[0].layers},
         [digest for chunk in chunks for digest in chunk.digests],
+        [text for chunk in chunks for text in chunk.texts],
+        [link for chunk in chunks for link in chunk.links],
     )
 
 
@@ -134,6 +142,7 @@ def write_shard(path: Path, chunk: Chunk, failed: Sequence[tuple[str, str]], sch
         "digest": pa.array(chunk.digests or [None] * len(chunk.ids), pa.binary(DIGEST)),
         "features": _lists(chunk.features),
         **{f"{_LAYER}{name}": _lists(values) for name, values in chunk.layers.items()},
+        **{name: pa.array(of, pa.string()) for name, of in zip(NOTES, (chunk.texts, chunk.links), strict=True) if of},
     }
     batch = pa.record_batch(columns)
     about = {"schema": schema, "failed": failed, "of": of, "content": _content(batch, failed)}
@@ -194,11 +203,11 @@ def read_shard(
         fresh = key not in _believed
         if fresh and entry is not None and _checksum(data) != entry.checksum:
             raise _Damage("its bytes are not those that were written: their checksum differs")
-        batch, about = _opened(data, path)
+        batch, said = _opened(data, path)
         if fresh:
             _look(batch, shape, entry)
-            if entry is None and "content" in about:
-                _look_inside(batch, about, of)
+            if entry is None and "content" in said:
+                _look_inside(batch, said, of)
             _believed.add(key)
     except _Damage as error:
         raise SubspectError(
@@ -206,10 +215,10 @@ def read_shard(
         ) from error
     predictions = batch.column("prediction").to_numpy().astype(np.int64)
     labels = batch.column("label").to_numpy().astype(np.int64) if shape.labelled else predictions
-    digests = batch.column("digest").to_pylist() if "digest" in batch.schema.names else []
+    about = [batch.column(name).to_pylist() if name in batch.schema.names else [] for name in ("digest", *NOTES)]
     columns = {name: _array(batch.column(f"{_LAYER}{name}")) for name in layers}
     ids = batch.column("id").to_pylist()
-    return Chunk(_array(batch.column("features")), labels, predictions, ids, columns, digests), about["failed"]
+    return Chunk(_array(batch.column("features")), labels, predictions, ids, columns, *about), said["failed"]
 
 
 class _Damage(Exception):
@@ -285,6 +294,7 @@ def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:
     widths = {"features": shape.n_features, **{f"{_LAYER}{name}": width for name, width in shape.layers.items()}}
     types = {"id": pa.string(), "label": pa.int32(), "prediction": pa.int32()}
     types |= {"digest": pa.binary(DIGEST)} if "digest" in batch.schema.names else {}
+    types |= {name: pa.string() for name in NOTES if name in batch.schema.names}
     types |= {name: pa.list_(pa.float32(), width) for name, width in widths.items()}
     given = {one.name: one.type for one in batch.schema}
     if given != types or len(batch.schema.names) != len(types):
@@ -296,7 +306,7 @@ def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:
         raise _Damage(f"Arrow finds it invalid: {error}") from error
     if entry is not None and batch.num_rows != entry.rows:
         raise _Damage(f"it has {batch.num_rows} rows, the manifest says {entry.rows}")
-    nulls = {name: batch.column(name).null_count for name in types if name != "digest"}
+    nulls = {name: batch.column(name).null_count for name in types if name not in ("digest", *NOTES)}
     wanted = 0 if shape.labelled else batch.num_rows
     if nulls.pop("label") != wanted or any(nulls.values()):
         raise _Damage(f"values are missing{'' if shape.labelled else ', or there are labels where none are expected'}")

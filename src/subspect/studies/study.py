@@ -8,6 +8,7 @@
       sets/train/set.json            which images, how they are cut into batches and shards, what failed, shards' checksums
       sets/train/00000.arrow …       features, labels, predictions and ids (Arrow IPC; pandas, polars, DuckDB read them)
       decompositions/NAME.safetensors
+      feature-names.json             what features are called, where they were given names
       report.html
 
 Every file appears whole or not at all and carries a checksum, which is checked when a command first reads the file. What
@@ -35,7 +36,9 @@ from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, 
 from subspect.ground.schemas import misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, names_json
 from subspect.images.preprocessing import described
+from subspect.studies.feature_names import read_feature_names
 from subspect.studies.image_set import ImageSet, shards_in
 from subspect.studies.manifests import SCHEMA, UNSEALED, Identity, SetManifest, by_number, is_manifest, versioned
 from subspect.studies.names import decomposition_names, decomposition_path
@@ -167,6 +170,15 @@ class Study(StudyQuestions):
         """Names of the image sets that were begun but are not complete."""
         return [name for name in self.set_folders() if not self.manifest(name).complete]
 
+    @property
+    def feature_names(self) -> Names:
+        """Feature index → name, of the features that have one (see `subspect.name_features`).
+
+        Raises:
+            SubspectError: their file is damaged.
+        """
+        return read_feature_names(self.path, self.identity)
+
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
 
@@ -205,6 +217,7 @@ class Study(StudyQuestions):
             del manifest["shards"]
         known = self.decomposition_names
         about = {"sets": sets, "unfinished": self.unfinished, "decompositions": known}
+        about["feature_names"] = names_json(self.feature_names)
         return {"path": str(self.path), **self.identity.to_json(), **about}
 
     def image_set(self, name: str) -> ImageSet:

@@ -25,6 +25,7 @@ from subspect.ground.results import Result
 from subspect.ground.seals import file_checksum, is_sealed
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
+from subspect.studies.feature_names import FILE, read_feature_names
 from subspect.studies.image_set import ImageSet
 from subspect.studies.names import decomposition_names, decomposition_path
 from subspect.studies.shards import Chunk, shard_name
@@ -169,6 +170,8 @@ class _Look:
             )
         elif os.path.lexists(report):
             self.tried("report.html", partial(_look_at_report, report))
+        if os.path.lexists(self.study.path / FILE):
+            self.tried(FILE, partial(read_feature_names, self.study.path, self.study.identity))
         order = self.study.path / "decompositions" / "order.json"
         if os.path.lexists(order):
             self.tried("decompositions/order.json", partial(decomposition_names, self.study.path))
@@ -255,7 +258,7 @@ def _look_at_report(path: Path) -> None:
 
 def _strays(study: Study) -> Iterator[str]:
     """Tell what lies in a study besides its own files."""
-    known = {"study.json", "head.safetensors", "report.html", "report-pages", ".lock", "sets", "decompositions"}
+    known = {"study.json", "head.safetensors", "report.html", "report-pages", ".lock", "sets", "decompositions", FILE}
     names = [entry.name for entry in entries(study.path) if entry.name not in known]
     for name in study.set_folders():
         try:

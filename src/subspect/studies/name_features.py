@@ -1,0 +1,161 @@
+"""Naming features: what a person found out about a feature, said once, then shown wherever the feature is.
+
+Names belong to the study, since they are of its network's features; decompositions and all that is asked of them take them from
+there. Names that are added leave the others as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subspect.ground.errors import SubspectError, shortened, some
+from subspect.ground.files import is_file, read_json
+from subspect.ground.results import Result
+from subspect.ground.tables import Table
+from subspect.heads.feature_names import Names, checked, columns, names_json
+from subspect.studies.feature_names import write_feature_names
+from subspect.studies.study import Study, StudyLike, open_study, writing
+
+_INDEX = re.compile("0|[1-9][0-9]{0,9}")
+log = logging.getLogger("subspect")
+
+_FORM = '{"37": "whiskers", …}, feature index → name (null takes a name away), or a list with a name for each feature'
+
+
+@dataclass(frozen=True)
+class FeatureNames(Result):
+    """The names that a study keeps for its features.
+
+    Attributes:
+        study: its path.
+        n_features: number of features d.
+        names: feature index → name, of the features that have one.
+    """
+
+    study: str
+    n_features: int
+    names: Mapping[int, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {"study": self.study, "features": self.n_features, "feature_names": names_json(self.names)}
+
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row for each feature that has a name."""
+        return [columns(feature, self.names) for feature in self.names]
+
+    def tables(self) -> list[Table]:
+        """Return a table for the terminal: a row for each feature that has a name."""
+        title = f"{len(self.names):,} of {self.n_features:,} features have a name"
+        table = Table(title=title, title_justify="left", min_width=len(title))
+        table.add_column("feature", justify="right")
+        table.add_column("name", overflow="fold")
+        for feature, name in self.names.items():
+            table.add_row(str(feature), name)
+        return [table]
+
+
+def name_features(study: StudyLike, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
+    """Give features of a study names, which are kept there and shown wherever the features are.
+
+    Args:
+        study: the study, or its folder.
+        names: feature index → name, of at most 100 characters; None takes a feature's name away. Or a list of d names. Features
+            that aren't named here keep the name that they have.
+
+    Returns:
+        The names that the study now keeps.
+
+    Raises:
+        SubspectError: a feature there is not, a name that is none, or one that two features would have.
+    """
+    study = open_study(study)
+    given = as_mapping(names, study.identity.n_features)
+    with writing(study.path):
+        write_feature_names(study.path, study.identity, _merged(study.feature_names, given))
+    return kept_names(study)
+
+
+def _merged(known: Names, given: Mapping[int, str | None]) -> dict[int, str]:
+    """Return the names that there are, with those that are given, without those that are taken away."""
+    return {feature: name for feature, name in {**known, **given}.items() if name is not None}
+
+
+def kept_names(study: StudyLike) -> FeatureNames:
+    """Return the names that a study keeps for its features.
+
+    Raises:
+        SubspectError: their file is damaged.
+    """
+    study = open_study(study)
+    return FeatureNames(str(study.path), study.identity.n_features, dict(study.feature_names))
+
+
+def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features: int) -> dict[int, str]:
+    """Return the names that a study will keep once features have come with names; those that it has stay as they are.
+
+    Args:
+        study: its folder, which may not be there yet.
+        given: the names that features come with.
+        n_features: number of features d.
+
+    Raises:
+        SubspectError: a name is another feature's in the study, so that columns lie in another order; or as for
+            `name_features`.
+    """
+    come = checked({one: name for one, name in as_mapping(given, n_features).items() if name is not None}, n_features)
+    known = Study.open(study).feature_names if is_file(study / "study.json") else {}
+    _check_order(come, known, study)
+    kept = [feature for feature in come if feature in known and known[feature] != come[feature]]
+    if kept:
+        log.info("%s: %s features keep the names that they have there: %s", study, f"{len(kept):,}", some(kept))
+    return checked({**come, **known}, n_features)
+
+
+def _check_order(come: Names, known: Names, study: Path) -> None:
+    """Refuse names that the study gives other features: the columns then lie in another order."""
+    place = {name: feature for feature, name in known.items()}
+    moved = [(place[name], feature) for feature, name in come.items() if place.get(name, feature) != feature]
+    if moved:
+        there, here = moved[0]
+        raise SubspectError(
+            f"{come[here]!r} is feature {there} in the study {study}, and {here} here: give the features in the order of "
+            f"those that the study has, which is that of the head's weight ({len(moved):,} lie elsewhere)"
+        )
+
+
+def as_mapping(names: object, n_features: int) -> Mapping[int, str | None]:
+    """Return names as a mapping of feature index to name.
+
+    Raises:
+        SubspectError: they are neither such a mapping nor a name for each feature.
+    """
+    if isinstance(names, Mapping):
+        return {int(one) if hasattr(one, "__index__") else one: name for one, name in names.items()}
+    listed = None if isinstance(names, str | bytes) or not hasattr(names, "__iter__") else list(names)
+    if listed is None:
+        raise SubspectError(f"names of features must be {_FORM}; got {shortened(repr(names))}")
+    if len(listed) != n_features:
+        raise SubspectError(
+            f"{len(listed):,} names for {n_features:,} features; give one for each, or name some by their index: {_FORM}"
+        )
+    return dict(enumerate(listed))
+
+
+def read_names(path: Path) -> Mapping[int, str | None] | list[str]:
+    """Read a JSON file of names: an object, index → name, or a list with a name for each feature.
+
+    Raises:
+        SubspectError: it is missing, or something else.
+    """
+    found = read_json(path, "names of features")
+    if isinstance(found, list):
+        return found
+    if not isinstance(found, dict) or not all(_INDEX.fullmatch(one) for one in found):
+        raise SubspectError(f"{path} is no file of names: it must be {_FORM}")
+    return {int(feature): name for feature, name in found.items()}
