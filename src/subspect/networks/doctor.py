@@ -10,9 +10,9 @@ from importlib import metadata
 from typing import Any
 
 from subspect.ground.errors import SubspectError
+from subspect.ground.packages import package
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.networks.packages import package
 
 #: extra → what it is for; those that only we need, for tests and benchmarks, are left out
 EXTRAS: Mapping[str, str] = {
