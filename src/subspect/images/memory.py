@@ -66,7 +66,11 @@ class Arrays(Images):
 
     def read(self, index: int) -> Example:
         """Return the picture or the tensor at a position."""
-        return Example(picture_from(self.images[index]), None if self.labels is None else int(self.labels[index]), None)
+        return Example(picture_from(self.images[index]), self.label(index), None)
+
+    def label(self, index: int) -> int | None:
+        """Return the class index at a position."""
+        return None if self.labels is None else int(self.labels[index])
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash type, shape, bytes and labels."""
