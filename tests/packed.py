@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -50,14 +51,17 @@ def members_of(folder: Path, first: int = 0, end: int | None = None) -> list[Mem
 
 def features_of(*names: str) -> dict[bytes, bytes]:
     """Return the metadata that Hugging Face writes for a column image and a column label of classes."""
-    import json
-
     features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
 
 
 def write_parquet(
-    path: Path, folder: Path, first: int = 0, end: int | None = None, row_group_size: int = 7, **columns: Sequence[object]
+    path: Path,
+    folder: Path,
+    first: int = 0,
+    end: int | None = None,
+    row_group_size: int = 7,
+    **columns: Sequence[object],
 ) -> Path:
     """Write the images of class folders as Hugging Face does."""
     files = files_of(folder)
@@ -92,9 +96,7 @@ def dataset_of(folder: Path) -> Any:
 
 def stored(source: Any, study: Path, **options: Any) -> dict[str, Any]:
     """Observe images with the tiny network, and return what is stored of them: features, labels, predictions, digests."""
-    made = subspect.observe(
-        subspect.Network(Tiny()), source, study, batch_size=4, show_progress=False, **options
-    )
+    made = subspect.observe(subspect.Network(Tiny()), source, study, batch_size=4, show_progress=False, **options)
     chunks = list(made.image_set("train").chunks())
     return {
         "features": np.concatenate([np.asarray(chunk.features) for chunk in chunks]).tobytes(),
@@ -102,6 +104,11 @@ def stored(source: Any, study: Path, **options: Any) -> dict[str, Any]:
         "predictions": np.concatenate([chunk.predictions for chunk in chunks]).tolist(),
         "digests": [digest for chunk in chunks for digest in chunk.digests],
     }
+
+
+def features_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether the same was stored, but for the ids."""
+    return len(one["labels"]) > 0 and one == other
 
 
 def labels_of(images: Images) -> list[int | str | None]:

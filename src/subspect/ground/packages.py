@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ import torch
 
 from subspect.ground.errors import MissingExtra, SubspectError, shortened
 
+_NOT_HERE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # errors of Hugging Face's packages
 _PATIENCE = 5.0  #: seconds that the request before a download may take
 _PICKLES = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
 
@@ -139,7 +141,7 @@ def _not_here(error: BaseException) -> bool:
     """Tell whether an error, or one that led to it, says that a file is not on this machine."""
     met: BaseException | None = error
     while met is not None:
-        if type(met).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled") or "connect to" in str(met):
+        if type(met).__name__ in _NOT_HERE or re.search("connect to|Couldn't reach|is not cached", str(met)):
             return True
         met = met.__cause__ or met.__context__
     return False

@@ -104,11 +104,17 @@ class OpenFile(Generic[T]):
     def __call__(self, number: int) -> T:
         """Return the file of a number, open."""
         if self._kept is None or self._kept[:2] != (os.getpid(), number):
-            if self._kept is not None:
-                with suppress(OSError):
-                    self._kept[2].close()
+            self._close()
             self._kept = (os.getpid(), number, self._open(number))
         return self._kept[2]
+
+    def _close(self) -> None:
+        if self._kept is not None:
+            with suppress(OSError):
+                self._kept[2].close()
+            self._kept = None
+
+    __del__ = _close
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_open": self._open, "_kept": None}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import islice, product
+from itertools import product
+from math import prod
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError, shortened, some
@@ -79,18 +80,17 @@ def _range(place: str, what: str) -> list[Path]:
     """
     parts = _RANGE.split(place)
     ends = [(first, int(first), int(last)) for first, last in zip(parts[1::3], parts[2::3], strict=True)]
-    numbers = [
-        [str(one).zfill(len(text)) for one in range(first, min(last, first + _MOST) + 1)] for text, first, last in ends
-    ]
+    count = prod(max(last - first + 1, 0) for _, first, last in ends)
+    if not 0 < count <= _MOST:
+        raise SubspectError(
+            f"{shortened(place)} stands for {count:,} files; expected a range of at most {_MOST:,}, the smaller number first, "
+            "such as {000..127}"
+        )
+    numbers = [[str(one).zfill(len(text)) for one in range(first, last + 1)] for text, first, last in ends]
     paths = [
         Path("".join(part for pair in zip(parts[::3], (*chosen, ""), strict=True) for part in pair))
-        for chosen in islice(product(*numbers), _MOST + 1)
+        for chosen in product(*numbers)
     ]
-    if not paths or len(paths) > _MOST:
-        raise SubspectError(
-            f"{shortened(place)} stands for {f'more than {_MOST:,}' if paths else 'no'} files; expected a range such as "
-            "{000..127}, the smaller number first"
-        )
     missing = [path for path in paths if not is_file(path)]
     if missing:
         raise SubspectError(

@@ -254,7 +254,10 @@ def _half(path: Path, samples: int, why: object) -> str:
 def _open(path: Path) -> BinaryIO:
     """Open a shard; what a compressed one contains is read as if it were there unpacked."""
     file = open_file(path, "the shard")
-    return file if path.suffix.lower() == ".tar" else cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if path.suffix.lower() == ".tar":
+        return file
+    file.close()  # it is a regular file
+    return cast(BinaryIO, gzip.GzipFile(path))
 
 
 def _check(place: str, samples: Sequence[Sample], seen: _Seen, asked: _Asked) -> None:

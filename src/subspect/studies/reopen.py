@@ -88,21 +88,22 @@ class Reopened(Images):
             return image, digest
         if self._manifest.root is None:
             raise Unusable("it was in memory")
+        place = self._place_of(id, self._manifest.root)
         if known is None:
             raise Unusable("no digest of it was kept; say where the images are: --images FOLDER")
-        picture, digest = self._stored(id, self._manifest.root)
+        picture, digest = decode_with_digest(place) if isinstance(place, Path) else place.given_with_digest(id)
         if digest != known:
             raise Unusable("it is not the image that was observed")
         return picture, digest
 
-    def _stored(self, id: str, place: str) -> tuple[Picture, bytes | None]:
-        """Open an image where the study says it is: by the name of all, or below the folder."""
+    def _place_of(self, id: str, root: str) -> Images | Path:
+        """Return where the study says an image is: in what a name opens, or a file below the folder."""
         if self._named is not None:
-            return self._named.given_with_digest(id)
+            return self._named
         path = PurePosixPath(id)
         if path.is_absolute() or ".." in path.parts or "\\" in id:
             raise Unusable("it lies outside the folder of its image set")
-        return decode_with_digest(Path(place) / path)
+        return Path(root) / path
 
     @cached_property
     def _named(self) -> Images | None:
