@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, str] = {
     "timm": "networks of timm by name",
     "torchvision": "networks of torchvision by name",
     "hf": "networks of Hugging Face by name",
+    "datasets": "data sets of Hugging Face by name",
 }
 _WANTED = re.compile(r"""^(?P<name>[\w.-]+).*extra == ["'](?P<extra>\w+)["']""")
 
