@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def test_one_array_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     images = open_images(tmp_path / "a.npy")
     assert np.array_equal(pixels_of(images), PIXELS) and not images.labelled
+    assert len(pickle.dumps(images)) < 500 and np.array_equal(pixels_of(pickle.loads(pickle.dumps(images))), PIXELS)
     again = reopened_images(str(tmp_path / "a.npy"), None)
     assert again is not None and again.read(3).digest == images.read(3).digest != images.read(4).digest
     with pytest.raises(SubspectError, match=r"a\.npy contains one array without a name; leave out --image-column"):

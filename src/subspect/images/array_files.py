@@ -34,9 +34,16 @@ class ArrayFile(Arrays):
     """
 
     def __init__(self, path: Path, image_column: str | None, label_column: str | None) -> None:
-        self._path, self.image_column = path, image_column
+        self._path, self.image_column, self._label_column = path, image_column, label_column
         super().__init__(*_read(path, image_column, label_column))
         self.kind = "array file"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            self._path,
+            self.image_column,
+            self._label_column,
+        )  # an array that is mapped would be copied
 
     @property
     def place(self) -> str | None:
