@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import subspect
+from commands import MODEL, command
 from conftest import Tiny
 from packed import dataset_of, labels_of, members_of, stored, write_parquet, write_tar
 from subspect.ground.errors import SubspectError, Unusable
@@ -180,3 +181,27 @@ def test_what_was_stopped_goes_on_with_the_same_bytes(
     assert again == expected
     for path in (tmp_path / "whole").rglob("*.arrow"):
         assert path.read_bytes() == (stopped / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_the_options_of_the_command_line(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+    folder = make_folder(each=20)
+    name, extra = packed("wds", folder, tmp_path), write_parquet(tmp_path / "p.parquet", folder, other=[b""] * 60)
+    command(
+        f"run python:model.py:declared {name} --test {extra} -o study -k 2 --limit-per-class 9 --image-column png", 1
+    )
+    options = "--image-column image --label-column none --limit 7 --limit-seed 3"
+    command(f"observe python:model.py:declared {extra} -o study --name test {options}")
+    command(f"run python:model.py:declared {name} -o study -k 2 --limit-per-class 9")
+    study = subspect.open_study(tmp_path / "study")
+    train, test = (study.image_set(name).manifest for name in ("train", "test"))
+    assert (train.images, train.kind, train.root, train.image_column) == (27, "WebDataset", name, None)
+    assert (test.images, test.labelled, test.image_column) == (7, False, "image")
+    assert [*next(study.image_set("test").chunks()).ids] == ids(
+        open_images(extra, image_column="image", limit=7, limit_seed=3)
+    )
+    again = command(f"observe python:model.py:declared {name} -o study --limit-per-class 8", 1)
+    assert "contains other images or labels: 27 (WebDataset," in " ".join(again.output.replace("│", " ").split())
