@@ -231,9 +231,19 @@ def test_files_that_are_damaged(folder: Path, tmp_path: Path) -> None:
     path.write_bytes(b"\0" * 2000 + data[2000:])
     with pytest.raises(Unusable, match=r"p\.parquet cannot be read: "):
         images.read(0)
-    path.unlink()
-    with pytest.raises(Unusable, match=r"p\.parquet cannot be read: "):
-        open_images(folder).read(0) and images.read(23) and images.read(3)
+
+
+def test_a_file_that_has_changed_since_it_was_listed(folder: Path, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "p.parquet", folder, row_group_size=20)
+    images = open_images(path)
+    write_parquet(path, folder, 0, 4)
+    with pytest.raises(Unusable, match=r"p\.parquet cannot be read: it has fewer rows than when it was listed"):
+        images.read(19)
+    assert images.read(3).digest == open_images(folder).read(3).digest
+    for change in (lambda: write(path, other=[1]), path.unlink):
+        change()
+        with pytest.raises(Unusable, match=r"p\.parquet cannot be read: "):
+            pickle.loads(pickle.dumps(images)).read(23)
 
 
 def test_a_file_is_known_by_more_than_its_size(folder: Path, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import subspect
 from commands import MODEL, command
 from conftest import Tiny
-from packed import dataset_of, labels_of, members_of, stored, write_parquet, write_tar
+from packed import dataset_of, labels_of, members_of, pixels_of, stored, write_parquet, write_tar
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.images.folders import Files
 from subspect.images.opening import open_images
@@ -121,10 +121,47 @@ def test_columns_of_a_csv_are_named(make_folder: MakeFolder) -> None:
         open_images(path, image_column="flie")
 
 
+class Dicts(Dataset[Any]):
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: one[index] for name, one in self.values.items()}
+
+
+def test_items_of_a_dataset_may_be_dicts() -> None:
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), torch.tensor([2, 0, 1])
+    images = open_images(Dicts(img=pixels, label=labels, note=["a", "b", "c"]))
+    assert images.labelled and [images.read(index).label for index in range(3)] == [2, 0, 1]
+    assert np.array_equal(pixels_of(images), pixels)
+    assert not open_images(Dicts(pixel_values=torch.zeros(3, 3, 8, 8), label=labels), label_column="none").labelled
+    two = Dicts(left=pixels, right=pixels, label=labels)
+    assert open_images(two, image_column="right").read(0).label == 2
+    with pytest.raises(
+        SubspectError, match=r"an item of the Dataset has several columns of images: left \(ndarray\), "
+    ):
+        open_images(two)
+    with pytest.raises(
+        SubspectError, match=r"an item of the Dataset is a dict without an image: it contains label \(Tensor\); exp"
+    ):
+        open_images(Dicts(label=labels))
+    with pytest.raises(SubspectError, match=r"an item of the Dataset has no column 'lable' \(did you mean 'label'\?\)"):
+        open_images(two, image_column="left", label_column="lable")
+    with pytest.raises(
+        SubspectError, match=r"the Dataset's items are tuple, not dicts, so that they have no columns; leave"
+    ):
+        open_images(TensorDataset(torch.zeros(3, 3, 8, 8)), label_column="label")
+
+
 def packed(kind: str, folder: Path, tmp_path: Path) -> str:
     """Write the images of a folder as another kind of source, and return its name."""
     if kind == "wds":
         return f"wds:{write_tar(tmp_path / 'w/a.tar', members_of(folder))}"
+    if kind == "wds, zipped":
+        return f"wds:{write_tar(tmp_path / 'w/a.tar.gz', members_of(folder), 'w:gz')}"
     if kind == "parquet":
         return str(write_parquet(tmp_path / "p/a.parquet", folder))
     if kind == "hfds":
@@ -167,7 +204,7 @@ def test_other_images_in_the_same_place_are_not_shown(make_folder: MakeFolder, t
     assert "could not be read again" in shown and "data:image/webp" not in shown
 
 
-@pytest.mark.parametrize("kind", ["wds", "parquet", "hfds"])
+@pytest.mark.parametrize("kind", ["wds", "wds, zipped", "parquet", "hfds"])
 def test_what_was_stopped_goes_on_with_the_same_bytes(
     make_folder: MakeFolder, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

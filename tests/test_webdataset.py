@@ -196,6 +196,21 @@ def test_a_shard_that_was_cut_after_it_was_listed_costs_its_images_only(folder: 
         images.read(11)
 
 
+def test_a_shard_that_is_gone_after_it_was_listed(folder: Path, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", members_of(folder))
+    images = open_images(f"wds:{path}")
+    path.unlink()
+    with pytest.raises(Unusable, match=r"a\.tar cannot be read: cannot read the shard .*No such file"):
+        images.read(0)
+
+
+def test_json_of_too_many_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"wds:{write_tar(tmp_path / 'a.tar', [('x.png', png()), ('x.json', b'{}')])}"
+    monkeypatch.setattr("subspect.images.webdataset.JSON_BYTES", 1)
+    with pytest.raises(SubspectError, match=r"x\.json has 2 bytes, more than the 1 that are read of JSON"):
+        open_images(place, label_column="y")
+
+
 def test_samples_without_an_image_and_links_are_never_followed(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("x.png", png()), ("y.txt", b"no image")])
     with tarfile.open(path, "a") as archive:

@@ -49,7 +49,7 @@ def image_column(columns: Sequence[Column], asked: str | None, where: str) -> st
     found = _found(columns, asked, IMAGE_NAMES, "images", "--image-column (image_column=)", where)
     if found is None:
         raise SubspectError(
-            f"no images in {where}: its columns are {_listed(columns)}; expected one of encoded images (their bytes), or of "
+            f"no images in {where}: its columns are {listed(columns)}; expected one of encoded images (their bytes), or of "
             "paths; name it with --image-column (image_column=)"
         )
     return found
@@ -77,7 +77,7 @@ def _found(
     called = [column for column in suitable if column.name.casefold() in usual]
     if len(called or suitable) > 1:
         raise SubspectError(
-            f"{where} has several columns of {what}: {_listed(called or suitable)}; name one with {option}"
+            f"{where} has several columns of {what}: {listed(called or suitable)}; name one with {option}"
         )
     return (called or suitable)[0].name if suitable else None
 
@@ -87,17 +87,18 @@ def _named(columns: Sequence[Column], asked: str, what: str, where: str) -> str:
     if not found:
         names = [column.name for column in columns]
         raise SubspectError(
-            f"{where} has no column {shortened(asked)!r}{near(asked, names)}; its columns are {_listed(columns)}"
+            f"{where} has no column {shortened(asked)!r}{near(asked, names)}; its columns are {listed(columns)}"
         )
     if not found[0].fits:
         raise SubspectError(
             f"the column {shortened(asked)!r} of {where} contains {found[0].contents}, not {what}; its columns are "
-            f"{_listed(columns)}"
+            f"{listed(columns)}"
         )
     return asked
 
 
-def _listed(columns: Sequence[Column]) -> str:
+def listed(columns: Sequence[Column]) -> str:
+    """List columns in a sentence."""
     return some([f"{shortened(column.name)} ({shortened(column.contents)})" for column in columns], 20) or "none"
 
 

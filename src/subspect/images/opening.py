@@ -72,7 +72,7 @@ def open_images(
             of PyTorch or of Hugging Face, or a DataLoader that doesn't shuffle.
         name: what a Dataset is called in fingerprints.
         outside: whether links in a folder, and paths in a table, may lead out of the folder; if not, such a source is refused.
-        image_column: the column, extension (WebDataset) or array that contains the images, where it isn't clear.
+        image_column: the column, extension (WebDataset), array or key that contains the images, where it isn't clear.
         label_column: likewise of the labels; "none" for no labels.
         limit: how many images to take, a random sample; all unless given.
         limit_per_class: at most how many images of each class to take, a random sample; all unless given.
@@ -114,6 +114,8 @@ def _opened(source: ImageSource | Any, name: str, asked: _Asked) -> Images:
         source = dataset_of(source)
     if is_dataset(source):
         return from_dataset(source, asked.image_column, asked.label_column)
+    if isinstance(source, Dataset):
+        return DatasetImages(source, name, asked.image_column, asked.label_column)
     _refuse_columns(type(source).__name__, asked)
     if isinstance(source, Images):
         return source
@@ -121,8 +123,6 @@ def _opened(source: ImageSource | Any, name: str, asked: _Asked) -> Images:
         return Arrays(source)
     if isinstance(source, tuple) and len(source) in (1, 2):
         return Arrays(*source)
-    if isinstance(source, Dataset):
-        return DatasetImages(source, name)
     raise SubspectError(
         f"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array, (images, labels), a "
         "torch Dataset, a DataLoader or a datasets.Dataset, or a name such as wds:, parquet: or hfds:"
