@@ -780,7 +780,7 @@ def test_csv_dialects(tmp_path: Path, text: str | bytes) -> None:
     assert (ids(images), images.classes) == (["a.png"], ("cat",))
 
 
-@pytest.mark.parametrize(("head", "found"), [("file,label", "file, label"), ("a.png", r"a\.png"), ("", "none")])
+@pytest.mark.parametrize(("head", "found"), [("place,label", "place, label"), ("a.png", r"a\.png"), ("", "none")])
 def test_csv_without_paths(tmp_path: Path, head: str, found: str) -> None:
     with pytest.raises(SubspectError, match=rf"list\.csv has the columns {found}; expected 'path' and 'label'"):
         open_images(write_csv(tmp_path, head + "\n" if head else ""))

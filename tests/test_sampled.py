@@ -114,7 +114,16 @@ def test_columns_of_a_csv_are_named(make_folder: MakeFolder) -> None:
     path.write_text("File,kind\na/000.png,cat\n")
     images = open_images(path, image_column="file", label_column="kind")
     assert (ids(images), labels_of(images)) == (["a/000.png"], ["cat"])
-    assert not open_images(path, image_column="File").labelled
+    found = open_images(path, label_column="none")
+    assert (ids(found), found.labelled) == (["a/000.png"], False)
+    path.write_text("path,File,Target\na/000.png,x,cat\n")
+    assert (ids(open_images(path)), labels_of(open_images(path))) == (["a/000.png"], ["cat"])
+    path.write_text("img,File,kind\na/000.png,x,cat\n")
+    with pytest.raises(
+        SubspectError, match=r"list\.csv has several columns that could be 'path': img, file; name one with"
+    ):
+        open_images(path)
+    path.write_text("File,kind\na/000.png,cat\n")
     with pytest.raises(
         SubspectError, match=r"list\.csv has no column 'flie' \(did you mean 'file'\?\); its columns are fi"
     ):
@@ -145,7 +154,7 @@ def test_items_of_a_dataset_may_be_dicts() -> None:
     ):
         open_images(two)
     with pytest.raises(
-        SubspectError, match=r"an item of the Dataset is a dict without an image: it contains label \(Tensor\); exp"
+        SubspectError, match=r"an item of the Dataset is a dict without an image: it contains label \(T"
     ):
         open_images(Dicts(label=labels))
     with pytest.raises(SubspectError, match=r"an item of the Dataset has no column 'lable' \(did you mean 'label'\?\)"):

@@ -54,7 +54,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 Figure = Annotated[Path | None, typer.Option(help="Write the figure to this file (PNG, SVG or PDF).")]
 Images = Annotated[
     Path | None,
-    typer.Option("--images", help="Where the observed images are now, if they were moved or were in memory."),
+    typer.Option(
+        "--images", help="Where the observed images are now, a path or a name, if they were moved or were in memory."
+    ),
 ]
 NoImages = Annotated[bool, typer.Option("--no-images", help="Leave all images out of the report, for private data.")]
 

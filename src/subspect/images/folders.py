@@ -15,7 +15,7 @@ from pathlib import Path
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes
-from subspect.images.columns import NO_COLUMN
+from subspect.images.columns import IMAGE_NAMES, LABEL_NAMES, NO_COLUMN
 from subspect.images.decoding import decode_with_digest
 from subspect.images.fence import Fence
 from subspect.images.sources import ClassMatch, Example, Images
@@ -148,8 +148,8 @@ def from_csv(path: Path, outside: bool, image_column: str | None = None, label_c
     Args:
         path: the file.
         outside: whether the paths may lead out of its folder.
-        image_column: the column of paths; "path" unless given.
-        label_column: the column of labels; "label" unless given, "none" for no labels.
+        image_column: the column of paths; unless given "path", or another usual name.
+        label_column: the column of labels; unless given "label", or another usual name; "none" for no labels.
 
     Raises:
         SubspectError: not a CSV, a column is missing, a line lacks its path or label, or a path leads outside.
@@ -182,10 +182,8 @@ def _rows(
         try:
             reader = csv.reader(text, skipinitialspace=True)
             columns = [name.strip().casefold() for name in next(reader, [])]
-            at, label_at = (
-                _column(path, columns, asked, usual)
-                for asked, usual in ((image_column, "path"), (label_column, "label"))
-            )
+            at = _column(path, columns, image_column, "path", IMAGE_NAMES)
+            label_at = _column(path, columns, label_column, "label", LABEL_NAMES)
             if at is None:
                 raise SubspectError(
                     f"{path} has the columns {shortened(', '.join(columns)) or 'none'}; expected 'path' and "
@@ -212,8 +210,15 @@ def _rows(
     return lines, paths, None if label_at is None else labels
 
 
-def _column(path: Path, columns: list[str], asked: str | None, usual: str) -> int | None:
-    name = usual if asked is None else asked.strip().casefold()
+def _column(path: Path, columns: list[str], asked: str | None, first: str, usual: frozenset[str]) -> int | None:
+    """Return the place of the column that was asked for, or else of the one called ``first``, or of a usual name."""
+    others = [name for name in dict.fromkeys(columns) if name in usual]
+    if asked is None and first not in columns and len(others) > 1:
+        raise SubspectError(
+            f"{path} has several columns that could be {first!r}: {some(others)}; name one with --image-column or "
+            "--label-column"
+        )
+    name = asked.strip().casefold() if asked is not None else first if first in columns else "".join(others)
     if columns.count(name) > 1:
         raise SubspectError(f"{path} has the column {name!r} {columns.count(name)} times; keep one of them")
     if asked is not None and name not in (*columns, NO_COLUMN):

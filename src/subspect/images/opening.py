@@ -39,7 +39,9 @@ ImageSource = Images | str | PathLike[str] | Pixels | tuple[Pixels] | Labelled |
 #: images by their path or name, as arrays with or without labels, or as PyTorch has them; also a ``datasets.Dataset``
 
 _SCHEMES = ("wds", "parquet", "hfds")
-_NAMED = re.compile(rf"(?P<scheme>{'|'.join(_SCHEMES)})[:/](?P<place>.+?)(?:\[(?P<split>[\w.-]+)\])?", re.DOTALL)
+_NAMED = re.compile(  # with a slash as timm's users write them
+    r"(?P<scheme>wds|parquet|hfds)(?P<mark>:|(?<!parquet)/)(?P<place>.+?)(?:\[(?P<split>[\w.-]+)\])?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _opened(source: ImageSource | Any, name: str, asked: _Asked) -> Images:
 def _from_text(text: str, asked: _Asked) -> Images:
     """Open what a path or a name stands for; what begins like one of timm's, ``wds/train``, may also be a folder."""
     found = _NAMED.fullmatch(text)
-    if found is None or (text[len(found["scheme"])] == "/" and os.path.lexists(text)):
+    if found is None or (found["mark"] == "/" and os.path.lexists(text)):
         return _from_path(Path(text), asked)
     columns = asked.image_column, asked.label_column
     if found["scheme"] == "hfds":
