@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.compute
 
@@ -27,6 +27,17 @@ log = logging.getLogger("subspect")
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.+-]+))?")
 _SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes into a folder
 _AT_ONCE = 1000  # rows whose sizes are asked for at once
+
+
+class HubDataset(Protocol):
+    """A ``datasets.Dataset``; the package need not be there for those who have none."""
+
+    @property
+    def features(self) -> Any:
+        """The columns."""
+
+    def select_columns(self, column_names: Any) -> Any:
+        """Return some of the columns."""
 
 
 def is_dataset(source: object) -> bool:

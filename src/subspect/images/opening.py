@@ -26,7 +26,7 @@ from subspect.ground.files import is_file, is_folder, special
 from subspect.images import array_files, parquet
 from subspect.images.array_files import ArrayFile
 from subspect.images.folders import from_csv, from_folder
-from subspect.images.hub import from_dataset, from_hub, is_dataset
+from subspect.images.hub import HubDataset, from_dataset, from_hub, is_dataset
 from subspect.images.memory import Arrays, DatasetImages, dataset_of
 from subspect.images.parquet import from_parquet
 from subspect.images.sampled import Sampled
@@ -35,8 +35,10 @@ from subspect.images.webdataset import from_shards
 
 Pixels = npt.NDArray[Any] | torch.Tensor  #: (n, …)
 Labelled = tuple[Pixels, npt.ArrayLike | torch.Tensor | None]  #: and (n,) class indices
-ImageSource = Images | str | PathLike[str] | Pixels | tuple[Pixels] | Labelled | Dataset[Any] | DataLoader[Any]
-#: images by their path or name, as arrays with or without labels, or as PyTorch has them; also a ``datasets.Dataset``
+ImageSource = (
+    Images | str | PathLike[str] | Pixels | tuple[Pixels] | Labelled | Dataset[Any] | DataLoader[Any] | HubDataset
+)
+#: images by their path or name, as arrays with or without labels, or as PyTorch and Hugging Face have them
 
 _SCHEMES = ("wds", "parquet", "hfds")
 _NAMED = re.compile(  # with a slash as timm's users write them
@@ -55,7 +57,7 @@ class _Asked:
 
 
 def open_images(
-    source: ImageSource | Any,
+    source: ImageSource,
     name: str = "images",
     *,
     outside: bool = False,
@@ -109,7 +111,7 @@ def reopened_images(place: str, image_column: str | None) -> Images | None:
     return _from_text(place, _Asked(outside=True, image_column=image_column, label_column="none", offline=True))
 
 
-def _opened(source: ImageSource | Any, name: str, asked: _Asked) -> Images:
+def _opened(source: ImageSource, name: str, asked: _Asked) -> Images:
     if isinstance(source, str | PathLike):
         return _from_text(os.fspath(source), asked)
     if isinstance(source, DataLoader):
