@@ -6,17 +6,21 @@ then ends in a traceback is no better than one that isn't believed. Around each 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import torch
 import typer
 from PIL import Image
@@ -95,6 +99,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         **_of_lists(folder),
         **_of_options(folder),
         **_of_images(folder),
+        **_of_packed(folder),
         **_of_weights(folder),
         **_of_text(folder),
     }
@@ -556,6 +561,62 @@ def _of_images(folder: Path) -> dict[str, Reader]:
         **found,
         "image, PNG's chunks": Reader(lambda data: image(_checked(data)), found["image, PNG"].seeds, (Unusable,)),
     }
+
+
+def _of_packed(folder: Path) -> dict[str, Reader]:
+    """Return readers of what contains images: shards, tables and arrays."""
+    picture, *_ = _pictures("PNG", ("RGB",))
+    pixels, labels = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
+    npy, npz = io.BytesIO(), io.BytesIO()
+    np.save(npy, pixels)
+    np.savez(npz, images=pixels, labels=labels)
+    tensors = _saved({"images": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "labels": torch.from_numpy(labels)}, {})
+
+    def opened(name: str) -> Callable[[bytes], None]:
+        def read(data: bytes) -> None:
+            path = folder / name
+            path.write_bytes(data)
+            images = open_images(f"wds:{path}" if ".tar" in name else path)
+            images.fingerprint(match_classes(images, 3, NAMES) if images.classes is None else None)
+            for index in range(min(len(images), 20)):
+                with suppress(Unusable):
+                    images.read(index)
+
+        return read
+
+    shards = [_tar(picture, layout) for layout in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT)]
+    return {
+        "shard of images": Reader(opened("a.tar"), tuple(shards)),
+        "shard of images, zipped": Reader(opened("a.tar.gz"), tuple(map(gzip.compress, shards))),
+        "Parquet of images": Reader(opened("a.parquet"), (_table(picture),)),
+        "arrays of images, .npy": Reader(opened("a.npy"), (npy.getvalue(),), claims=True),
+        "arrays of images, .npz": Reader(opened("a.npz"), (npz.getvalue(),), share=0.5, claims=True),
+        "arrays of images, .safetensors": Reader(opened("a.safetensors"), (tensors,)),
+    }
+
+
+def _tar(picture: bytes, layout: int) -> bytes:
+    """Write two samples, one of which has a name that needs a header of its own where the layout knows such."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
+        for name in ("0", "1" if layout == tarfile.USTAR_FORMAT else "d" * 110 + "/1"):
+            for suffix, data in ((".png", picture), (".cls", b"1")):
+                about = tarfile.TarInfo(name + suffix)
+                about.size = len(data)
+                archive.addfile(about, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _table(picture: bytes) -> bytes:
+    """Write three images as Hugging Face does, in two groups of rows."""
+    features = {"label": {"names": list(NAMES), "_type": "ClassLabel"}}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema([("image", kind), ("label", pa.int64())], metadata=about)
+    rows = {"image": [{"bytes": picture, "path": None}, {"bytes": None, "path": "image"}, None], "label": [0, 1, 2]}
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(rows, schema), buffer, row_group_size=2)
+    return buffer.getvalue()
 
 
 _MODES = {

@@ -149,7 +149,7 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"run python:model.py:make nowhere -o study {PIXELS}", "error: no such folder or CSV file: nowhere"),
+        (f"run python:model.py:make nowhere -o study {PIXELS}", "error: no such folder or file of images: nowhere"),
         (f"run python:model.py:make empty -o study {PIXELS}", "error: no images in empty"),
         (
             f"run python:model.py:pair train -o study {PIXELS}",

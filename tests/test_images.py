@@ -657,21 +657,21 @@ def test_only_links_are_asked_where_they_lead(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "a/" * 3000])
 def test_path_of_images_that_no_folder_can_have(name: str) -> None:
     for suffix in ("", ".csv"):
-        with pytest.raises(SubspectError, match="^no such folder or CSV file: "):
+        with pytest.raises(SubspectError, match="^no such folder or file of images: "):
             open_images(name + suffix)
 
 
 def test_no_such_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SubspectError, match=r"no such folder or CSV file: imgs \(looked in .+\)") as raised:
+    with pytest.raises(SubspectError, match=r"no such folder or file of images: imgs \(looked in .+\)") as raised:
         open_images("imgs")
-    with pytest.raises(SubspectError, match=r"no such folder or CSV file: list\.csv"):
+    with pytest.raises(SubspectError, match=r"no such folder or file of images: list\.csv"):
         open_images("list.csv")
     assert str(tmp_path) in str(raised.value)
 
 
 def test_a_file_that_is_no_csv(tmp_path: Path) -> None:
-    with pytest.raises(SubspectError, match=r"a\.png is a file; expected a folder of images or a \.csv file with"):
+    with pytest.raises(SubspectError, match=r"a\.png is a file; expected a folder of images, a \.csv file with"):
         open_images(put(tmp_path / "a.png"))
 
 
@@ -780,7 +780,7 @@ def test_csv_dialects(tmp_path: Path, text: str | bytes) -> None:
     assert (ids(images), images.classes) == (["a.png"], ("cat",))
 
 
-@pytest.mark.parametrize(("head", "found"), [("file,label", "file, label"), ("a.png", r"a\.png"), ("", "none")])
+@pytest.mark.parametrize(("head", "found"), [("place,label", "place, label"), ("a.png", r"a\.png"), ("", "none")])
 def test_csv_without_paths(tmp_path: Path, head: str, found: str) -> None:
     with pytest.raises(SubspectError, match=rf"list\.csv has the columns {found}; expected 'path' and 'label'"):
         open_images(write_csv(tmp_path, head + "\n" if head else ""))
@@ -857,7 +857,7 @@ def test_csv_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     for name in ("pipe.csv", "zero.csv"):
         with pytest.raises(
-            SubspectError, match=rf"^no such folder or CSV file: .*{name} \(a (named pipe|device) is there\)"
+            SubspectError, match=rf"^no such folder or file of images: .*{name} \(a (named pipe|device) is there\)"
         ):
             open_images(tmp_path / name)
 

@@ -22,10 +22,10 @@ from torch import nn
 
 import subspect
 from subspect import Network, Preprocessing, SubspectError, load_network
+from subspect.ground import packages
 from subspect.ground.errors import MissingExtra
 from subspect.images.preprocessing import AnyPreprocessing, Transform
 from subspect.images.processors import Processor
-from subspect.networks import packages
 from subspect.networks.zoo import _timm_preprocessing, _torchvision_preprocessing
 
 pytestmark = pytest.mark.usefixtures("zoos")

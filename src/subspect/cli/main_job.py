@@ -16,11 +16,11 @@ from subspect.cli.options import (
     Loading,
     MaxFailed,
     NoImages,
+    Opening,
     Output,
     Preparing,
     Running,
     Spec,
-    images_of,
     only_with,
 )
 from subspect.cli.printing import show, show_job
@@ -35,6 +35,7 @@ def run(
     output: Output,
     loading: Loading,
     preparing: Preparing,
+    opening: Opening,
     choosing: Choosing,
     running: Running,
     test: Annotated[
@@ -67,10 +68,10 @@ def run(
     [k] = choosing.sizes()
     made = main_job(
         loading.load(network, preparing),
-        images_of(images, running.outside, "train"),
+        opening.open(images, "train"),
         output,
-        test=images_of(test, running.outside, "test"),
-        promise=images_of(promise, running.outside, "promise"),
+        test=opening.open(test, "test"),
+        promise=opening.open(promise, "promise"),
         k=k,
         class_map=class_map,
         max_failed=max_failed,

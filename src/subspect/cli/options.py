@@ -30,7 +30,13 @@ Spec = Annotated[
         "by name timm:NAME, torchvision:NAME, hf:NAME, hf:FOLDER."
     ),
 ]
-ImagesPath = Annotated[Path, typer.Argument(help="A folder of class folders, a flat folder, or a CSV with path,label.")]
+ImagesPath = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of class folders, a flat folder, a CSV with path,label, a Parquet file, a .npy, .npz or .safetensors of "
+        "arrays; or by name wds:shards-{000..127}.tar, parquet:FOLDER, hfds:NAME\\[SPLIT], hfds:FOLDER."
+    ),
+]
 StudyPath = Annotated[Path, typer.Argument(help="Folder of the study.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Output: folder of the study, created if needed.")]
 ClassMap = Annotated[
@@ -48,10 +54,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 Figure = Annotated[Path | None, typer.Option(help="Write the figure to this file (PNG, SVG or PDF).")]
 Images = Annotated[
     Path | None,
-    typer.Option("--images", help="Where the observed images are now, if they were moved or were in memory."),
-]
-Outside = Annotated[
-    bool, typer.Option("--outside", help="Follow links and CSV paths that lead outside the image folder.")
+    typer.Option(
+        "--images", help="Where the observed images are now, a path or a name, if they were moved or were in memory."
+    ),
 ]
 NoImages = Annotated[
     bool, typer.Option("--no-images", help="Leave all images, texts and links out of the report, for private data.")
@@ -168,13 +173,44 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Which images are taken, of all those that are named."""
+
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Follow links, and paths in tables, that lead outside the image folder.")
+    ] = False
+    image_column: Annotated[
+        str | None, typer.Option(help="Column, extension or array of the images, if it is not clear.")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option(help="Column, extension or array of the labels, if it is not clear; none: no labels.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many images.")] = None
+    limit_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Take a random sample of at most so many images of each class.")
+    ] = None
+    limit_seed: Annotated[int, typer.Option(help="Random seed of the sample.")] = 0
+
+    @overload
+    def open(self, path: Path, name: str = ...) -> OpenedImages: ...
+
+    @overload
+    def open(self, path: Path | None, name: str = ...) -> OpenedImages | None: ...
+
+    def open(self, path: Path | None, name: str = "images") -> OpenedImages | None:
+        """Open the images of a path or a name, if one was given."""
+        from subspect.images.opening import open_images
+
+        return None if path is None else open_images(path, name, **vars(self))
+
+
+@dataclass(frozen=True)
 class Running:
     """Where a network runs, and how images reach it."""
 
     device: Device = None
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64
     workers: Workers = 0
-    outside: Outside = False
 
     def arguments(self) -> dict[str, Any]:
         """Return them as arguments by keyword."""
@@ -229,21 +265,6 @@ class Choosing:
         """Return all but the numbers of features as arguments by keyword."""
         names = ("method", "target", "refit", "pool", "hold_out")
         return {name: getattr(self, name) for name in names}
-
-
-@overload
-def images_of(path: Path, outside: bool, name: str = ...) -> OpenedImages: ...
-
-
-@overload
-def images_of(path: Path | None, outside: bool, name: str = ...) -> OpenedImages | None: ...
-
-
-def images_of(path: Path | None, outside: bool, name: str = "images") -> OpenedImages | None:
-    """Open the images of a path, if one was given."""
-    from subspect.images.opening import open_images
-
-    return None if path is None else open_images(path, name, outside=outside)
 
 
 def _preprocessing(

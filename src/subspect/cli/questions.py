@@ -16,12 +16,12 @@ from subspect.cli.options import (
     Loading,
     Observed,
     On,
+    Opening,
     PerClass,
     Preparing,
     Running,
     StudyPath,
     Which,
-    images_of,
     loaded_from,
     only_with,
     open_for,
@@ -215,6 +215,7 @@ def geometry(
 def depth(
     context: typer.Context,
     preparing: Preparing,
+    opening: Opening,
     running: Running,
     output: Annotated[Path, typer.Option("-o", "--output", help="Output: folder for a study of each network.")],
     networks: Annotated[
@@ -269,9 +270,9 @@ def depth(
     with one_thread() if digits else nullcontext():
         made = set_against_depth(
             family,
-            images_of(train, running.outside, "train"),
+            opening.open(train, "train"),
             output,
-            test=images_of(test, running.outside, "test"),
+            test=opening.open(test, "test"),
             fidelity=fidelity,
             **running.arguments(),
         )

@@ -22,6 +22,7 @@ from subspect.cli.options import (
     NoImages,
     ObservedIfNamed,
     On,
+    Opening,
     Output,
     PerClass,
     Preparing,
@@ -29,7 +30,6 @@ from subspect.cli.options import (
     Spec,
     StudyPath,
     Which,
-    images_of,
     lines_of,
     loaded_from,
     only_with,
@@ -47,6 +47,7 @@ def observe(
     output: Output,
     loading: Loading,
     preparing: Preparing,
+    opening: Opening,
     running: Running,
     name: Annotated[str, typer.Option(help="Name of the image set in the study.")] = "train",
     class_map: ClassMap = None,
@@ -69,7 +70,7 @@ def observe(
 
     made = run_once(
         loading.load(network, preparing),
-        images_of(images, running.outside, name),
+        opening.open(images, name),
         output,
         name,
         class_map=class_map,

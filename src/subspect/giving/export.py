@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.formats import kind_of, made_as, onnx_head
-from subspect.giving.hub import check_repository, check_transformers, push, write_folder
+from subspect.giving.hf_folder import check_repository, check_transformers, push, write_folder
 from subspect.giving.options import FOLDER, FORMATS, OLDEST, OPSET, Format
 from subspect.giving.timing import BATCHES, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some

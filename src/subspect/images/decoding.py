@@ -23,7 +23,7 @@ from subspect.images.preprocessing import check_pixels
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # whose readers start no program
 _COPIES = {"WEBP": 2, "AVIF": 2, "JPEG2000": 3}  # how many times as much their readers hold as others do
-_FILE_BYTES = 512 * 2**20  # larger image files are refused unread
+FILE_BYTES = 512 * 2**20  #: larger image files are refused unread
 _STRIP = 2**20  # pixels that are converted at once
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,7 +53,15 @@ def decode_with_digest(path: Path) -> tuple[Image.Image, bytes]:
             truncated, has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or of a kind that can't be converted to RGB
             reliably.
     """
-    data = _contents(path)
+    return decoded_with_digest(contents(path))
+
+
+def decoded_with_digest(data: bytes) -> tuple[Image.Image, bytes]:
+    """Decode the bytes of an image file, wherever they were: the image as RGB, upright, and the bytes' digest.
+
+    Raises:
+        Unusable: as in `decode_with_digest`.
+    """
     try:
         return _decoded(data), digest(data)
     except UnidentifiedImageError as error:
@@ -69,9 +77,14 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:16]
 
 
-def _contents(path: Path) -> bytes:
+def contents(path: Path) -> bytes:
+    """Read the bytes of an image file.
+
+    Raises:
+        Unusable: there is no such file, or it is not a regular file, or too large.
+    """
     try:
-        return read_bytes(path, limit=_FILE_BYTES)
+        return read_bytes(path, limit=FILE_BYTES)
     except SubspectError as error:
         raise Unusable("no such file" if isinstance(error.__cause__, FileNotFoundError) else str(error)) from error
 

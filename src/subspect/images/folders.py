@@ -12,12 +12,13 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
-from subspect.ground.errors import SubspectError, shortened, some
-from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes, special
+from subspect.ground.errors import SubspectError, near, shortened, some
+from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes
+from subspect.images.columns import IMAGE_NAMES, LABEL_NAMES, NO_COLUMN
 from subspect.images.decoding import decode_with_digest
-from subspect.images.sources import ClassMatch, Example, Images, Picture
+from subspect.images.fence import Fence
+from subspect.images.sources import ClassMatch, Example, Images
 
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
@@ -27,13 +28,13 @@ SUFFIXES = frozenset(
 class Files(Images):
     """Image files below a root, listed once; ids are their paths relative to it, with ``/``."""
 
-    def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | None) -> None:
+    def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | Sequence[int] | None) -> None:
         odd = [path for path in paths if path != path.encode(errors="ignore").decode()]
         if odd:
             raise SubspectError(f"{len(odd)} file names in {root} are not UTF-8: {some(map(ascii, odd))}; rename them")
         self.kind, self.root, self.paths, self.raw = kind, root, paths, raw
         self.labelled = raw is not None
-        self.classes = tuple(sorted(set(raw))) if raw is not None else None
+        self.classes = tuple(sorted({label for label in raw or () if isinstance(label, str)})) or None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,18 +47,21 @@ class Files(Images):
         """Decode the file into RGB."""
         assert self.root is not None
         image, found = decode_with_digest(self.root / self.paths[index])
-        return Example(image, self.raw[index] if self.raw is not None else None, found)
+        return Example(image, self.label(index), found)
 
-    def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
-        """Decode the file of an id into RGB; only listed files are ever opened."""
-        assert self.root is not None
-        if id not in self._listed:
+    def position(self, id: str) -> int:
+        """Return the position of a path; only listed files are ever opened."""
+        if id not in self._positions:
             raise self._unknown(id)
-        return decode_with_digest(self.root / id)
+        return self._positions[id]
 
     @cached_property
-    def _listed(self) -> frozenset[str]:
-        return frozenset(self.paths)
+    def _positions(self) -> dict[str, int]:
+        return {path: index for index, path in enumerate(self.paths)}
+
+    def label(self, index: int) -> int | str | None:
+        """Return the raw label of an image."""
+        return self.raw[index] if self.raw is not None else None
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash paths, file sizes and class indices; not the files' bytes, which would cost a second reading."""
@@ -69,80 +73,13 @@ class Files(Images):
         return fingerprint("\n".join(rows))
 
 
-def from_path(path: Path, outside: bool) -> Images:
-    """Return the images of a folder or a CSV file.
+def from_folder(root: Path, outside: bool) -> Images:
+    """Return the images of a folder of class folders, or of a flat folder.
 
     Raises:
-        SubspectError: there is no such folder or file, or something leads outside.
+        SubspectError: there are no images, or images as well as folders of images, or something leads outside.
     """
-    if is_folder(path):
-        return _from_folder(path, outside)
-    if is_file(path) and path.suffix.lower() == ".csv":
-        return _from_csv(path, outside)
-    if is_file(path):
-        raise SubspectError(f"{path} is a file; expected a folder of images or a .csv file with the column 'path'")
-    raise SubspectError(f"no such folder or CSV file: {path}{special(path)} (looked in {Path.cwd()})")
-
-
-class _Fence:
-    """Tells what leads out of a folder; with ``outside``, nothing does."""
-
-    def __init__(self, root: Path, outside: bool) -> None:
-        self.root, self.outside = root, outside
-        self.real = os.path.realpath(root)
-        self._inner = self.real.rstrip(os.sep) + os.sep
-        self._folders: dict[str, str] = {}  # as a CSV writes them → where they really lie
-
-    def check(self, path: str, name: str) -> None:
-        """Check a link.
-
-        Raises:
-            SubspectError: it leads outside.
-        """
-        if not self.outside and self.inside(real := os.path.realpath(path)) is None:
-            self.refuse(name, real)
-
-    def inside(self, real: str) -> str | None:
-        """Return a real path relative to the root, or None where it lies outside."""
-        if real == self.real:
-            return ""
-        return real.removeprefix(self._inner) if real.startswith(self._inner) else None
-
-    def id(self, given: str, line: int) -> str:
-        """Return the id of a CSV's path: as written, or relative to the root if it was absolute or held ``..``.
-
-        Raises:
-            SubspectError: it leads outside.
-        """
-        folder, name = os.path.split(given)
-        if name == "..":
-            folder, name = given, ""
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(self.root / folder)
-        place = Path(self._folders[folder], name)
-        within, shown = self.inside(str(place)), f"{shortened(given)} in line {line}"
-        if within is None:
-            self.refuse(shown, str(place))
-        if _is_link(place):
-            self.check(str(place), shown)
-        return Path(within).as_posix() if Path(given).is_absolute() or ".." in given.split("/") else given
-
-    def refuse(self, name: str, real: str) -> NoReturn:
-        """Say what leads where."""
-        raise SubspectError(
-            f"{name} leads outside {self.root}: to {shortened(real)}; pass outside=True (--outside) if that is intended"
-        )
-
-
-def _is_link(path: Path) -> bool:
-    try:
-        return path.is_symlink()
-    except OSError:  # a name that is too long, say
-        return False
-
-
-def _from_folder(root: Path, outside: bool) -> Images:
-    fence = _Fence(root, outside)
+    fence = Fence(root, outside)
     found = sorted(_shown(root), key=lambda entry: Path(entry.name))
     flat = [entry.name for entry in found if _is_image(entry, entry.name, fence)]
     folders = {entry.name: _below(entry, fence) for entry in found if _is_folder(entry)}
@@ -158,7 +95,8 @@ def _from_folder(root: Path, outside: bool) -> Images:
         others = some([entry.name for entry in found], 3) or "nothing"
         raise SubspectError(
             f"no images in {root}: it contains {others}; expected class folders with images, or images "
-            f"({' '.join(sorted(SUFFIXES))})"
+            f"({' '.join(sorted(SUFFIXES))}); for shards give wds:FOLDER, for Parquet files parquet:FOLDER, for what "
+            "save_to_disk wrote hfds:FOLDER"
         )
     pairs = [(path, name) for name, paths in folders.items() for path in paths]
     files = Files("folder", root, [path for path, _ in pairs], [name for _, name in pairs])
@@ -166,7 +104,7 @@ def _from_folder(root: Path, outside: bool) -> Images:
     return files
 
 
-def _below(folder: os.DirEntry[str], fence: _Fence) -> list[str]:
+def _below(folder: os.DirEntry[str], fence: Fence) -> list[str]:
     """List the images below a class folder, relative to the root; links to folders further below are passed over."""
     if folder.is_symlink():
         fence.check(folder.path, folder.name)
@@ -192,7 +130,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return is_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
 
 
-def _is_image(entry: os.DirEntry[str], name: str, fence: _Fence) -> bool:
+def _is_image(entry: os.DirEntry[str], name: str, fence: Fence) -> bool:
     """Tell whether an entry is a file named like an image; only links are asked where they lead, which takes time."""
     if Path(entry.name).suffix.lower() not in SUFFIXES:
         return False
@@ -204,8 +142,19 @@ def _is_image(entry: os.DirEntry[str], name: str, fence: _Fence) -> bool:
     return True
 
 
-def _from_csv(path: Path, outside: bool) -> Images:
-    lines, paths, labels = _rows(path)
+def from_csv(path: Path, outside: bool, image_column: str | None = None, label_column: str | None = None) -> Images:
+    """Return the images whose paths are in a CSV file, with their labels if it has such a column.
+
+    Args:
+        path: the file.
+        outside: whether the paths may lead out of its folder.
+        image_column: the column of paths; unless given "path", or another usual name.
+        label_column: the column of labels; unless given "label", or another usual name; "none" for no labels.
+
+    Raises:
+        SubspectError: not a CSV, a column is missing, a line lacks its path or label, or a path leads outside.
+    """
+    lines, paths, labels = _rows(path, image_column, label_column)
     blank = [line for line, given in zip(lines, paths, strict=True) if not given.strip()]
     if blank:
         raise SubspectError(f"{path} has no path in line {some(blank)}; give one on every line")
@@ -215,13 +164,14 @@ def _from_csv(path: Path, outside: bool) -> Images:
             f"{path} has no label in {len(unlabelled)} of {len(lines)} lines (line {some(unlabelled)}); label every image, "
             "or leave out the column"
         )
-    if not outside:
-        fence = _Fence(path.parent, outside)
-        paths = [fence.id(given, line) for given, line in zip(paths, lines, strict=True)]
+    fence = Fence(path.parent, outside)
+    paths = [fence.id(given, f"line {line}") for given, line in zip(paths, lines, strict=True)]
     return Files("CSV", path.parent, paths, labels)
 
 
-def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
+def _rows(
+    path: Path, image_column: str | None, label_column: str | None
+) -> tuple[list[int], list[str], list[str] | None]:
     """Read a CSV: the number of each line, its path with ``/``, and the labels, if there is such a column.
 
     Raises:
@@ -232,10 +182,12 @@ def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
         try:
             reader = csv.reader(text, skipinitialspace=True)
             columns = [name.strip().casefold() for name in next(reader, [])]
-            at, label_at = _column(path, columns, "path"), _column(path, columns, "label")
+            at = _column(path, columns, image_column, "path", IMAGE_NAMES)
+            label_at = _column(path, columns, label_column, "label", LABEL_NAMES)
             if at is None:
                 raise SubspectError(
-                    f"{path} has the columns {shortened(', '.join(columns)) or 'none'}; expected 'path' and 'label'"
+                    f"{path} has the columns {shortened(', '.join(columns)) or 'none'}; expected 'path' and "
+                    "'label', or name them with --image-column and --label-column"
                 )
             for row in reader:
                 if not row:
@@ -258,9 +210,21 @@ def _rows(path: Path) -> tuple[list[int], list[str], list[str] | None]:
     return lines, paths, None if label_at is None else labels
 
 
-def _column(path: Path, columns: list[str], name: str) -> int | None:
+def _column(path: Path, columns: list[str], asked: str | None, first: str, usual: frozenset[str]) -> int | None:
+    """Return the place of the column that was asked for, or else of the one called ``first``, or of a usual name."""
+    others = [name for name in dict.fromkeys(columns) if name in usual]
+    if asked is None and first not in columns and len(others) > 1:
+        raise SubspectError(
+            f"{path} has several columns that could be {first!r}: {some(others)}; name one with --image-column or "
+            "--label-column"
+        )
+    name = asked.strip().casefold() if asked is not None else first if first in columns else "".join(others)
     if columns.count(name) > 1:
         raise SubspectError(f"{path} has the column {name!r} {columns.count(name)} times; keep one of them")
+    if asked is not None and name not in (*columns, NO_COLUMN):
+        raise SubspectError(
+            f"{path} has no column {shortened(asked)!r}{near(name, columns)}; its columns are {shortened(', '.join(columns))}"
+        )
     return columns.index(name) if name in columns else None
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import fingerprint
+from subspect.images.columns import Column, image_column, label_column
 from subspect.images.decoding import to_rgb
 from subspect.images.inputs import inputs_from
 from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture, what_labels_are
@@ -68,7 +69,11 @@ class Arrays(Images):
 
     def read(self, index: int) -> Example:
         """Return the picture or the tensor at a position."""
-        return Example(picture_from(self.images[index]), None if self.labels is None else int(self.labels[index]), None)
+        return Example(picture_from(self.images[index]), self.label(index), None)
+
+    def label(self, index: int) -> int | None:
+        """Return the class index at a position."""
+        return None if self.labels is None else int(self.labels[index])
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash type, shape, bytes and labels."""
@@ -99,20 +104,34 @@ def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
 
 
 class DatasetImages(Images):
-    """A map-style torch Dataset whose items are an image or ``(image, label)``; several tensors by name go by keyword.
+    """A map-style torch Dataset whose items are an image, ``(image, label)``, or a dict that contains them.
+
+    Tensors by name, without an image among them, go to the network by keyword.
 
     Its contents are not read beforehand: it is identified by its length and the name that the user gives it.
+
+    Args:
+        dataset: with ``__len__`` and ``__getitem__``.
+        name: what it is called in fingerprints.
+        image_column: of items that are dicts, the key of the image, where it isn't clear.
+        label_column: likewise of the label; "none" for no labels.
+
+    Raises:
+        SubspectError: it can only be iterated, or keys are named and its items are no dicts.
     """
 
     kind = "dataset"
 
-    def __init__(self, dataset: Dataset[Any], name: str) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], name: str, image_column: str | None = None, label_column: str | None = None
+    ) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise SubspectError(
                 f"{type(dataset).__name__} can only be iterated; subspect reads by position, so that a run can resume where "
                 "it stopped: pass a map-style Dataset with __len__ and __getitem__"
             )
         self.dataset, self.name = dataset, name
+        self._columns = image_column, label_column
         self.ready = self.labelled = False
         for index in range(min(len(self), _TRIED)):
             try:
@@ -129,7 +148,7 @@ class DatasetImages(Images):
         """Return the item at a position."""
         try:
             item = self.dataset[index]
-            image, label = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+            image, label = _parts(item, *self._columns)
             picture = picture_from(image)
         except OSError as error:  # a broken file
             raise Unusable(f"{type(error).__name__}: {error}") from error
@@ -141,6 +160,38 @@ class DatasetImages(Images):
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash the length and the name."""
         return fingerprint(self.name, str(len(self)))
+
+
+def _parts(item: object, image: str | None, label: str | None) -> tuple[Any, Any]:
+    """Return the image and the label of a Dataset's item; None where it has no label."""
+    if isinstance(item, Mapping):
+        images = [Column(str(key), type(one).__name__, 2 * _may_be_image(one)) for key, one in item.items()]
+        if image is None and not any(column.fits for column in images):
+            return _by_name({str(key): one for key, one in item.items()}, label)
+        chosen = image_column(images, image, "an item of the Dataset")
+        labels = [
+            Column(column.name, column.contents, int(not column.fits)) for column in images if column.name != chosen
+        ]
+        key = label_column(labels, label, "an item of the Dataset")
+        by_name = {str(key): one for key, one in item.items()}
+        return by_name[chosen], None if key is None else by_name[key]
+    if image is not None or label is not None:
+        raise SubspectError(
+            f"the Dataset's items are {type(item).__name__}, not dicts, so that they have no columns; leave out image_column "
+            "and label_column"
+        )
+    return (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+
+
+def _by_name(item: Mapping[str, Any], label: str | None) -> tuple[Any, Any]:
+    """Part what goes to the network by keyword from the label; None where there is none."""
+    columns = [Column(name, type(one).__name__, int(np.ndim(one) == 0)) for name, one in item.items()]
+    key = label_column(columns, label, "an item of the Dataset")
+    return {name: one for name, one in item.items() if name != key}, None if key is None else item[key]
+
+
+def _may_be_image(value: object) -> bool:
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 1)
 
 
 def dataset_of(loader: DataLoader[Any]) -> Dataset[Any]:

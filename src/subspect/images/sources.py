@@ -43,10 +43,12 @@ class Images(ABC):
     """Images by position, each with an id and, if the source has labels, a label.
 
     Attributes:
-        kind: "folder", "flat folder", "CSV", "arrays" or "dataset".
+        kind: "folder", "flat folder", "CSV", "arrays", "array file", "dataset", "WebDataset", "Parquet" or "Hugging Face".
         labelled: whether every image has a label.
-        classes: the names used as labels, in sorted order; None if labels are class indices.
+        classes: the names used as labels, in sorted order, or in the order in which the source numbers them; None if labels
+            are class indices.
         root: for files, the folder that ids are relative to.
+        image_column: for tables and shards, which column the images are in, if the user named it.
         ready: whether images are tensors ready for the network, so that no preprocessing applies.
     """
 
@@ -54,6 +56,7 @@ class Images(ABC):
     labelled: bool
     classes: tuple[str, ...] | None = None
     root: Path | None = None
+    image_column: str | None = None
     ready: bool = False
 
     @abstractmethod
@@ -71,9 +74,36 @@ class Images(ABC):
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Identify the list of images and their labels as 64 hex digits."""
 
+    @property
+    def place(self) -> str | None:
+        """Where the images can be opened again: a folder, or a name such as ``wds:/data/shards.tar``; None if in memory."""
+        return None if self.root is None else str(self.root.resolve())
+
     def id(self, index: int) -> str:
         """Return the image's id: its path relative to the root, or its position."""
         return str(index)
+
+    def position(self, id: str) -> int:
+        """Return the position of an id.
+
+        Raises:
+            Unusable: there is no such id.
+        """
+        count = str(len(self))
+        if not re.fullmatch("0|[1-9][0-9]*", id) or (len(id), id) >= (len(count), count):
+            raise self._unknown(id)  # told by its digits: there may be more of them than Python converts
+        return int(id)
+
+    def label(self, index: int) -> int | str | None:
+        """Return the raw label at a position without reading its image.
+
+        Raises:
+            SubspectError: this source knows labels only once it has read the images.
+        """
+        raise SubspectError(
+            f"the labels of a {self.kind} are known only once its images are read; pick the images beforehand, with "
+            "torch.utils.data.Subset"
+        )
 
     def given(self, id: str) -> Picture:
         """Return the image of an id: RGB, or a tensor where ``ready``.
@@ -89,10 +119,7 @@ class Images(ABC):
         Raises:
             Unusable: there is no such id, or its image is missing or cannot be decoded.
         """
-        count = str(len(self))
-        if not re.fullmatch("0|[1-9][0-9]*", id) or (len(id), id) >= (len(count), count):
-            raise self._unknown(id)  # told by its digits: there may be more of them than Python converts
-        image, _, found = self.read(int(id))
+        image, _, found = self.read(self.position(id))
         return image, found
 
     def picture(self, id: str) -> Image.Image:

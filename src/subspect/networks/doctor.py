@@ -10,9 +10,9 @@ from importlib import metadata
 from typing import Any
 
 from subspect.ground.errors import SubspectError
+from subspect.ground.packages import package
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.networks.packages import package
 
 #: extra → what it is for; those that only we need, for tests and benchmarks, are left out
 EXTRAS: Mapping[str, str] = {
@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, str] = {
     "timm": "networks of timm by name",
     "torchvision": "networks of torchvision by name",
     "hf": "networks of Hugging Face by name",
+    "datasets": "data sets of Hugging Face by name",
 }
 _WANTED = re.compile(r"""^(?P<name>[\w.-]+).*extra == ["'](?P<extra>\w+)["']""")
 

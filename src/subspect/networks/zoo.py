@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.packages import check_reachable, package, reading
 from subspect.images.preprocessing import Preprocessing, PreprocessingLike
-from subspect.networks.packages import check_reachable, package, reading
 
 _WEIGHTS = "give its weights by --weights FILE (weights=)"
 

@@ -21,14 +21,14 @@ from subspect.ground.errors import NoPicture, SubspectError, Unusable, shortened
 from subspect.ground.pictures import data_uri, fit, lay_over
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
-from subspect.images.opening import ImageSource, open_images
+from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, view, visible
 from subspect.images.sources import Images, Picture
 from subspect.networks.maps import read_maps
 from subspect.networks.network import Network
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
-from subspect.studies.reopen import Reopened
+from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.same_network import head_of, same_network
 from subspect.studies.study import Study
 from subspect.studies.written import is_link
@@ -105,7 +105,7 @@ def gallery_of(
         show_progress: whether to draw a progress bar.
     """
     image_set = study.image_set(decomposition.chosen_on[0])
-    opened = open_images(source, outside=True) if source is not None else None
+    opened = open_again(source, image_set)
     if study.identity.features_alone:
         return _written(image_set, decomposition)
     if opened is None and image_set.manifest.root is None:
@@ -316,11 +316,11 @@ def _remark(
     if not image_set.labelled:
         remark += " There are no labels: the class is the network's own prediction."
     if missing:
-        files = opened is None or opened.root is not None
+        files = opened is None or opened.place is not None
         log.warning(
             "report: %d images could not be read again from %s: %s; %s",
             len(missing),
-            image_set.manifest.root if opened is None else opened.root or "the images given",
+            image_set.manifest.root if opened is None else opened.place or "the images given",
             some((f"{id} ({why})" for id, why in sorted(missing.items())), 3),
             "if they were moved, say where they are: --images FOLDER" if files else "give those that were observed",
         )

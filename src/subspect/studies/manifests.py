@@ -93,8 +93,8 @@ class SetManifest(_Kept):
     Attributes:
         network_fingerprint: of the network's weights.
         preprocessing: what was done to the images.
-        kind: "folder", "flat folder", "CSV", "arrays" or "dataset"; "features" if those were given alone.
-        root: for files, the folder that ids are relative to.
+        kind: of the source (see `subspect.Images`); "features" if those were given alone.
+        root: for files, the folder that ids are relative to; for what a name opened, that name, such as ``wds:/data/a.tar``.
         images: number of images in the source.
         fingerprint: of the list of images and labels.
         labelled: whether they have labels.
@@ -102,6 +102,7 @@ class SetManifest(_Kept):
         batch_size: images per batch.
         shard_size: images in a shard, a multiple of ``batch_size``.
         layers: name → channels of the layers that were watched besides the features.
+        image_column: the column or extension that contains the images, if the user named it.
         complete: whether every shard is stored.
         rows: images with features, once complete.
         failed: id and reason for each image that could not be used, once complete.
@@ -121,6 +122,7 @@ class SetManifest(_Kept):
     batch_size: Count
     shard_size: Count
     layers: Mapping[str, Width] = field(default_factory=dict)
+    image_column: str | None = None
     complete: bool = False
     rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()

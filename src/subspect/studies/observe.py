@@ -65,8 +65,8 @@ def observe(
 
     Args:
         network: the classifier; its preprocessing must be known, unless the images are tensors that are ready for it.
-        images: a folder of class folders, a flat folder, a CSV file, arrays, ``(images, labels)``, a torch Dataset or a
-            DataLoader that doesn't shuffle (see `subspect.open_images`).
+        images: a path or a name, such as ``hfds:cifar10[test]``, arrays, ``(images, labels)``, a Dataset or a DataLoader;
+            with columns to name, or a limit, what `subspect.open_images` returns, which see.
         study: the study's folder, created if needed.
         name: the image set's name in the study.
         batch_size: images per batch.
@@ -179,7 +179,8 @@ def _manifest(
         network_fingerprint=identity.fingerprint,
         preprocessing=identity.preprocessing,
         kind=source.kind,
-        root=None if source.root is None else str(source.root.resolve()),
+        root=source.place,
+        image_column=source.image_column,
         images=len(source),
         fingerprint=source.fingerprint(match),
         labelled=source.labelled,

@@ -8,12 +8,23 @@ whoever made the study had the picture already.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from os import PathLike
 from pathlib import Path, PurePosixPath
 
-from subspect.ground.errors import Unusable
+from subspect.ground.errors import SubspectError, Unusable
 from subspect.images.decoding import decode_with_digest
+from subspect.images.opening import ImageSource, open_images, reopened_images
 from subspect.images.sources import ClassMatch, Example, Images, Picture
 from subspect.studies.image_set import ImageSet
+
+
+def open_again(source: ImageSource | None, image_set: ImageSet) -> Images | None:
+    """Open the images that the user says were observed, in the column that they were in then; None if none are given."""
+    if source is None:
+        return None
+    named = isinstance(source, str | PathLike) and image_set.manifest.image_column is not None
+    return open_images(source, outside=True, image_column=image_set.manifest.image_column if named else None)
 
 
 class Reopened(Images):
@@ -32,8 +43,7 @@ class Reopened(Images):
 
     def __init__(self, image_set: ImageSet, ids: Sequence[str], source: Images | None = None) -> None:
         self._ids, self._source, self.changed = list(ids), source, list[str]()
-        stored = image_set.manifest.root
-        self.root = source.root if source is not None else Path(stored) if stored is not None else None
+        self._manifest = image_set.manifest
         self.ready = source is not None and source.ready
         wanted = set(self._ids)
         self._digests = {
@@ -42,6 +52,11 @@ class Reopened(Images):
             for id, digest in zip(chunk.ids, chunk.digests, strict=False)
             if id in wanted and digest is not None
         }
+
+    @property
+    def place(self) -> str | None:
+        """Where the images are."""
+        return self._manifest.root if self._source is None else self._source.place
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -71,17 +86,33 @@ class Reopened(Images):
             if None not in (known, digest) and known != digest and id not in self.changed:
                 self.changed.append(id)
             return image, digest
-        if self.root is None:
+        if self._manifest.root is None:
             raise Unusable("it was in memory")
-        path = PurePosixPath(id)
-        if path.is_absolute() or ".." in path.parts or "\\" in id:
-            raise Unusable("it lies outside the folder of its image set")
+        place = self._place_of(id, self._manifest.root)
         if known is None:
             raise Unusable("no digest of it was kept; say where the images are: --images FOLDER")
-        picture, digest = decode_with_digest(self.root / path)
+        picture, digest = decode_with_digest(place) if isinstance(place, Path) else place.given_with_digest(id)
         if digest != known:
             raise Unusable("it is not the image that was observed")
         return picture, digest
+
+    def _place_of(self, id: str, root: str) -> Images | Path:
+        """Return where the study says an image is: in what a name opens, or a file below the folder."""
+        if self._named is not None:
+            return self._named
+        path = PurePosixPath(id)
+        if path.is_absolute() or ".." in path.parts or "\\" in id:
+            raise Unusable("it lies outside the folder of its image set")
+        return Path(root) / path
+
+    @cached_property
+    def _named(self) -> Images | None:
+        """What a name opens; None for a folder of files."""
+        assert self._manifest.root is not None
+        try:
+            return reopened_images(self._manifest.root, self._manifest.image_column)
+        except SubspectError as error:
+            raise Unusable(str(error)) from error
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Not of use here: an image set's own is in its manifest."""

@@ -113,6 +113,6 @@ def _observed_images(study: Study) -> Reopened:
         except Unusable as error:
             reasons.append(f"{id}: {error}")
     raise SubspectError(
-        f"the observed images are no longer at {again.root} ({some(reasons, 1)}); to check with real images, "
+        f"the observed images are no longer at {again.place} ({some(reasons, 1)}); to check with real images, "
         f"say where they are now: images='FOLDER' in Python, --images FOLDER on the command line"
     )

@@ -260,8 +260,8 @@ class Study(StudyQuestions):
         stored = self.manifest(name)
         found = self.as_set(name, stored)
         if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
-            if stored.root != manifest.root:
-                found.save(replace(stored, root=manifest.root))  # the same images in another place
+            if stored.root != manifest.root:  # the same images in another place
+                found.save(replace(stored, root=manifest.root, image_column=manifest.image_column))
             return found
         if stored.complete or found.done:
             raise SubspectError(_difference(self.path, name, stored, manifest))

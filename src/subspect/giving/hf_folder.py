@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from subspect.giving.card import model_card
 from subspect.ground.errors import SubspectError, shortened, some
 from subspect.ground.folders import whole_folder
+from subspect.ground.packages import package
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.images.processors import Processor
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
-from subspect.networks.packages import package
 from subspect.networks.summands import with_layers
 from subspect.studies.study import Study
 

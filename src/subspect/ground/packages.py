@@ -1,6 +1,6 @@
-"""Packages that know networks by name: imported when they are needed, asked for weights, and their errors in one sentence.
+"""Packages that know networks and data sets by name: imported and asked when needed, their errors put in one sentence.
 
-What they read is never unpickled into code, whatever the package asks PyTorch for. Where weights can't be fetched that is
+What they read is never unpickled into code, whatever the package asks PyTorch for. Where something can't be fetched that is
 said at once: before a package asks Hugging Face, one short request shows whether there is a connection, since the packages
 try again for half a minute.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ import torch
 
 from subspect.ground.errors import MissingExtra, SubspectError, shortened
 
+_NOT_HERE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # errors of Hugging Face's packages
 _PATIENCE = 5.0  #: seconds that the request before a download may take
 _PICKLES = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
 
@@ -49,18 +51,19 @@ def package(name: str, extra: str, purpose: str) -> Any:
 
 
 @contextmanager
-def reading(spec: str, *, hub: bool, instead: str) -> Iterator[None]:
-    """Have a package read or fetch what a network consists of; an error of its own becomes one of ours.
+def reading(spec: str, *, hub: bool, instead: str, offline: bool = False) -> Iterator[None]:
+    """Have a package read or fetch what a name stands for; an error of its own becomes one of ours.
 
     Args:
         spec: what the user named, for messages.
         hub: whether it may ask Hugging Face.
         instead: what the user can give where nothing can be fetched.
+        offline: whether to keep it from asking, so that only what is on this machine is read.
 
     Raises:
         SubspectError: something can't be read, or is neither on this machine nor can be fetched.
     """
-    with _hub() if hub else _nothing() as reason, _no_pickles(), redirect_stdout(sys.stderr):
+    with _hub(offline) if hub else _nothing() as reason, _no_pickles(), redirect_stdout(sys.stderr):
         try:
             yield
         except SubspectError:
@@ -92,23 +95,31 @@ def _nothing() -> Iterator[str]:
 
 
 @contextmanager
-def _hub() -> Iterator[str]:
+def _hub(offline: bool) -> Iterator[str]:
     """Ask Hugging Face for nothing while the block runs if it doesn't answer; say why it doesn't, or nothing."""
     client = importlib.import_module("huggingface_hub")
-    constants = client.constants
-    before, reason = constants.HF_HUB_OFFLINE, ""
-    if before:
-        reason = "HF_HUB_OFFLINE is set"
-    else:
-        try:
-            client.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-        except Exception as error:  # of the client that it uses, which differs between its versions
-            reason = f"{constants.ENDPOINT} does not answer: {_said(error)}"
-    constants.HF_HUB_OFFLINE = bool(reason)
+    reason = "this is read only from this machine" if offline else _silence(client)
+    known = [client.constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    before = [one.HF_HUB_OFFLINE for one in known]
+    for one in known:
+        one.HF_HUB_OFFLINE = bool(reason)
     try:
         yield reason
     finally:
-        constants.HF_HUB_OFFLINE = before
+        for one, was in zip(known, before, strict=True):
+            one.HF_HUB_OFFLINE = was
+
+
+def _silence(client: Any) -> str:
+    """Say why Hugging Face is not to be asked; nothing if it answers."""
+    constants = client.constants
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        client.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception as error:  # of the client that it uses, which differs between its versions
+        return f"{constants.ENDPOINT} does not answer: {_said(error)}"
+    return ""
 
 
 @contextmanager
@@ -130,7 +141,7 @@ def _not_here(error: BaseException) -> bool:
     """Tell whether an error, or one that led to it, says that a file is not on this machine."""
     met: BaseException | None = error
     while met is not None:
-        if type(met).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled") or "connect to" in str(met):
+        if type(met).__name__ in _NOT_HERE or re.search("connect to|Couldn't reach|is not cached", str(met)):
             return True
         met = met.__cause__ or met.__context__
     return False
