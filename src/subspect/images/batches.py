@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import current_thread, main_thread
+from traceback import clear_frames
 from types import TracebackType
 
 import numpy as np
@@ -21,6 +24,11 @@ from subspect.ground.errors import SubspectError, Unusable
 from subspect.images.inputs import Pixels, plain, shape_of, stacked
 from subspect.images.preprocessing import AnyPreprocessing
 from subspect.images.sources import ClassMatch, Images, Labels, Picture
+
+_LOST = (
+    "a process that reads images was killed from outside, usually because memory ran out; what was stored is kept: run again "
+    "with fewer --workers (0 reads images without such processes)"
+)
 
 
 @dataclass(frozen=True)
@@ -126,10 +134,16 @@ def batches(
         worker_init_fn=_leave_quietly,
     )
     with lost_workers():
-        for batch in loader:
-            if batch.error is not None:
-                raise SubspectError(batch.error)
-            yield batch
+        try:
+            for batch in loader:
+                if batch.error is not None:
+                    raise SubspectError(batch.error)
+                yield batch
+        except (ConnectionError, EOFError) as error:  # its sockets are gone before the signal comes
+            if not workers:
+                raise
+            _end_workers(error)
+            raise SubspectError(_LOST) from error
 
 
 def _leave_quietly(_: int) -> None:
@@ -158,10 +172,16 @@ def lost_workers() -> Iterator[None]:
     except RuntimeError as error:
         if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)) is None:
             raise
-        raise SubspectError(
-            "a process that reads images was killed from outside, usually because memory ran out; what was stored is kept: "
-            "run again with fewer --workers (0 reads images without such processes)"
-        ) from error
+        raise SubspectError(_LOST) from error
+
+
+def _end_workers(error: BaseException) -> None:
+    """End the processes of a loader that raised an error, which keeps it alive, before the signal of one's death comes."""
+    chld = getattr(signal, "SIGCHLD", None)
+    told = signal.signal(chld, signal.SIG_DFL) if chld and current_thread() is main_thread() else None
+    clear_frames(error.__traceback__)
+    if chld and told is not None:
+        signal.signal(chld, told)
 
 
 def _stack(tensors: list[Pixels], ids: list[str]) -> Pixels | None:
