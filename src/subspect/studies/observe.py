@@ -24,7 +24,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
-from subspect.images.labels import match_classes, numbered
+from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
@@ -142,8 +142,7 @@ def _match(
     if not set(study.set_folders()) - {name}:  # this set brings them, however often it is begun
         return match_classes(source, n_classes, None, class_map)
     names = study.identity.class_names
-    match = match_classes(source, n_classes, None if names == numbered(len(names)) else names, class_map)
-    return replace(match, names=names)
+    return replace(match_classes(source, n_classes, names, class_map), names=names)
 
 
 def find_head(network: Network, images: ImageSource) -> Head:
