@@ -315,7 +315,10 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
         log.warning("%d of %s images could not be used: %s", len(failed), of, _reasons(failed))
     if manifest.labelled:
         rows = manifest.rows
-        log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
+        share, among = 100 * right / max(rows, 1), f"{image_set.shape.n_classes:,}"
+        log.info(
+            "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
+        )
         if network is not None:
             _warn_near_chance(right, rows, network, f"of {name!r}")
 
