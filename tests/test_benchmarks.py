@@ -20,7 +20,6 @@ SCRIPTS = sorted(path.name for path in FOLDER.glob("[!_]*.py"))
 HELP = """
 import json, os, runpy, sys
 import torch
-from PIL import Image
 said = {}
 for path in sys.argv[1:]:
     read, write = os.pipe()
