@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_ids_and_names_are_timms_and_torchvisions(zoos: None) -> None:
         assert placed(match_classes(labelled(*map(folder, range(1000))), 1000, names)) == {
             folder(index): index for index in range(1000)
         }
+
+
+def test_imagenet_21k_where_timm_is_loaded(zoos: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm.data import ImageNetInfo
+
+    for subset in ("imagenet-22k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-12k"):
+        info = ImageNetInfo(subset)
+        ids, names = info.label_names(), info.label_descriptions()
+        match = match_classes(labelled(ids[7], f"0_{ids[-1]}"), len(ids), names)
+        assert placed(match) == {ids[7]: 7, f"0_{ids[-1]}": len(ids) - 1} and match.names == tuple(names)
+    assert places(11821, None) == {} and len(places(11821, names)) == 11821 and len(places(11821, names[::-1])) < 900
+    monkeypatch.delitem(sys.modules, "timm.data")
+    assert len(places(11821, names)) < 900
 
 
 def test_some_of_imagenets_classes_without_a_map() -> None:
