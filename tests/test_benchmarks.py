@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -151,3 +152,29 @@ def test_head(monkeypatch: pytest.MonkeyPatch) -> None:
     [*_, slower] = head.judged([replace(fast, linear=0.9)], 1)
     assert slower.value == 1 and not slower.met
     assert _resnet50.resnet50(7)(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The crop that the network was published with, and rows that name the classes a figure was taken among."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import photographs
+    import subspect
+
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8)
+    cropped = photographs.OwnCrop()(Image.fromarray(pixels))  # 7/8 of 256 are 224: nothing is scaled
+    np.testing.assert_array_equal(cropped.numpy(), (pixels[16:240, 38:262].transpose(2, 0, 1) - 127.0) / 128)
+    x = np.random.default_rng(0).standard_normal((60, 6)).astype(np.float32)
+    head = np.random.default_rng(1).standard_normal((9, 6)), np.zeros(9)
+    for name, rows in (("train", slice(0, 30)), ("test", slice(30, 60))):
+        study = subspect.from_features(x[rows], *head, tmp_path / "study", name, labels=np.arange(30) % 3)
+    made = photographs.decomposed(study, 2)
+    assert photographs.decomposed(study, 2).name == made.name == "pursuit-k2" and len(study.decomposition_names) == 1
+    found = subspect.evaluate(study, made, among_given=True)
+    what = f"some, {found.where.among_in_words}, k = 2"
+    low, high, accuracy, fidelity = photographs.costs(what, found, 50.0)
+    assert low.what == "some, among the 3 classes given: dense accuracy" and (low.bar, high.bar) == (
+        ">= 49.70",
+        "<= 50.30",
+    )
+    assert accuracy.value == 100 * found.overall.accuracy.value and fidelity.what == f"{what}: fidelity"
+    assert len(photographs.costs(what, found, None)) == 2

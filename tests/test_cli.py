@@ -107,6 +107,9 @@ def test_step_by_step(run: Callable[..., Result], tmp_path: Path) -> None:
     evaluated = parsed(run("evaluate study --decomposition frequency-k3 --on test --json"))
     assert evaluated["decomposition"] == "frequency-k3" and evaluated["overall"]["images"] == 30
     assert "each class" in run("evaluate study --per-class").stdout
+    assert parsed(run("evaluate study --on test --among-given --json"))["among"] == "given"
+    run("report study --no-images --among-given -o given.html")
+    assert "among the 3 classes given" in (tmp_path / "given.html").read_text()
     run("report study --no-images -o out/page.html")
     assert (tmp_path / "out/page.html").exists()
     shown = parsed(run("show study --json"))

@@ -82,7 +82,73 @@ def test_every_figure_the_obvious_way(wide: tuple[Study, Tiny]) -> None:
         assert cost.divergence.high == pytest.approx(mean + spread, rel=1e-4)
         assert cost.divergence.low == pytest.approx(max(mean - spread, 0), rel=1e-3, abs=1e-9)
     assert fidelity.classes["class 7"] is None
-    assert fidelity.note == "200 images of 'test'"
+    assert fidelity.note == "200 images of 'test', among all 8 classes (images of 7)"
+
+
+def test_among_the_classes_given_the_obvious_way(tmp_path: Path) -> None:
+    generator, few = np.random.default_rng(1), np.array([0, 2, 3, 4, 5, 6])
+    head = generator.standard_normal((8, 12)), generator.standard_normal(8)
+    for name, own in (("train", np.arange(8)), ("few", few), ("three", few[:3])):
+        x, labels = generator.standard_normal((90, 12)).astype(np.float32), own[np.arange(90) % len(own)]
+        study = subspect.from_features(x, *head, tmp_path / "study", name, labels=labels)
+    made = decompose(study, 3)
+    weight, bias = (tensor.numpy().astype(np.float64) for tensor in study.head())
+    small = [tensor.astype(np.float64) for tensor in made.matrix()]
+    for name, own in (("few", few), ("three", few[:3])):
+        found, every = (evaluate(study, made, on=name, among_given=among) for among in (True, False))
+        chunk = next(study.image_set(name).chunks())
+        x, places = chunk.features.astype(np.float64), np.searchsorted(own, chunk.labels)
+        dense, decomposed = (x @ w[own].T + b[own] for w, b in ((weight, bias), small))
+        p, q = log_softmax(dense, axis=1), log_softmax(decomposed, axis=1)
+        cost = found.overall
+        assert cost.divergence.value == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), rel=1e-4)
+        assert cost.dense_accuracy == wilson(int((dense.argmax(axis=1) == places).sum()), 90)
+        assert cost.accuracy == wilson(int((decomposed.argmax(axis=1) == places).sum()), 90)
+        assert cost.fidelity == wilson(int((decomposed.argmax(axis=1) == dense.argmax(axis=1)).sum()), 90)
+        if len(own) > 5:
+            hits = [y in np.argsort(-row)[:5] for row, y in zip(decomposed, places, strict=True)]
+            assert cost.top5 == wilson(sum(hits), 90)
+        assert (cost.top5 is None) == (len(own) <= 5) and every.overall.top5 is not None
+        assert every.overall.dense_accuracy == wilson(int((chunk.labels == chunk.predictions).sum()), 90)
+        assert cost.dense_accuracy.value > every.overall.dense_accuracy.value > 0  # by chance alone
+        assert 0.2 < cost.fidelity.value < 1 and cost.divergence.value > 0.01
+        assert found.note == f"90 images of '{name}', among the {len(own)} classes given"
+        assert every.note == f"90 images of '{name}', among all 8 classes (images of {len(own)})"
+        json = [(one["among"], one["among_classes"], one["given"]) for one in (found.to_json(), every.to_json())]
+        assert json == [("given", len(own), len(own)), ("all", 8, len(own))]
+        for one in (found, every):
+            console = Console(width=100, record=True, file=io.StringIO())
+            console.print(*one.tables())
+            assert one.where.among_in_words in console.export_text().partition("dense")[0]
+    same = made.evaluate(on="few", among_given=True).overall
+    assert same == evaluate(study, made, on="few", among_given=True).overall
+
+
+def test_among_all_where_every_class_has_images(study: Study) -> None:
+    made = decompose(study, 2)
+    every, given = (evaluate(study, made, among_given=among) for among in (False, True))
+    assert every.overall == given.overall and "among" not in every.note
+    assert given.note.endswith(", among the 3 classes given") and every.where.among_in_words == "among all 3 classes"
+
+
+def test_classes_given_are_those_of_the_whole_set(tiny: Tiny, tmp_path: Path) -> None:
+    """Not those alone of the part that is held out."""
+    labels = np.arange(40) % 2
+    labels[0] = 2
+    study = subspect.observe(subspect.Network(tiny), (torch.rand(40, 3, 8, 8), labels), tmp_path / "study")
+    found = evaluate(study, decompose(study, 2))
+    assert found.where.given == 3 and found.classes["class 2"] is None
+
+
+def test_without_labels_no_class_is_given(tiny: Tiny, tmp_path: Path) -> None:
+    study = subspect.observe(subspect.Network(tiny), torch.rand(60, 3, 8, 8), tmp_path / "study")
+    made = decompose(study, 2)
+    assert evaluate(study, made).where.given == 3
+    with pytest.raises(
+        SubspectError,
+        match=r"^'train' has no labels, so nothing tells which classes are given; leave out among_given \(--among-given\)$",
+    ):
+        evaluate(study, made, among_given=True)
 
 
 def test_five_classes_or_fewer_have_no_top_5(study: Study) -> None:
@@ -146,8 +212,9 @@ def test_frame_json_and_table(wide: tuple[Study, Tiny]) -> None:
     text = console.export_text()
     assert (
         f"{100 * fidelity.overall.fidelity.value:.2f} %" in text
-        and "class 7" in text
-        and "200 images of 'test'" in text
+        and "1 without images" in text
+        and "class 7" not in text
+        and "200 images of 'test', among all 8 classes (images of 7)" in text
     )
 
 
@@ -168,7 +235,7 @@ def tallied(dense: npt.NDArray[np.float32], decomposed: npt.NDArray[np.float32])
     n = len(dense)
     labels = np.zeros(n, np.int64)
     chunk = Chunk(np.zeros((n, 2), np.float32), labels, dense.argmax(axis=1), [str(row) for row in range(n)])
-    tally = _Tally(dense.shape[1])
+    tally = _Tally(dense.shape[1], dense.shape[1])
     tally.update(Said(chunk, dense, decomposed))
     return tally.cost(slice(None))
 

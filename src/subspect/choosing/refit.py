@@ -251,10 +251,10 @@ class _Problem:
         """Cut a block into pieces, each with the row that it starts at."""
         for start in range(0, len(block.labels), _ROWS):
             x = block.features[start : start + _ROWS]
-            fixed = [x @ self.start[0][label] + self.start[1][label] for label in self.fixed]
+            fixed = self.start[0][self.fixed] @ x.T.astype(np.float64) + self.start[1][self.fixed, None]
             features = np.ones((len(self.union) + 1, len(x)))
             features[:-1] = x[:, self.union].T
-            yield start, _Piece(features, np.array(fixed).reshape(-1, len(x)))
+            yield start, _Piece(features, fixed)
 
     def _map(self, work: Callable[[_Piece], T]) -> Iterator[T]:
         if self.kept is None:

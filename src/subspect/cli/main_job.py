@@ -9,6 +9,7 @@ import typer
 
 from subspect.cli.app import command
 from subspect.cli.options import (
+    AmongGiven,
     AsJson,
     Choosing,
     ClassMap,
@@ -47,6 +48,7 @@ def run(
     class_map: ClassMap = None,
     max_failed: MaxFailed = 0.01,
     no_images: NoImages = False,
+    among_given: AmongGiven = False,
     as_json: AsJson = False,
 ) -> None:
     """The main job: observe, decompose, evaluate, report.
@@ -76,6 +78,7 @@ def run(
         class_map=class_map,
         max_failed=max_failed,
         show_images=not no_images,
+        among_given=among_given,
         **choosing.arguments(),
         **running.arguments(),
     )

@@ -50,6 +50,10 @@ PerClass = Annotated[bool, typer.Option("--per-class", help="Also print a row fo
 On = Annotated[
     str | None, typer.Option(help="Image set to measure on; default: one that took no part in choosing the features.")
 ]
+AmongGiven = Annotated[
+    bool,
+    typer.Option("--among-given", help="Have the networks choose among the classes that there are images of, not all."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Figure = Annotated[Path | None, typer.Option(help="Write the figure to this file (PNG, SVG or PDF).")]
 Images = Annotated[

@@ -11,6 +11,7 @@ import typer
 from subspect.cli.app import command
 from subspect.cli.options import (
     NOT_NAMED,
+    AmongGiven,
     AsJson,
     Choosing,
     ClassMap,
@@ -199,12 +200,13 @@ def evaluate(
     decomposition: Which = None,
     on: On = None,
     per_class: PerClass = False,
+    among_given: AmongGiven = False,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a decomposition costs: accuracy, fidelity, divergence, with 95 % intervals.
 
-    Example: subspect evaluate study --on test --per-class
+    Examples: subspect evaluate study --on test --per-class | subspect evaluate study --on test --among-given
     """
     from subspect.ground.drawing import check_figure
     from subspect.measuring.fidelity import evaluate as cost_of
@@ -212,7 +214,7 @@ def evaluate(
 
     check_figure(figure)
     opened = Study.open(study)
-    fidelity = cost_of(opened, loaded_from(opened, decomposition), on=on)
+    fidelity = cost_of(opened, loaded_from(opened, decomposition), on=on, among_given=among_given)
     draw(fidelity.plot, figure)
     show_made(fidelity, as_json, *(fidelity.class_tables() if per_class else []))
 
@@ -229,6 +231,7 @@ def report(
     images: Images = None,
     observed: ObservedIfNamed = NOT_NAMED,
     no_images: NoImages = False,
+    among_given: AmongGiven = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a decomposition: one HTML file; with more than 60 classes also a folder of pages beside it.
@@ -248,7 +251,7 @@ def report(
     opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     check_report(output or opened.path / "report.html", opened.identity.n_classes)
-    model, cost = observed.load(), cost_of(opened, loaded, on=on)
+    model, cost = observed.load(), cost_of(opened, loaded, on=on, among_given=among_given)
     path = write_report(
         opened, loaded, fidelity=cost, path=output, show_images=not no_images, images=images, network=model
     )

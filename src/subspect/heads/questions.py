@@ -43,9 +43,9 @@ class DecompositionQuestions(Result):
     Each raises `SubspectError` where the decomposition doesn't know its study.
     """
 
-    def evaluate(self, *, on: str | None = None) -> Fidelity:
+    def evaluate(self, *, on: str | None = None, among_given: bool = False) -> Fidelity:
         """Measure what it costs: `subspect.evaluate`."""
-        return subspect.evaluate(*self._asked, on=on)
+        return subspect.evaluate(*self._asked, on=on, among_given=among_given)
 
     def compare(self, first: int | str, second: int | str, *, on: str | None = None) -> Comparison:
         """Set two classes side by side: `subspect.compare`."""

@@ -51,7 +51,7 @@ class Cost:
         images: their number.
         dense_accuracy: accuracy of the dense network, as a share.
         accuracy: accuracy of the decomposed network.
-        dense_top5: share of images whose label is among the five largest dense logits; None with five classes or fewer.
+        dense_top5: share of images whose label is among the five largest dense logits; None among five classes or fewer.
         top5: the same of the decomposed logits.
         fidelity: share of images on which both networks agree on the top-1 class.
         divergence: mean Kullback-Leibler divergence from the dense network, in nats.
@@ -105,8 +105,9 @@ class Fidelity(Result):
     def tables(self) -> list[Table]:
         """Return a table for the terminal: each figure with its 95 % interval, dense against decomposed."""
         table = Table(title=f"What {self.decomposition} costs", caption=self.note, title_justify="left")
-        for column in ("", "dense", "decomposed"):
-            table.add_column(column, justify="right" if column else "left")
+        table.add_column(self.where.among_in_words)
+        for column in ("dense", "decomposed"):
+            table.add_column(column, justify="right")
         cost = self.overall
         table.add_row("accuracy", percent(cost.dense_accuracy), percent(cost.accuracy))
         if cost.top5 is not None:
@@ -117,16 +118,16 @@ class Fidelity(Result):
         return [table]
 
     def class_tables(self) -> list[Table]:
-        """Return a table for the terminal with a row for each class."""
+        """Return a table for the terminal with a row for each class that there are images of."""
         table = Table(title=f"What {self.decomposition} costs each class", caption=self.note, title_justify="left")
         for column in ("class", "images", "accuracy dense", "decomposed", "fidelity", "KL"):
             table.add_column(column, justify="left" if column == "class" else "right")
-        for name, cost in self.classes.items():
-            if cost is None:
-                table.add_row(name, "0")
-                continue
+        seen = {name: cost for name, cost in self.classes.items() if cost is not None}
+        for name, cost in seen.items():
             shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
             table.add_row(name, f"{cost.images:,}", *shares, f"{cost.divergence.value:.3f}")
+        if len(seen) < len(self.classes):
+            table.add_row(f"{len(self.classes) - len(seen):,} without images", "0")
         return [table]
 
     @drawing()
@@ -157,19 +158,25 @@ class Fidelity(Result):
         return figure
 
 
-def evaluate(study: StudyLike, decomposition: DecompositionLike, *, on: str | None = None) -> Fidelity:
+def evaluate(
+    study: StudyLike, decomposition: DecompositionLike, *, on: str | None = None, among_given: bool = False
+) -> Fidelity:
     """Measure what a decomposition costs.
 
     Args:
         study: where the features are stored.
         decomposition: of this study.
         on: the image set; unless given, one that took no part in choosing the features (see `subspect.measuring.where`).
+        among_given: whether both networks choose among the classes alone that the image set has images of, instead of all: for
+            images of a few of the network's classes.
 
     Raises:
-        SubspectError: no such image set, another network's decomposition, or no image to evaluate on.
+        SubspectError: no such image set, another network's decomposition, no image to evaluate on, or among_given without
+            labels.
     """
     study, decomposition = opened(study, decomposition)
-    images, tally = where(study, decomposition, on), _Tally(study.identity.n_classes)
+    images = where(study, decomposition, on, among_given=among_given)
+    tally = _Tally(study.identity.n_classes, images.among_classes)
     for said in heads_say(study, decomposition, images):
         tally.update(said)
     return Fidelity(
@@ -186,8 +193,8 @@ def evaluate(study: StudyLike, decomposition: DecompositionLike, *, on: str | No
 class _Tally:
     """Counts and sums per class, from which every figure comes."""
 
-    def __init__(self, n_classes: int) -> None:
-        self.n_classes = n_classes
+    def __init__(self, n_classes: int, among: int) -> None:
+        self.n_classes, self.top5 = n_classes, among > 5
         self.images = np.zeros(n_classes, np.int64)
         self.counts = {name: np.zeros(n_classes, np.int64) for name in _COUNTED}
         self.divergence = np.zeros(n_classes)
@@ -203,7 +210,7 @@ class _Tally:
             torch.from_numpy(chunk.predictions),
         )
         hits = {"dense_accuracy": top == labels, "accuracy": predicted == labels, "fidelity": predicted == top}
-        if n > 5:
+        if self.top5:
             hits["dense_top5"], hits["top5"] = _in_top5(dense, labels), _in_top5(decomposed, labels)
         self.images += np.bincount(chunk.labels, minlength=n)
         for name, hit in hits.items():
@@ -217,7 +224,7 @@ class _Tally:
         """Return the figures on the images of some classes."""
         n = int(self.images[classes].sum())
         shares: dict[str, Any] = {name: wilson(int(count[classes].sum()), n) for name, count in self.counts.items()}
-        if self.n_classes <= 5:
+        if not self.top5:
             shares["dense_top5"] = shares["top5"] = None
         mean = float(self.divergence[classes].sum()) / n
         spread = _Z * sqrt(max(float(self.squares[classes].sum()) / n - mean**2, 0) / n)

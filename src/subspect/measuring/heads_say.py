@@ -1,9 +1,12 @@
-"""What the dense and the decomposed head say of some images, block by block, in one precision: float32."""
+"""What the dense and the decomposed head say of some images, block by block, in one precision: float32.
+
+Where they choose among a few classes only, the logits of the others are too low for any probability.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from subspect.studies.shards import Chunk
 from subspect.studies.study import Study
 
 Logits = npt.NDArray[np.float32]
+_NEVER = np.float32(-1e30)  # finite, so that differences of logarithms are
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,13 @@ def heads_say(study: Study, decomposition: Decomposition, where: Where) -> Itera
     dense = tuple(tensor.numpy() for tensor in study.head())
     few = decomposition.matrix()
     for chunk in where.chunks():
-        yield Said(chunk, say(chunk.features, *dense), say(chunk.features, *few))
+        said = say(chunk.features, *dense), say(chunk.features, *few)
+        if where.classes is not None:
+            others = np.setdiff1d(np.arange(len(dense[1])), where.classes)
+            for logits in said:
+                logits[:, others] = _NEVER
+            chunk = replace(chunk, predictions=said[0].argmax(axis=1))
+        yield Said(chunk, *said)
 
 
 def say(features: npt.NDArray[np.float32], weight: Logits, bias: Logits) -> Logits:

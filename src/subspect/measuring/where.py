@@ -4,13 +4,16 @@ Figures are to be of images that took no part in choosing features or weights: a
 one, those of it that a hash of the image id held out. A set of another name may still hold images of the choice; those
 are found by what they are, a hash of their row of features, and left out. Where nothing else is left, the figure is taken all
 the same, and its note says that it flatters.
+
+Where an image set has images of a few of the classes only, a figure is of a choice among all classes, or, if so wanted, among
+those few, which is easier; its note says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -41,6 +44,9 @@ class Where:
         labelled: whether they have labels; else the dense network's predictions stand in for them.
         unseen: how many are of classes that had no image to choose features on, and so keep their dense row.
         left_out: images of the set that took part in the choice and are none of these.
+        given: of how many classes the image set has images; all of them where there are no labels.
+        among: whether the networks choose among "all" classes or among the "given" ones.
+        among_classes: how many those are.
     """
 
     image_set: str
@@ -51,13 +57,32 @@ class Where:
     labelled: bool
     unseen: int
     left_out: int
+    given: int
+    among: Literal["all", "given"]
+    among_classes: int
     _study: Study = field(repr=False, compare=False)
     _skip: Prints = field(repr=False, compare=False)
+    _given: npt.NDArray[np.int64] = field(repr=False, compare=False)
+
+    @property
+    def classes(self) -> npt.NDArray[np.int64] | None:
+        """The classes that the networks choose among; None for all."""
+        return self._given if self.among == "given" else None
+
+    @property
+    def among_in_words(self) -> str:
+        """Say among which classes the networks choose."""
+        if self.among == "given":
+            return f"among the {self.given:,} classes given"
+        few = f" (images of {self.given:,})" if self.given < self.among_classes else ""
+        return f"among all {self.among_classes:,} classes{few}"
 
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
         note = f"{self.images:,} images of {self.image_set!r}{in_words(self.part)}"
+        if self.among == "given" or self.given < self.among_classes:
+            note += f", {self.among_in_words}"
         if self.left_out:
             note += f"; {self.left_out:,} more took part in choosing features or weights and are left out"
         if not self.held_out:
@@ -80,7 +105,7 @@ class Where:
             yield chunk if not self.left_out else chunk.at(~np.isin(prints(chunk.features), self._skip))
 
 
-def where(study: Study, decomposition: Decomposition, on: str | None = None) -> Where:
+def where(study: Study, decomposition: Decomposition, on: str | None = None, *, among_given: bool = False) -> Where:
     """Tell on which images a decomposition is measured.
 
     Args:
@@ -88,9 +113,11 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
         decomposition: of this study.
         on: the image set; unless given, one that took no part in choosing the features ("test" if there is one) nor, if
             there is such, their number; or the images of the same set that were held out.
+        among_given: whether the networks are to choose among the classes alone that the image set has images of.
 
     Raises:
-        SubspectError: no such image set, another network's decomposition, or no image to measure on.
+        SubspectError: no such image set, another network's decomposition, no image to measure on, or no labels that tell which
+            classes are given.
     """
     decomposition.check(study)
     image_set, part = _set_and_part(study, decomposition, on)
@@ -115,7 +142,35 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None) -> 
         )
     sized = _sized(decomposition, study, image_set, part)
     labelled = study.image_set(image_set).labelled
-    return Where(image_set, part, images, not taken, sized, labelled, unseen, left_out, study, skip)
+    if among_given and not labelled:
+        raise SubspectError(
+            f"{image_set!r} has no labels, so nothing tells which classes are given; leave out among_given (--among-given)"
+        )
+    given, n_classes = _given(study, image_set), study.identity.n_classes
+    return Where(
+        image_set,
+        part,
+        images,
+        not taken,
+        sized,
+        labelled,
+        unseen,
+        left_out,
+        given=len(given),
+        among="given" if among_given else "all",
+        among_classes=len(given) if among_given else n_classes,
+        _study=study,
+        _skip=skip,
+        _given=given,
+    )
+
+
+def _given(study: Study, name: str) -> npt.NDArray[np.int64]:
+    """Return the classes that an image set has images of, whatever part of it is measured on; all where nothing tells."""
+    image_set = study.image_set(name)
+    if not image_set.labelled:
+        return np.arange(study.identity.n_classes)
+    return np.unique(np.concatenate([chunk.labels for chunk in image_set.chunks()]))
 
 
 def _set_and_part(study: Study, decomposition: Decomposition, on: str | None) -> tuple[str, Part]:

@@ -345,11 +345,13 @@ def _features(decomposition: Decomposition) -> dict[int, list[tuple[int, float]]
 def _what_if(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> dict[str, Any] | None:
     """Return what a page needs to compute logits anew; None where that is too much.
 
+    The pages choose among all classes, so there is nothing where the cost is that among a few.
+
     ``command`` and ``words`` (one for each class) are parts of a command to copy, quoted for a shell. A class whose name
     would act on the page goes by its index there.
     """
     columns, names = np.unique(decomposition.supports.flat), decomposition.class_names
-    if fidelity.overall.images * len(columns) > _WHAT_IF:
+    if fidelity.overall.images * len(columns) > _WHAT_IF or fidelity.where.among == "given":
         return None
     chunks = list(fidelity.where.chunks())
     features = np.concatenate([chunk.features[:, columns] for chunk in chunks])

@@ -14,7 +14,10 @@ _FEATURES = 10  # named in a row
 
 
 def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20) -> Table:
-    """Return a row for each class, at most ``most``, with its features and its cost, and one for all."""
+    """Return a row for each class, at most ``most``, with its features and its cost, and one for all.
+
+    If there are images of only some of the classes, those are the rows.
+    """
     table = Table(
         title=f"{decomposition.name}: features of each class and what they cost",
         title_justify="left",
@@ -25,17 +28,23 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     table.add_column(f"features, {order}", overflow="fold")
     for column in ("accuracy, dense", "decomposed", "fidelity"):
         table.add_column(column, justify="right")
-    for label, (name, cost) in enumerate(fidelity.classes.items()):
-        if label == most:
-            table.add_row("…", f"({len(fidelity.classes) - most} classes more)")
-            break
+    where, costs = fidelity.where, list(enumerate(fidelity.classes.items()))
+    seen = [one for one in costs if one[1][1] is not None] if where.given < len(costs) else costs
+    for label, (name, cost) in seen[:most]:
         shown = class_features(decomposition, label, _FEATURES)
         estimates = (cost.dense_accuracy, cost.accuracy, cost.fidelity) if cost else ()
         table.add_row(name, shown, *(f"{100 * estimate.value:.1f} %" for estimate in estimates))
+    if len(seen[:most]) < len(costs):
+        table.add_row("…", f"({len(costs) - len(seen[:most]):,} classes more)")
     table.add_section()
     sizes = np.delete(decomposition.supports.sizes, list(decomposition.unseen))
     each = f"{sizes.mean() if len(sizes) else 0:.3g} of {decomposition.supports.n_features} on average"
     overall = fidelity.overall
     estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)
-    table.add_row("all", each, *(Text(percent(estimate).replace(" (", "\n(")) for estimate in estimates), style="bold")
+    table.add_row(
+        "all" if len(seen) == len(costs) else where.among_in_words,
+        each,
+        *(Text(percent(estimate).replace(" (", "\n(")) for estimate in estimates),
+        style="bold",
+    )
     return table

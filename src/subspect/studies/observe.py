@@ -25,7 +25,7 @@ from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.inputs import split
-from subspect.images.labels import match_classes, numbered
+from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.images.sources import ClassMatch, Images
@@ -145,8 +145,7 @@ def _match(
     if not set(study.set_folders()) - {name}:  # this set brings them, however often it is begun
         return match_classes(source, n_classes, None, class_map)
     names = study.identity.class_names
-    match = match_classes(source, n_classes, None if names == numbered(len(names)) else names, class_map)
-    return replace(match, names=names)
+    return replace(match_classes(source, n_classes, names, class_map), names=names)
 
 
 def _widths(network: Network, source: Images, layers: Sequence[str]) -> dict[str, int]:
@@ -290,7 +289,10 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
         log.warning("%d of %s images could not be used: %s", len(failed), of, reasons(failed))
     if manifest.labelled:
         rows = manifest.rows
-        log.info("%s: accuracy of the network %.2f %% (%s images)", name, 100 * right / max(rows, 1), f"{rows:,}")
+        share, among = 100 * right / max(rows, 1), f"{image_set.shape.n_classes:,}"
+        log.info(
+            "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
+        )
         if network is not None:
             _warn_near_chance(right, rows, network, manifest, f"of {name!r}")
 
