@@ -24,48 +24,64 @@ _SIDE = 128  # pixels of images, where a network leaves the choice
 _CLASSES = 10
 _kept: list[Any] = []  # what torchvision needs
 
-_SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _VIT = dict(**_SMALL, image_size=64, patch_size=16)
-_STAGES = dict(depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32])
-_SWIN = dict(image_size=64, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4)
-_PVT = dict(
-    depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16,
-    sequence_reduction_ratios=[8, 4, 2, 1], mlp_ratios=[2, 2, 2, 2], image_size=64,
-)  # fmt: skip
-_TOWERS = dict(vision_config=_VIT, text_config=_SMALL)
+_STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
+_SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+_PVT = {
+    "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16,
+    "sequence_reduction_ratios": [8, 4, 2, 1], "mlp_ratios": [2, 2, 2, 2], "image_size": 64,
+}  # fmt: skip
+_TOWERS = {"vision_config": _VIT, "text_config": _SMALL}
 
 #: transformers' class → what of its configuration makes it small
 TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
     "BeitForImageClassification": _VIT,
-    "BitForImageClassification": dict(embedding_size=32, depths=[1, 1], hidden_sizes=[64, 128]),
+    "BitForImageClassification": {"embedding_size": 32, "depths": [1, 1], "hidden_sizes": [64, 128]},
     "CLIPForImageClassification": _TOWERS,
     "ConvNextForImageClassification": _STAGES,
     "ConvNextV2ForImageClassification": _STAGES,
-    "CvtForImageClassification": dict(embed_dim=[8, 16, 32], num_heads=[1, 2, 4], depth=[1, 1, 1]),
+    "CvtForImageClassification": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
     "Data2VecVisionForImageClassification": _VIT,
     "DeiTForImageClassification": _VIT,
     "DeiTForImageClassificationWithTeacher": _VIT,
     "Dinov2ForImageClassification": _VIT,
     "Dinov2WithRegistersForImageClassification": _VIT,
     "DonutSwinForImageClassification": _SWIN,
-    "EfficientNetForImageClassification": dict(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, image_size=64),
-    "FocalNetForImageClassification": dict(image_size=64, embed_dim=8, depths=[1, 1]),
+    "EfficientNetForImageClassification": {
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.1,
+        "hidden_dim": 320,
+        "image_size": 64,
+    },
+    "FocalNetForImageClassification": {"image_size": 64, "embed_dim": 8, "depths": [1, 1]},
     "HGNetV2ForImageClassification": {},
-    "HieraForImageClassification": dict(
-        image_size=[64, 64], embed_dim=16, depths=[1, 1, 2], num_heads=[1, 2, 4], num_query_pool=2, masked_unit_size=[4, 4]
-    ),
+    "HieraForImageClassification": {
+        "image_size": [64, 64],
+        "embed_dim": 16,
+        "depths": [1, 1, 2],
+        "num_heads": [1, 2, 4],
+        "num_query_pool": 2,
+        "masked_unit_size": [4, 4],
+    },
     "IJepaForImageClassification": _VIT,
     "LevitForImageClassification": {},
     "LevitForImageClassificationWithTeacher": {},
-    "MobileNetV1ForImageClassification": dict(depth_multiplier=0.25),
-    "MobileNetV2ForImageClassification": dict(depth_multiplier=0.25),
-    "MobileViTForImageClassification": dict(
-        image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 12, 16, 24, 32, 64]
-    ),
-    "MobileViTV2ForImageClassification": dict(image_size=64, width_multiplier=0.25),
-    "PerceiverForImageClassificationLearned": dict(
-        num_latents=8, d_latents=32, num_self_attends_per_block=1, num_cross_attention_heads=4, num_self_attention_heads=4
-    ),
+    "MobileNetV1ForImageClassification": {"depth_multiplier": 0.25},
+    "MobileNetV2ForImageClassification": {"depth_multiplier": 0.25},
+    "MobileViTForImageClassification": {
+        "image_size": 64,
+        "hidden_sizes": [16, 24, 32],
+        "neck_hidden_sizes": [8, 8, 12, 16, 24, 32, 64],
+    },
+    "MobileViTV2ForImageClassification": {"image_size": 64, "width_multiplier": 0.25},
+    "PerceiverForImageClassificationLearned": {
+        "num_latents": 8,
+        "d_latents": 32,
+        "num_self_attends_per_block": 1,
+        "num_cross_attention_heads": 4,
+        "num_self_attention_heads": 4,
+    },
     "PoolFormerForImageClassification": _STAGES,
     "PvtForImageClassification": _PVT,
     "PvtV2ForImageClassification": {**_PVT, "sr_ratios": [8, 4, 2, 1]},
@@ -100,7 +116,9 @@ def names(library: str, family: bool) -> list[str]:
         groups = {module: list(timm.list_models(module=module)) for module in timm.list_modules()}
     if not family:
         return found
-    smallest = (min(_with_classifier(library, group), key=lambda one: one[0], default=None) for group in groups.values())
+    smallest = (
+        min(_with_classifier(library, group), key=lambda one: one[0], default=None) for group in groups.values()
+    )
     return [name for _, name in filter(None, smallest)]
 
 

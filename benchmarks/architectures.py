@@ -23,6 +23,7 @@ import torch
 
 from _architectures import LIBRARIES, Found, looked_at, names
 
+
 def main() -> int:
     """Go through the networks that are not in the file yet, and print what was found; 1 where one was wrong or crashed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -4,9 +4,10 @@ Most networks end with a pooling: feature i is the mean, or the maximum, over al
 width), or of a grid of tokens. That map is found, not guessed by name: while a batch runs, every function that PyTorch calls
 is watched, and the last map with d channels whose pooled values are the features is it; so a ReLU called as a function is
 seen as well as one that is a module. This is the map that class activation mapping weighs (Zhou et al. 2016), one feature at
-a time. Where a norm stands between pooling and head, y = s·u + t for the pooled u of an image, each place is brought into the
-features' scale by the same s and t, so that the mean over the places is still exactly the features. Networks whose features are
-something else (a class token, a hidden layer after the pooling) have no such map, and `Read.reason` says why.
+a time. What stands between pooling and head is applied to each place as it was to the pooled values of the image: a linear
+layer as it is, a norm with the image's own mean and deviation, an activation φ(z) with the image's own share φ(z) / z. So the
+mean over the places is still exactly the features, and that is checked on each batch. Networks whose features are something
+else, such as a class token, have no such map, and `Read.reason` says why (`subspect.networks.steps`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from subspect.networks.network import Network
+from subspect.networks.steps import Step, step_of, vector_in
 from subspect.networks.summands import affine
 
-_KEPT = 16  # of what has the right shape; what is pooled comes last or nearly so
+_LAST = 8  # maps of any kind; after the pooling there are seldom more
+_KEPT = 16  # maps with as many channels as there are features
+_VECTORS = 64  # which are small: squeeze and excitation make many
 _PREFIX = 16  # tokens before the grid at most: a class token, registers
 _CLOSE = 1e-2  # of the largest feature: pooled maps and features differ by rounding only
 
@@ -72,23 +75,16 @@ def read_maps(network: Network, pixels: Tensor) -> Read:
     return Read(features, logits, torch.cat(found, dim=1))
 
 
-class _Norm(NamedTuple):
-    """A norm of the pooled values: given u (n, d), it makes y (n, d) with the slope s (n, d) or (d,) at every place."""
-
-    given: Tensor
-    made: Tensor
-    slope: Tensor
-
-
 class _Watch(TorchFunctionMode):
-    """Keeps the last maps, token sequences, vectors and norms of vectors that any function returns, of some widths."""
+    """Keeps the last maps and token sequences that any function returns, and the vectors, one an image, with what made them."""
 
     def __init__(self, images: int, widths: frozenset[int]) -> None:
         super().__init__()
         self.images, self.widths = images, widths
+        self.last: deque[Tensor] = deque(maxlen=_LAST)
         self.maps: deque[Tensor] = deque(maxlen=_KEPT)  # (n, d, height, width), and token sequences (n, L, d)
-        self.norms: deque[_Norm] = deque(maxlen=_KEPT)
-        self.vectors: deque[tuple[str, Tensor]] = deque(maxlen=_KEPT)
+        self.steps: deque[Step] = deque(maxlen=_VECTORS)
+        self.vectors: deque[tuple[str, Tensor]] = deque(maxlen=_VECTORS)
 
     def __torch_function__(
         self,
@@ -97,71 +93,57 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        slope = _SLOPES.get(func)
-        given = _vector(args[0], self.images, self.widths) if slope and args else None
+        begun = step_of(func, args, kwargs or {}, self.images)
         output = func(*args, **(kwargs or {}))
-        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-            made = _vector(output, self.images, self.widths)
-            if made is not None:
-                self.vectors.append((getattr(func, "__name__", "a function"), made))
-                if slope is not None and given is not None:
-                    self.norms.append(_Norm(given, made, slope(given, *args[1:], **(kwargs or {})).float()))
-            elif len(output) == self.images:
-                self.maps.extend(_as_maps(output, self.widths))
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1 and len(output) == self.images:
+            made = vector_in(output, self.images)
+            if made is None and output.ndim in (3, 4):
+                self.last.append(output)
+                self.maps.extend([output] if self.widths & {output.shape[1], output.shape[-1]} else [])
+            elif made is not None:
+                self.steps.extend([begun.to(made)] if begun is not None else [])
+                if made.shape[1] in self.widths:
+                    self.vectors.append((getattr(func, "__name__", "a function"), made))
         return output
 
-    def pooled_to(self, features: Tensor, size: tuple[int, ...], norms: int = _KEPT) -> Tensor | None:
-        """Return the last maps (n, d, height, width) whose means or maxima are the features, past norms if need be."""
-        for maps in reversed(self.maps):
+    def pooled_to(self, features: Tensor, size: tuple[int, ...], steps: int = _VECTORS) -> Tensor | None:
+        """Return the last maps (n, d, height, width) whose means or maxima are the features, past some steps if need be."""
+        for maps in (*reversed(self.maps), *reversed(self.last)):
             for grid in _grids(maps, features.shape[1], size):
                 if _is_pooled(grid, features):
                     return grid.float()
-        for place, norm in reversed(list(enumerate(self.norms))[:norms]):
-            if _same(norm.made, features):
-                maps = self.pooled_to(norm.given, size, place)
+        for place, step in reversed(list(enumerate(self.steps))[:steps]):
+            if _same(step.made, features):
+                maps = self.pooled_to(step.given, size, place)
                 if maps is not None:
-                    made, slope, given = (one.expand_as(features)[..., None, None] for one in (norm.made, norm.slope, norm.given))
-                    return made + slope * (maps - given)
+                    return step.along(maps)
         return None
 
     def why_not(self, features: Tensor) -> str:
-        """Say what the features are, if they are no pooled map."""
-        vectors = [features, *(norm.given for norm in self.norms if _same(norm.made, features))]
-        for tokens in (one for one in self.maps if one.ndim == 3):
+        """Say where the features come from, if that is no pooled map."""
+        vectors = [features]
+        for step in reversed(self.steps):
+            if _same(step.made, vectors[-1]):
+                vectors.append(step.given)
+        for tokens in (one for one in (*self.maps, *self.last) if one.ndim == 3):
             for vector in (one for one in vectors if tokens.shape[2] == one.shape[1]):
                 close = (tokens.float() - vector[:, None]).abs().amax((0, 2)) <= _CLOSE * vector.abs().max()
                 if bool(close.any()):
                     number = f"number {int(close.nonzero()[0]) + 1} of {tokens.shape[1]}"
-                    return f"the features are a single token ({number}), into which the network has mixed all places"
-        last = next((name for name, vector in self.vectors if _same(vector, features)), None)
-        return "the features are not the mean or the maximum over the places of a map" + (
-            f": {last!r} makes them" if last else ""
-        )
-
-
-def _vector(tensor: object, images: int, widths: frozenset[int]) -> Tensor | None:
-    """Return a copy (n, d) of what holds one vector for each image, such as (n, d, 1, 1); None of anything else."""
-    if not isinstance(tensor, Tensor) or tensor.ndim < 2 or len(tensor) != images:
-        return None
-    if tensor[0].numel() not in widths or tensor[0].numel() not in tensor.shape[1:]:
-        return None
-    return tensor.detach().float().reshape(images, -1).clone()  # else what is done in place would be seen in it
-
-
-def _as_maps(output: Tensor, widths: frozenset[int]) -> Iterator[Tensor]:
-    """List in which ways an output may be maps (n, d, height, width), or tokens (n, L, d)."""
-    if output.ndim == 3 and output.shape[2] in widths:
-        yield output
-    if output.ndim == 4 and output.shape[1] in widths:
-        yield output
-    if output.ndim == 4 and output.shape[3] in widths:
-        yield output.permute(0, 3, 1, 2)
+                    return (
+                        f"the features come from a single token ({number}), into which the network has mixed all places"
+                    )
+        name = next((name for name, vector in self.vectors if _same(vector, features)), "")
+        made = f"what {name!r} makes, and " if name else ""
+        return f"the features are {made}not the mean or the maximum over the places of a map"
 
 
 def _grids(maps: Tensor, width: int, size: tuple[int, ...]) -> Iterator[Tensor]:
     """List in which ways maps or tokens may be places of a picture of some size: tokens may begin with some of no place."""
     if maps.ndim == 4 and maps.shape[1] == width:
         yield maps
+    if maps.ndim == 4 and maps.shape[3] == width:
+        yield maps.permute(0, 3, 1, 2)
     if maps.ndim == 3 and maps.shape[2] == width:
         for prefix in range(min(_PREFIX + 1, maps.shape[1] - 1)):
             count = maps.shape[1] - prefix
@@ -176,42 +158,3 @@ def _is_pooled(maps: Tensor, features: Tensor) -> bool:
 
 def _same(pooled: Tensor, features: Tensor) -> bool:
     return pooled.shape == features.shape and bool((pooled - features).abs().max() <= _CLOSE * features.abs().max())
-
-
-def _layer_norm(
-    given: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    return (given.var(1, keepdim=True, correction=0) + eps).rsqrt() * (1 if weight is None else weight)
-
-
-def _rms_norm(given: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    least = torch.finfo(given.dtype).eps if eps is None else eps
-    return (given.square().mean(1, keepdim=True) + least).rsqrt() * (1 if weight is None else weight)
-
-
-def _batch_norm(
-    given: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if variance is None or training:  # else the images of a batch would change each other
-        return torch.full_like(given, torch.nan)
-    return (variance + eps).rsqrt() * (1 if weight is None else weight)
-
-
-def _normalize(given: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-    return given.norm(p, 1, keepdim=True).clamp_min(eps).reciprocal()
-
-
-#: by which each of the pooled values is multiplied, given them and what else a norm was given
-_SLOPES: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.batch_norm: _batch_norm,
-    F.normalize: _normalize,
-}
