@@ -1,12 +1,11 @@
 """Every image classifier of timm, torchvision and transformers with random weights, and what subspect finds of it.
 
-Nothing is downloaded: transformers' are built from configurations, small ones of two or more stages. Where a network takes images of
-any size they are small, since that changes nothing of what is found.
+Nothing is downloaded: transformers' are built from configurations, small ones of two or more stages. Where a network takes
+images of any size they are small, since that changes nothing of what is found.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ _TOWERS = {"vision_config": _VIT, "text_config": _SMALL}
 #: transformers' class → what of its configuration makes it small
 TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
     "BeitForImageClassification": _VIT,
-    "BitForImageClassification": {"embedding_size": 32, "depths": [1, 1], "hidden_sizes": [64, 128]},
+    "BitForImageClassification": {"embedding_size": 32, "depths": [1, 1], "hidden_sizes": [128, 256]},
     "CLIPForImageClassification": _TOWERS,
     "ConvNextForImageClassification": _STAGES,
     "ConvNextV2ForImageClassification": _STAGES,
@@ -98,49 +97,45 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def names(library: str, family: bool) -> list[str]:
-    """List a library's networks; of each family the smallest alone, if so wished."""
+    """List a library's networks; of each family, which is a module, the smallest with a classifier alone, if so wished."""
     _kept.append(importable())
     if library == "transformers":
         return list(TRANSFORMERS)
-    if library == "torchvision":
-        from torchvision import models
+    families = _families(library)
+    if not family:
+        return sorted({name for group in families for name in group})
+    smallest = []
+    for group in families:
+        sizes = [(size, name) for name in group for size, classes in [_size(library, name)] if classes]
+        smallest += [min(sizes)[1]] if sizes else []
+    return smallest
 
-        found = list(models.list_models(module=models))
-        groups = {inspect.getmodule(models.get_model_builder(name)): [name] for name in ()}
-        for name in found:
-            groups.setdefault(inspect.getmodule(models.get_model_builder(name)), []).append(name)
-    else:
+
+def _families(library: str) -> list[list[str]]:
+    if library == "timm":
         import timm
 
-        found = list(timm.list_models())
-        groups = {module: list(timm.list_models(module=module)) for module in timm.list_modules()}
-    if not family:
-        return found
-    smallest = (
-        min(_with_classifier(library, group), key=lambda one: one[0], default=None) for group in groups.values()
-    )
-    return [name for _, name in filter(None, smallest)]
+        return [list(timm.list_models(module=module)) for module in timm.list_modules()]
+    from torchvision import models
+
+    groups: dict[str, list[str]] = {}
+    for name in models.list_models(module=models):
+        groups.setdefault(models.get_model_builder(name).__module__, []).append(name)
+    return list(groups.values())
 
 
-def _with_classifier(library: str, group: list[str]) -> list[tuple[float, str]]:
-    sizes = []
-    for name in group:
-        model = built(library, name, "meta")[0]
-        if library != "timm" or getattr(model, "num_classes", 0):
-            sizes.append((millions(model), name))
-    return sizes
-
-
-def millions(model: nn.Module) -> float:
-    """Count the parameters, in millions."""
-    return sum(one.numel() for one in model.parameters()) / 1e6
-
-
-def built(library: str, name: str, device: str = "cpu") -> tuple[nn.Module, tuple[int, ...]]:
-    """Build a network with random weights, and say which inputs it takes: (channels, height, width)."""
+def _size(library: str, name: str) -> tuple[float, int]:
+    """Return how many millions of parameters a network has, and how many classes, without making its weights."""
     _kept.append(importable())
-    with torch.device(device):
-        return _BUILDERS[library](name)
+    if library == "torchvision":  # whose networks are not all built without numbers
+        from torchvision import models
+
+        about = models.get_model_weights(name).DEFAULT.meta
+        return about["num_params"] / 1e6, len(about["categories"])
+    with torch.device("meta"):
+        model = _BUILDERS[library](name)[0]
+    millions = sum(one.numel() for one in model.parameters()) / 1e6
+    return millions, _CLASSES if library == "transformers" else int(getattr(model, "num_classes", 0))
 
 
 def _of_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -207,14 +202,14 @@ class Found(NamedTuple):
 
 def looked_at(library: str, name: str, most: float = float("inf")) -> Found:
     """Build a network with random weights and say what is found of it, if it has no more than some millions of parameters."""
-    torch.manual_seed(0)
-    model = built(library, name, "meta")[0]
-    row = Found(name, "large", round(millions(model), 2))
-    if library == "timm" and not getattr(model, "num_classes", 0):
-        return row._replace(result="no classifier")
-    if row.millions > most:
+    millions, classes = _size(library, name)
+    row = Found(name, "no classifier", round(millions, 2))
+    if not classes:
         return row
-    model, size = built(library, name)
+    if millions > most:
+        return row._replace(result="large")
+    torch.manual_seed(0)
+    model, size = _BUILDERS[library](name)
     for parameter in model.parameters():  # zeros, as of classifiers, would hide that a head is the wrong one
         if not bool(parameter.detach().any()):
             nn.init.normal_(parameter, std=0.02)

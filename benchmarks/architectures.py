@@ -1,4 +1,4 @@
-"""Of how many architectures is the head found? Every image classifier of timm, torchvision or transformers, with random weights.
+"""Of how many architectures is the head found? Every classifier of timm, torchvision or transformers, with random weights.
 
 For each, the head is looked for; what was found must give the network's logits on other images, and the network with a
 decomposed head that keeps every feature must say what it said. Where no head or no maps are found the reason is kept. One line

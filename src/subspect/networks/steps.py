@@ -1,9 +1,9 @@
 """What stands between pooling and head, as what it does at each place of a map.
 
-A step makes a vector y of a vector u, the pooled values of an image. For that image it is y = M u + t: a linear layer, with M its
-weights; a norm, with the image's own deviation in M; an activation φ, with M the share φ(u) / u on its diagonal, which is
-1 or 0 for a ReLU and the gate of GELU, SiLU and their like. The same M and t at every place of a map whose mean is u give a map
-whose mean is y.
+A step makes a vector y of a vector u, the pooled values of an image. For that image it is y = M u + t: a linear layer, with M
+its weights; a norm, with the image's own deviation in M; an activation φ, with M the share φ(u) / u on its diagonal, which is
+1 or 0 for a ReLU and the gate of GELU, SiLU and their like. The same M and t at every place of a map whose mean is u give a
+map whose mean is y.
 """
 
 from __future__ import annotations
