@@ -640,6 +640,7 @@ AFTER: dict[str, Callable[[Tensor], Tensor]] = {
     "a log-softmax": lambda logits: logits.log_softmax(1),
     "a sigmoid": lambda logits: logits.sigmoid(),
     "a ReLU": lambda logits: logits.relu_(),
+    "a tanh": lambda logits: logits.tanh(),
 }
 
 
@@ -803,7 +804,29 @@ class SqueezeNetLike(ConvThenPool):
 
 
 def test_relu_between_convolution_and_pooling() -> None:
-    refuse(SqueezeNetLike(), r"the logits \(2, 3\) are not the output of any .* candidates: conv_head$")
+    refuse(
+        SqueezeNetLike(),
+        r"the logits \(2, 3\) are not the output of any .*: the network applies a ReLU at every position of 'conv_head' "
+        r"before it takes the mean; .* candidates: conv_head$",
+    )
+
+
+class VoloLike(Net):
+    """A head, and the maximum over the positions of another."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.aux, self.share = nn.Linear(D, C), share
+
+    def forward(self, x: Tensor) -> Any:
+        tokens = self.map(x).flatten(2).mT
+        return self.share * self.fc(tokens[:, 0]) + 0.5 * self.aux(tokens).amax(1)
+
+
+def test_a_maximum_over_positions() -> None:
+    refuse(
+        VoloLike(1), ": the network adds up 1 of 'fc' and 0.5 of the maximum over the positions of 'aux'; pass head="
+    )
 
 
 def test_named_convolution_stands_for_the_logits(caplog: pytest.LogCaptureFixture) -> None:

@@ -41,7 +41,7 @@ def sum_of_layers(
     ][:_TERMS]
     for count in range(1, min(len(terms), _MOST) + 1):
         for chosen in combinations(terms, count):
-            factors = _factors([one.at(position) for one, position in chosen], logits)
+            factors = factors_of([one.at(position) for one, position in chosen], logits)
             if factors is None:
                 continue
             parts = [(*one, factor) for one, factor in zip(chosen, factors, strict=True)]
@@ -52,7 +52,7 @@ def sum_of_layers(
     return ()
 
 
-def _factors(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
+def factors_of(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
     """Return factors of outputs (n, C) whose sum is the logits; None where there are none, or too few numbers to tell."""
     columns = torch.stack([one.double().flatten() for one in outputs], dim=1).cpu()
     target = logits.double().flatten().cpu()
