@@ -298,7 +298,8 @@ def test_a_head_of_which_one_position_counts(kind: type[Tokens], place: int, nam
 def test_another_pooling_of_positions_is_refused() -> None:
     refuse(
         MaxOverTokens(),
-        r"by its mean over positions, the first or the last\), nor a sum of some; pass head='module.name' .* candidates: fc$",
+        r"by its mean over positions, the first or the last\), nor a sum of some: the network takes the maximum over the "
+        r"positions of 'fc'; pass head='module.name' .* candidates: fc$",
     )
 
 
