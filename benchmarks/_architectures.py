@@ -6,6 +6,7 @@ images of any size they are small, since that changes nothing of what is found.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -96,6 +97,14 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+#: networks of timm, the smallest of their families, that are large all the same → what makes them smaller
+_SMALLER = {
+    "beit_base_patch16_224": "depth=2",
+    "naflexvit_base_patch16_parfac_gap": "depth=2",
+    "samvit_base_patch16_224": "depth=2",
+}
+
+
 def names(library: str, family: bool) -> list[str]:
     """List a library's networks; of each family, which is a module, the smallest with a classifier alone, if so wished."""
     _kept.append(importable())
@@ -108,7 +117,7 @@ def names(library: str, family: bool) -> list[str]:
     for group in families:
         sizes = [(size, name) for name in group for size, classes in [_size(library, name)] if classes]
         smallest += [min(sizes)[1]] if sizes else []
-    return smallest
+    return [f"{name}({_SMALLER[name]})" if name in _SMALLER else name for name in smallest]
 
 
 def _families(library: str) -> list[list[str]]:
@@ -135,18 +144,24 @@ def _size(library: str, name: str) -> tuple[float, int]:
     with torch.device("meta"):
         model = _BUILDERS[library](name)[0]
     millions = sum(one.numel() for one in model.parameters()) / 1e6
-    return millions, _CLASSES if library == "transformers" else int(getattr(model, "num_classes", 0))
+    return millions, _classes(library, model)
+
+
+def _classes(library: str, model: nn.Module) -> int:
+    return int(getattr(model, "num_classes", 0)) if library == "timm" else _CLASSES
 
 
 def _of_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     import timm
 
-    model: Any = timm.create_model(name, pretrained=False)
-    given = model.pretrained_cfg
-    size = tuple(given["input_size"])
-    if given.get("fixed_input_size"):
+    plain, _, options = name.rstrip(")").partition("(")  # as in `timm:NAME(depth=2)`
+    given = {key: int(value) for key, value in (one.split("=") for one in options.split(",") if one)}
+    model: Any = timm.create_model(plain, pretrained=False, **given)
+    about = model.pretrained_cfg
+    size = tuple(about["input_size"])
+    if about.get("fixed_input_size"):
         return model.eval(), size
-    least = (given.get("min_input_size") or size)[1]
+    least = (about.get("min_input_size") or size)[1]
     return model.eval(), (size[0], *(min(one, max(_SIDE, least)) for one in size[1:]))
 
 
@@ -202,14 +217,14 @@ class Found(NamedTuple):
 
 def looked_at(library: str, name: str, most: float = float("inf")) -> Found:
     """Build a network with random weights and say what is found of it, if it has no more than some millions of parameters."""
-    millions, classes = _size(library, name)
-    row = Found(name, "no classifier", round(millions, 2))
-    if not classes:
-        return row
-    if millions > most:
-        return row._replace(result="large")
+    _kept.append(importable())
+    if most < float("inf") and _size(library, name)[0] > most:
+        return Found(name, "large")
     torch.manual_seed(0)
     model, size = _BUILDERS[library](name)
+    row = Found(name, "no classifier", round(sum(one.numel() for one in model.parameters()) / 1e6, 2))
+    if not _classes(library, model):
+        return row
     for parameter in model.parameters():  # zeros, as of classifiers, would hide that a head is the wrong one
         if not bool(parameter.detach().any()):
             nn.init.normal_(parameter, std=0.02)
@@ -238,3 +253,15 @@ def _right(network: subspect.Network, pixels: Tensor, wanted: Tensor) -> bool:
     with network.running():
         said = logits_of(with_decomposed(network.model, head.name, layer).eval()(pixels), head, len(pixels))
     return bool((said - wanted).abs().max() <= 1e-3 * max(1.0, float(wanted.abs().max())))
+
+
+TABLE = "| library | network | head | features | maps |\n| --- | --- | --- | --- | --- |"
+
+
+def as_row(library: str, found: Found) -> str:
+    """Return what was found of a network as a row of the table in docs/architectures.md."""
+    if found.result != "found":
+        why = re.search(r"nor a sum of some: (.*?); pass head=", found.reason)
+        return f"| {library} | `{found.name}` | none | | {why[1] if why else found.result} |"
+    head = found.head.replace("|", "\\|")
+    return f"| {library} | `{found.name}` | `{head}` | {found.features} | {'yes' if found.maps else found.reason} |"

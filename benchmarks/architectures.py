@@ -3,7 +3,7 @@
 For each, the head is looked for; what was found must give the network's logits on other images, and the network with a
 decomposed head that keeps every feature must say what it said. Where no head or no maps are found the reason is kept. One line
 of JSON for each network, so that the same command goes on where it was stopped; networks run in a process of their own, as some
-need more memory than there is. With --table, what the files hold goes into a table of docs/architectures.md.
+need more memory than there is. With --table, what was found is printed as rows of the table in docs/architectures.md.
 
 Example: python benchmarks/architectures.py --library timm --json timm.jsonl --most 120
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from _architectures import LIBRARIES, Found, looked_at, names
+from _architectures import LIBRARIES, Found, as_row, looked_at, names
 
 
 def main() -> int:
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--most", type=float, default=120, help="millions of parameters; larger networks are left out")
     parser.add_argument("--names", nargs="*", help="these alone")
     parser.add_argument("--family", action="store_true", help="the smallest network of each family alone")
+    parser.add_argument("--table", action="store_true", help="print rows of a table at the end, and nothing else")
     arguments = parser.parse_args()
     known = {row.name: row for row in _rows(arguments.json)}
     wanted = arguments.names or names(arguments.library, arguments.family)
@@ -46,9 +47,13 @@ def main() -> int:
                     known[name] = Found(name, "crashed", reason=f"{type(error).__name__}: {error}")
                 file.write(json.dumps(known[name]._asdict()) + "\n")
                 file.flush()
-                print(f"{name}: {known[name].result}", flush=True)
+                if not arguments.table:
+                    print(f"{name}: {known[name].result}", flush=True)
                 if known[name].reason.startswith(BrokenProcessPool.__name__):
                     break  # a new process for the others
+    if arguments.table:
+        print("\n".join(as_row(arguments.library, known[name]) for name in wanted))
+        return 0
     return _told([known[name] for name in wanted])
 
 
