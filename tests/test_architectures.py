@@ -13,10 +13,8 @@ import pytest
 from _architectures import TABLE, TRANSFORMERS, as_row, looked_at
 
 _DOCS = (Path(__file__).parents[1] / "docs/architectures.md").read_text(encoding="utf-8")
-_ROWS = {
-    (found[1], found[2]): found[0]
-    for found in re.finditer(r"^[|] (timm|torchvision|transformers) [|] `(.+?)` [|].*$", _DOCS, re.M)
-}
+_ROW = re.compile(r"^[|] (timm|torchvision|transformers) [|] `(.+?)` [|].*$", re.MULTILINE)
+_ROWS = {(found[1], found[2]): found[0] for found in _ROW.finditer(_DOCS)}
 pytestmark = pytest.mark.usefixtures("zoos")
 
 

@@ -108,7 +108,7 @@ def test_the_maps_of_both_heads_features(images: tuple[Tensor, Tensor]) -> None:
     network.find_head(images[0][:8])
     maps = subspect.read_maps(network, images[0][:8]).maps
     with torch.no_grad():
-        wanted = network.model.conv(images[0][:8]).relu()  # of which the one reads means, the other maxima
+        wanted = Distilled().conv(images[0][:8]).relu()  # of which the one reads means, the other maxima
     assert maps is not None
     torch.testing.assert_close(maps, torch.cat([wanted, wanted], dim=1))
 

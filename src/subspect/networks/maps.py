@@ -65,7 +65,7 @@ def read_maps(network: Network, pixels: Tensor) -> Read:
     if pixels.ndim != 4:
         return Read(features, logits, None, f"inputs of shape {tuple(pixels.shape[1:])} are no pictures")
     found = []
-    for part in features.split(widths, dim=1):
+    for part in torch.split(features, widths, dim=1):
         maps = watch.pooled_to(part, tuple(pixels.shape[2:]))
         if maps is None or not _is_pooled(maps, part):
             return Read(features, logits, None, watch.why_not(part))
@@ -114,9 +114,9 @@ class _Watch(TorchFunctionMode):
                     return grid.float()
         for place, step in reversed(list(enumerate(self.steps))[:steps]):
             if _same(step.made, features):
-                maps = self.pooled_to(step.given, size, place)
-                if maps is not None:
-                    return step.along(maps)
+                before = self.pooled_to(step.given, size, place)
+                if before is not None:
+                    return step.along(before)
         return None
 
     def why_not(self, features: Tensor) -> str:
@@ -149,7 +149,7 @@ def _grids(maps: Tensor, width: int, size: tuple[int, ...]) -> Iterator[Tensor]:
             count = maps.shape[1] - prefix
             height = max(1, round((count * size[0] / size[1]) ** 0.5))
             if count % height == 0 and abs(count // height - height * size[1] / size[0]) < 1:
-                yield maps[:, prefix:].mT.unflatten(2, (height, count // height))
+                yield maps[:, prefix:].mT.reshape(len(maps), width, height, count // height)
 
 
 def _is_pooled(maps: Tensor, features: Tensor) -> bool:
