@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
 from subspect.networks.calls import Seen, logits_among, logits_in, same, tolerance, watch
+from subspect.networks.others import other_head, read_at
+from subspect.networks.probing import probed
 from subspect.networks.reasons import candidates, not_found, reason
 from subspect.networks.summands import (
     Groups,
@@ -29,6 +31,7 @@ from subspect.networks.summands import (
     affine,
     at_position,
     is_convolution,
+    is_linear,
     joined,
     names_of,
     read_head,
@@ -92,6 +95,9 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     """
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
     asked = read_head(name) if name is not None else ()
+    watched |= {
+        one: module for one, module in model.named_modules() if one in names_of(asked) and one and probed(module)
+    }
     unknown = next((one for one in names_of(asked) if one not in watched), None)
     if unknown is not None:
         raise SubspectError(
@@ -107,6 +113,7 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
     matches = alike if name is not None else [one for one in alike if one[0] == next(iter(tensors))]
     if matches:
         which, call, position = matches[0]
+        position = position if is_linear(call.module) else read_at(call.module, call.input, call.result) or position
         _tell_others(call, {one.name for _, one, _ in alike if one.module is not call.module})
         groups: Groups = ((Summand(call.name, 1.0, position),),)
     elif name is not None:
@@ -116,7 +123,11 @@ def find_head_of(model: nn.Module, pixels: Tensor, name: str | None) -> Head:
         which, logits = next(iter(tensors.items()))
         groups = sum_of_layers(model, pixels, watched, seen, logits)
         if not groups:
-            raise SubspectError(_without_classifier(model) or not_found(seen, tensors))
+            other, why = other_head(model, pixels, logits)
+            if other is None:
+                raise SubspectError(_without_classifier(model) or not_found(seen, tensors, why))
+            groups = ((other,),)
+            seen, _ = watch(model, pixels, {other.name: model.get_submodule(other.name)})
     return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
 
 

@@ -19,13 +19,13 @@ from subspect.networks.sums import factors_of
 _MOST = 12  # layers and what follows them that are tried in pairs
 
 
-def not_found(seen: Sequence[Seen], tensors: Mapping[int, Tensor]) -> str:
-    """Say that none of the linear layers that ran is the head, and why, if that is seen; among the tensors returned."""
+def not_found(seen: Sequence[Seen], tensors: Mapping[int, Tensor], why: str = "") -> str:
+    """Say that none of the linear layers that ran makes the first of some tensors, and why: as is seen here, or as is given."""
     logits, *others = tensors.values()
     also = [one.name for other in others for one in seen if same(one.output, other)]
     return (
         f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 convolution (by its "
-        f"mean over positions, the first or the last), nor a sum of some{reason(seen, logits)}"
+        f"mean over positions, the first or the last), nor a sum of some{reason(seen, logits) or why}"
         + (f"; other tensors that the network returns are the output of {some(dict.fromkeys(also))}" if also else "")
         + "; pass head='module.name' (--head) to take a layer's own output for the logits; "
         + candidates(seen, logits)
