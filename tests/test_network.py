@@ -708,6 +708,23 @@ def test_a_sum_of_heads_on_several_inputs() -> None:
     assert torch.equal(expect(model, head.name, features, logits, head=head.name).weight, head.weight)
 
 
+def test_the_mean_of_eight_heads() -> None:
+    """As EfficientViM distilled has it, more than are tried in every combination."""
+
+    class Eight(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleList(nn.Linear(D, C) for _ in range(8))
+
+        def finish(self, x: Tensor) -> Any:
+            return sum(head((x + place).tanh()) for place, head in enumerate(self.heads)) / 8
+
+    network = Network(Eight())
+    head = network.find_head(pixels(8))
+    assert head.name == " | ".join(f"0.125*heads.{place}" for place in range(8)) and head.n_features == 8 * D
+    network.read(pixels())
+
+
 @pytest.mark.parametrize("share", [0.4, 1 / 3])
 def test_a_temperature_is_a_factor(share: float) -> None:
     model = Returns(lambda logits, map: logits * share)

@@ -17,7 +17,8 @@ from subspect.networks.calls import Seen, logits_among, same, watch
 from subspect.networks.summands import Groups, Position, Summand, at_position, is_convolution, written
 
 log = logging.getLogger("subspect")
-_MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for
+_MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for; or all of these
+_LEAST = 1e-6  # of the largest factor: a smaller one is rounding
 _MOVED = 4  # copies of the images, each moved by a pixel more, from which factors are taken
 
 
@@ -39,7 +40,7 @@ def sum_of_layers(
         for position in one.positions
         if one.at(position).shape == logits.shape and bool(one.result.isfinite().all())
     ][:_TERMS]
-    for count in range(1, min(len(terms), _MOST) + 1):
+    for count in (*range(1, min(len(terms), _MOST) + 1), *([len(terms)] if len(terms) > _MOST else [])):
         for chosen in combinations(terms, count):
             factors = factors_of([one.at(position) for one, position in chosen], logits)
             if factors is None:
@@ -63,7 +64,7 @@ def factors_of(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
     if (
         not bool(factors.isfinite().all())
         or not same(total.to(logits.dtype), logits.cpu())
-        or bool((factors == 0).any())
+        or bool((factors.abs() <= _LEAST * factors.abs().max()).any())
     ):
         return None
     rounded = [round(float(one), 4) for one in factors]
