@@ -207,6 +207,15 @@ def test_a_product_outside_of_any_module(images: tuple[Tensor, Tensor]) -> None:
         Network(Bare()).find_head(images[0][:4])
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_dynamic_quantisation(images: tuple[Tensor, Tensor]) -> None:
+    model = torch.ao.quantization.quantize_dynamic(Net(nn.Linear(D, C)), {nn.Linear})  # type: ignore[no-untyped-call]
+    with pytest.raises(
+        SubspectError, match=r"they are what 'head' \(DynamicQuantizedLinear\) makes, .* layer rounds it"
+    ):
+        Network(model).find_head(images[0][:4])
+
+
 def test_rounded_inputs_are_no_linear_layer(images: tuple[Tensor, Tensor]) -> None:
     """As of dynamic quantisation, which rounds what it is given by the largest of the batch."""
 

@@ -30,9 +30,10 @@ def other_head(model: nn.Module, pixels: Tensor, logits: Tensor) -> tuple[Summan
         position = read_at(module, given, made)
         if position is not None:
             return Summand(name, factors[0], position), ""
+        kind = module._get_name()  # type: ignore[no-untyped-call] # what quantised layers call themselves
         told = (
-            f": they are what {name!r} ({type(module).__name__}) makes, which is linear neither in its input nor in that "
-            "scaled to length one"
+            f": they are what {name!r} ({kind}) makes, which is linear neither in its input nor in that "
+            "scaled to length one (a quantised layer rounds it)"
         )
     if not told and any(factors_of([one], logits) is not None for one in products if one.shape == logits.shape):
         told = (
