@@ -36,6 +36,7 @@ torch.set_num_threads(1)  # tests run in parallel, one process a core
 FIRST = (
     "test_real_data.py",
     "test_real_imagenet.py",
+    "test_architectures.py",
     "test_shortcut.py",
     "test_fuzz.py",
     "test_sizes.py",

@@ -369,7 +369,12 @@ def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], t
     subspect.observe(network, make_folder("test", each=5, seed=1), tmp_path / "study", "test", batch_size=16)
     one = explain(study, decompose(study, 15, method="contribution"), network=network, image=images / "a/000.png")
     assert one.maps is None and len(one.terms) > 12
+    assert one.no_maps == one.to_json()["no_maps"] and one.no_maps.startswith(
+        "the features are not the mean or the maximum"
+    )
+    assert f"where features look is not shown: {one.no_maps}" in str(one.tables()[0].caption)
     figure = one.plot()
+    assert figure.get_suptitle().endswith(f"\nwhere features look is not shown: {one.no_maps}")
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
     assert len(figure.axes) == 2 + 6 and names[12] == f"{len(one.terms) - 12} more" and len(names) == 15
     assert one.save(tmp_path / "out").is_file()
@@ -474,6 +479,7 @@ def test_a_transform_that_makes_no_picture(make_folder: Callable[..., Path], tmp
     one = explain(job.study, job.decomposition, network=network, image=images / "a/000.png")
     with Image.open(images / "a/000.png") as given:
         assert one.picture == given and one.maps is None  # whose places would be of another picture
+    assert one.no_maps == "what the network sees of the image is no picture"
     assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
     assert one.neighbours and all(near.picture is None for near in one.neighbours)
     assert one.save(tmp_path / "figures").exists()

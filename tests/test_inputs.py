@@ -165,6 +165,9 @@ def test_explaining_an_input_that_is_no_picture(done: _Done, tmp_path: Path) -> 
     job, x = done.job, done.arrays[0]
     one = subspect.explain(job.study, job.decomposition, network=done.network, image=x[3], name="3")
     assert one.picture is None and one.maps is None and one.label == f"class {done.arrays[1][3]}"
+    assert one.no_maps == f"inputs of shape {x[3].shape} are no pictures" and "is not shown" not in str(
+        one.tables()[0].caption
+    )
     assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
     assert (
         one.to_json()

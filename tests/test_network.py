@@ -298,7 +298,8 @@ def test_a_head_of_which_one_position_counts(kind: type[Tokens], place: int, nam
 def test_another_pooling_of_positions_is_refused() -> None:
     refuse(
         MaxOverTokens(),
-        r"by its mean over positions, the first or the last\), nor a sum of some; pass head='module.name' .* candidates: fc$",
+        r"by its mean over positions, the first or the last\), nor a sum of some: the network takes the maximum over the "
+        r"positions of 'fc'; pass head='module.name' .* candidates: fc$",
     )
 
 
@@ -640,6 +641,7 @@ AFTER: dict[str, Callable[[Tensor], Tensor]] = {
     "a log-softmax": lambda logits: logits.log_softmax(1),
     "a sigmoid": lambda logits: logits.sigmoid(),
     "a ReLU": lambda logits: logits.relu_(),
+    "a tanh": lambda logits: logits.tanh(),
 }
 
 
@@ -704,6 +706,23 @@ def test_a_sum_of_heads_on_several_inputs() -> None:
     wanted = torch.cat([0.25 * model.first.weight - 1.5 * model.third.weight, 0.75 * model.second.weight], dim=1)
     torch.testing.assert_close(head.weight, wanted.detach())
     assert torch.equal(expect(model, head.name, features, logits, head=head.name).weight, head.weight)
+
+
+def test_the_mean_of_eight_heads() -> None:
+    """As EfficientViM distilled has it, more than are tried in every combination."""
+
+    class Eight(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleList(nn.Linear(D, C) for _ in range(8))
+
+        def finish(self, x: Tensor) -> Any:
+            return sum(head((20 * x + place).sin()) for place, head in enumerate(self.heads)) / 8
+
+    network = Network(Eight())
+    head = network.find_head(pixels(8))
+    assert head.name == " | ".join(f"0.125*heads.{place}" for place in range(8)) and head.n_features == 8 * D
+    network.read(pixels())
 
 
 @pytest.mark.parametrize("share", [0.4, 1 / 3])
@@ -803,7 +822,29 @@ class SqueezeNetLike(ConvThenPool):
 
 
 def test_relu_between_convolution_and_pooling() -> None:
-    refuse(SqueezeNetLike(), r"the logits \(2, 3\) are not the output of any .* candidates: conv_head$")
+    refuse(
+        SqueezeNetLike(),
+        r"the logits \(2, 3\) are not the output of any .*: the network applies a ReLU at every position of 'conv_head' "
+        r"before it takes the mean; .* candidates: conv_head$",
+    )
+
+
+class VoloLike(Net):
+    """A head, and the maximum over the positions of another."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.aux, self.share = nn.Linear(D, C), share
+
+    def forward(self, x: Tensor) -> Any:
+        tokens = self.map(x).flatten(2).mT
+        return self.share * self.fc(tokens[:, 0]) + 0.5 * self.aux(tokens).amax(1)
+
+
+def test_a_maximum_over_positions() -> None:
+    refuse(
+        VoloLike(1), ": the network adds up 1 of 'fc' and 0.5 of the maximum over the positions of 'aux'; pass head="
+    )
 
 
 def test_named_convolution_stands_for_the_logits(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
+from torch import nn
 
 import subspect
 from conftest import PIXELS, Tiny
@@ -233,6 +234,29 @@ def test_strips_are_of_the_images_in_and_outside_the_class(study: Study) -> None
                 order = sorted(np.flatnonzero(rows), key=lambda row: (-values[row], chunk.ids[row]))
                 assert [shot.id for shot in strips[label, feature]] == [chunk.ids[row] for row in order[:SHOWN]]
     assert "Amber: where in the image the feature is active." in made.remark
+    told = gallery_of(study, decomposition, None, None, False).remark
+    assert "Where in the image a feature is active is not shown: the report was made without the network." in told
+
+
+class Flattened(Tiny):
+    """The network reads all places at once, so that no feature has a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(6 * 6 * 6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(self.wide(self.conv(x).flatten(1)).tanh())
+        return out
+
+
+def test_why_nothing_shows_where_features_look(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    network = Network(Flattened())
+    study = subspect.observe(network, make_folder("flat", each=10), tmp_path / "flat-study", show_progress=False)
+    remark = gallery_of(study, decompose(study, 2), network, None, False).remark
+    assert (
+        "Where in the image a feature is active is not shown: the features are what 'tanh' makes, and not the" in remark
+    )
 
 
 def test_with_many_classes_the_other_pages_lie_in_a_folder(study: Study, many: Callable[..., Path]) -> None:

@@ -99,8 +99,18 @@ def test_retrain(job: subspect.Job, images: tuple[Tensor, Tensor], tmp_path: Pat
 def test_questions(job: subspect.Job, images: tuple[Tensor, Tensor]) -> None:
     one = job.decomposition.explain(Network(Distilled()), images[0][0], name="0")
     assert sum(term.contribution for term in one.terms) + one.bias == pytest.approx(one.difference, abs=1e-5)
-    assert one.maps is None  # of which head's features?
+    assert one.maps is not None
     assert job.decomposition.essentiality(repeats=2, show_progress=False).tables()
+
+
+def test_the_maps_of_both_heads_features(images: tuple[Tensor, Tensor]) -> None:
+    network = Network(Distilled())
+    network.find_head(images[0][:8])
+    maps = subspect.read_maps(network, images[0][:8]).maps
+    with torch.no_grad():
+        wanted = Distilled().conv(images[0][:8]).relu()  # of which the one reads means, the other maxima
+    assert maps is not None
+    torch.testing.assert_close(maps, torch.cat([wanted, wanted], dim=1))
 
 
 def test_another_head_is_another_study(job: subspect.Job, images: tuple[Tensor, Tensor]) -> None:

@@ -99,8 +99,8 @@ class Explanation(Result):
         dense_difference: of the dense logits of the two classes.
         image_set: where the neighbours come from.
         neighbours: images that are near by these features, the nearest first.
-        maps: feature → (height, width) where in the image it is active; None where the network has no such maps, or sees no
-            picture.
+        maps: feature → (height, width) where in the image it is active; None where there are none.
+        no_maps: why there are none, as the end of a sentence; empty where there are.
         feature_names: feature index → name, of those of these features that have one.
     """
 
@@ -119,6 +119,7 @@ class Explanation(Result):
     image_set: str
     neighbours: tuple[Neighbour, ...]
     maps: Mapping[int, npt.NDArray[np.float32]] | None
+    no_maps: str
     feature_names: Names = field(default_factory=dict)
 
     @property
@@ -161,6 +162,7 @@ class Explanation(Result):
         says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
         near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
         caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
+        caption += "\n" + self._no_maps() if self._no_maps() else ""
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
@@ -213,9 +215,8 @@ class Explanation(Result):
         label = f"label: {as_label(self.label)}" if self.label is not None else ""
         title = "\n".join(filter(None, [f"predicted: {said}; against: {against}", label, f"dense: {dense}"]))
         _show(picture, self.picture, title, 10 if len(title) < _WIDE else 8)
-        figure.suptitle(
-            as_label(f"{Path(self.name).name}, {self.decomposition}", _TITLE), fontsize=8, x=0.01, ha="left"
-        )
+        told = filter(None, [f"{Path(self.name).name}, {self.decomposition}", self._no_maps()])
+        figure.suptitle("\n".join(as_label(line, _TITLE) for line in told), fontsize=8, x=0.01, ha="left")
         self._draw_bars(bars)
         if looked and self.maps is not None and self.picture is not None:
             for place, term in enumerate(looked):
@@ -231,6 +232,10 @@ class Explanation(Result):
                 title = as_label(neighbour.label) + (f"\npredicted: {as_label(neighbour.prediction)}" if wrong else "")
                 _show(parts[-1].add_subplot(1, _NEAREST, place + 1), neighbour.picture, title)
         return figure
+
+    def _no_maps(self) -> str:
+        """Say why nothing shows where features look; nothing where something does, or there is nothing to look at."""
+        return f"where features look is not shown: {self.no_maps}" if self.no_maps and self.picture is not None else ""
 
     def _draw_bars(self, bars: Axes) -> None:
         """Draw what each feature says, the rest of them together, the biases, and the sum."""
@@ -307,6 +312,7 @@ def explain(
     likely = dict.fromkeys([*dense.argsort(descending=True, stable=True)[:2].tolist(), label, other])
     names = decomposition.class_names
     used = [term.feature for term in found]
+    no_maps = read.reason or ("" if given.in_place else "what the network sees of the image is no picture")
     return Explanation(
         name=name,
         picture=given.picture,
@@ -322,9 +328,8 @@ def explain(
         dense_difference=float(dense[label] - dense[other]),
         image_set=decomposition.chosen_on[0],
         neighbours=_nearest(study, decomposition, found, name, network.preprocessing),
-        maps=None
-        if read.maps is None or not given.in_place
-        else {one: read.maps[0, one].cpu().numpy() for one in used},
+        maps=None if read.maps is None or no_maps else {one: read.maps[0, one].cpu().numpy() for one in used},
+        no_maps=no_maps,
         feature_names=occurring(used, study.feature_names),
     )
 

@@ -36,9 +36,10 @@ from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.measuring.fidelity import Estimate, percent, wilson
+from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names
 from subspect.networks.network import Network
-from subspect.networks.summands import with_layers
+from subspect.networks.summands import is_linear, with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.first_images import find_head
 from subspect.studies.parts import hashed
@@ -89,9 +90,8 @@ def train(
     match = match_classes(source, head.n_classes, network.class_names, class_map)
     model = decomposition.apply(network.model) if decomposition else copy.deepcopy(network.model)
     layers = layer_names(model, settings.layers, head.layers)
-    bare = [name for name in head.layers if network.model.get_submodule(name).bias is None]
-    if decomposition is not None and bare:
-        raise SubspectError(f"the head {bare[0]!r} has no bias, so a decomposed head cannot be written in its form")
+    if decomposition is not None:
+        _check_form(network, head)
     at = hashed([source.id(position) for position in range(len(source))]) < 1 - settings.held_out
     kept, held = np.flatnonzero(at), np.flatnonzero(~at)
     if len(kept) < settings.batch_size or not len(held):
@@ -266,6 +266,20 @@ def _refuse_study(folder: Path) -> None:
     """Keep a training out of a study's folder."""
     if any((place / "study.json").exists() for place in (folder, *folder.absolute().parents)):
         raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
+
+
+def _check_form(network: Network, head: Head) -> None:
+    """Refuse a head in whose form a decomposed one, which has a bias and zeros, cannot be written.
+
+    Raises:
+        SubspectError: it has no bias, or is no linear layer.
+    """
+    for name in head.layers:
+        layer = network.model.get_submodule(name)
+        if is_linear(layer) and layer.bias is not None:
+            continue
+        why = "has no bias" if is_linear(layer) else f"is a {type(layer).__name__} and no nn.Linear"
+        raise SubspectError(f"the head {name!r} {why}, so a decomposed head cannot be written in its form")
 
 
 def _plain(model: nn.Module, head: Sequence[str], given: nn.Module) -> nn.Module:

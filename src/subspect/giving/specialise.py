@@ -41,7 +41,7 @@ from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
-from subspect.networks.summands import is_convolution, with_layers
+from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
@@ -229,6 +229,8 @@ def _smaller(
             )
         if len(used) < len(kept) and len(head.layers) > 1:
             why = "because the head is a sum of several layers"
+        elif len(used) < len(kept) and not is_linear(network.model.get_submodule(head.layers[0])):
+            why = "because the head is neither an nn.Linear nor a 1×1 convolution"
         elif len(used) < len(kept):
             narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
             small = _cut(decomposition, labels, left)
@@ -269,6 +271,10 @@ def check_pruning() -> None:
 
 def _rows(old: nn.Module, labels: Sequence[int]) -> nn.Module:
     """Return a dense head with the rows of some classes alone."""
+    if not is_linear(old):
+        weight, bias = affine(old)
+        old = nn.Linear(weight.shape[1], len(weight))
+        old.weight, old.bias = nn.Parameter(weight), nn.Parameter(bias)
     made = copy.deepcopy(cast(nn.Linear, old))
     if len(made.weight) == 1:  # of two classes, which are both there
         return made

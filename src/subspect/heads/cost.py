@@ -15,8 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from subspect.heads.head import DecomposedHead
+from subspect.heads.placing import decomposed_layers
 from subspect.images.inputs import Pixels, called, moved
 from subspect.networks.finding import Head
+from subspect.networks.summands import affine
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ def size_of(model: nn.Module, head: Head, pixels: Pixels) -> NetworkSize:
     with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
         called(model, moved(pixels[:1], next(model.parameters()).device))
     multiplications = counter.get_total_flops() // 2
-    for layer in (model.get_submodule(name) for name in head.layers):
-        if isinstance(layer, DecomposedHead) and layer.kernel_for(1) != "dense":  # not among what is counted
+    decomposed = dict(decomposed_layers(model, head.name))
+    for layer in decomposed.values():
+        if layer.kernel_for(1) != "dense":  # not among what is counted
             multiplications += layer.multiplications
-    firsts = (model.get_submodule(group[0].name) for group in head.groups)
-    features = sum(int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0)) for layer in firsts)
+    features = sum(layer.in_features for layer in decomposed.values()) or sum(
+        affine(model.get_submodule(group[0].name))[0].shape[1] for group in head.groups
+    )
     return NetworkSize(sum(parameter.numel() for parameter in model.parameters()), multiplications, features)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from subspect.heads.head import DecomposedHead
 from subspect.heads.supports import Supports
@@ -35,7 +36,8 @@ def with_decomposed(model: nn.Module, head: str, whole: DecomposedHead) -> nn.Mo
         first, *others = group
         width = affine(model.get_submodule(first.name))[0].shape[1] if len(names_of(groups)) > 1 else whole.in_features
         own = _columns(whole, start, start + width, first.factor, bias=not start)
-        makes[first.name] = lambda old, own=own: fitted(old, own)  # type: ignore[misc]
+        unit = first.position == "unit"
+        makes[first.name] = lambda old, own=own, unit=unit: OnUnit(fitted(old, own)) if unit else fitted(old, own)  # type: ignore[misc]
         for other in others:
             makes[other.name] = lambda old, classes=whole.out_features: _nothing(old, classes)  # type: ignore[misc]
         start += width
@@ -46,7 +48,7 @@ def fitted(old: nn.Module, head: DecomposedHead) -> DecomposedHead:
     """Return a copy of a decomposed head of the kind, in the place, the type and the mode of the layer that it replaces."""
     made = copy.deepcopy(head)
     made.convolution = is_convolution(old)
-    weight: Tensor = old.weight  # type: ignore[assignment]
+    weight, _ = affine(old)
     return made.to(weight.device, weight.dtype).train(old.training)
 
 
@@ -54,8 +56,23 @@ def decomposed_layers(model: nn.Module, head: str) -> Iterator[tuple[str, Decomp
     """List the decomposed layers that stand for a head."""
     for name in names_of(read_head(head)):
         layer = model.get_submodule(name)
+        if isinstance(layer, OnUnit):
+            name, layer = f"{name}.head", layer.head
         if isinstance(layer, DecomposedHead):
             yield name, layer
+
+
+class OnUnit(nn.Module):
+    """A layer on its input (n, d) scaled to length one."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what the layer makes of the scaled input."""
+        made: Tensor = self.head(F.normalize(input, dim=1))
+        return made
 
 
 def _columns(whole: DecomposedHead, start: int, end: int, factor: float, *, bias: bool) -> DecomposedHead:

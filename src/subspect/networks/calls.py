@@ -25,7 +25,7 @@ class Seen:
 
     def at(self, position: Position) -> Tensor:
         """Return its output at a position, (n, C)."""
-        return at_position(self.result, is_convolution(self.module), position)
+        return at_position(self.result, is_convolution(self.module), "mean" if position == "unit" else position)
 
     @property
     def output(self) -> Tensor:
@@ -35,7 +35,7 @@ class Seen:
     @property
     def positions(self) -> tuple[Position, ...]:
         """Which positions there are to choose from."""
-        return get_args(Position) if self.result.ndim == 3 and not is_convolution(self.module) else ("mean",)
+        return get_args(Position)[:3] if self.result.ndim == 3 and not is_convolution(self.module) else ("mean",)
 
 
 def watch(model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module]) -> tuple[list[Seen], list[Tensor]]:

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from subspect.ground.errors import SubspectError, near, some
 from subspect.images.inputs import Pixels
 from subspect.networks.calls import Seen, logits_among, logits_in, same, tolerance, watch
+from subspect.networks.others import other_head, read_at
+from subspect.networks.probing import probed
+from subspect.networks.reasons import candidates, not_found, reason
 from subspect.networks.summands import (
     Groups,
     Position,
@@ -29,6 +32,7 @@ from subspect.networks.summands import (
     affine,
     at_position,
     is_convolution,
+    is_linear,
     joined,
     names_of,
     read_head,
@@ -97,6 +101,9 @@ def find_head_of(model: nn.Module, pixels: Pixels, name: str | None) -> Head:
     _check_task(model)
     watched = {path: module for path, module in model.named_modules(remove_duplicate=False) if _is_linear(module)}
     asked = read_head(name) if name is not None else ()
+    watched |= {
+        one: module for one, module in model.named_modules() if one in names_of(asked) and one and probed(module)
+    }
     unknown = next((one for one in names_of(asked) if one not in watched), None)
     if unknown is not None:
         raise SubspectError(
@@ -112,6 +119,7 @@ def find_head_of(model: nn.Module, pixels: Pixels, name: str | None) -> Head:
     matches = alike if name is not None else [one for one in alike if one[0] == next(iter(tensors))]
     if matches:
         which, call, position = matches[0]
+        position = position if is_linear(call.module) else read_at(call.module, call.input, call.result) or position
         _tell_others(call, {one.name for _, one, _ in alike if one.module is not call.module})
         groups: Groups = ((Summand(call.name, 1.0, position),),)
     elif name is not None:
@@ -121,7 +129,11 @@ def find_head_of(model: nn.Module, pixels: Pixels, name: str | None) -> Head:
         which, logits = next(iter(tensors.items()))
         groups = sum_of_layers(model, pixels, watched, seen, logits)
         if not groups:
-            raise SubspectError(_without_classifier(model) or _not_found(seen, tensors))
+            other, why = other_head(model, pixels, logits)
+            if other is None:
+                raise SubspectError(_without_classifier(model) or not_found(seen, tensors, why))
+            groups = ((other,),)
+            seen, _ = watch(model, pixels, {other.name: model.get_submodule(other.name)})
     return _made(model, groups, seen, which, tensors[which] if matches or name is None else None)
 
 
@@ -189,7 +201,7 @@ def _as_asked(model: nn.Module, groups: Groups, seen: list[Seen], tensors: Mappi
     if which is None:
         raise SubspectError(
             f"the layers {written(groups)!r} do not give the network's logits; "
-            + _candidates(seen, next(iter(tensors.values())))
+            + candidates(seen, next(iter(tensors.values())))
         )
     return _made(model, groups, seen, which, tensors[which])
 
@@ -240,18 +252,18 @@ def _named(name: str, module: nn.Module, seen: list[Seen], tensors: list[Tensor]
     """Return the layer that the user named as head, though the network's logits are not its output."""
     call = next((one for one in seen if one.module is module), None)
     if call is None:
-        raise SubspectError(f"head {name!r} did not run when the network did; {_candidates(seen, tensors[0])}")
+        raise SubspectError(f"head {name!r} did not run when the network did; {candidates(seen, tensors[0])}")
     logits = next((tensor for tensor in tensors if tensor.shape == call.output.shape), None)
     if logits is None:
         raise SubspectError(
             f"head {name!r} gives {tuple(call.output.shape)} but the network's logits are {tuple(tensors[0].shape)}; "
-            + _candidates(seen, tensors[0])
+            + candidates(seen, tensors[0])
         )
     log.warning(
         "the network's output is not that of the head %r%s; what the layer itself gives stands for the logits, and all "
         "figures are about it",
         name,
-        _reason([call], logits),
+        reason([call], logits),
     )
     return call
 
@@ -264,42 +276,6 @@ def _without_classifier(model: nn.Module) -> str:
         "the network has no classifier (its num_classes is 0), so what it returns are features and not logits: build it with "
         "its classes, or pass a network that ends with a linear layer on them"
     )
-
-
-def _not_found(seen: list[Seen], tensors: Mapping[int, Tensor]) -> str:
-    logits, *others = tensors.values()
-    alike = [one for one in seen if one.output.shape == logits.shape]
-    also = [one.name for other in others for one in seen if same(one.output, other)]
-    return (
-        f"head not found: the logits {tuple(logits.shape)} are not the output of any nn.Linear or 1×1 convolution (by its "
-        f"mean over positions, the first or the last), nor a sum of some{_reason(alike, logits)}"
-        + (f"; other tensors that the network returns are the output of {some(dict.fromkeys(also))}" if also else "")
-        + "; pass head='module.name' (--head) to take a layer's own output for the logits; "
-        + _candidates(seen, logits)
-    )
-
-
-def _candidates(seen: list[Seen], logits: Tensor) -> str:
-    alike = [one.name for one in reversed(seen) if one.output.shape == logits.shape]
-    if alike:
-        return f"candidates: {some(alike, 8)}"
-    others = some([f"{one.name} with {one.output.shape[-1]}" for one in reversed(seen)], 8)
-    return f"candidates: none with {logits.shape[1]} outputs (linear layers that ran: {others or 'none'})"
-
-
-def _reason(alike: list[Seen], logits: Tensor) -> str:
-    """Say what the network does between a layer of the right shape and its logits, if that is easily seen."""
-    for one in alike:
-        after = {
-            "a softmax": one.output.softmax(1),
-            "a log-softmax": one.output.log_softmax(1),
-            "a sigmoid": one.output.sigmoid(),
-            "a ReLU": one.output.relu(),
-        }
-        for function, result in after.items():
-            if same(result, logits):
-                return f": the network applies {function} after {one.name!r}"
-    return ""
 
 
 def _is_linear(module: nn.Module) -> bool:

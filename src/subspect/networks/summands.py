@@ -3,7 +3,8 @@
 As text, ``0.5*head | 0.5*head_dist``: the mean of two layers, each with an input of its own, so that the features are both
 inputs side by side. Layers on one and the same input stand in one group, ``0.5*fc + 0.5*other``, and their weights add up. A
 layer that runs at every position of a token sequence counts by its mean over the positions, ``head@first`` by the first,
-``head@last`` by the last. A plain name is a head of one layer.
+``head@last`` by the last. ``head@unit`` is a layer whose features are its input scaled to length one. A plain name is a head of
+one layer.
 
 Layers with one output are the head of a network that says yes or no: its logit z stands for two classes with opposite rows,
 (−z/2, z/2), of which a softmax makes (1 − σ(z), σ(z)).
@@ -19,10 +20,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from subspect.ground.errors import SubspectError
+from subspect.networks.probing import probed
 
-Position = Literal["mean", "first", "last"]
+Position = Literal["mean", "first", "last", "unit"]
 _TERM = re.compile(r"(?:(?P<factor>[-+.0-9e]+)\*)?(?P<name>[^*@|+\s]*)(?:@(?P<position>\w+))?")
 
 
@@ -33,7 +36,7 @@ class Summand:
     Attributes:
         name: of the module.
         factor: by which its output enters the logits.
-        position: which of its positions counts, where it runs at several.
+        position: which of its positions counts, where it runs at several; "unit" where its input counts scaled to length one.
     """
 
     name: str
@@ -82,8 +85,15 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a layer holds its weights as a linear layer or a convolution does."""
+    return is_convolution(module) or isinstance(module, nn.Linear)
+
+
 def at_position(tensor: Tensor, channels_first: bool, position: Position = "mean") -> Tensor:
     """Take a position, or the mean over all: (n, c, …) → (n, c) where channels come first, (n, …, c) → (n, c) where last."""
+    if position == "unit":
+        return F.normalize(tensor, dim=1)
     if tensor.ndim <= 2:
         return tensor
     places = tensor.flatten(2).movedim(1, 2) if channels_first else tensor.flatten(1, -2)
@@ -91,7 +101,18 @@ def at_position(tensor: Tensor, channels_first: bool, position: Position = "mean
 
 
 def affine(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight (C, d) and bias (C,) of a linear layer or a 1×1 convolution."""
+    """Return weight (C, d) and bias (C,) of a linear layer, a 1×1 convolution, or a module that computes as one.
+
+    Raises:
+        SubspectError: it doesn't.
+    """
+    if not is_linear(module):
+        found = probed(module)
+        if found is None:
+            raise SubspectError(
+                f"the head, a {type(module).__name__}, computes no linear layer; take another by head='module.name' (--head)"
+            )
+        return found
     weight: Tensor = module.weight.flatten(1)  # type: ignore[operator]
     bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[0])
     return weight, bias  # type: ignore[return-value]

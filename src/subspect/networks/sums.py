@@ -18,7 +18,8 @@ from subspect.networks.calls import Seen, logits_among, same, watch
 from subspect.networks.summands import Groups, Position, Summand, at_position, is_convolution, written
 
 log = logging.getLogger("subspect")
-_MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for
+_MOST, _TERMS = 6, 12  # layers that a head may be the sum of, and among how many they are looked for; or all of these
+_LEAST = 1e-6  # of the largest factor: a smaller one is rounding
 _MOVED = 4  # copies of the images, each moved by a pixel more, from which factors are taken
 
 
@@ -40,9 +41,9 @@ def sum_of_layers(
         for position in one.positions
         if one.at(position).shape == logits.shape and bool(one.result.isfinite().all())
     ][:_TERMS]
-    for count in range(1, min(len(terms), _MOST) + 1):
+    for count in (*range(1, min(len(terms), _MOST) + 1), *([len(terms)] if len(terms) > _MOST else [])):
         for chosen in combinations(terms, count):
-            factors = _factors([one.at(position) for one, position in chosen], logits)
+            factors = factors_of([one.at(position) for one, position in chosen], logits)
             if factors is None:
                 continue
             parts = [(*one, factor) for one, factor in zip(chosen, factors, strict=True)]
@@ -53,7 +54,7 @@ def sum_of_layers(
     return ()
 
 
-def _factors(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
+def factors_of(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
     """Return factors of outputs (n, C) whose sum is the logits; None where there are none, or too few numbers to tell."""
     columns = torch.stack([one.double().flatten() for one in outputs], dim=1).cpu()
     target = logits.double().flatten().cpu()
@@ -64,7 +65,7 @@ def _factors(outputs: Sequence[Tensor], logits: Tensor) -> list[float] | None:
     if (
         not bool(factors.isfinite().all())
         or not same(total.to(logits.dtype), logits.cpu())
-        or bool((factors == 0).any())
+        or bool((factors.abs() <= _LEAST * factors.abs().max()).any())
     ):
         return None
     rounded = [round(float(one), 4) for one in factors]

@@ -13,7 +13,6 @@ from itertools import zip_longest
 from math import isclose
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -24,7 +23,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, view, visible
 from subspect.images.sources import Images, Picture
-from subspect.networks.maps import read_maps
+from subspect.networks.maps import Read, read_maps
 from subspect.networks.network import Network
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
@@ -116,7 +115,7 @@ def gallery_of(
         )
         return Gallery({}, {}, {}, remark)
     strips = _strips(image_set, decomposition)
-    drawn = _Drawn(mapped=network is not None)
+    drawn = _Drawn("the report was made without the network" if network is None else "")
     wanted: dict[str, dict[int, float]] = {}
     for (_, feature, _), rows in strips.items():
         for id, _, value in rows:
@@ -124,8 +123,8 @@ def gallery_of(
     again = Reopened(image_set, sorted(wanted), opened)
     try:
         with progress("report", len(wanted), "images", show=show_progress) as advance:
-            for id, picture, maps, read in _pictures(again, study, network, drawn.missing):
-                drawn.add(id, wanted[id], picture, maps, read)
+            for id, picture, read in _pictures(again, study, network, drawn.missing):
+                drawn.add(id, wanted[id], picture, read)
                 advance(1)
     except NoPicture as error:  # a network's inputs are all of one shape
         return Gallery({}, {}, {}, f"There are no pictures of {image_set.name!r} to show: {error}.")
@@ -134,7 +133,7 @@ def gallery_of(
     def shot(feature: int, id: str, label: int, value: float) -> Shot:
         return Shot(drawn.pictures.get((id, feature), ""), id, names[label], value)
 
-    remark = _remark(image_set, network, drawn.mapped, drawn.missing, opened)
+    remark = _remark(image_set, drawn.no_maps, drawn.missing, opened)
     remark += _others(image_set, sorted({*drawn.others, *again.changed}))
     return Gallery(*_arranged(strips, shot), remark)
 
@@ -179,26 +178,25 @@ def _arranged(
 
 @dataclass
 class _Drawn:
-    """What was drawn so far: (id, feature) → picture; reasons by id of what couldn't be read; ids of other images."""
+    """What was drawn so far: why there are no maps; (id, feature) → picture; reasons by id of what couldn't be read; ids of
+    other images.
+    """
 
-    mapped: bool
+    no_maps: str
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
-    def add(
-        self,
-        id: str,
-        values: Mapping[int, float],
-        picture: Image.Image,
-        maps: npt.NDArray[np.float32] | None,
-        read: npt.NDArray[np.float32] | None,
-    ) -> None:
+    def add(self, id: str, values: Mapping[int, float], picture: Image.Image, read: Read | None) -> None:
         """Draw an image for each of its features, whose stored values tell whether it is the image that was observed."""
-        if read is not None and not all(isclose(read[one], value, **_SAME) for one, value in values.items()):
+        if read is not None and not all(
+            isclose(float(read.features[one]), value, **_SAME) for one, value in values.items()
+        ):
             self.others.append(id)
         small = fit(picture, SIDE)
-        self.mapped = self.mapped and maps is not None
+        maps = None if read is None or read.maps is None else read.maps.cpu().numpy()
+        if read is not None and maps is None:
+            self.no_maps = read.reason
         plain = data_uri(small) if maps is None else ""
         for feature in values:
             self.pictures[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
@@ -217,7 +215,7 @@ def _others(image_set: ImageSet, ids: Sequence[str]) -> str:
     return f" {len(ids)} images are not those that were observed: {some(ids, 3)}."
 
 
-_Shown = tuple[str, Image.Image, npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]
+_Shown = tuple[str, Image.Image, Read | None]
 
 
 def _strips(image_set: ImageSet, decomposition: Decomposition) -> dict[tuple[int, int, str], _Rows]:
@@ -251,7 +249,7 @@ def _rows(top: TopImages, column: int) -> _Rows:
 
 
 def _pictures(again: Reopened, study: Study, network: Network | None, missing: dict[str, str]) -> Iterator[_Shown]:
-    """Open images; with a network also return what it sees of each, the maps (d, height, width) and the features (d,).
+    """Open images; with a network also return what it sees of each and what it makes of it, without the axis of the batch.
 
     Raises:
         NoPicture: the images are such that there is nothing to look at.
@@ -273,7 +271,7 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: d
             shown.append((id, picture))
             pixels += [] if tensor is None else [tensor]
         if network is None or len(pixels) < len(shown):
-            yield from ((id, picture, None, None) for id, picture in shown)
+            yield from ((id, picture, None) for id, picture in shown)
         else:
             yield from _with_maps(network, shown, pixels)
 
@@ -299,20 +297,16 @@ def _with_maps(network: Network, shown: list[tuple[str, Image.Image]], pixels: l
         head_of(network, batch)
         read = read_maps(network, batch)
         for row, place in enumerate(places):
-            maps = None if read.maps is None else read.maps[row].cpu().numpy()
-            yield *shown[place], maps, read.features[row].cpu().numpy()
+            maps = None if read.maps is None else read.maps[row]
+            yield *shown[place], Read(read.features[row].cpu(), read.logits[row], maps, read.reason)
 
 
-def _remark(
-    image_set: ImageSet, network: Network | None, mapped: bool, missing: dict[str, str], opened: Images | None
-) -> str:
+def _remark(image_set: ImageSet, no_maps: str, missing: dict[str, str], opened: Images | None) -> str:
     remark = f"Images of {image_set.name!r} that activate a feature most."
-    if mapped:
-        remark += " Amber: where in the image the feature is active."
-    elif network is None:
-        remark += " Where in the image a feature is active is not shown, since the report was made without the network."
+    if no_maps:
+        remark += f" Where in the image a feature is active is not shown: {no_maps}."
     else:
-        remark += " Where in the image a feature is active is not shown: this network pools no map of its features."
+        remark += " Amber: where in the image the feature is active."
     if not image_set.labelled:
         remark += " There are no labels: the class is the network's own prediction."
     if missing:
