@@ -224,6 +224,13 @@ class Affine(nn.Module):
         return self.scale * x + self.offset
 
 
+class PlainNorm(nn.RMSNorm):
+    """An RMS norm in plain arithmetic, its weights reshaped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.weight.reshape(1, -1)
+
+
 class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1)
@@ -257,6 +264,7 @@ AFTER: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: nn.LayerNorm(WIDTH),
     "batch norm": lambda: nn.BatchNorm1d(WIDTH),
     "RMS norm": lambda: nn.RMSNorm(WIDTH),
+    "plain norm": lambda: PlainNorm(WIDTH, eps=1e-6),
     "length one": Unit,
     "affine": Affine,
     "ReLU": lambda: nn.ReLU(inplace=True),

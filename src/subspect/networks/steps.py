@@ -75,9 +75,16 @@ def step_of(function: _Function, args: tuple[Any, ...], kwargs: Mapping[str, Any
     if not args or function not in _STEPS:
         return None
     givens = args[:2] if function in _EITHER else args[:1]
-    vectors = [one for one in givens if not isinstance(one, nn.Parameter) and vector_in(one, images) is not None]
+    vectors = [
+        one for one in givens if not _is_weight(one) and vector_in(one, images) is not None and one[0].numel() > 1
+    ]
     given = vector_in(vectors[0], images) if len(vectors) == 1 else None  # of two, neither goes through the other
     return None if given is None else _STEPS[function](given, *args[1:], **kwargs)
+
+
+def _is_weight(one: object) -> bool:
+    """Tell whether a tensor is a parameter or looks at one, which for a single image might be taken for a vector of it."""
+    return isinstance(one, nn.Parameter) or (isinstance(one, Tensor) and isinstance(one._base, nn.Parameter))
 
 
 def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Begun | None:
