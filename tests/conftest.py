@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -31,6 +32,8 @@ from subspect.studies.rows import Block
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test is one of time
+hypothesis.settings.load_profile("untimed")
 
 #: files that take longest, which come first, so that no process is left alone with one of them at the end
 FIRST = (

@@ -31,6 +31,12 @@ NOT_RUN = {
     "python benchmarks/solvers.py --data DIR --only matched": "minutes, on real data",
     "git clone https://github.com/akshaybadola/decomposing-the-deep CLONE": "downloads",
     "python benchmarks/paper.py --data DIR --csg CLONE": "hours, on real data",
+    "python benchmarks/architectures.py --library timm --most 120 --json timm.jsonl": "an hour",
+    **{
+        f"python benchmarks/architectures.py --library {name} --family --most 200 --json {name}.jsonl --table": "minutes; "
+        "tests/test_architectures.py looks at each"
+        for name in ("timm", "torchvision", "transformers")
+    },
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.

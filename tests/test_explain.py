@@ -226,7 +226,7 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
             "bias",
             "difference",
         ),
-        *("dense", "dense_difference", "image_set", "neighbours", "feature_names"),
+        *("dense", "dense_difference", "image_set", "neighbours", "no_maps", "feature_names"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
     assert value["dense"] == one.dense and value["predicted"] == one.predicted
@@ -369,9 +369,8 @@ def test_without_maps_and_with_many_features(make_folder: Callable[..., Path], t
     subspect.observe(network, make_folder("test", each=5, seed=1), tmp_path / "study", "test", batch_size=16)
     one = explain(study, decompose(study, 15, method="contribution"), network=network, image=images / "a/000.png")
     assert one.maps is None and len(one.terms) > 12
-    assert one.no_maps == one.to_json()["no_maps"] and one.no_maps.startswith(
-        "the features are not the mean or the maximum"
-    )
+    said = "the features are what 'relu' makes, and not the mean or the maximum over the places of a map"
+    assert one.no_maps == one.to_json()["no_maps"] == said
     assert f"where features look is not shown: {one.no_maps}" in str(one.tables()[0].caption)
     figure = one.plot()
     assert figure.get_suptitle().endswith(f"\nwhere features look is not shown: {one.no_maps}")
