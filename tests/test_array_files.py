@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+import subspect
+from conftest import PIXELS as PREPARED
 from packed import labels_of, pixels_of, stored
 from subspect.ground.errors import SubspectError
 from subspect.images.opening import open_images, reopened_images
@@ -56,6 +59,15 @@ def test_floating_arrays_are_ready_and_not_opened_again_by_a_study(tmp_path: Pat
     np.save(tmp_path / "a.npy", PIXELS.astype(np.float32))
     images = open_images(tmp_path / "a.npy")
     assert images.ready and images.place is None
+
+
+def test_preprocessing_that_floating_arrays_are_not_given_is_told(
+    tiny: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "a.npy", np.moveaxis(PIXELS, -1, 1).astype(np.float32))
+    network = subspect.Network(tiny, preprocessing=PREPARED)
+    subspect.observe(network, tmp_path / "a.npy", tmp_path / "study", show_progress=False)
+    assert "taken as ready for the network, and the preprocessing (no resize, no centre crop, mean" in caplog.text
 
 
 def test_arrays_are_named(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_a_class_without_images_has_no_overlap_to_tell(tiny: Tiny, tmp_path: Pat
     study = subspect.observe(subspect.Network(tiny), (torch.rand(60, 3, 8, 8), np.arange(60) % 2), tmp_path / "study")
     text = page(study, decompose(study, 2))
     assert text.count("two draws of the images overlap by") == 2 and "it keeps all 6 of its dense weights" in text
+    assert "features for each class that images were seen of; the other 1 keep all</div>" in text
 
 
 def test_the_report_of_a_network_that_always_says_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -30,11 +31,14 @@ def project() -> dict[str, Any]:
 def test_versions_and_extras_are_those_declared(project: dict[str, Any]) -> None:
     made = doctor()
     assert made.versions["Python"] == platform.python_version() and made.versions["torch"] == torch.__version__
-    assert set(made.versions) == {
-        "Python",
-        "subspect",
-        *(line.partition(">")[0].replace("_", "-") for line in project["dependencies"]),
-    }
+    needed = {re.split("[>=; ]", line)[0].replace("_", "-") for line in project["dependencies"]}
+    of_extras = {re.split("[>=; ]", one)[0] for extra in EXTRAS for one in project["optional-dependencies"][extra]}
+    found = {name.replace("_", "-") for name in made.versions}
+    assert (
+        {"Python", "subspect", *needed}
+        <= found
+        <= {"Python", "subspect", *needed, *(one.replace("_", "-") for one in of_extras)}
+    )
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev", "benchmarks"}
     assert made.devices[0] == "cpu" and made.threads == torch.get_num_threads()
 
@@ -59,7 +63,10 @@ def test_what_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(module, "package", fails)
     monkeypatch.setattr(metadata, "version", lambda name: "1.0")
-    assert doctor().problems == tuple(f"{name} does not fit torch" for name in ("torchvision", "timm", "transformers"))
+    made = doctor()
+    assert made.problems == tuple(f"{name} does not fit torch" for name in ("torchvision", "timm", "transformers"))
+    assert made.unusable == ("torchvision", "timm", "hf") and made.versions["timm"] == "1.0"
+    assert "nothing, but it cannot be used: see the problem" in made._repr_html_()
 
 
 def test_on_the_command_line() -> None:

@@ -14,6 +14,7 @@ from conftest import Tiny, reseal
 from planted import observed, pictures, planted, promised, wide_study
 from subspect import Auto, Study, SubspectError, decompose
 from subspect.choosing.options import METHODS
+from subspect.heads.shown import features
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,15 @@ def test_a_class_without_images(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCa
         assert made.unseen == (2,) and made.supports.sizes.tolist() == [2, 2, 6]
         assert torch.equal(made.layer().dense_weight()[2], tiny.fc.weight[2])
         assert made.rows(2)[0].frequency == 0
+        shown = features(made, 2)
+        assert "it keeps its dense row, all 6 features, of which 6 are shown" in str(shown.caption)
+        assert [str(column.header) for column in shown.columns] == [
+            "feature",
+            "weight",
+            "frequency",
+            "mean",
+            "contribution",
+        ]
     subspect.observe(subspect.Network(tiny), (torch.rand(9, 3, 8, 8), np.arange(9) % 3), tmp_path / "study", "test")
     note = subspect.evaluate(study, decompose(study, 2)).note
     assert "3 are of classes that had no image to choose features on and keep their dense row" in note

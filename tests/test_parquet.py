@@ -186,6 +186,16 @@ def test_paths_in_a_column_are_relative_to_the_file(folder: Path, tmp_path: Path
             open_images(write(path, path=["a/000.png", odd]))
 
 
+def test_a_column_that_may_hold_labels_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = files_of(folder)
+    path = write(folder / "list.parquet", file=[one for one, _, _ in files], cat=[name for _, name, _ in files])
+    assert not open_images(path).labelled
+    assert (
+        "labels: no column of" in caplog.text
+        and "name it by --label-column (label_column=): cat (string)" in caplog.text
+    )
+
+
 def test_paths_beside_bytes_lead_outside_only_if_asked(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     cells = [

@@ -84,6 +84,19 @@ def test_a_set_whose_manifest_is_misshaped(study: Study, changes: dict[str, obje
 def test_a_huge_unfinished_set_takes_no_time(study: Study) -> None:
     reseal(study.path / "sets/train/set.json", images=10**12, complete=False)
     assert study.unfinished == ["train"] and not study.unfinished.count("test")
+    reseal(study.path / "sets/test/set.json", complete=False)
+    with pytest.raises(SubspectError, match="no image set 'none' in .*; it has: none; unfinished: .*test"):
+        study.image_set("none")
+
+
+def test_a_set_of_another_name_that_is_unfinished_is_told(study: Study) -> None:
+    shutil.rmtree(study.path / "sets/train")
+    reseal(study.path / "sets/test/set.json", complete=False)
+    again = Study.open(study.path)
+    for on in (None, "test"):
+        for method in ("pursuit", "frequency"):
+            with pytest.raises(SubspectError, match="image set 'test' in .* is unfinished: .* again to resume"):
+                subspect.decompose(again, 2, method=method, on=on)
 
 
 def test_manifests_of_another_kind(study: Study) -> None:

@@ -99,7 +99,7 @@ def decompose_each(
     suffix = (f"-pool{pool}" if pool else "") + (
         "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
     )
-    suffix += "" if on is None or on == study.set_names[0] else f"-on-{on}"
+    suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out)
     found = choose(seen, sizes, method, refit, pool, show_progress=show_progress)

@@ -104,7 +104,8 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target,
     if on is None and not names and not study.unfinished:
         raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
     unfinished_train = "train" in study.unfinished and on is None
-    image_set = study.image_set(on if on is not None else "train" if unfinished_train else names[0])
+    first = "train" if unfinished_train else [*names, *study.unfinished][0]  # of an unfinished one it is said
+    image_set = study.image_set(on if on is not None else first)
     if target == "labels" and not image_set.labelled:
         raise SubspectError(f"target 'labels' needs labels, and {image_set.name!r} has none; take target 'dense'")
     others = [name for name in names if name != image_set.name]

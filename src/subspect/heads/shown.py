@@ -40,7 +40,7 @@ def class_features(decomposition: Decomposition, label: int, most: int) -> str:
 
 
 def features(decomposition: Decomposition, label: int | str) -> Table:
-    """Return a row for each feature of a class: weight, frequency, mean and mean contribution.
+    """Return a row for each feature of a class: weight, frequency, mean and mean contribution; of a dense row the first 20.
 
     Raises:
         SubspectError: there is no such class.
@@ -51,7 +51,15 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
     for column in ("feature", "weight", "frequency", "mean", "contribution"):
         table.add_column(column, justify="right")
-    if decomposition.trust is not None:
+    unseen = label in decomposition.unseen
+    rows = decomposition.rows(label)
+    if unseen:
+        rows = rows[:_FEATURES]
+        table.caption = (
+            f"no images of this class were seen when features were chosen: it keeps its dense row, all "
+            f"{decomposition.supports.n_features:,} features, of which {len(rows)} are shown"
+        )
+    elif decomposition.trust is not None:
         table.add_column("stability", justify="right")
         table.add_column("substitutes")
         overlap = decomposition.trust.jaccard[label].item()
@@ -60,7 +68,7 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             "features could stand in, and the share of the feature's worth that they make good"
         )
     names = decomposition.feature_names
-    for row in decomposition.rows(label):
+    for row in rows:
         cells = [
             shown(row.feature, names),
             f"{row.weight:.3f}",
@@ -68,7 +76,7 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             f"{row.mean:.3f}",
             f"{row.contribution:.3f}",
         ]
-        if row.stability is not None:
+        if row.stability is not None and not unseen:
             cells += [
                 f"{100 * row.stability:.0f} %",
                 ", ".join(f"{shown(f, names)} ({100 * share:.0f} %)" for f, share in row.substitutes),

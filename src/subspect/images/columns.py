@@ -5,11 +5,14 @@ A choice is made only where there is one: of two columns that would do, both are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.images.sources import what_labels_are
+
+log = logging.getLogger("subspect")
 
 IMAGE_NAMES = frozenset(
     "image images img imgs picture photo pixel pixels jpg jpeg png webp path file file_name file_path filename filepath".split()
@@ -64,7 +67,16 @@ def label_column(columns: Sequence[Column], asked: str | None, where: str) -> st
     if asked == NO_COLUMN and all(column.name != NO_COLUMN for column in columns):
         return None
     option = f"--label-column (label_column=), or {NO_COLUMN!r} for no labels"
-    return _found(columns, asked, LABEL_NAMES, "labels", option, where)
+    found = _found(columns, asked, LABEL_NAMES, "labels", option, where)
+    others = [column for column in columns if column.fits]
+    if found is None and others:
+        log.warning(
+            "labels: no column of %s is called as labels usually are; if one holds them, name it by --label-column "
+            "(label_column=): %s",
+            where,
+            listed(others),
+        )
+    return found
 
 
 def _found(

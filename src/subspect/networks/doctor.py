@@ -34,11 +34,13 @@ class Doctor(Result):
     """What is installed here.
 
     Attributes:
-        versions: of Python, subspect, torch and every package that subspect needs; None where one is not installed.
+        versions: of Python, subspect, torch and every package that subspect needs, and of the extras' that are installed; None
+            where one is not installed.
         devices: that a network can run on, as ``--device`` takes them.
         threads: that PyTorch computes with.
         missing: extra → its packages that are not installed; empty for an extra that is complete.
         problems: what is installed and cannot be used.
+        unusable: the extras that these problems concern.
     """
 
     versions: Mapping[str, str | None]
@@ -46,6 +48,7 @@ class Doctor(Result):
     threads: int
     missing: Mapping[str, tuple[str, ...]]
     problems: tuple[str, ...]
+    unusable: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -66,11 +69,12 @@ class Doctor(Result):
         here.add_row("threads", str(self.threads))
         for problem in self.problems:
             here.add_row("problem", problem)
-        extras = Table(title="extras: pip install -e '.[EXTRA]'", title_justify="left")
+        extras = Table(title="extras: pip install -c constraints.txt '.[EXTRA]'", title_justify="left")
         for column in ("extra", "for", "missing"):
             extras.add_column(column, overflow="fold")
         for extra, packages in self.missing.items():
-            extras.add_row(extra, EXTRAS[extra], ", ".join(packages) or "nothing")
+            whole = "nothing, but it cannot be used: see the problem" if extra in self.unusable else "nothing"
+            extras.add_row(extra, EXTRAS[extra], ", ".join(packages) or whole)
         return [here, extras]
 
 
@@ -82,12 +86,16 @@ def doctor() -> Doctor:
     devices = ["cpu", *(f"cuda:{one}" for one in range(torch.cuda.device_count()))]
     devices += ["mps"] if torch.backends.mps.is_available() else []
     packages = {name: _version(name) for name in ("subspect", "torch", *sorted(needed - {"torch"}))}
+    others = sorted({name for extra in EXTRAS for name in extras[extra]} - set(packages))
+    packages |= {name: version for name in others if (version := _version(name)) is not None}
+    problems = _problems()
     return Doctor(
         versions={"Python": platform.python_version(), **packages},
         devices=tuple(devices),
         threads=torch.get_num_threads(),
         missing={extra: tuple(name for name in extras[extra] if _version(name) is None) for extra in EXTRAS},
-        problems=_problems(),
+        problems=tuple(dict.fromkeys(problems.values())),
+        unusable=tuple(problems),
     )
 
 
@@ -111,13 +119,13 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _problems() -> tuple[str, ...]:
-    """Say which packages that are installed cannot be imported: a torchvision of another torch, as a rule."""
-    found = []
+def _problems() -> dict[str, str]:
+    """Say of which extra a package that is installed cannot be imported: a torchvision of another torch, as a rule."""
+    found = {}
     for name, extra in (("torchvision", "torchvision"), ("timm", "timm"), ("transformers", "hf")):
         if _version(name) is not None:
             try:
                 package(name, extra, "subspect doctor")
             except SubspectError as error:
-                found.append(str(error))
-    return tuple(dict.fromkeys(found))
+                found[extra] = str(error)
+    return found

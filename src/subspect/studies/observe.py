@@ -217,6 +217,12 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     _tell_one_logit(network.head, match.names)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
+    if source.kind == "array file" and source.ready and network.preprocessing is not None:
+        log.warning(
+            "the images in the file are floating-point numbers, so they are taken as ready for the network, and the "
+            "preprocessing (%s) is not applied; store uint8 for pictures that are to be preprocessed",
+            network.preprocessing,
+        )
     _tell_labels(manifest, match.n_classes)
     log.info("%s images left: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)

@@ -227,9 +227,10 @@ class Study(StudyQuestions):
             SubspectError: there is no image set of that name, or it isn't finished.
         """
         if name not in self.set_folders():
-            known = self.set_names
+            known, begun = self.set_names, self.unfinished
             raise SubspectError(
                 f"no image set {name!r} in {self.path}{near(name, known)}; it has: {some(known) or 'none'}"
+                + (f"; unfinished: {some(begun)}" if begun else "")
             )
         image_set = self.as_set(name, self.manifest(name))
         if not image_set.manifest.complete:
