@@ -97,7 +97,9 @@ def test_arrays_are_named(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(SubspectError, match=rf"a\{suffix} cannot be read \(.+\); save images as an array of numbers"):
+    with pytest.raises(
+        SubspectError, match=rf"a\{suffix} cannot be read \(.+\); save arrays of numbers, labels as class indices"
+    ):
         open_images(path)
 
 

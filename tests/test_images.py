@@ -1017,6 +1017,7 @@ def test_a_pair_without_labels() -> None:
         ([0.0, 1.0], "2 of type float64"),
         ([True, False], "2 of type bool"),
         (["cat", "dog"], "2 of type <U3"),
+        (["a", "b"], r"2 of type <U1; names are matched where they come from a folder, .* give class indices"),
         (torch.eye(2), r"\(2, 2\) of type float32; several numbers for an image are a multi-label target"),
         (np.eye(2, dtype=np.int64), r"\(2, 2\) of type int64; several numbers .* or no labels"),
         (np.ones((2, 5)), r"\(2, 5\) of type float64; several numbers .* labels.argmax\(1\)"),

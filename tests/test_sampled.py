@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import subspect
 from commands import MODEL, command
-from conftest import Tiny
+from conftest import PIXELS, Tiny
 from packed import dataset_of, labels_of, members_of, pixels_of, stored, write_parquet, write_tar
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.images.folders import Files
@@ -252,3 +252,10 @@ def test_the_options_of_the_command_line(
     )
     again = command(f"observe python:model.py:declared {name} -o study --limit-per-class 8", 1)
     assert "contains other images or labels: 27 (WebDataset," in " ".join(again.output.replace("│", " ").split())
+
+
+def test_another_sample_of_the_same_folder_is_told(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder, network = make_folder("train", each=9), subspect.Network(tiny, preprocessing=PIXELS)
+    subspect.observe(network, open_images(folder, limit=12), tmp_path / "study", show_progress=False)
+    with pytest.raises(SubspectError, match="as many of the same place: another sample by --limit, other columns"):
+        subspect.observe(network, open_images(folder, limit=12, limit_seed=1), tmp_path / "study", show_progress=False)

@@ -82,7 +82,7 @@ def _read(path: Path, image: str | None, label: str | None) -> tuple[Any, Any]:
         objects = "Object arrays" in str(error) or "Python objects" in str(error)
         what = "contains Python objects, which subspect doesn't open" if objects else "cannot be read"
         raise SubspectError(
-            f"{path} {what} ({shortened(str(error).partition(chr(10))[0])}); save images as an array of numbers: "
+            f"{path} {what} ({shortened(str(error).partition(chr(10))[0])}); save arrays of numbers, labels as class indices: "
             "numpy.savez(FILE, images=…, labels=…)"
         ) from error
 

@@ -175,6 +175,8 @@ def what_labels_are(label: object) -> str:
             "image is of: give one class index for each image (for one-hot labels, the position of the 1: "
             "labels.argmax(1)), or no labels, so that the network's predictions are used instead"
         )
+    if isinstance(label, str):
+        return "; names are matched where they come from a folder, a table or shards; with arrays give class indices"
     if isinstance(label, float):
         return (
             "; floating-point numbers are a regression target, and subspect is about classes: give class indices (if these "

@@ -415,8 +415,14 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
             f"{some(given.layers) or 'none'} were given; choose another name or study, or delete "
             f"{study / 'sets' / name} to start again"
         )
+    alike = (stored.images, stored.kind, stored.root) == (given.images, given.kind, given.root) and stored.root
+    why = (
+        " (as many of the same place: another sample by --limit, other columns or labels, or changed files)"
+        if alike
+        else ""
+    )
     return (
         f"image set {name!r} in {study} contains other images or labels: {stored.images:,} ({stored.kind}, "
         f"{stored.root or stored.fingerprint[:12]}), but these are {given.images:,} ({given.kind}, "
-        f"{given.root or given.fingerprint[:12]}); choose another name or study, or delete {study / 'sets' / name}"
+        f"{given.root or given.fingerprint[:12]}){why}; choose another name or study, or delete {study / 'sets' / name}"
     )
