@@ -116,6 +116,12 @@ def test_a_set_without_labels_or_files(tmp_path: Path) -> None:
     ):
         study.export_features(tmp_path / "out", format="fiftyone")
     (tmp_path / "images").mkdir()
+    with pytest.raises(
+        SubspectError, match=r"none of the 20 images of 'train' is in .*images \(looked for 0, 1, 2, .* under"
+    ):
+        study.export_features(tmp_path / "out", format="fiftyone", images=tmp_path / "images")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "images/3").write_bytes(b"")
     made = study.export_features(tmp_path / "out", format="fiftyone", images=tmp_path / "images")
     samples = json.loads((made.path / "samples.json").read_text())["samples"]
     assert len(samples) == 20 and not any("ground_truth" in sample for sample in samples)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse
 import torch
@@ -381,3 +383,24 @@ def test_a_full_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "shard_bytes", lambda width, rows: 2**60)
     with pytest.raises(SubspectError, match="not enough disk for the study"):
         from_features(X, W, B, tmp_path / "study")
+
+
+def test_a_frames_columns_are_names_and_must_keep_their_order(tmp_path: Path) -> None:
+    columns = [f"c{n}" for n in range(X.shape[1])]
+    frames: list[Any] = [pd.DataFrame(X, columns=columns), pl.DataFrame(X, schema=columns)]
+    for number, frame in enumerate(frames):
+        study = from_features(frame, W, B, tmp_path / str(number), labels=Y, show_progress=False)
+        assert dict(study.feature_names) == dict(enumerate(columns))
+        with pytest.raises(
+            SubspectError, match="'c11' is feature 11 in the study .*, and 0 here: give the features in the order"
+        ):
+            from_features(frame[columns[::-1]], W, B, tmp_path / str(number), name="test", show_progress=False)
+    assert not from_features(pd.DataFrame(X), W, B, tmp_path / "numbers", show_progress=False).feature_names
+
+
+def test_a_name_of_several_classes_is_refused(tmp_path: Path) -> None:
+    names = ["a", "a", *(f"n{n}" for n in range(len(W) - 2))]
+    made = from_features(X, W, B, tmp_path / "s", labels=Y, class_names=names, show_progress=False).decompose(k=2)
+    with pytest.raises(SubspectError, match="2 classes are called 'a'; name one by its index: 0, 1"):
+        made.label("a")
+    assert made.label("1") == made.label(1) == 1

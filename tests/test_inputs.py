@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -353,3 +354,13 @@ def test_examples_of_other_lengths_are_told_by_name() -> None:
 
     with pytest.raises(SubspectError, match=r"of different sizes: 0 is input_ids \(1,\), 1 is input_ids \(2,\) after"):
         next(batches(open_images(Ragged()), None, None, [[0, 1]]))
+
+
+def test_tokens_of_a_hugging_face_data_set(text: subspect.Job, tmp_path: Path) -> None:
+    items = _Encoded()
+    rows = {"input_ids": items.ids.tolist(), "attention_mask": items.mask.tolist()}
+    whole = datasets.Dataset.from_dict({"text": ["words"] * _IMAGES, **rows, "label": [n % 3 for n in range(_IMAGES)]})
+    for number, given in enumerate((whole, whole.with_format("torch"))):
+        study = subspect.observe(subspect.Network(_Text()), given, tmp_path / str(number), show_progress=False)
+        chunk, wanted = study.image_set("train").whole(), text.study.image_set("train").whole()
+        assert np.array_equal(chunk.features, wanted.features) and np.array_equal(chunk.labels, wanted.labels)

@@ -197,7 +197,16 @@ def _info(study: Study, image_set: ImageSet) -> dict[str, Any]:
 
 
 def _tell(missing: Sequence[str], image_set: ImageSet, root: Path) -> None:
-    """Warn of images that aren't where the files say."""
+    """Warn of images that aren't where the files say.
+
+    Raises:
+        SubspectError: none of them is.
+    """
+    if len(missing) == len(image_set):
+        raise SubspectError(
+            f"none of the {len(image_set):,} images of {image_set.name!r} is in {root} (looked for {some(missing, 3)}); say "
+            "where they are now (images=, --images), under their ids"
+        )
     if missing:
         log.warning(
             "%s of %s images are not in %s: %s; say where they are now: --images FOLDER",

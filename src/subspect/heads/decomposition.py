@@ -201,10 +201,13 @@ class Decomposition(DecompositionQuestions):
         """Return the index of a class that was named by its name or index; a name goes first.
 
         Raises:
-            SubspectError: there is no such class.
+            SubspectError: there is no such class, or several have the name.
         """
         names = self.class_names
         if isinstance(given, str) and given in names:
+            if names.count(given) > 1:
+                which = [index for index, name in enumerate(names) if name == given]
+                raise SubspectError(f"{len(which)} classes are called {given!r}; name one by its index: {some(which)}")
             return names.index(given)
         whole = given.isdecimal() and len(given) < 10 if isinstance(given, str) else hasattr(given, "__index__")
         index = int(given) if whole else -1

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import parse_json
-from subspect.images.columns import Column, RawLabels, image_column, label_column, raw_labels
+from subspect.images.columns import IMAGE_NAMES, Column, RawLabels, image_column, label_column, raw_labels
 from subspect.images.decoding import contents
 from subspect.images.encoded import check_size
 from subspect.images.fence import Fence
@@ -101,6 +101,12 @@ def _fits_image(kind: pa.DataType) -> int:
         position = kind.get_field_index("bytes")
         return 2 if position >= 0 and _is_bytes(kind.field(position).type) else 0
     return 2 if _is_bytes(kind) else int(_is_text(kind))
+
+
+def may_be_images(name: str, kind: pa.DataType) -> bool:
+    """Tell whether a column may contain images or paths of images: bytes may, text only under a usual name."""
+    fits = _fits_image(kind)
+    return fits == 2 or (fits == 1 and name.casefold() in IMAGE_NAMES)
 
 
 def _fits_label(kind: pa.DataType) -> int:

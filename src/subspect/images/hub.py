@@ -12,12 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import pyarrow.compute
+from torch.utils.data import Dataset as TorchDataset
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import is_file, is_folder
 from subspect.ground.packages import package, reading
-from subspect.images.cells import choose, data_of
+from subspect.images.cells import choose, data_of, may_be_images
 from subspect.images.encoded import Encoded
 from subspect.images.fence import Fence
 from subspect.images.places import written_out
@@ -97,6 +99,40 @@ class HubImages(Encoded):
             cells = rows.column(0)
             data = pyarrow.compute.struct_field(cells, "bytes") if pyarrow.types.is_struct(cells.type) else cells
             yield str(pyarrow.compute.binary_length(data).to_pylist())
+
+
+class ByName(TorchDataset[dict[str, Any]]):
+    """The columns of numbers of a data set without images, such as tokens: all but the label go to the network by name."""
+
+    def __init__(self, dataset: Any) -> None:
+        kinds = {one.name: one.type for one in dataset.features.arrow_schema}
+        self.rows = dataset.select_columns([name for name, kind in kinds.items() if _is_numbers(kind)]).with_format(
+            None
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item: dict[str, Any] = self.rows[index]
+        return item
+
+
+def by_name(dataset: Any) -> ByName | None:
+    """Return a data set as numbers by name, if it has lists of numbers and no column that may be images."""
+    kinds = {one.name: one.type for one in dataset.features.arrow_schema} if hasattr(dataset, "features") else {}
+    if any(may_be_images(name, kind) for name, kind in kinds.items()) or not any(map(_is_list, kinds.values())):
+        return None
+    return ByName(dataset)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and _is_numbers(kind.value_type))
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind)) or _is_list(kind)
 
 
 def _plain(dataset: Any, column: str) -> Any:

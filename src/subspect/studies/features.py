@@ -77,7 +77,8 @@ def from_features(
         labels: (n,) class indices, or class names; without them, the head's own predictions are used instead.
         class_names: a name for each class; by default those of the study's other sets, or numbers.
         ids: a name for each row, such as a document's; by default its position.
-        feature_names: a name for each feature, such as a vectorizer's words, or feature index → name; a feature that has a
+        feature_names: by default a data frame's columns, if they are text;
+            a name for each feature, such as a vectorizer's words, or feature index → name; a feature that has a
             name in the study keeps it.
         texts: what each row is a text of, to be shown in its place; the first 2,000 characters are kept.
         links: the address of each row's example, https:// or http://, to be shown likewise.
@@ -97,6 +98,7 @@ def from_features(
     folder, head = Path(study), linear_head(weight, bias)
     names = _names(class_names, len(head[0]), folder)
     given = _given(features, head, labels, ids, names, texts, links)
+    feature_names = _columns(features) if feature_names is None else feature_names
     called = filled_in(folder, feature_names, head[0].shape[1]) if feature_names is not None else {}
     identity = _identity(network, head, names)
     opened = Study.create(folder, identity, *map(torch.from_numpy, head))
@@ -170,6 +172,13 @@ def _given(
     also = [json.dumps(shown)] if any(shown) else []
     kept = fingerprint(f"{n} {width}", digest, numbers.astype("<i8").tobytes(), *known, *also)
     return _Given(read, numbers, predictions, known, matching, kept, *shown)
+
+
+def _columns(features: object) -> list[str] | None:
+    """Return the names of a data frame's columns, of pandas or polars, if all are text."""
+    columns = getattr(features, "columns", None)
+    names = list(columns) if columns is not None and hasattr(features, "dtypes") else []
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def _rows_of(table: Any, first: int, end: int) -> Features:
