@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 import subspect
+from _archives import unpacked
 from _rows import Row, around, publish, row
 from subspect.resnet import cifar10_resnet20
 
@@ -30,9 +30,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(Path(arguments.data) / "cifar10-jpeg.tar") as archive:
-        archive.extractall(folder, filter="data")
-        rows = measure(Path(arguments.data), Path(folder) / "cifar10-jpeg", Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        images = unpacked(Path(arguments.data), "cifar10-jpeg", Path(folder))
+        rows = measure(Path(arguments.data), images, Path(folder))
     return 0 if publish("CIFAR-10, ResNet-20, decomposed heads", rows, arguments.json) else 1
 
 

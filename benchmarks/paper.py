@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 import subspect
+from _archives import unpacked
 from _rows import Row, publish, row
 from subspect.asking.selectivity import distinct, mutual_information, overlap
 from subspect.networks.weights import load_weights
@@ -49,9 +49,8 @@ def main() -> int:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
     data = Path(arguments.data)
     weights = data / "weights/resnet20-cifar10-jpeg.safetensors"
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(data / "cifar10-jpeg.tar") as archive:
-        archive.extractall(folder, filter="data")
-        images, work = Path(folder) / "cifar10-jpeg", Path(folder) / "study"
+    with tempfile.TemporaryDirectory() as folder:
+        images, work = unpacked(data, "cifar10-jpeg", Path(folder)), Path(folder) / "study"
         network = subspect.load_network(NETWORK, weights)
         subspect.observe(network, images / "train", work, "train", batch_size=256)
         study = subspect.observe(network, images / "test", work, "test", batch_size=256, layers=["all"])

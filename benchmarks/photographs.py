@@ -16,7 +16,6 @@ import argparse
 import csv
 import os
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from PIL import Image
 
 import _efficientnets
 import subspect
+from _archives import unpacked
 from _rows import Row, around, publish, row
 
 ROOM = 0.3  # percentage points
@@ -58,19 +58,11 @@ def main() -> int:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
     with tempfile.TemporaryDirectory() as folder:
         work = arguments.work or Path(folder)
-        unpack(Path(arguments.data), work)
+        for name in ARCHIVES:
+            unpacked(Path(arguments.data), name, work)
         network = subspect.Network(_efficientnets.lite0()[0], preprocessing=OwnCrop())
         rows = [*ten_classes(network, work), *all_classes(network, work)]
     return 0 if publish("EfficientNet-Lite0 on photographs", rows, arguments.json) else 1
-
-
-def unpack(data: Path, work: Path) -> None:
-    """Unpack the archives, each whole or not at all."""
-    for name in ARCHIVES:
-        if not (work / name).exists():
-            with tempfile.TemporaryDirectory(dir=work) as part, tarfile.open(data / f"{name}.tar") as archive:
-                archive.extractall(part, filter="data")
-                (Path(part) / name).rename(work / name)
 
 
 def ten_classes(network: subspect.Network, work: Path) -> list[Row]:

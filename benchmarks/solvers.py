@@ -22,7 +22,6 @@ import os
 import shlex
 import statistics
 import sys
-import tarfile
 import tempfile
 import time
 import warnings
@@ -39,6 +38,7 @@ import numpy.typing as npt
 import torch
 
 import subspect
+from _archives import unpacked
 from _planted import Features, clustered, dense_head, discriminant_head, plant
 from _rows import Row, publish, row
 from subspect.choosing.boundary import Affine, Boundary, Choice
@@ -425,9 +425,7 @@ def studies(data: Path, folder: Path, depths: Sequence[int] = (20, 32, 56)) -> d
         for name, path in made.items():
             if (path / "study.json").exists() and {"train", "test"} <= set(subspect.Study.open(path).set_names):
                 continue
-            if not any(Path(images).iterdir()):
-                with tarfile.open(data / "cifar10-jpeg.tar") as archive:
-                    archive.extractall(images, filter="data")
+            unpacked(data, "cifar10-jpeg", Path(images))
             weights = data / f"weights/{name}-cifar10-jpeg.safetensors"
             network = subspect.load_network(f"python:subspect.resnet:cifar10_{name}", weights)
             for image_set in ("train", "test"):

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 import subspect
+from _archives import unpacked
 from _rows import Row, publish, row
 from subspect.ground.drawing import save_figure
 
@@ -38,7 +38,7 @@ def main() -> int:
     if arguments.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
     with tempfile.TemporaryDirectory() as folder:
-        images, unseen = (unpack(Path(arguments.data), Path(folder), name) for name in ARCHIVES)
+        images, unseen = (unpacked(Path(arguments.data), name, Path(folder)) for name in ARCHIVES)
         network = subspect.load_network(f"python:{Path(__file__).parent / '_efficientnets.py'}:lite0")
         subspect.observe(network, images, Path(folder) / "study", "train")
         study = subspect.observe(network, unseen, Path(folder) / "study", "test")
@@ -54,13 +54,6 @@ def main() -> int:
             if one.accuracy is not None:
                 rows += row(f"{name}: accuracy on new photographs", 100 * one.accuracy.value, "%")
     return 0 if publish("EfficientNet-Lite0, smaller", rows, arguments.json) else 1
-
-
-def unpack(data: Path, folder: Path, name: str) -> Path:
-    """Unpack an archive, and return the folder of its images."""
-    with tarfile.open(data / f"{name}.tar") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / name
 
 
 def files(study: subspect.Study, made: subspect.Decomposition, network: subspect.Network, images: Path) -> list[Row]:

@@ -44,7 +44,7 @@ def test_one_way_to_show_a_feature() -> None:
     assert called.listed([3, 5], NAMES) == "3 5" and called.listed((5, 0), NAMES) == "5, 0 · whiskers"
     assert called.occurring([4, 0, 3, 0], NAMES) == {0: "whiskers", 4: "2024"}
     assert called.columns(3, NAMES) == {"feature": 3, "feature_name": None} and called.columns(3, {}) == {"feature": 3}
-    assert called.names_of(["0", "b", "", "x\n", "4.5"]) == {1: "b", 4: "4.5"}
+    assert called.names_in(["0", "b", "", "x\n", "4.5"]) == {1: "b", 4: "4.5"}
 
 
 def test_a_number_is_an_index_and_all_else_a_name() -> None:

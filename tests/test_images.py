@@ -816,7 +816,7 @@ def test_csv_that_cannot_be_read(tmp_path: Path, text: bytes) -> None:
 
 
 def test_csv_without_rows(tmp_path: Path) -> None:
-    with pytest.raises(SubspectError, match="no images in the given CSV: its length is 0"):
+    with pytest.raises(SubspectError, match="no images in what was given \\(CSV\\): its length is 0"):
         open_images(write_csv(tmp_path, "path,label\n"))
 
 
@@ -1036,7 +1036,7 @@ def test_labels_of_another_length_or_type(labels: Any, given: str) -> None:
 
 
 def test_no_arrays() -> None:
-    with pytest.raises(SubspectError, match="no images in the given arrays: its length is 0"):
+    with pytest.raises(SubspectError, match="no images in what was given \\(arrays\\): its length is 0"):
         open_images(noise(0, 3, 4))
 
 
@@ -1211,7 +1211,7 @@ def test_dataset_with_numbers_to_be_predicted(label: object) -> None:
 
 
 def test_empty_dataset() -> None:
-    with pytest.raises(SubspectError, match="no images in the given dataset: its length is 0"):
+    with pytest.raises(SubspectError, match="no images in what was given \\(dataset\\): its length is 0"):
         open_images(Listed())
 
 

@@ -95,6 +95,6 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MOST and name == name.strip() and legible(name) == name
 
 
-def names_of(columns: Sequence[str]) -> dict[int, str]:
+def names_in(columns: Sequence[str]) -> dict[int, str]:
     """Return the names that a table's columns give features; none where a column is called by its number, or unfit."""
     return {place: name for place, name in enumerate(columns) if is_name(name) and name != str(place)}

@@ -189,9 +189,10 @@ def _stack(tensors: list[Pixels], ids: list[str]) -> Pixels | None:
         return None
     for tensor, id in zip(tensors, ids, strict=True):
         if _shape(tensor) != _shape(tensors[0]):
+            pictures = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
             raise SubspectError(
                 f"images of different sizes: {ids[0]} is {_shape(tensors[0])}, {id} is {_shape(tensor)} after preprocessing; "
-                "give resize and crop, so that all have the same size"
+                + ("give resize and crop, so that all have the same size" if pictures else "pad tokens to one length")
             )
     return stacked(tensors)
 

@@ -10,7 +10,6 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError, near, shortened, some
@@ -18,14 +17,14 @@ from subspect.ground.files import entries, fingerprint, is_file, is_folder, read
 from subspect.images.columns import IMAGE_NAMES, LABEL_NAMES, NO_COLUMN
 from subspect.images.decoding import decode_with_digest
 from subspect.images.fence import Fence
-from subspect.images.sources import ClassMatch, Example, Images
+from subspect.images.sources import ClassMatch, Example, Images, NamedImages
 
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )  #: file names that count as images, in upper or lower case
 
 
-class Files(Images):
+class Files(NamedImages):
     """Image files below a root, listed once; ids are their paths relative to it, with ``/``."""
 
     def __init__(self, kind: str, root: Path, paths: Sequence[str], raw: Sequence[str] | Sequence[int] | None) -> None:
@@ -48,16 +47,6 @@ class Files(Images):
         assert self.root is not None
         image, found = decode_with_digest(self.root / self.paths[index])
         return Example(image, self.label(index), found)
-
-    def position(self, id: str) -> int:
-        """Return the position of a path; only listed files are ever opened."""
-        if id not in self._positions:
-            raise self._unknown(id)
-        return self._positions[id]
-
-    @cached_property
-    def _positions(self) -> dict[str, int]:
-        return {path: index for index, path in enumerate(self.paths)}
 
     def label(self, index: int) -> int | str | None:
         """Return the raw label of an image."""

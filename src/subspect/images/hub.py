@@ -22,6 +22,7 @@ from subspect.ground.packages import package, reading
 from subspect.images.cells import choose, data_of, may_be_images
 from subspect.images.encoded import Encoded
 from subspect.images.fence import Fence
+from subspect.images.memory import DatasetImages
 from subspect.images.places import written_out
 
 log = logging.getLogger("subspect")
@@ -101,7 +102,7 @@ class HubImages(Encoded):
             yield str(pyarrow.compute.binary_length(data).to_pylist())
 
 
-class ByName(TorchDataset[dict[str, Any]]):
+class _ByName(TorchDataset[dict[str, Any]]):
     """The columns of numbers of a data set without images, such as tokens: all but the label go to the network by name."""
 
     def __init__(self, dataset: Any) -> None:
@@ -118,12 +119,10 @@ class ByName(TorchDataset[dict[str, Any]]):
         return item
 
 
-def by_name(dataset: Any) -> ByName | None:
-    """Return a data set as numbers by name, if it has lists of numbers and no column that may be images."""
-    kinds = {one.name: one.type for one in dataset.features.arrow_schema} if hasattr(dataset, "features") else {}
-    if any(may_be_images(name, kind) for name, kind in kinds.items()) or not any(map(_is_list, kinds.values())):
-        return None
-    return ByName(dataset)
+def _is_by_name(dataset: Any) -> bool:
+    """Tell whether a data set has lists of numbers, and no column that may be images."""
+    kinds = {one.name: one.type for one in dataset.features.arrow_schema}
+    return any(map(_is_list, kinds.values())) and not any(may_be_images(*one) for one in kinds.items())
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -140,8 +139,10 @@ def _plain(dataset: Any, column: str) -> Any:
     return dataset.select_columns([column]).with_format("arrow")
 
 
-def from_dataset(dataset: Any, image_column: str | None, label_column: str | None) -> HubImages:
-    """Take the images of a ``datasets.Dataset``.
+def from_dataset(
+    dataset: Any, name: str, image_column: str | None, label_column: str | None
+) -> HubImages | DatasetImages:
+    """Take the images of a ``datasets.Dataset``; of one without images, such as tokens, its numbers by name.
 
     Raises:
         SubspectError: it is several data sets, or one that can only be iterated, or see `HubImages`.
@@ -157,6 +158,8 @@ def from_dataset(dataset: Any, image_column: str | None, label_column: str | Non
             "an IterableDataset can only be iterated; subspect reads by position, so that a run can resume where it "
             "stopped: load the data set without streaming=True"
         )
+    if image_column is None and _is_by_name(dataset):
+        return DatasetImages(_ByName(dataset), name, None, label_column)
     return HubImages(dataset, None, None, image_column, label_column)
 
 

@@ -26,7 +26,7 @@ from subspect.ground.files import is_file, is_folder, special
 from subspect.images import array_files, parquet
 from subspect.images.array_files import ArrayFile
 from subspect.images.folders import from_csv, from_folder
-from subspect.images.hub import HubDataset, by_name, from_dataset, from_hub, is_dataset
+from subspect.images.hub import HubDataset, from_dataset, from_hub, is_dataset
 from subspect.images.memory import Arrays, DatasetImages, dataset_of
 from subspect.images.parquet import from_parquet
 from subspect.images.sampled import Sampled
@@ -89,7 +89,7 @@ def open_images(
     """
     images = _opened(source, name, _Asked(outside, image_column, label_column))
     if not len(images):
-        raise SubspectError(f"no images in the given {images.kind}: its length is 0")
+        raise SubspectError(f"no images in what was given ({images.kind}): its length is 0")
     if limit is not None or limit_per_class is not None:
         return Sampled(images, limit, limit_per_class, limit_seed)
     return images
@@ -117,10 +117,7 @@ def _opened(source: ImageSource, name: str, asked: _Asked) -> Images:
     if isinstance(source, DataLoader):
         source = dataset_of(source)
     if is_dataset(source):
-        named = by_name(source) if asked.image_column is None else None
-        if named is not None:
-            return DatasetImages(named, str(getattr(source, "_fingerprint", name)), None, asked.label_column)
-        return from_dataset(source, asked.image_column, asked.label_column)
+        return from_dataset(source, name, asked.image_column, asked.label_column)
     if isinstance(source, Dataset):
         return DatasetImages(source, name, asked.image_column, asked.label_column)
     _refuse_columns(type(source).__name__, asked)

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +134,20 @@ class Images(ABC):
 
     def _unknown(self, id: str) -> Unusable:
         return Unusable(f"no image with id {shortened(id)!r} among {len(self)}")
+
+
+class NamedImages(Images):
+    """Images whose ids are names, and not their positions."""
+
+    def position(self, id: str) -> int:
+        """Return the position of an id; only what was listed is ever opened."""
+        if id not in self._positions:
+            raise self._unknown(id)
+        return self._positions[id]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {self.id(index): index for index in range(len(self))}
 
 
 @dataclass(frozen=True)

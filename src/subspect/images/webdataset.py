@@ -14,7 +14,6 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -24,6 +23,7 @@ from subspect.images.columns import NO_COLUMN, raw_labels
 from subspect.images.encoded import Encoded, OpenFile, check_size
 from subspect.images.folders import SUFFIXES
 from subspect.images.places import below, written_out
+from subspect.images.sources import NamedImages
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CLASS, _JSON = "cls", "json"
@@ -48,7 +48,7 @@ class _Asked:
     label: str | None
 
 
-class Shards(Encoded):
+class Shards(NamedImages, Encoded):
     """Images in tar files, listed once; an id is ``SHARD/KEY``.
 
     Args:
@@ -84,16 +84,6 @@ class Shards(Encoded):
     def id(self, index: int) -> str:
         """Return the shard and the sample's key."""
         return f"{self._shards[self._shard(index)]}/{self._samples[index].key}"
-
-    def position(self, id: str) -> int:
-        """Return the position of a shard and a key."""
-        if id not in self._positions:
-            raise self._unknown(id)
-        return self._positions[id]
-
-    @cached_property
-    def _positions(self) -> dict[str, int]:
-        return {self.id(index): index for index in range(len(self))}
 
     def data(self, index: int) -> bytes:
         """Read the image of a sample."""

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from subspect.ground.errors import MissingExtra, SubspectError, shortened, some
 from subspect.ground.files import open_file, read_json, read_text
-from subspect.heads.feature_names import Names, names_of
+from subspect.heads.feature_names import Names, names_in
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin")
 _LABELS, _IDS, _TEXTS, _LINKS = ("labels", "label"), ("ids", "id"), ("texts", "text"), ("links", "link")
@@ -276,7 +276,7 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     with np.errstate(over="ignore"):
         for column, name in enumerate(used):
             features[:, column] = table[name].to_numpy()
-    return FeatureFile(features, labels, ids, names_of(used), texts, links)
+    return FeatureFile(features, labels, ids, names_in(used), texts, links)
 
 
 def _strings_of(table: pa.Table, kind: Sequence[str]) -> tuple[str | None, list[str | None] | None]:

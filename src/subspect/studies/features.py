@@ -27,6 +27,7 @@ from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import fingerprint, is_file
 from subspect.ground.progress import progress
 from subspect.ground.text import is_text
+from subspect.heads.feature_names import names_in
 from subspect.images.labels import numbered
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
@@ -174,11 +175,10 @@ def _given(
     return _Given(read, numbers, predictions, known, matching, kept, *shown)
 
 
-def _columns(features: object) -> list[str] | None:
-    """Return the names of a data frame's columns, of pandas or polars, if all are text."""
+def _columns(features: object) -> Mapping[int, str] | None:
+    """Return the names that the columns of a data frame, of pandas or polars, give features; None of anything else."""
     columns = getattr(features, "columns", None)
-    names = list(columns) if columns is not None and hasattr(features, "dtypes") else []
-    return names if names and all(isinstance(name, str) for name in names) else None
+    return names_in(list(columns)) if columns is not None and hasattr(features, "dtypes") else None
 
 
 def _rows_of(table: Any, first: int, end: int) -> Features:

@@ -156,6 +156,11 @@ def read_names(path: Path) -> Mapping[int, str | None] | list[str]:
     found = read_json(path, "names of features")
     if isinstance(found, list):
         return found
-    if not isinstance(found, dict) or not all(_INDEX.fullmatch(one) for one in found):
-        raise SubspectError(f"{path} is no file of names: it must be {_FORM}")
+    odd = (
+        next((one for one in found if not _INDEX.fullmatch(one)), None)
+        if isinstance(found, dict)
+        else type(found).__name__
+    )
+    if odd is not None:
+        raise SubspectError(f"{path} is no file of names: it must be {_FORM}; got {shortened(repr(odd))}")
     return {int(feature): name for feature, name in found.items()}
