@@ -665,6 +665,14 @@ def test_no_such_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SubspectError, match=r"no such folder or file of images: imgs \(looked in .+\)") as raised:
         open_images("imgs")
+    for name, meant in (("webds:foo", "wds:"), ("hfd:x", "hfds:")):
+        with pytest.raises(
+            SubspectError, match=rf" \(did you mean '{meant}'\?\); names begin with wds:, parquet: or hfds:$"
+        ):
+            open_images(name)
+    for name in ("C:\\x", "wds:"):
+        with pytest.raises(SubspectError, match=r"no such folder or file of images: .*\(looked in [^)]+\)$"):
+            open_images(name)
     with pytest.raises(SubspectError, match=r"no such folder or file of images: list\.csv"):
         open_images("list.csv")
     assert str(tmp_path) in str(raised.value)
