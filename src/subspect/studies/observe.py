@@ -188,6 +188,8 @@ def _manifest(
         batch_size=batch_size,
         shard_size=shard_rows(width, batch_size),
         layers=layers,
+        table=source.table,
+        sample=source.sample,
     )
 
 
