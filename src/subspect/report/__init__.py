@@ -36,7 +36,7 @@ from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import described
-from subspect.measuring.fidelity import Cost, Fidelity, evaluate, percent
+from subspect.measuring.fidelity import Cost, Fidelity, evaluate, nats, percent
 from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure
 from subspect.report.gallery import SIDE, Gallery, gallery_of
@@ -304,6 +304,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
+    environment.filters["nats"] = nats
     environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
     environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
