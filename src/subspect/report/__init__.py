@@ -38,7 +38,7 @@ from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import described
 from subspect.measuring.fidelity import Cost, Fidelity, evaluate, nats, percent
 from subspect.networks.network import Network
-from subspect.report.figures import calibration_figure, curve_figure, shared_figure
+from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
 from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
 from subspect.studies.decompositions import DecompositionLike, opened
@@ -137,6 +137,11 @@ class Site:
     def shared(self) -> str:
         """How many features each two classes share."""
         return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
+
+    @property
+    def shared_in_words(self) -> str:
+        """The same, where no figure is needed for it."""
+        return shared_in_words(self.decomposition.supports, self.decomposition.unseen)
 
     @property
     def lost(self) -> list[ClassPage]:
