@@ -61,6 +61,42 @@ def test_floating_arrays_are_ready_and_not_opened_again_by_a_study(tmp_path: Pat
     assert images.ready and images.place is None
 
 
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [(np.moveaxis(PIXELS, -1, 1), r"\(9, 3, 8, 8\) uint8"), (PIXELS.astype(np.int64), r"\(9, 8, 8, 3\) int64")],
+)
+def test_pictures_in_another_order_or_type_are_refused_by_name(tmp_path: Path, images: Any, shape: str) -> None:
+    np.savez(tmp_path / "a.npz", images=images, labels=LABELS)
+    expected = (
+        rf"a\.npz: 'images' is {shape}; expected pictures with channels last \(n, height, width, 1, 3 or 4\) uint8"
+    )
+    with pytest.raises(SubspectError, match=rf"{expected}.* come first: images\.transpose\(0, 2, 3, 1\)"):
+        open_images(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", images)
+    with pytest.raises(SubspectError, match=rf"a\.npy: 'the array' is {shape}; expected"):
+        open_images(tmp_path / "a.npy")
+    save_file({"x": torch.from_numpy(np.moveaxis(images, 1, -1).copy())}, tmp_path / "a.safetensors")
+    with pytest.raises(
+        SubspectError, match=r"a\.safetensors: 'x' is \(.*; expected pictures with channels first \(n, 1, 3"
+    ):
+        open_images(tmp_path / "a.safetensors")
+
+
+def test_labels_of_another_number_are_refused_with_the_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS[:2])
+    with pytest.raises(SubspectError, match=r"a\.npz: labels must be 9 class indices, one per image; got 2"):
+        open_images(tmp_path / "a.npz")
+
+
+def test_floating_images_whose_channels_come_last(tiny: nn.Module, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS.astype(np.float32))
+    expected = (
+        r"failed on a batch \(2, 8, 8, 3\), whose channels seem to come last \(give them first: images\.transpose\("
+    )
+    with pytest.raises(SubspectError, match=expected):
+        subspect.observe(subspect.Network(tiny), tmp_path / "a.npy", tmp_path / "study", show_progress=False)
+
+
 def test_preprocessing_that_floating_arrays_are_not_given_is_told(
     tiny: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -163,7 +163,8 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     assert [row[-2:] for row in cells(table)] == [("65 %", "41 (97 %), 37 (61 %)"), ("5 %", "")]
     assert [row[0] for row in cells(table)] == [str(row.feature) for row in made.rows(0)]
     text = printed(table)
-    assert "(two draws overlap by 0.62, Jaccard)" in text and "substitutes: which features could stand in" in text
+    assert "(two draws overlap by 0.62, Jaccard: features in both as a share of those in either)" in text
+    assert "substitutes: which features could stand in" in text
     assert [row[-2:] for row in cells(features(made, 1))] == [("100 %", "")] * 2
 
 
@@ -195,6 +196,7 @@ def test_the_report_shows_stability_and_substitutes(study: Study) -> None:
     assert rows == [("65&nbsp;%", first), ("5&nbsp;%", "")] + [("100&nbsp;%", "")] * 4
     assert text.count('<th scope="col">stability</th>') == 3 and "Substitutes: features that could stand in" in text
     assert text.count("two draws of the images overlap by") == 3 and "overlap by 0.62 (Jaccard)" in text
+    assert text.count("(Jaccard): features in both as a share of those in either.") == 1
 
 
 def test_the_report_shows_the_curve(study: Study) -> None:

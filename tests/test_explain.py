@@ -226,7 +226,7 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
             "bias",
             "difference",
         ),
-        *("dense", "dense_difference", "image_set", "neighbours", "no_maps", "feature_names"),
+        *("dense", "dense_difference", "image_set", "neighbours", "no_maps", "feature_names", "dense_rows"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
     assert value["dense"] == one.dense and value["predicted"] == one.predicted
@@ -257,6 +257,21 @@ def test_the_table(study: Study, made: Decomposition, network: Network, path: Pa
     says = [float(row[-1]) for row in rows]
     expected = [*(term.contribution for term in one.terms), one.bias, one.difference]
     assert says == pytest.approx(expected, abs=6e-4) and sum(says[:-1]) == pytest.approx(says[-1], abs=1e-2)
+
+
+def test_a_class_that_keeps_its_dense_row(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    network, images = Network(tiny, class_names=["a", "b", "c"]), make_folder("train", classes=("a", "b"))
+    study = subspect.observe(network, images, tmp_path / "study", show_progress=False)
+    one = explain(study, decompose(study, 2), network=network, image=images / "a/000.png", against="c")
+    assert one.dense_rows == ("c",) and list(one.to_json()["dense_rows"]) == ["c"]
+    many = replace(one, terms=tuple(replace(one.terms[0], feature=place) for place in range(1280)))
+    table = many.tables()[0]
+    assert "no images of c were seen when features were chosen: it keeps its dense row" in str(table.caption)
+    features, *_, says = ([str(cell) for cell in column.cells] for column in table.columns)
+    assert features[18:] == ["18", "19", "… and 1,260 more", "bias", "sum"]
+    assert says[20] == f"{1260 * one.terms[0].contribution:+.3f}"
+    assert many._repr_html_().count("<tr>") > 1280 and len(many.to_json()["terms"]) == 1280
+    assert "dense row" not in str(replace(many, dense_rows=()).tables()[0].caption)
 
 
 def test_the_true_label_where_the_study_knows_it(

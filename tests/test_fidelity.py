@@ -21,7 +21,7 @@ import subspect
 from conftest import Tiny
 from subspect import Study, SubspectError, decompose, evaluate
 from subspect.cli import app
-from subspect.measuring.fidelity import Cost, Estimate, _Tally, percent, wilson
+from subspect.measuring.fidelity import Cost, Estimate, _Tally, nats, percent, wilson
 from subspect.measuring.heads_say import Said
 from subspect.studies.shards import Chunk
 
@@ -286,3 +286,21 @@ def test_the_figure_shows_each_class_the_worst_first(study: Study, tmp_path: Pat
     assert (np.diff(few - dense) >= 0).all()
     line = ["evaluate", str(study.path), "--figure", str(tmp_path / "x.png")]
     assert CliRunner().invoke(app, line).exit_code == 0 and (tmp_path / "x.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.000"),
+        (5e-5, "0.00005"),
+        (5.678e-5, "0.000057"),
+        (0.00999, "0.01"),
+        (0.0046, "0.0046"),
+        (0.0123, "0.012"),
+        (1.2345, "1.234"),
+        (3.21e-9, "3.2e-09"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_small_divergence_has_two_digits(value: float, text: str) -> None:
+    assert nats(value) == text

@@ -31,7 +31,15 @@ from subspect.ground.pictures import data_uri, enlarged, fit, lay_over
 from subspect.ground.text import legible
 from subspect.heads.curve import draw_curve
 from subspect.heads.history import CurvePoint
-from subspect.report.figures import _MARKS, _svg, calibration_figure, curve_figure, order_of, shared_figure
+from subspect.report.figures import (
+    _MARKS,
+    _svg,
+    calibration_figure,
+    curve_figure,
+    order_of,
+    shared_figure,
+    shared_in_words,
+)
 from subspect.statistics.outcomes import Calibration
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
@@ -118,7 +126,21 @@ def test_classes_that_share_features_stand_side_by_side() -> None:
     ET.fromstring(svg)
     assert "&lt;cat&gt;" in svg and "features that both classes use" in svg
     assert "kitten" not in shared_figure(supports, ["cat", "dog", "kitten", "wolf"], unseen=[2])
-    assert shared_figure(supports, ["cat", "dog", "kitten", "wolf"], unseen=[0, 1, 2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("features", "unseen", "words"),
+    [
+        ([[0, 1], [1, 2], [3]], [1], "No two classes share a feature."),
+        ([[0, 1], [1, 0], [3]], [2], "The two classes share 2 of their features."),
+        ([[0, 1], [1, 2], [3]], [0, 1], "There are no two classes with chosen features."),
+        ([[0, 1], [1, 2], [3]], [], ""),
+    ],
+)
+def test_a_sentence_in_place_of_a_matrix(features: list[list[int]], unseen: list[int], words: str) -> None:
+    supports = Supports(features, 5)
+    assert shared_in_words(supports, unseen) == words
+    assert bool(shared_figure(supports, ["a", "b", "c"], unseen)) == (not words)
 
 
 def test_many_classes_are_not_named() -> None:
@@ -249,7 +271,7 @@ def plot():
     return figure
 save_figure(plot(), Path("a.png"))
 Path("curve.svg").write_text(curve_figure(BOTH))
-Path("shared.svg").write_text(shared_figure(Supports([[0], [1]], 3), ["a_b", "$c$"]))
+Path("shared.svg").write_text(shared_figure(Supports([[0], [0], [1]], 3), ["a_b", "$c$", "d"]))
 """
     environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     line = [sys.executable, "-c", code, str(tmp_path)]

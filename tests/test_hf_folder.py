@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import re
 import shutil
@@ -53,6 +54,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Decomposition
         study = subspect.observe(network, images, folder / "study", name, show_progress=False)
     study.name_features({n: f"f|{n} <b>" for n in range(16)})
     return study, study.decompose(k=3, show_progress=False), network
+
+
+def test_a_folder_is_written_without_bars_where_only_warnings_are_wanted(
+    made: tuple[Study, Decomposition, Network], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, decomposition, network = made
+    logger, quiet = logging.getLogger("subspect"), logging.WARNING
+    before = logger.level
+    for level, drawn in ((quiet, False), (before, True)):
+        try:
+            logger.setLevel(level)
+            decomposition.export(tmp_path / str(level), network=network, format="hf")
+        finally:
+            logger.setLevel(before)
+        assert ("Loading weights" in capfd.readouterr().err) == drawn
 
 
 def test_a_folder_that_transformers_reads(made: tuple[Study, Decomposition, Network], tmp_path: Path) -> None:

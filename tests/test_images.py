@@ -665,6 +665,14 @@ def test_no_such_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SubspectError, match=r"no such folder or file of images: imgs \(looked in .+\)") as raised:
         open_images("imgs")
+    for name, meant in (("webds:foo", "wds:"), ("hfd:x", "hfds:")):
+        with pytest.raises(
+            SubspectError, match=rf" \(did you mean '{meant}'\?\); names begin with wds:, parquet: or hfds:$"
+        ):
+            open_images(name)
+    for name in ("C:\\x", "wds:"):
+        with pytest.raises(SubspectError, match=r"no such folder or file of images: .*\(looked in [^)]+\)$"):
+            open_images(name)
     with pytest.raises(SubspectError, match=r"no such folder or file of images: list\.csv"):
         open_images("list.csv")
     assert str(tmp_path) in str(raised.value)
@@ -1000,7 +1008,7 @@ def test_labels_of_arrays(labels: Any) -> None:
     assert (source.labelled, source.classes, raw(source)) == (True, None, [2, 0])
     assert all(type(label) is int for label in raw(source))
     match = match_classes(source, 3)
-    assert match.how == "labels are class indices"
+    assert match.how == "class indices"
     assert every(source, match).labels.tolist() == [2, 0]
 
 
@@ -1352,8 +1360,13 @@ def test_folders_that_mean_the_same_class() -> None:
 
 
 def test_names_of_another_number() -> None:
-    with pytest.raises(SubspectError, match="1 class names for a network with 2 classes; give one per class"):
+    with pytest.raises(
+        SubspectError,
+        match="1 class names for a network with 2 classes; give one per class; one logit is two classes: give two names, first",
+    ):
         match_classes(labelled("cat"), 2, ["cat"])
+    with pytest.raises(SubspectError, match="1 class names for a network with 3 classes; give one per class$"):
+        match_classes(labelled("cat"), 3, ["cat"])
 
 
 def test_by_sorted_order() -> None:
@@ -1361,6 +1374,18 @@ def test_by_sorted_order() -> None:
         match = match_classes(labelled("dog", "cat", "Ant"), 3, class_map=class_map)
         assert placed(match) == {"Ant": 0, "cat": 1, "dog": 2}  # capitals first, as torchvision sorts them
         assert (match.names, match.how) == (("Ant", "cat", "dog"), "by sorted order")
+
+
+def test_the_order_of_a_data_set_is_called_so() -> None:
+    source = labelled("dog", "cat", "Ant")
+    source.classes = ("dog", "cat", "Ant")
+    for class_map in (None, "sorted"):
+        match = match_classes(source, 3, class_map=class_map)
+        assert (placed(match), match.how) == ({"dog": 0, "cat": 1, "Ant": 2}, "by the data set's order")
+    with pytest.raises(
+        SubspectError, match=r"--class-map sorted if their order \(the data set's order\) is the network"
+    ):
+        match_classes(source, 3, ["x", "y", "z"])
 
 
 def test_sorted_order_on_demand_although_names_are_known() -> None:
@@ -1416,7 +1441,9 @@ def test_folder_above_as_many_image_sets_as_classes(make_folder: MakeFolder) -> 
 
 def test_no_hint_where_train_is_a_class_or_a_label() -> None:
     assert placed(match_classes(labelled("train"), 2, ["train", "truck"])) == {"train": 0}
-    with pytest.raises(SubspectError, match="sorted order is the network's class order$"):
+    with pytest.raises(
+        SubspectError, match=r"--class-map sorted if their order \(sorted order\) is the network's class order$"
+    ):
         match_classes(labelled("train", "cart"), 2, ["train", "truck"])
     with pytest.raises(SubspectError, match="for some of the classes$"):
         match_classes(labelled("train", "cart", kind="CSV"), 3)
@@ -1489,7 +1516,7 @@ def test_map_file_that_is_missing(tmp_path: Path) -> None:
 def test_numbers_in_a_csv_are_class_indices() -> None:
     match = match_classes(labelled("10", "2", "002", kind="CSV"), 11)
     assert placed(match) == {"10": 10, "2": 2, "002": 2}
-    assert (match.names[10], match.how) == ("class 10", "labels are class indices")
+    assert (match.names[10], match.how) == ("class 10", "class indices")
     assert match_classes(labelled("1", kind="CSV"), 2, ["cat", "dog"]).names == ("cat", "dog")
 
 
@@ -1509,7 +1536,7 @@ def test_names_in_a_csv() -> None:
     assert placed(match_classes(labelled("cat", kind="CSV"), 2, ["dog", "cat"])) == {"cat": 1}
 
 
-@pytest.mark.parametrize(("labels", "how"), [([1, 0], "labels are class indices"), (None, "none")])
+@pytest.mark.parametrize(("labels", "how"), [([1, 0], "class indices"), (None, "none")])
 def test_class_indices_need_no_matching(labels: list[int] | None, how: str) -> None:
     match = match_classes(Arrays(noise(2, 3, 4), labels), 3)
     assert match == ClassMatch(3, None, ("class 0", "class 1", "class 2"), how)

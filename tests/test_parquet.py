@@ -91,7 +91,8 @@ def test_columns_are_named_where_there_are_several(folder: Path, tmp_path: Path)
         ({"image_column": "image", "label_column": "fine_labe"}, "fine_labe"),
     ):
         with pytest.raises(
-            SubspectError, match=rf"p\.parquet has no column '{columns}' \(did you mean .*\); its columns are "
+            SubspectError,
+            match=rf"p\.parquet has no column '{columns}' \(did you mean .*\); its columns are image.*; name one with --",
         ):
             open_images(path, **option)  # type: ignore[arg-type]
     with pytest.raises(

@@ -31,7 +31,7 @@ from subspect.ground.files import is_part, part_name
 from subspect.heads.cost import head_costs
 from subspect.heads.terms import terms
 from subspect.report import _environment
-from subspect.report.gallery import SHOWN, gallery_of
+from subspect.report.gallery import SHOWN, Shot, gallery_of
 from subspect.report.overview import overview_of
 
 
@@ -203,7 +203,9 @@ def test_names_from_outside_act_neither_on_the_page_nor_on_a_shell(tmp_path: Pat
     assert [shlex.split(f"{word}:7") for word in data["words"]] == [["0:7"], [f"{cost}:7"], ["2:7"]]
 
 
-def test_unseen_classes_and_failed_images_are_named(tiny: Tiny, tmp_path: Path) -> None:
+def test_unseen_classes_and_failed_images_are_named(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(0)
     for index in range(40):
         folder = tmp_path / "images" / "ab"[index % 2]
@@ -215,7 +217,34 @@ def test_unseen_classes_and_failed_images_are_named(tiny: Tiny, tmp_path: Path) 
     )
     page = report(study)
     assert "a/text.png: not an image" in page and "1 could not be used" in page
-    assert "No images of this class were seen, so no features could be chosen: it keeps all 6" in page
+    assert "No images of this class were seen in train, so no features could be chosen: it keeps all 6" in page
+    assert "are among those of" not in page
+    monkeypatch.setattr("subspect.report.SINGLE", 2)
+    report(study, path=tmp_path / "many.html")
+    (unseen,), (seen,) = ([*tmp_path.glob(f"many-pages/*/class-{label}.html")] for label in (2, 0))
+    remark = "that activate a feature most"  # of no use where no feature is shown
+    assert remark in seen.read_text(encoding="utf-8") and remark not in unseen.read_text(encoding="utf-8")
+    assert re.search(r"No two classes share a feature\.|The two classes share \d of their features\.", page)
+
+
+def test_a_class_without_images_to_measure_on(tiny: Tiny, tmp_path: Path) -> None:
+    images, network = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), Network(tiny)
+    subspect.observe(network, (images, np.arange(60) % 3), tmp_path / "study", show_progress=False)
+    study = subspect.observe(
+        network, (images[::-1], np.arange(60) % 2), tmp_path / "study", "test", show_progress=False
+    )
+    page = report(study)
+    assert page.count("No images of this class are among those of test that the cost was measured on.") == 1
+
+
+def test_a_caption_keeps_the_end_of_a_long_name() -> None:
+    for name, short in (
+        ("English springer (dog).", "English springer (dog)."),
+        ("x" * 30, "x" * 30),
+        ("0217_n02102040_English_springer", "0217_n0210…40_English_springer"),
+    ):
+        shot = Shot("", "1.png", name, 1.0)
+        assert shot.short == short and len(short) <= 30 and shot.caption == f"{name}, 1.png: 1"
 
 
 def test_elsewhere(study: Study, tmp_path: Path) -> None:

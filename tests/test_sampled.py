@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.data import Dataset, TensorDataset
 
 import subspect
@@ -252,6 +254,24 @@ def test_the_options_of_the_command_line(
     )
     again = command(f"observe python:model.py:declared {name} -o study --limit-per-class 8", 1)
     assert "contains other images or labels: 27 (WebDataset," in " ".join(again.output.replace("│", " ").split())
+
+
+def test_a_study_shows_which_table_and_which_sample_it_is_of(
+    tiny: Tiny, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = make_folder("train", each=9)
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
+    network = subspect.Network(tiny, preprocessing=PIXELS)
+    images = open_images(folder / "list.csv", limit=12, limit_seed=3)
+    study = subspect.observe(network, images, tmp_path / "study", show_progress=False)
+    manifest = study.image_set("train").manifest
+    assert (manifest.root, manifest.table, manifest.sample) == (str(folder), "list.csv", "12 of 27, drawn with seed 3")
+    assert open_images(folder, limit=27).sample == ""
+    Console(file=(text := StringIO()), width=300).print(*study.tables())
+    assert f"12 images (CSV, {folder}/list.csv; a sample, 12 of 27, drawn with seed 3); labels: by " in text.getvalue()
+    write_parquet(tmp_path / "p.parquet", folder)
+    assert subspect.open_images(tmp_path / "p.parquet").table is None
 
 
 def test_another_sample_of_the_same_folder_is_told(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> None:

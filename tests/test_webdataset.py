@@ -141,6 +141,17 @@ def test_shards_that_are_refused(tmp_path: Path, members: list[Member], message:
         open_images(f"wds:{tmp_path}/a.tar")
 
 
+def test_whole_json_is_no_label(tmp_path: Path) -> None:
+    members = [("x.jpg", png()), ("x.json", json.dumps({"id": 1, "kind": "cat"}).encode())]
+    place = f"wds:{write_tar(tmp_path / 'a.tar', members)}"
+    with pytest.raises(
+        SubspectError, match=r"x\.json has fields, .*; name the field .* --label-column \(label_column=\): id, kind$"
+    ):
+        open_images(place, label_column="json")
+    place = f"wds:{write_tar(tmp_path / 'b.tar', [('x.jpg', png()), ('x.json', json.dumps('cat').encode())])}"
+    assert labels_of(open_images(place, label_column="json")) == ["cat"]
+
+
 def test_labels_in_json_that_are_no_labels(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("x.png", png()), ("x.json", b'{"y": 0.5}')])
     place = f"wds:{tmp_path}/a.tar"

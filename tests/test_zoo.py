@@ -320,7 +320,9 @@ def test_no_such_callable() -> None:
     refuse("python:net.py:resnet21", match + "resnet20, resnet32$")
     refuse("python:net.py:depth", "no callable 'depth' there; it has: resnet20, resnet32$")
     write("empty.py", "")
-    refuse("python:empty.py:make", "no callable 'make' there; it has: none$")
+    refuse("python:empty.py:make", "no callable 'make' there; it has: none of its own$")
+    write("imports.py", "from torch import nn\nfrom torch.nn import Linear\ndef make(): ...\n")
+    refuse("python:imports.py:made", r"no callable 'made' there \(did you mean 'make'\?\); it has: make$")
 
 
 # Loading weights ------------------------------------------------------------------------------------------------------

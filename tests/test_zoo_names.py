@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -308,10 +309,42 @@ def test_hugging_face_with_weights_of_a_file(hf_folder: Path, tmp_path: Path) ->
     assert load_network(f"hf:{hf_folder}", preprocessing=own).preprocessing == own
 
 
-def test_a_hugging_face_folder_without_a_processor(hf_folder: Path, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_without_a_processor(
+    hf_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((hf_folder / name).read_bytes())
+    caplog.set_level(logging.INFO)
     assert load_network(f"hf:{tmp_path}").preprocessing is None
+    assert "has no preprocessor_config.json, so it is not known how images are prepared: give --resize," in caplog.text
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_progress_bars_are_drawn_unless_quiet(hf_folder: Path, capfd: pytest.CaptureFixture[str], quiet: bool) -> None:
+    from transformers.utils import logging as bars
+
+    logger = logging.getLogger("subspect")
+    before = logger.level, bars.is_progress_bar_enabled()
+    try:
+        bars.enable_progress_bar()
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+        load_network(f"hf:{hf_folder}")
+        assert ("Loading weights" in capfd.readouterr().err) != quiet and bars.is_progress_bar_enabled()
+    finally:
+        logger.setLevel(before[0])
+        if not before[1]:
+            bars.disable_progress_bar()
+
+
+def test_a_folder_whose_name_is_misspelt(hf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hf_resnet").mkdir()
+    with pytest.raises(SubspectError, match=r"there is no folder hf_resne \(did you mean 'hf_resnet'\?\)$"):
+        load_network("hf:hf_resne")
+    with pytest.raises(
+        SubspectError, match=r"no such folder: ./hf_resne \(looked in .*\) \(did you mean 'hf_resnet'\?\)$"
+    ):
+        load_network("hf:./hf_resne")
 
 
 def test_a_hugging_face_folder_without_a_head(hf_folder: Path, tmp_path: Path) -> None:

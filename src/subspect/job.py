@@ -93,7 +93,8 @@ def run(
         refit: whether to re-learn the weights; with "pursuit" only, unless given.
         pool: how many features there are for all classes together to choose from.
         hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
-        class_map: folder name → class index, or a JSON file with it; "sorted" insists on sorted order.
+        class_map: folder name → class index, or a JSON file with it; "sorted" insists on their order, sorted or
+            the data set's own.
         batch_size: images in a batch of the network.
         workers: processes that read images; 0 reads them in this one.
         device: where the network runs; where it lies already unless given.

@@ -25,7 +25,7 @@ from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import atomic, make_folder, read_bytes
 from subspect.ground.pictures import enlarged, lay_over
-from subspect.ground.results import Result
+from subspect.ground.results import Result, html_of
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STEM = 240  # bytes, of the 255 that a file's name may have
+_ROWS = 20  # features in the table, where a class has all of them
 _NEAREST = 6  # images of the study that are shown beside an image
 _BARS = 12  # features that are drawn as bars
 _TITLE = 160  # letters of a figure's title
@@ -102,6 +103,7 @@ class Explanation(Result):
         maps: feature → (height, width) where in the image it is active; None where there are none.
         no_maps: why there are none, as the end of a sentence; empty where there are.
         feature_names: feature index → name, of those of these features that have one.
+        dense_rows: those of the two classes that keep their dense row, since no image of theirs was seen.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Explanation(Result):
     maps: Mapping[int, npt.NDArray[np.float32]] | None
     no_maps: str
     feature_names: Names = field(default_factory=dict)
+    dense_rows: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -156,24 +159,38 @@ class Explanation(Result):
         ]
 
     def tables(self) -> list[Table]:
-        """Return a table for the terminal: a row for each term, then their sum."""
+        """Return a table for the terminal: a row for each term, then their sum; of a class's dense row the first 20."""
+        return [self._table(_ROWS if self.dense_rows else len(self.terms))]
+
+    def _repr_html_(self) -> str:
+        """Return the table with a row for each term as HTML."""
+        return html_of(self._table(len(self.terms)))
+
+    def _table(self, most: int) -> Table:
         label = f" (label: {self.label})" if self.label is not None else ""
         title = f"{self.name}: {self.predicted} and not {self.against}{label}"
         says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
         near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
         caption = f"the dense network: {says}\nnearest images of {self.image_set!r} by these features: {near}"
+        caption += "".join(
+            f"\nno images of {name} were seen when features were chosen: it keeps its dense row"
+            for name in self.dense_rows
+        )
         caption += "\n" + self._no_maps() if self._no_maps() else ""
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
-        for term in self.terms:
+        for term in self.terms[:most]:
             weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
             table.add_row(
                 shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}"
             )
+        rest = self.terms[most:]
+        if rest:
+            table.add_row(f"… and {len(rest):,} more", "", "", "", f"{sum(term.contribution for term in rest):+.3f}")
         table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
         table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
-        return [table]
+        return table
 
     def save(self, folder: str | Path) -> Path:
         """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path.
@@ -331,6 +348,7 @@ def explain(
         maps=None if read.maps is None or no_maps else {one: read.maps[0, one].cpu().numpy() for one in used},
         no_maps=no_maps,
         feature_names=occurring(used, study.feature_names),
+        dense_rows=tuple(names[one] for one in (label, other) if one in decomposition.unseen),
     )
 
 

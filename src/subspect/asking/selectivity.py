@@ -166,7 +166,8 @@ class Selectivity(Result):
             f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
             "mass, median over a class's images, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
             "mean over units. MI: mutual information, nats, between distinct classes; (all): with a class and itself too, as "
-            "the authors take it. Overlap (Jaccard), cosine: between distinct classes. Mass, %: of the k largest units"
+            "the authors take it. Overlap (Jaccard: units of both as a share of those of either), cosine: between distinct "
+            "classes. Mass, %: of the k largest units"
         )
         if any(one.channels < self.k for one in self.layers):
             caption += f"; a layer of fewer than {self.k} units takes them all"

@@ -40,7 +40,10 @@ ImagesPath = Annotated[
 StudyPath = Annotated[Path, typer.Argument(help="Folder of the study.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Output: folder of the study, created if needed.")]
 ClassMap = Annotated[
-    str | None, typer.Option(help="JSON file that maps folder names to class indices; 'sorted' for sorted order.")
+    str | None,
+    typer.Option(
+        help="JSON file that maps folder names to class indices; 'sorted' for their order, sorted or the data set's."
+    ),
 ]
 MaxFailed = Annotated[
     float, typer.Option(min=0, max=1, help="Share of images that may be unreadable before the run stops.")

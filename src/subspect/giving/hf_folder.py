@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from subspect.giving.card import model_card
 from subspect.ground.errors import SubspectError, shortened, some
 from subspect.ground.folders import whole_folder
-from subspect.ground.packages import package
+from subspect.ground.packages import package, quietly
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.images.processors import Processor
@@ -80,7 +80,7 @@ def write_folder(
     small = decomposition.apply(network.model).cpu()
     dense = _with_zeros(small, network.model)
     processor = _processor(network)
-    with whole_folder(path) as part:
+    with whole_folder(path) as part, quietly():
         try:
             _name_classes(dense, study.identity.class_names)
             dense.save_pretrained(part)  # type: ignore[operator]

@@ -8,6 +8,7 @@ try again for half a minute.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from subspect.ground.errors import MissingExtra, SubspectError, shortened
 
 _NOT_HERE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # errors of Hugging Face's packages
 _PATIENCE = 5.0  #: seconds that the request before a download may take
+_BARS = ("transformers.utils.logging", "datasets.utils")  # modules that switch progress bars on and off
 _PICKLES = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
 
 
@@ -63,7 +65,7 @@ def reading(spec: str, *, hub: bool, instead: str, offline: bool = False) -> Ite
     Raises:
         SubspectError: something can't be read, or is neither on this machine nor can be fetched.
     """
-    with _hub(offline) if hub else _nothing() as reason, _no_pickles(), redirect_stdout(sys.stderr):
+    with _hub(offline) if hub else _nothing() as reason, _no_pickles(), redirect_stdout(sys.stderr), quietly():
         try:
             yield
         except SubspectError:
@@ -72,6 +74,21 @@ def reading(spec: str, *, hub: bool, instead: str, offline: bool = False) -> Ite
             if reason and _not_here(error):
                 raise SubspectError(_cannot_fetch(spec, reason, instead)) from error
             raise SubspectError(f"{spec} cannot be loaded: {_said(error)}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep packages from drawing progress bars while the block runs, where only warnings are wanted (``--quiet``)."""
+    quiet = logging.getLogger("subspect").level > logging.INFO
+    names = [name for name in _BARS if quiet and name.partition(".")[0] in sys.modules]
+    drawing = [one for one in map(importlib.import_module, names) if one.is_progress_bar_enabled()]
+    for one in drawing:
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one in drawing:
+            one.enable_progress_bar()
 
 
 def check_reachable(spec: str, url: str, instead: str) -> None:

@@ -64,7 +64,8 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
         table.add_column("substitutes")
         overlap = decomposition.trust.jaccard[label].item()
         table.caption = (
-            f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard); substitutes: which "
+            f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard: features "
+            f"in both as a share of those in either); substitutes: which "
             "features could stand in, and the share of the feature's worth that they make good"
         )
     names = decomposition.feature_names

@@ -13,7 +13,7 @@ from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import open_file
 from subspect.images.columns import NO_COLUMN
 from subspect.images.decoding import digest
-from subspect.images.memory import Arrays
+from subspect.images.memory import Arrays, picture_from
 from subspect.images.sources import Example
 
 SUFFIXES = (".npy", ".npz", ".safetensors")  #: file names that count as arrays
@@ -35,7 +35,12 @@ class ArrayFile(Arrays):
 
     def __init__(self, path: Path, image_column: str | None, label_column: str | None) -> None:
         self._path, self.image_column, self._label_column = path, image_column, label_column
-        super().__init__(*_read(path, image_column, label_column))
+        name, images, labels = _read(path, image_column, label_column)
+        _check_pictures(path, name, images)
+        try:
+            super().__init__(images, labels)
+        except SubspectError as error:
+            raise SubspectError(f"{path}: {error}") from error
         self.kind = "array file"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,8 +61,31 @@ class ArrayFile(Arrays):
         return Example(image, label, digest(np.ascontiguousarray(self.images[index]).tobytes()))
 
 
-def _read(path: Path, image: str | None, label: str | None) -> tuple[Any, Any]:
-    """Return the arrays of images and labels."""
+def _check_pictures(path: Path, name: str | None, images: Any) -> None:
+    """Refuse whole numbers in the shape of pictures that are none, before anything runs.
+
+    Raises:
+        SubspectError: they are no uint8, or their channels are in another place.
+    """
+    try:
+        if images.ndim in (3, 4) and len(images):
+            picture_from(images[0])
+    except SubspectError as error:
+        kind, torch_order = str(images.dtype).removeprefix("torch."), path.suffix.lower() == ".safetensors"
+        expected, turned, cast = (
+            ("first (n, 1, 3 or 4, height, width)", "last: images.permute(0, 3, 1, 2)", "images.to(torch.uint8)")
+            if torch_order
+            else ("last (n, height, width, 1, 3 or 4)", "first: images.transpose(0, 2, 3, 1)", "images.astype('uint8')")
+        )
+        raise SubspectError(
+            f"{path}: {shortened(name or 'the array')!r} is {tuple(images.shape)} {kind}; expected pictures with channels "
+            f"{expected} uint8, or floating-point numbers ready for the network; where channels come {turned}; where numbers "
+            f"from 0 to 255 are of another type: {cast}"
+        ) from error
+
+
+def _read(path: Path, image: str | None, label: str | None) -> tuple[str | None, Any, Any]:
+    """Return what the array of images is called, that array, and the labels."""
     with open_file(path) as file:
         start = file.read(6)
     try:
@@ -69,13 +97,14 @@ def _read(path: Path, image: str | None, label: str | None) -> tuple[Any, Any]:
                     f"{path} contains one array without a name; leave out --image-column and --label-column, or save images "
                     "and labels in one .npz: numpy.savez(FILE, images=…, labels=…)"
                 )
-            return np.lib.format.open_memmap(path, mode="r"), None
+            return None, np.lib.format.open_memmap(path, mode="r"), None
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as found:
-                return tuple(found[name] if name else None for name in _names(path, found.files, image, label))  # type: ignore[return-value]
+                name, labels = _names(path, found.files, image, label)
+                return name, found[name], found[labels] if labels else None
         with safe_open(path, "pt") as tensors:
-            names = _names(path, list(tensors.keys()), image, label)
-            return tuple(tensors.get_tensor(name) if name else None for name in names)  # type: ignore[return-value]
+            name, labels = _names(path, list(tensors.keys()), image, label)
+            return name, tensors.get_tensor(name), tensors.get_tensor(labels) if labels else None
     except SubspectError:
         raise
     except Exception as error:  # a damaged file ends in almost any error of its reader

@@ -58,16 +58,17 @@ def choose(schema: pa.Schema, image: str | None, label: str | None, where: str) 
     names = {name: _class_names(features.get(name)) for name in schema.names}
     kinds = {field.name: field.type for field in schema}
     chosen = image_column([Column(name, str(kind), _fits_image(kind)) for name, kind in kinds.items()], image, where)
-    others = [
-        Column(
+    known = [
+        Column(name, "the images", 0)
+        if name == chosen
+        else Column(
             name,
             f"{len(names[name] or ()):,} classes" if names[name] else str(kind),
             2 * bool(names[name]) or _fits_label(kind),
         )
         for name, kind in kinds.items()
-        if name != chosen
     ]
-    labels = label_column(others, label, where)
+    labels = label_column(known, label, where)
     return Chosen(chosen, _is_text(kinds[chosen]), labels, names[labels] if labels is not None else None)
 
 

@@ -83,7 +83,7 @@ def _found(
     columns: Sequence[Column], asked: str | None, usual: frozenset[str], what: str, option: str, where: str
 ) -> str | None:
     if asked is not None:
-        return _named(columns, asked, what, where)
+        return _named(columns, asked, what, option, where)
     suitable = [column for column in columns if column.fits == 2]
     suitable = suitable or [column for column in columns if column.fits and column.name.casefold() in usual]
     called = [column for column in suitable if column.name.casefold() in usual]
@@ -94,17 +94,18 @@ def _found(
     return (called or suitable)[0].name if suitable else None
 
 
-def _named(columns: Sequence[Column], asked: str, what: str, where: str) -> str:
+def _named(columns: Sequence[Column], asked: str, what: str, option: str, where: str) -> str:
     found = [column for column in columns if column.name == asked]
     if not found:
         names = [column.name for column in columns]
         raise SubspectError(
-            f"{where} has no column {shortened(asked)!r}{near(asked, names)}; its columns are {listed(columns)}"
+            f"{where} has no column {shortened(asked)!r}{near(asked, names)}; its columns are {listed(columns)}; "
+            f"name one with {option}"
         )
     if not found[0].fits:
         raise SubspectError(
             f"the column {shortened(asked)!r} of {where} contains {found[0].contents}, not {what}; its columns are "
-            f"{listed(columns)}"
+            f"{listed(columns)}; name one with {option}"
         )
     return asked
 

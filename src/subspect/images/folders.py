@@ -155,7 +155,9 @@ def from_csv(path: Path, outside: bool, image_column: str | None = None, label_c
         )
     fence = Fence(path.parent, outside)
     paths = [fence.id(given, f"line {line}") for given, line in zip(paths, lines, strict=True)]
-    return Files("CSV", path.parent, paths, labels)
+    found = Files("CSV", path.parent, paths, labels)
+    found.table = path.name
+    return found
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""How labels become class indices: by name, by parts of the name, by sorted order, by number, or by the user's own map.
+"""How labels become class indices: by name, by parts of the name, by order, by number, or by the user's own map.
 
 A name such as ``0217_n02102040_English_springer`` can be read in several ways: by its WordNet id, by what is left of it without
 number and id, by its leading number. The first way that tells every name's class is taken; if another way says that one of
@@ -42,14 +42,19 @@ def match_classes(
         images: the source; class indices need no matching.
         n_classes: number of classes of the network.
         names: the network's class names, if it has any; `numbered` ones count as none.
-        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces sorted order.
+        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces their order,
+            sorted or the data set's own.
 
     Raises:
         SubspectError: the network doesn't know a name, the numbers of folders and classes differ and there is no map, a name
             can be read as two classes, or the map doesn't fit.
     """
     if names is not None and len(names) != n_classes:
-        raise SubspectError(f"{len(names)} class names for a network with {n_classes} classes; give one per class")
+        two = "; one logit is two classes: give two names, first that of a negative logit"
+        raise SubspectError(
+            f"{len(names)} class names for a network with {n_classes} classes; give one per class"
+            f"{two if (len(names), n_classes) == (1, 2) else ''}"
+        )
     known = None if names is None or tuple(names) == numbered(n_classes) else tuple(names)
     match = _match(images, n_classes, known, class_map)
     return replace(match, names=imagenet.in_words(match.names))
@@ -60,7 +65,7 @@ def _match(
 ) -> ClassMatch:
     found = images.classes
     if found is None:
-        how = "labels are class indices" if images.labelled else "none"
+        how = "class indices" if images.labelled else "none"
         return ClassMatch(n_classes, None, known or numbered(n_classes), how)
     if class_map is not None and class_map != "sorted":
         return _by_map(found, n_classes, known, class_map)
@@ -103,7 +108,7 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
         raise SubspectError(
             f"{len(unknown)} of {len(found)} class folders or labels are not among the network's {len(known)} class "
             f"names: {some([repr(name) + near(name, known) for name in unknown[:5]])}; rename them, pass --class-map FILE "
-            "(name → class index), or --class-map sorted if their sorted order is the network's class order"
+            f"(name → class index), or --class-map sorted if their order ({_order(found)}) is the network's class order"
             f"{_inside(images, unknown)}"
         )
     twice = [name for name in found if len(places[name]) > 1]
@@ -129,15 +134,16 @@ def _by_parts(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | N
     """
     ids = imagenet.places(n_classes, known)
     by_id, order = _ids(found, ids, n_classes), known is None and len(found) == n_classes
+    by_order = f"by {_order(found)}"
     readings = {
         "by WordNet id": by_id,
         "by WordNet id or name": _rests(found, known) | {name: place for name, place in by_id.items() if place >= 0},
-        "by sorted order": {name: index for index, name in enumerate(found)} if order else {},
+        by_order: {name: index for index, name in enumerate(found)} if order else {},
         "by leading number": _numbers(found, n_classes),
     }
     whole = (one for one in readings.items() if all(one[1].get(name, _NO_CLASS) >= 0 for name in found))
-    how, index = next(whole, ("by sorted order", {}))
-    if how == "by sorted order":
+    how, index = next(whole, (by_order, {}))
+    if how == by_order:
         return None
     unnamed = known is None and how == "by WordNet id"
     names = tuple(imagenet.classes().values()) if unnamed else known or _named_by(index, n_classes)
@@ -190,8 +196,8 @@ def _check_agree(
         first, second = (_told(how, reading[apart[0]], names) for how, reading in (taken, other))
         raise SubspectError(
             f"{len(apart)} of {len(taken[1])} class folders or labels can be read as two classes: {shortened(apart[0])!r} is "
-            f"{first}, but {second}; pass --class-map FILE (name → class index), or --class-map sorted if their sorted "
-            "order is the network's class order"
+            f"{first}, but {second}; pass --class-map FILE (name → class index), or --class-map sorted if their order "
+            "is the network's class order"
         )
 
 
@@ -206,7 +212,7 @@ def _by_number(found: tuple[str, ...], n_classes: int, known: tuple[str, ...] | 
             f"labels {some(map(shortened, outside))} are not class indices of this network: expected 0 to {n_classes - 1}"
         )
     index = {label: int(Decimal(label)) for label in found}
-    return ClassMatch(n_classes, index, known or numbered(n_classes), "labels are class indices")
+    return ClassMatch(n_classes, index, known or numbered(n_classes), "class indices")
 
 
 def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> ClassMatch:
@@ -221,13 +227,20 @@ def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> 
             f"the folders in {images.root} look like image sets, not classes: {some(found)}; pass one of these folders, or a "
             "class map if they are classes"
         )
-    if all(name.isdecimal() for name in found) and list(found) != sorted(found, key=Decimal):
+    if all(name.isdecimal() for name in found) and list(found) == sorted(found) != sorted(found, key=Decimal):
         log.warning(
             "class folders are numbers; they are sorted as text (%s), as torchvision does, not by value; pass a class map "
             "if the network counts them by value",
             some(found),
         )
-    return ClassMatch(n_classes, {name: index for index, name in enumerate(found)}, known or found, "by sorted order")
+    return ClassMatch(
+        n_classes, {name: index for index, name in enumerate(found)}, known or found, f"by {_order(found)}"
+    )
+
+
+def _order(found: Sequence[str]) -> str:
+    """Name the order that names come in: sorted, unless the data set numbers them otherwise."""
+    return "sorted order" if list(found) == sorted(found) else "the data set's order"
 
 
 def _inside(images: Images, names: Sequence[str]) -> str:

@@ -170,7 +170,10 @@ def _parts(item: object, image: str | None, label: str | None) -> tuple[Any, Any
             return _by_name({str(key): one for key, one in item.items()}, label)
         chosen = image_column(images, image, "an item of the Dataset")
         labels = [
-            Column(column.name, column.contents, int(not column.fits)) for column in images if column.name != chosen
+            Column(one.name, "the image", 0)
+            if one.name == chosen
+            else Column(one.name, one.contents, int(not one.fits))
+            for one in images
         ]
         key = label_column(labels, label, "an item of the Dataset")
         by_name = {str(key): one for key, one in item.items()}

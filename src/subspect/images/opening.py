@@ -21,7 +21,7 @@ from torch.utils.data import (
     Dataset,
 )
 
-from subspect.ground.errors import SubspectError, shortened
+from subspect.ground.errors import SubspectError, near, shortened
 from subspect.ground.files import is_file, is_folder, special
 from subspect.images import array_files, parquet
 from subspect.images.array_files import ArrayFile
@@ -161,7 +161,9 @@ def _from_path(path: Path, asked: _Asked) -> Images:
         _refuse_columns("a folder of images", asked)
         return from_folder(path, asked.outside)
     if not is_file(path):
-        raise SubspectError(f"no such folder or file of images: {path}{special(path)} (looked in {Path.cwd()})")
+        raise SubspectError(
+            f"no such folder or file of images: {path}{special(path)} (looked in {Path.cwd()}){_scheme_meant(str(path))}"
+        )
     if suffix == ".csv":
         return from_csv(path, asked.outside, asked.image_column, asked.label_column)
     if suffix in parquet.SUFFIXES:
@@ -172,6 +174,15 @@ def _from_path(path: Path, asked: _Asked) -> Images:
         f"{path} is a file; expected a folder of images, a .csv file with the column 'path', .parquet, "
         f"{', '.join(array_files.SUFFIXES)}, or for shards wds:FILE.tar"
     )
+
+
+def _scheme_meant(name: str) -> str:
+    """Say how names begin, where something may be meant as one; nothing where it can be a path alone."""
+    found = re.match(r"([\w-]{2,}):", name)  # one letter is a drive
+    if found is None or found[1] in _SCHEMES:
+        return ""
+    meant = near(f"{found[1]}:", [f"{scheme}:" for scheme in _SCHEMES])
+    return f"; nothing goes by {shortened(found[1])}:{meant}; names begin with wds:, parquet: or hfds:"
 
 
 def _refuse_columns(what: str, asked: _Asked) -> None:

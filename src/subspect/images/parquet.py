@@ -164,7 +164,7 @@ def from_parquet(
     if not columns.paths:
         return ParquetImages(whole, root, files, columns, labels, outside, image_column)
     found = Files("Parquet", root, _paths(root, files, columns.image, outside), labels.raw)
-    found.classes = labels.classes
+    found.classes, found.table = labels.classes, files[0] if len(files) == 1 else None
     return found
 
 

@@ -45,6 +45,9 @@ class Sampled(Images):
         self.kind, self.labelled, self.classes = source.kind, source.labelled, source.classes
         self.ready, self.image_column = source.ready, source.image_column
         self.root: Path | None = source.root
+        self.table = source.table
+        if len(self) < len(source):
+            self.sample = f"{len(self):,} of {len(source):,}, drawn with seed {seed}"
         log.info("%s of %s images are taken, drawn with seed %d", f"{len(self):,}", f"{len(source):,}", seed)
 
     @property

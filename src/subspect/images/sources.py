@@ -49,6 +49,8 @@ class Images(ABC):
         classes: the names used as labels, in sorted order, or in the order in which the source numbers them; None if labels
             are class indices.
         root: for files, the folder that ids are relative to.
+        table: for files that a table lists, what that file is called.
+        sample: of a random sample, how many of how many images it is and how they were drawn; otherwise empty.
         image_column: for tables and shards, which column the images are in, if the user named it.
         ready: whether images are tensors ready for the network, so that no preprocessing applies.
     """
@@ -57,6 +59,8 @@ class Images(ABC):
     labelled: bool
     classes: tuple[str, ...] | None = None
     root: Path | None = None
+    table: str | None = None
+    sample: str = ""
     image_column: str | None = None
     ready: bool = False
 

@@ -173,7 +173,7 @@ def _label(
     """Read a label, if a member contains one."""
     if asked == NO_COLUMN:
         return None
-    if extension == (asked or _CLASS):
+    if extension == (asked or _CLASS) != _JSON:
         if member.size > _CLASS_BYTES:
             raise SubspectError(f"{path}: {shortened(member.name)} has {member.size:,} bytes, and cannot be a label")
         try:
@@ -189,7 +189,13 @@ def _label(
         values = parse_json(file.read(member.size), where)
         if isinstance(values, dict):
             seen.fields.update(dict.fromkeys(values))
+            if asked == _JSON and asked not in values:
+                raise SubspectError(
+                    f"{where} has fields, and is no label as a whole; name the field that holds the label with --label-column "
+                    f"(label_column=): {some(map(shortened, values), 20) or 'it has none'}"
+                )
             return values.get(asked)
+        return values if asked == _JSON else None
     return None
 
 

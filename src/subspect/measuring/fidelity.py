@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import floor, log10, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class Fidelity(Result):
             table.add_row("top-5 accuracy", percent(cost.dense_top5), percent(cost.top5))
         table.add_row("fidelity", "", percent(cost.fidelity))
         kl = cost.divergence
-        table.add_row("divergence (KL)", "", f"{kl.value:.3f} nats ({kl.low:.3f}–{kl.high:.3f})")
+        table.add_row("divergence (KL)", "", f"{nats(kl.value)} nats ({nats(kl.low)}–{nats(kl.high)})")
         return [table]
 
     def class_tables(self) -> list[Table]:
@@ -125,7 +125,7 @@ class Fidelity(Result):
         seen = {name: cost for name, cost in self.classes.items() if cost is not None}
         for name, cost in seen.items():
             shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
-            table.add_row(name, f"{cost.images:,}", *shares, f"{cost.divergence.value:.3f}")
+            table.add_row(name, f"{cost.images:,}", *shares, nats(cost.divergence.value))
         if len(seen) < len(self.classes):
             table.add_row(f"{len(self.classes) - len(seen):,} without images", "0")
         return [table]
@@ -257,6 +257,13 @@ def _flat(cost: Cost | None) -> dict[str, Any]:
         if isinstance(value, Estimate):
             row |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
     return row
+
+
+def nats(value: float) -> str:
+    """Show a divergence: three decimals, of a small one two digits that are no zeros."""
+    if not 0 < value < 0.01:
+        return f"{value:.3f}"
+    return f"{value:.{1 - floor(log10(value))}f}".rstrip("0") if value >= 1e-6 else f"{value:.1e}"
 
 
 def percent(estimate: Estimate | None, digits: int = 2) -> str:

@@ -13,6 +13,8 @@ from subspect.ground.errors import SubspectError, some
 from subspect.images.inputs import Pixels, called, shape_of
 from subspect.networks.summands import Position, at_position, is_convolution
 
+_CHANNELS = (1, 3, 4)  # that pictures have
+
 
 @dataclass(eq=False)
 class Seen:
@@ -66,8 +68,10 @@ def watch(model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module]) -> tu
 def failed_on(pixels: Pixels, error: Exception) -> SubspectError:
     """Return the error that says that a network failed on a batch."""
     pictures = isinstance(pixels, Tensor) and pixels.ndim == 4
+    last = isinstance(pixels, Tensor) and pictures and pixels.shape[3] in _CHANNELS and pixels.shape[1] not in _CHANNELS
+    told = ", whose channels seem to come last (give them first: images.transpose(0, 3, 1, 2))" if last else ""
     return SubspectError(
-        f"the network failed on a batch {shape_of(pixels)}: {type(error).__name__}: {error}; check that "
+        f"the network failed on a batch {shape_of(pixels)}{told}: {type(error).__name__}: {error}; check that "
         + ("the preprocessing gives the size and the channels" if pictures else "inputs have the shape and the numbers")
         + " that it expects"
     )

@@ -208,9 +208,10 @@ def _beside(place: str) -> Iterator[None]:
 def _call(module: ModuleType, name: str, arguments: Mapping[str, Any], spec: str) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = {key: one for key, one in vars(module).items() if callable(one) and not key.startswith("_")}
+        own = [key for key, one in known.items() if getattr(one, "__module__", None) == module.__name__]
         raise SubspectError(
-            f"{spec}: no callable {name!r} there{near(name, known)}; it has: {some(known, 8) or 'none'}"
+            f"{spec}: no callable {name!r} there{near(name, [*known])}; it has: {some(own, 8) or 'none of its own'}"
         )
     try:
         with redirect_stdout(sys.stderr):  # what it prints is no result of ours

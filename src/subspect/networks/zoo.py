@@ -5,6 +5,7 @@ None of the three packages is imported before a name of its is asked for.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from torch import nn
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.packages import check_reachable, package, reading
 from subspect.images.preprocessing import Preprocessing, PreprocessingLike
+
+log = logging.getLogger("subspect")
 
 _WEIGHTS = "give its weights by --weights FILE (weights=)"
 
@@ -277,14 +280,24 @@ def _hugging_face(asked: Asked) -> Named:
             f"hf:./{asked.name}, or rename it to use the repository"
         )
     if not local and (asked.name.startswith((".", "/", "~")) or asked.name.count("/") > 1):
-        raise SubspectError(f"{asked.spec}: no such folder: {asked.name} (looked in {Path.cwd()})")
+        raise SubspectError(
+            f"{asked.spec}: no such folder: {asked.name} (looked in {Path.cwd()}){_folders_near(folder)}"
+        )
     place = str(folder) if local else asked.name
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     if not asked.prepared and (not local or _has_processor(folder)):
         _check_torchvision(asked)
-    with reading(asked.spec, hub=not local, instead="name a folder that holds it, hf:FOLDER"):
+    instead = f"name a folder that holds it, hf:FOLDER; there is no folder {asked.name}{_folders_near(folder)}"
+    with reading(asked.spec, hub=not local, instead=instead):
         model = _hugging_face_model(transformers, asked, place, options)
-        if asked.prepared or (local and not _has_processor(folder)):
+        if asked.prepared:
+            return Named(model)
+        if local and not _has_processor(folder):
+            log.info(
+                "%s has no preprocessor_config.json, so it is not known how images are prepared: give --resize, --crop, --mean "
+                "and --std (preprocessing=), unless a study says it",
+                folder,
+            )
             return Named(model)
         return Named(model, transformers.AutoImageProcessor.from_pretrained(place, **options))
 
@@ -317,6 +330,14 @@ def _is_cached(name: str) -> bool:
 
     plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
     return plain and isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _folders_near(folder: Path) -> str:
+    """Return a hint at folders beside one that is not there, whose names are near; or nothing."""
+    try:
+        return near(folder.name, sorted(one.name for one in folder.parent.iterdir() if one.is_dir()))
+    except OSError:
+        return ""
 
 
 def _has_processor(folder: Path) -> bool:

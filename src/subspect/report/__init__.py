@@ -36,9 +36,9 @@ from subspect.heads.head import MANY, Kernel
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import described
-from subspect.measuring.fidelity import Cost, Fidelity, evaluate, percent
+from subspect.measuring.fidelity import Cost, Fidelity, evaluate, nats, percent
 from subspect.networks.network import Network
-from subspect.report.figures import calibration_figure, curve_figure, shared_figure
+from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
 from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
 from subspect.studies.decompositions import DecompositionLike, opened
@@ -137,6 +137,11 @@ class Site:
     def shared(self) -> str:
         """How many features each two classes share."""
         return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
+
+    @property
+    def shared_in_words(self) -> str:
+        """The same, where no figure is needed for it."""
+        return shared_in_words(self.decomposition.supports, self.decomposition.unseen)
 
     @property
     def lost(self) -> list[ClassPage]:
@@ -304,6 +309,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
+    environment.filters["nats"] = nats
     environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
     environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]

@@ -112,22 +112,18 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
     Gifford, Jaakkola 2001). Classes without images are left out.
 
     Returns:
-        The SVG; nothing with fewer than two classes.
+        The SVG; nothing where a sentence says it all (see `shared_in_words`).
     """
-    kept = [label for label in range(len(supports)) if label not in set(unseen)]
-    if len(kept) < 2:
+    kept, shared = _shared(supports, unseen)
+    if shared_in_words(supports, unseen):
         return ""
-    used = np.zeros((len(kept), supports.n_features), np.float32)
-    for row, label in enumerate(kept):
-        used[row, supports[label]] = 1
-    shared = used @ used.T
     order = order_of(shared)
     shared = shared[np.ix_(order, order)]
     np.fill_diagonal(shared, np.nan)
     with _styled():
         from matplotlib.ticker import MaxNLocator
 
-        side = 5.0 if len(kept) > _NAMED else 1.6 + 0.28 * len(kept)
+        side = 5.0 if len(kept) > _NAMED else max(4.4, 1.6 + 0.28 * len(kept))  # a page shows no figure smaller
         figure, axes = _axes(side, side)
         drawn = axes.imshow(shared, cmap="cividis", interpolation="nearest", vmin=0)
         whole = MaxNLocator(integer=True)
@@ -149,6 +145,25 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
             axes.set_ylabel("classes, in the same order")
         axes.tick_params(length=0)
         return _svg(figure, "How many features each two classes share")
+
+
+def shared_in_words(supports: Supports, unseen: Sequence[int] = ()) -> str:
+    """Say how many features classes share where no figure is needed for it: of two classes, or none; otherwise nothing."""
+    kept, shared = _shared(supports, unseen)
+    if len(kept) < 2:
+        return "There are no two classes with chosen features."
+    if not np.triu(shared, 1).any():
+        return "No two classes share a feature."
+    return f"The two classes share {shared[0, 1]:.0f} of their features." if len(kept) == 2 else ""
+
+
+def _shared(supports: Supports, unseen: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """Return the classes that images were seen of, and how many features each two of them share."""
+    kept = [label for label in range(len(supports)) if label not in set(unseen)]
+    used = np.zeros((len(kept), supports.n_features), np.float32)
+    for row, label in enumerate(kept):
+        used[row, supports[label]] = 1
+    return kept, used @ used.T
 
 
 def order_of(shared: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

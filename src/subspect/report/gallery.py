@@ -37,6 +37,7 @@ log = logging.getLogger("subspect")
 SHOWN = 6  #: images in a strip
 SIDE = 64  #: pixels of a picture's long side
 _SAME = {"rel_tol": 0.01, "abs_tol": 0.01}  # of a feature: on another device it differs by rounding
+_BELOW, _BEGUN = 30, 10  # letters of a class below a picture, and how many of them from its beginning
 _LETTERS = 300  # of a text that is shown
 _BATCH = 16  # images that run through the network at a time
 _Rows = list[tuple[str, int, float]]  # id, class and value
@@ -66,6 +67,11 @@ class Shot:
     def caption(self) -> str:
         """Class, id and value."""
         return f"{self.label}, {self.id}: {self.value:.3g}"
+
+    @property
+    def short(self) -> str:
+        """The class, of a long name its beginning and its end: what is below the picture."""
+        return self.label if len(self.label) <= _BELOW else f"{self.label[:_BEGUN]}…{self.label[_BEGUN + 1 - _BELOW :]}"
 
 
 @dataclass(frozen=True)

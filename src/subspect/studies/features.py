@@ -326,7 +326,7 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, st
             f"{some((f'{flat[row]} in row {row}' for row in outside), 3)}; classes are counted from 0, in the order of the "
             "rows of the head's weight; for labels that are names, give class_names (--class-names FILE)"
         )
-    return flat.astype(np.int64), "labels are class indices"
+    return flat.astype(np.int64), "class indices"
 
 
 def _by_name(labels: list[str], names: tuple[str, ...]) -> Integers:

@@ -103,6 +103,8 @@ class SetManifest(_Kept):
         shard_size: images in a shard, a multiple of ``batch_size``.
         layers: name → channels of the layers that were watched besides the features.
         image_column: the column or extension that contains the images, if the user named it.
+        table: for files that a table lists, what that file is called.
+        sample: of a random sample, how many of how many images it is and how they were drawn; otherwise empty.
         complete: whether every shard is stored.
         rows: images with features, once complete.
         failed: id and reason for each image that could not be used, once complete.
@@ -123,6 +125,8 @@ class SetManifest(_Kept):
     shard_size: Count
     layers: Mapping[str, Width] = field(default_factory=dict)
     image_column: str | None = None
+    table: str | None = None
+    sample: str = ""
     complete: bool = False
     rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()

@@ -72,7 +72,8 @@ def observe(
         batch_size: images per batch.
         workers: processes that read images; with 0, this process reads them.
         device: where the network runs, such as "cuda"; by default where it is.
-        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces sorted order.
+        class_map: a mapping from folder name to class index, or a JSON file with one; "sorted" forces their order,
+            sorted or the data set's own.
         max_failed: the share of images that may be unusable before the run stops with an error.
         layers: names of layers to watch besides the features, averaged over space; "all" for every convolution and linear
             layer (see `subspect.networks.layers`).
@@ -187,6 +188,8 @@ def _manifest(
         batch_size=batch_size,
         shard_size=shard_rows(width, batch_size),
         layers=layers,
+        table=source.table,
+        sample=source.sample,
     )
 
 
@@ -264,7 +267,7 @@ def _run(
     """Write the missing shards."""
     manifest, done = image_set.manifest, set(image_set.done)
     failed = [failure for index in done for failure in image_set.shard(index)[1]]
-    _check_failed(failed, manifest, max_failed, image_set.folder)
+    _check_failed(failed, image_set, max_failed)
     if done:
         log.info("resuming: %d of %d shards are already stored", len(done), manifest.n_shards)
     cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
@@ -277,7 +280,7 @@ def _run(
                 chunks.append(_chunk(network, batch, manifest))
                 fresh += batch.failed
                 advance(len(cut))
-            _check_failed(failed := failed + fresh, manifest, max_failed, image_set.folder)
+            _check_failed(failed := failed + fresh, image_set, max_failed)
             image_set.write(index, joined(chunks), fresh)
 
 
@@ -350,7 +353,7 @@ def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
         ids = [batch.ids[row] for row in bad]
         raise SubspectError(
             f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's "
-            f"weights and precision, and those images; what was stored before is kept"
+            "weights and precision, and those images"
         )
     return chunk
 
@@ -365,12 +368,13 @@ def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
     return sum(end - first for first, end in map(manifest.ends, shards))
 
 
-def _check_failed(failed: list[tuple[str, str]], manifest: SetManifest, most: float, folder: Path) -> None:
-    if len(failed) > most * manifest.images:
+def _check_failed(failed: list[tuple[str, str]], image_set: ImageSet, most: float) -> None:
+    images = image_set.manifest.images
+    if len(failed) > most * images:
+        kept = f"; what was stored in {image_set.folder} is kept" if image_set.done else ""
         raise SubspectError(
-            f"{len(failed)} of {manifest.images:,} images could not be used, more than the allowed share of "
-            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed; what was "
-            f"stored in {folder} is kept"
+            f"{len(failed)} of {images:,} images could not be used, more than the allowed share of "
+            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed{kept}"
         )
 
 

@@ -104,7 +104,11 @@ def _about(study: Study, name: str) -> Text:
     """Say of an image set what it holds, and what couldn't be used."""
     manifest = study.image_set(name).manifest
     what = "rows of features" if manifest.kind == "features" else "images"
-    place = "" if manifest.kind == "features" else f" ({manifest.kind}, {manifest.root or 'in memory'})"
+    where = manifest.root or "in memory"
+    if manifest.root and manifest.table:
+        where = str(Path(manifest.root) / manifest.table)
+    sample = f"; a sample, {manifest.sample}" if manifest.sample else ""
+    place = "" if manifest.kind == "features" else f" ({manifest.kind}, {where}{sample})"
     text = f"{manifest.rows:,} {what}{place}; labels: {manifest.matching}"
     if manifest.layers:
         text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"

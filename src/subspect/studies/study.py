@@ -262,7 +262,8 @@ class Study(StudyQuestions):
         found = self.as_set(name, stored)
         if all(getattr(stored, field) == getattr(manifest, field) for field in _SAME):
             if stored.root != manifest.root:  # the same images in another place
-                found.save(replace(stored, root=manifest.root, image_column=manifest.image_column))
+                root, table, column = manifest.root, manifest.table, manifest.image_column
+                found.save(replace(stored, root=root, table=table, image_column=column))
             return found
         if stored.complete or found.done:
             raise SubspectError(_difference(self.path, name, stored, manifest))
