@@ -329,6 +329,42 @@ def test_tokens_alone(tmp_path: Path) -> None:
         np.testing.assert_allclose(study.image_set("train").whole().features, wanted, atol=1e-6)
 
 
+def test_arrays_by_name(text: subspect.Job, tmp_path: Path) -> None:
+    items = _Encoded()
+    whole = {"input_ids": items.ids, "attention_mask": items.mask.numpy()}
+    for name, given in (("pair", (whole, np.arange(_IMAGES) % 3)), ("alone", whole)):
+        study = subspect.observe(subspect.Network(_Text()), given, tmp_path / name, show_progress=False)
+        chunk = study.image_set("train").whole()
+        np.testing.assert_array_equal(chunk.features, text.study.image_set("train").whole().features)
+        assert study.image_set("train").labelled == (name == "pair")
+    prints = [open_images({"a": items.ids, "b": items.mask[:, :end]}).fingerprint(None) for end in (6, 5, 6)]
+    assert prints[0] == prints[2] != prints[1]
+    open_images({"a": items.ids.bfloat16()}).fingerprint(None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"a": [[1, 2], [3]]},
+            "the rows of 'a' are of different lengths; pad them to one, as a tokenizer does with padding=True",
+        ),
+        (
+            {"a": torch.zeros(3, 2), "b": torch.zeros(2)},
+            r"each have a row for every example; got 'a' \(3, 2\), 'b' \(2,\)",
+        ),
+        ({"a": 1.0}, r"each have a row for every example; got 'a' \(\)"),
+        (
+            {"a": torch.zeros(2, 1), "labels": [0, 1]},
+            r"'labels' looks like labels: give them beside, \(arrays, labels\)",
+        ),
+    ],
+)
+def test_arrays_by_name_that_do_not_fit(given: Any, message: str) -> None:
+    with pytest.raises(SubspectError, match=message):
+        open_images(given)
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
