@@ -159,7 +159,34 @@ def test_inputs_of_another_width_are_refused(known: bool, tmp_path: Path) -> Non
     with pytest.raises(SubspectError) as caught:
         subspect.observe(network, np.zeros((9, 7), np.float32), tmp_path / "other", show_progress=False)
     assert "the network failed on a batch (" in str(caught.value) and "mat1 and mat2 shapes" in str(caught.value)
-    assert str(caught.value).endswith("check that inputs have the shape and the numbers that it expects")
+    assert str(caught.value).endswith(
+        "; a linear layer of it takes 5 numbers of each example and was given 7; check that inputs have the shape and the "
+        "numbers that it expects"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a"], "; its forward needs 'b' as well: give all by name, in a dict; check"),
+        (["a", "b", "token_type_ids"], "; its forward takes no 'token_type_ids': leave out or rename; check"),
+        (["a", "mass"], r"; its forward takes no 'mass' \(did you mean 'mask'\?\): leave .* needs 'b' as well"),
+        ([], "; its forward needs 'b' as well: give all by name"),
+    ],
+)
+def test_inputs_that_the_network_does_not_take_by_name(names: list[str], message: str, tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
+            out: torch.Tensor = self.fc(a + b)
+            return out
+
+    given = {name: torch.zeros(8, 5) for name in names} if names else torch.zeros(8, 5)
+    with pytest.raises(SubspectError, match=message):
+        subspect.observe(subspect.Network(Both()), given, tmp_path / "study", show_progress=False)
 
 
 def test_explaining_an_input_that_is_no_picture(done: _Done, tmp_path: Path) -> None:
