@@ -249,7 +249,7 @@ def test_other_features_or_another_head_are_refused(tmp_path: Path) -> None:
     before = files(tmp_path / "study")
     for changed, message in (
         ((x + 1, weight, bias), "image set 'train' in .* contains other images or labels: 70 \\(features"),
-        ((x, weight + 1, bias), "belongs to another network: it was made with 'features'"),
+        ((x, weight + 1, bias), "belongs to another head: it was made with 'features'"),
     ):
         with pytest.raises(SubspectError, match=message):
             from_features(*changed, tmp_path / "study", labels=labels)
@@ -282,6 +282,15 @@ def test_what_needs_a_network_says_that_there_is_none(tmp_path: Path) -> None:
             ask()
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "small.onnx").exists()
     decomposition.export(tmp_path / "small.safetensors")  # the head by itself
+    with pytest.raises(
+        SubspectError, match=r"was made from features alone, so that there is no network .*; the decomposed "
+    ):
+        decomposition.apply(nn.Linear(12, 4))
+    other = from_features(x, weight * 2, bias, tmp_path / "other", labels=labels)
+    with pytest.raises(
+        SubspectError, match=r"'pursuit-k3' is of another head \('features', weights .*…\) than the study"
+    ):
+        subspect.evaluate(other, decomposition)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -293,6 +302,30 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "width": (
         {"features": X[:, :9]},
         "the features have 9 columns, and the head's weight (4, 12) takes 12: give the features",
+    ),
+    "width, transposed": (
+        {"weight": W.T, "bias": None},
+        "the features have 12 columns, and the head's weight (12, 4) takes 4: the weight seems to lie the other way, (d, C)",
+    ),
+    "width, transposed, with names": (
+        {"weight": W.T, "bias": None, "class_names": list("abcd")},
+        "(d, C): transpose it",
+    ),
+    "transposed": (
+        {"weight": W.T},
+        "one row per class, and a bias (C,); got weight (12, 4) and bias (4,); transpose the weight",
+    ),
+    "text labels without class names": (
+        {"labels": [str(label) for label in Y]},
+        "give the class names (class_names=, --class-names FILE), in the order of the rows of the head's weight",
+    ),
+    "a classifier": (
+        {"weight": LogisticRegression().fit(X, Y), "bias": None},
+        "must be numbers (C, d), and a LogisticRegression was given: give its coef_ and intercept_ as weight and bias",
+    ),
+    "a layer": (
+        {"weight": nn.Linear(12, 4), "bias": None},
+        "must be numbers (C, d), and a Linear was given: give its weight and bias as weight and bias",
     ),
     "NaN": (
         {"features": HOLED},

@@ -237,9 +237,11 @@ class Decomposition(DecompositionQuestions):
             SubspectError: it is of another.
         """
         if self.fingerprint != study.identity.fingerprint:
+            alone = self.study is not None and self.study.identity.features_alone and study.identity.features_alone
+            mine, theirs = (f"{of.network!r}, weights {of.fingerprint[:12]}…" for of in (self, study.identity))
             raise SubspectError(
-                f"decomposition {self.name!r} is of another network ({self.network!r}) than the study "
-                f"{study.path} ({study.identity.network!r})"
+                f"decomposition {self.name!r} is of another {'head' if alone else 'network'} ({mine}) than the study "
+                f"{study.path} ({theirs})"
             )
         own, shape = (
             (len(self.supports), self.supports.n_features),
@@ -323,6 +325,11 @@ class Decomposition(DecompositionQuestions):
             hint = "; pass network.model" if hasattr(model, "model") else ""
             raise SubspectError(f"the model must be a torch.nn.Module, got {type(model).__name__}{hint}")
         given = weights_fingerprint(model)
+        if given != self.fingerprint and self.study is not None and self.study.identity.features_alone:
+            raise SubspectError(
+                f"the study {self.study.path} was made from features alone, so that there is no network to apply {self.name!r} "
+                "to; the decomposed head as a module, to be put in the place of the linear layer, is layer()"
+            )
         if given != self.fingerprint:
             raise SubspectError(
                 f"this is a different network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "
