@@ -305,7 +305,7 @@ def name(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file with names: index → name (null takes a name away), or a list of a name per feature."
+            help="JSON file with names: feature, by index or name → name (null takes a name away); or a list of all names."
         ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the feature's name away.")] = False,
@@ -315,7 +315,7 @@ def name(
 
     Examples: subspect name study 12 whiskers | subspect name study --file names.json | subspect name study
     """
-    from subspect.studies.name_features import kept_names, name_features, read_names
+    from subspect.studies.name_features import changes, kept_names, name_features, read_names
     from subspect.studies.study import Study
 
     opened = Study.open(study)
@@ -324,11 +324,13 @@ def name(
             "name features by one of: FEATURE NAME; FEATURE --remove, which takes its name away; --file FILE; or give none "
             "of these, to list the names that there are"
         )
-    if file is not None:
-        made = name_features(opened, read_names(file))
-    else:
-        made = kept_names(opened) if feature is None else opened.name_feature(feature, given)
-    show_made(made, as_json)
+    before = kept_names(opened)
+    if file is None and feature is None:
+        show_made(before, as_json)
+        return
+    made = name_features(opened, read_names(file)) if file is not None else opened.name_feature(feature or "", given)
+    log.info("%s", changes(before.names, made.names))
+    show_values(made.to_json(), as_json)
 
 
 @command("A study")

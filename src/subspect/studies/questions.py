@@ -14,7 +14,7 @@ from subspect.ground.errors import some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
-from subspect.heads.feature_names import feature_index
+from subspect.heads.feature_names import check_no_number, feature_index
 from subspect.images.preprocessing import described
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ class StudyQuestions(Result):
     def name_feature(self, feature: int | str, name: str | None) -> FeatureNames:
         """Name one feature, given by its index or by the name that it has; None takes its name away."""
         index = feature_index(feature, self._study.feature_names, self._study.identity.n_features)
+        check_no_number({index: name})
         return subspect.name_features(self._study, {index: name})
 
-    def name_features(self, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
+    def name_features(self, names: Mapping[int, str | None] | Mapping[str, str | None] | Sequence[str]) -> FeatureNames:
         """Give features names, which are shown wherever the features are: `subspect.name_features`."""
         return subspect.name_features(self._study, names)
 
