@@ -41,7 +41,7 @@ def curve_plot(decomposition: Decomposition) -> Figure:
     from matplotlib.figure import Figure
 
     points = curve_points(decomposition)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     draw_curve(axes, points, {name: pair[0] for name, pair in COLOURS.items()})
     axes.spines[["top", "right"]].set_visible(False)
