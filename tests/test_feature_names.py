@@ -356,14 +356,16 @@ def test_a_name_that_a_feature_has_in_the_study_stays(tmp_path: Path, caplog: py
     with caplog.at_level("INFO", "subspect"):
         words(tmp_path / "study", name="again")
     assert study.feature_names[0] == "mine" and study.feature_names[1] == vectorizer.get_feature_names_out()[1]
-    assert "features keep the names that they have there: 0, 2" in caplog.text
+    assert "2 of 10 features are called otherwise in the study" in caplog.text
+    assert "feature 0 is 'mine' there, 'boat' here, feature 2 is 'c' there" in caplog.text
 
 
 def test_columns_in_another_order_are_noticed(tmp_path: Path) -> None:
     study, vectorizer, _ = words(tmp_path / "study")
     moved = np.roll(vectorizer.get_feature_names_out(), 1)
     with pytest.raises(
-        SubspectError, match=r"'wind' is feature 9 in the study .*, and 0 here: give the features in the order"
+        SubspectError,
+        match=r"'wind' is feature 9 in the study .*, and 0 here: give the features in the order of the head's",
     ):
         words(tmp_path / "study", name="test", feature_names=moved)
     assert study.set_names == ["train"]

@@ -118,6 +118,7 @@ def features(
     """
     from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels, read_lines
     from subspect.studies.features import from_features
+    from subspect.studies.name_features import compare_names
 
     found, linear, names = read_features(features), read_head(head), lines_of(class_names)
     for what, path, held in (
@@ -127,6 +128,9 @@ def features(
     ):
         if path is not None and held is not None:
             raise SubspectError(f"{features} holds {what} itself, and --{what} gives others; give one of them")
+    for column, what in found.taken.items():
+        log.info("%s: the column %r is taken as %s; if it is a feature, rename it", features, column, what)
+    compare_names(found.feature_names, linear.feature_names, f"the head {head}")
     given = found.labels if labels is None else read_labels(labels)
     made = from_features(
         found.features,
@@ -137,7 +141,7 @@ def features(
         labels=as_indices(given, linear, names),
         class_names=names if names is not None else linear.classes,
         ids=found.ids,
-        feature_names=found.feature_names or None,
+        feature_names=found.feature_names or linear.feature_names or None,
         texts=found.texts if texts is None else read_lines(texts, "texts"),
         links=found.links if links is None else read_lines(links, "links"),
     )

@@ -113,22 +113,39 @@ def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features:
     """
     come = checked({one: name for one, name in as_mapping(given, n_features).items() if name is not None}, n_features)
     known = Study.open(study).feature_names if is_file(study / "study.json") else {}
-    _check_order(come, known, study)
-    kept = [feature for feature in come if feature in known and known[feature] != come[feature]]
-    if kept:
-        log.info("%s: %s features keep the names that they have there: %s", study, f"{len(kept):,}", some(kept))
+    compare_names(come, known, f"the study {study}")
     return checked({**come, **known}, n_features)
 
 
-def _check_order(come: Names, known: Names, study: Path) -> None:
-    """Refuse names that the study gives other features: the columns then lie in another order."""
+def compare_names(come: Names, known: Names, where: str) -> None:
+    """Compare the names that features come with to those that they are known by, and warn where they differ.
+
+    Args:
+        come: of columns.
+        known: of the features of a study or a head.
+        where: which that is.
+
+    Raises:
+        SubspectError: a name is known to be another feature's: the columns lie in another order.
+    """
     place = {name: feature for feature, name in known.items()}
     moved = [(place[name], feature) for feature, name in come.items() if place.get(name, feature) != feature]
     if moved:
         there, here = moved[0]
         raise SubspectError(
-            f"{come[here]!r} is feature {there} in the study {study}, and {here} here: give the features in the order of "
-            f"those that the study has, which is that of the head's weight ({len(moved):,} lie elsewhere)"
+            f"{come[here]!r} is feature {there} in {where}, and {here} here: give the features in the order of the head's "
+            f"weight ({len(moved):,} lie elsewhere)"
+        )
+    others = [feature for feature in come if known.get(feature, come[feature]) != come[feature]]
+    if others:
+        told = (f"feature {one} is {known[one]!r} there, {come[one]!r} here" for one in others)
+        log.warning(
+            "%s of %s features are called otherwise in %s: %s; if they are others, the head doesn't fit them. A study keeps "
+            "the names that it has",
+            f"{len(others):,}",
+            f"{len(come):,}",
+            where,
+            some(told, 3),
         )
 
 
