@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
+from matplotlib.text import Text
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -103,6 +105,22 @@ def test_texts_by_their_words(tmp_path: Path) -> None:
     assert study.verify(show_progress=False).sound
     title = study.tables()[0]
     assert "none, features alone: features" in str(list(title.columns[1].cells))
+
+
+def test_examples_are_not_called_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study, _, _ = told(tmp_path / "study")
+    with caplog.at_level(logging.INFO, logger="subspect"):
+        made = study.decompose(k="auto", show_progress=False)
+        decomposition = study.decompose(k=3, show_progress=False)
+    fidelity, pair = decomposition.evaluate(), decomposition.compare("cooking", "music")
+    results = [study, made, decomposition, fidelity, pair, decomposition.essentiality(), study.geometry()]
+    said = [caplog.text, made.settled or "", *(one._repr_html_() for one in [*results, study.selectivity()])]
+    said += [text.get_text() for text in decomposition.plot().findobj(Text)]
+    assert fidelity.note.startswith("27 examples of 'test'") and "since no examples were named" in caplog.text
+    page = re.sub(r"<(script|style|svg)\b.*?</\1>", "", decomposition.report().read_text(), flags=re.DOTALL)
+    assert "Network and examples" in page and "subspect export" not in page and "subspect specialise" not in page
+    for one in (*said, page):
+        assert not re.findall(r".{0,40}\bimages?\b.{0,40}", re.sub("without images or texts|image sets", "", one))
 
 
 def test_two_classes_by_one_row(tmp_path: Path) -> None:

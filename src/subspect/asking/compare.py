@@ -105,6 +105,7 @@ class Comparison(Result):
         agreement: share of the images of both classes on which the decomposed head sides with the dense one between the two.
         path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
         feature_names: feature index → name, of those of these features that have one.
+        examples: what to call them: "images" or "examples".
     """
 
     names: tuple[str, str]
@@ -118,6 +119,7 @@ class Comparison(Result):
     agreement: float
     path: tuple[tuple[tuple[int, ...], float], ...]
     feature_names: Names = field(default_factory=dict)
+    examples: str = "images"
 
     @property
     def needed(self) -> int | None:
@@ -176,8 +178,8 @@ class Comparison(Result):
                 f"{mean:.3g}" for mean in one.means
             ]
             table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
-        images = Table(title="confused images", title_justify="left")
-        for column in ("image", "is", "taken for", "dense", "by", "what tipped it, in logits"):
+        images = Table(title=f"confused {self.examples}", title_justify="left")
+        for column in (self.examples[:-1], "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left", overflow="fold")
         for shot in self.confused:
             tipped = ", ".join(
@@ -241,7 +243,7 @@ def compare(
     if not min(counts):
         without = names[label] if not counts[0] else names[other]
         raise SubspectError(
-            f"there is no image of {without!r} in {images.image_set!r} to compare; take another set (--on)"
+            f"there is no {images.examples[:-1]} of {without!r} in {images.image_set!r} to compare; take another set (--on)"
         )
     dense = [tensor.double().numpy() for tensor in study.head()]
     weight, bias = (array.astype(np.float64) for array in decomposition.matrix())
@@ -266,6 +268,7 @@ def compare(
         agreement=float(np.mean(side["dense"] == side["decomposed"])),
         path=path,
         feature_names=occurring(used, study.feature_names),
+        examples=images.examples,
     )
 
 

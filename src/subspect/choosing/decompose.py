@@ -214,14 +214,20 @@ def _warn(decomposition: Decomposition, images: int) -> None:
     names = decomposition.class_names
     if decomposition.unseen:
         unseen = [names[label] for label in decomposition.unseen]
-        log.warning("classes without images keep their dense weights, %d in all: %s", len(unseen), some(unseen))
+        log.warning(
+            "classes without %s keep their dense weights, %d in all: %s",
+            decomposition.examples,
+            len(unseen),
+            some(unseen),
+        )
     if isinstance(decomposition.k, int):
         short = [names[label] for label in np.flatnonzero(decomposition.supports.sizes < decomposition.k).tolist()]
         if short and decomposition.method == "pursuit":
             log.warning(
-                "%d classes have fewer than %s features, since no other adds anything on these %d images: %s",
+                "%d classes have fewer than %s features, since no other adds anything on these %d %s: %s",
                 len(short),
                 decomposition.k,
                 images,
+                decomposition.examples,
                 some(short),
             )

@@ -94,6 +94,11 @@ class Decomposition(DecompositionQuestions):
         return self.names_in_file if self.study is None else self.study.feature_names
 
     @property
+    def examples(self) -> str:
+        """What to call what features were chosen on: "images", or "examples" where the study says that they may be none."""
+        return "images" if self.study is None else self.study.identity.examples
+
+    @property
     def chosen(self) -> Chosen:
         """How the features were chosen: the first step of the history."""
         first = self.history[0]
@@ -133,7 +138,7 @@ class Decomposition(DecompositionQuestions):
         size = "the fewest" if self.auto.met else "there is no number of"
         if promise:
             said = f"{size} features for which a loss of at most {limit} can be promised"
-            return f"{said}; promise: {promise.text}, from images of {promise.set!r}"
+            return f"{said}; promise: {promise.text}, from {self.examples} of {promise.set!r}"
         said = f"{size} features that lose at most {limit} on {self.auto.sized_on[0]!r}"
         return f"{said}; promise: none, {self.auto.no_promise}"
 

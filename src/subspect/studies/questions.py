@@ -79,9 +79,12 @@ class StudyQuestions(Result):
         table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
         table.add_row("preprocessing", described(identity.preprocessing))
         for name in study.set_names:
-            table.add_row(f"images {name!r}", _about(study, name))
+            table.add_row(f"{identity.examples} {name!r}", _about(study, name))
         for name in study.unfinished:
-            table.add_row(f"images {name!r}", f"unfinished; run the same {identity.filled_by} command again to resume")
+            table.add_row(
+                f"{identity.examples} {name!r}",
+                f"unfinished; run the same {identity.filled_by} command again to resume",
+            )
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         if study.feature_names:
             table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features have one")
@@ -104,7 +107,7 @@ class StudyQuestions(Result):
 def _about(study: Study, name: str) -> Text:
     """Say of an image set what it holds, and what couldn't be used."""
     manifest = study.image_set(name).manifest
-    what = "rows of features" if manifest.kind == "features" else "images"
+    what = "rows of features" if manifest.kind == "features" else study.identity.examples
     place = "" if manifest.kind == "features" else f" ({manifest.kind}, {manifest.root or 'in memory'})"
     text = f"{manifest.rows:,} {what}{place}; labels: {manifest.matching}"
     if manifest.layers:
