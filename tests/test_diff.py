@@ -163,7 +163,7 @@ def test_other_classes(study: Study, tmp_path: Path) -> None:
 def test_no_image_in_common(study: Study, tmp_path: Path) -> None:
     other = named(Wide(WEIGHT), tmp_path / "other", range(50), "picture")
     made = decompose(study, 2), decompose(other, 2)
-    with pytest.raises(SubspectError, match=r"no image id in common \(image-0, image-1.*; picture-0, picture-1"):
+    with pytest.raises(SubspectError, match=r"no id in common \(image-0, image-1.*; picture-0, picture-1"):
         diff(study, made[0], other=made[1])
     assert diff(study, made[0], other=made[1], on="train").images == 300  # whose ids are their positions
     alone = observed(tmp_path / "alone", WEIGHT, train=TRAIN)

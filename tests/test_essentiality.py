@@ -184,7 +184,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     found = essentiality(study, made, repeats=1)
     assert np.isnan(found.before[2]) and found.to_json()["kinds"]["mean"]["own"][2] is None
     assert np.isnan(without_each(study, made, where(study, made, "train"))[made.supports.rows == 2]).all()
-    assert "; 1 classes without images, here or in the choice, are left out" in str(found.tables()[0].caption)
+    assert "; 1 classes of which there are none, here or in the choice, are left out" in str(found.tables()[0].caption)
     third = subspect.observe(network, (x[:9], torch.full((9,), 2)), study.path, "third", show_progress=False)
     with pytest.raises(SubspectError, match="there are no images of classes that have influential features"):
         essentiality(third, made, on="third")

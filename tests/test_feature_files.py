@@ -394,6 +394,31 @@ def test_what_the_command_refuses(given: Path, line: str, message: str) -> None:
     assert not Path("s").exists()
 
 
+def test_columns_that_are_no_features_are_named(given: Path) -> None:
+    words = {**columns(), "label": Y, "text": IDS, "id": IDS, "link": np.zeros(60)}
+    pyarrow.parquet.write_table(pa.table({**words, "label": Y}), "x.parquet")
+    told = said("features x.parquet --head head.npz -o study", 1)
+    for column, what in (("label", "labels"), ("text", "texts"), ("id", "ids")):
+        assert f"x.parquet: the column '{column}' is taken as {what}; if it is a feature, rename it" in told
+    assert "the features have 6 columns, and the head's weight (3, 5) takes 5" in told and "'link'" not in told
+
+
+def test_columns_are_compared_with_those_of_the_classifier(given: Path) -> None:
+    io, pandas = pytest.importorskip("skops.io"), pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["age", "price", "size", "rooms", "year"])
+    io.dump(LogisticRegression().fit(frame, Y), "head.skops")
+    frame.rename(columns={"price": "pric"}).to_parquet("x.parquet")
+    line = "features x.parquet --head head.skops -o study"
+    told = " ".join(command(line).stderr.split())
+    assert (
+        "1 of 5 features are called otherwise in the head head.skops: feature 1 is 'price' there, 'pric' here" in told
+    )
+    frame[["price", "age", "size", "rooms", "year"]].to_parquet("x.parquet")
+    assert "'price' is feature 1 in the head head.skops, and 0 here: give the features in the order" in said(line, 1)
+    command("features x.npy --head head.skops -o named")
+    assert Study.open("named").feature_names[3] == "rooms"
+
+
 def test_the_command_in_json(given: Path) -> None:
     shown = command("features x.npy --head head.npz -o study --json")
     assert json.loads(shown.stdout)["sets"]["train"]["kind"] == "features"

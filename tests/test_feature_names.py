@@ -78,7 +78,8 @@ def test_names_are_kept_and_taken_away(study: Study) -> None:
     ("names", "told"),
     [
         ({6: "x"}, "there is no feature 6; names are given to features from 0 to 5"),
-        ({"a": "x"}, "there is no feature 'a'"),
+        ({"a": "x"}, "no feature 'a'; the features are 0 to 5; 1 have names: paw"),
+        ({3: "x", "paw": "y"}, "feature 3 · paw is named twice; give it one name"),
         ({-1: "x"}, "there is no feature -1"),
         ({0: ""}, r"feature 0 cannot be called '': a name is text of 1 to 100 characters"),
         ({0: "x" * 101}, "a name is text of 1 to 100"),
@@ -284,13 +285,43 @@ def test_a_command_that_says_two_things_is_refused(line: str, study: Study) -> N
     assert "name features by one of: FEATURE NAME; FEATURE --remove" in said(f"name {study.path} {line}", 1)
 
 
-@pytest.mark.parametrize("text", ['{"a": "x"}', f'{{"{"9" * 5000}": "x"}}', '{"01": "x"}', '"x"', "7"])
+@pytest.mark.parametrize("text", [f'{{"{"9" * 5000}": "x"}}', '{"01": "x"}', '"x"', "7"])
 def test_a_file_that_holds_no_names_is_refused(text: str, study: Study, tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text(text)
     assert 'names.json is no file of names: it must be {"37": "whiskers", …}' in said(
         f"name {study.path} --file {tmp_path / 'names.json'}", 1
     )
     assert "there is no feature" not in command(f"name {study.path}").stdout
+
+
+def test_a_file_takes_features_by_their_names(study: Study, tmp_path: Path) -> None:
+    study.name_features({0: "ear", 3: "paw"})
+    (tmp_path / "names.json").write_text(json.dumps({"paw": "claw", "ear": None, "5": "eye"}))
+    made = command(f"name {study.path} --file {tmp_path / 'names.json'}")
+    assert study.feature_names == {3: "claw", 5: "eye"}
+    assert "named: 3 · claw, 5 · eye; without a name now: 0 · ear" in made.stderr and not made.stdout
+    (tmp_path / "names.json").write_text(json.dumps({"clew": "x"}))
+    told = said(f"name {study.path} --file {tmp_path / 'names.json'}", 1)
+    assert "no feature 'clew' (did you mean 'claw'?); the features are 0 to 5; 2 have names: claw, eye" in told
+
+
+def test_a_bare_number_is_no_name(study: Study, tmp_path: Path) -> None:
+    wanted = "feature 3 cannot be called '12': a bare number is taken as a feature's index; add a word to it"
+    with pytest.raises(SubspectError, match=wanted):
+        study.name_feature(3, "12")
+    (tmp_path / "names.json").write_text(json.dumps({"3": "12"}))
+    assert wanted in said(f"name {study.path} --file {tmp_path / 'names.json'}", 1)
+    assert study.feature_names == {}
+
+
+def test_naming_says_what_changed_alone(study: Study) -> None:
+    study.name_features({0: "ear", 5: "eye"})
+    made = command(f"name {study.path} 3 paw")
+    assert made.stderr == "named: 3 · paw\n" and made.stdout == ""
+    quiet = command(f"name {study.path} paw claw --quiet")
+    assert quiet.stderr == quiet.stdout == "" and study.feature_names[3] == "claw"
+    assert command(f"name {study.path} 3 claw").stderr == "the names are as they were\n"
+    assert command(f"name {study.path} 3 --remove").stderr == "without a name now: 3 · claw\n"
 
 
 # With features alone --------------------------------------------------------------------------------------------------
@@ -325,14 +356,16 @@ def test_a_name_that_a_feature_has_in_the_study_stays(tmp_path: Path, caplog: py
     with caplog.at_level("INFO", "subspect"):
         words(tmp_path / "study", name="again")
     assert study.feature_names[0] == "mine" and study.feature_names[1] == vectorizer.get_feature_names_out()[1]
-    assert "features keep the names that they have there: 0, 2" in caplog.text
+    assert "2 of 10 features are called otherwise in the study" in caplog.text
+    assert "feature 0 is 'mine' there, 'boat' here, feature 2 is 'c' there" in caplog.text
 
 
 def test_columns_in_another_order_are_noticed(tmp_path: Path) -> None:
     study, vectorizer, _ = words(tmp_path / "study")
     moved = np.roll(vectorizer.get_feature_names_out(), 1)
     with pytest.raises(
-        SubspectError, match=r"'wind' is feature 9 in the study .*, and 0 here: give the features in the order"
+        SubspectError,
+        match=r"'wind' is feature 9 in the study .*, and 0 here: give the features in the order of the head's",
     ):
         words(tmp_path / "study", name="test", feature_names=moved)
     assert study.set_names == ["train"]

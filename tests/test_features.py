@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
+from matplotlib.text import Text
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -103,6 +105,22 @@ def test_texts_by_their_words(tmp_path: Path) -> None:
     assert study.verify(show_progress=False).sound
     title = study.tables()[0]
     assert "none, features alone: features" in str(list(title.columns[1].cells))
+
+
+def test_examples_are_not_called_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study, _, _ = told(tmp_path / "study")
+    with caplog.at_level(logging.INFO, logger="subspect"):
+        made = study.decompose(k="auto", show_progress=False)
+        decomposition = study.decompose(k=3, show_progress=False)
+    fidelity, pair = decomposition.evaluate(), decomposition.compare("cooking", "music")
+    results = [study, made, decomposition, fidelity, pair, decomposition.essentiality(), study.geometry()]
+    said = [caplog.text, made.settled or "", *(one._repr_html_() for one in [*results, study.selectivity()])]
+    said += [text.get_text() for text in decomposition.plot().findobj(Text)]
+    assert fidelity.note.startswith("27 examples of 'test'") and "since no examples were named" in caplog.text
+    page = re.sub(r"<(script|style|svg)\b.*?</\1>", "", decomposition.report().read_text(), flags=re.DOTALL)
+    assert "Network and examples" in page and "subspect export" not in page and "subspect specialise" not in page
+    for one in (*said, page):
+        assert not re.findall(r".{0,40}\bimages?\b.{0,40}", re.sub("without images or texts|image sets", "", one))
 
 
 def test_two_classes_by_one_row(tmp_path: Path) -> None:
@@ -249,7 +267,7 @@ def test_other_features_or_another_head_are_refused(tmp_path: Path) -> None:
     before = files(tmp_path / "study")
     for changed, message in (
         ((x + 1, weight, bias), "image set 'train' in .* contains other images or labels: 70 \\(features"),
-        ((x, weight + 1, bias), "belongs to another network: it was made with 'features'"),
+        ((x, weight + 1, bias), "belongs to another head: it was made with 'features'"),
     ):
         with pytest.raises(SubspectError, match=message):
             from_features(*changed, tmp_path / "study", labels=labels)
@@ -282,6 +300,15 @@ def test_what_needs_a_network_says_that_there_is_none(tmp_path: Path) -> None:
             ask()
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "small.onnx").exists()
     decomposition.export(tmp_path / "small.safetensors")  # the head by itself
+    with pytest.raises(
+        SubspectError, match=r"was made from features alone, so that there is no network .*; the decomposed "
+    ):
+        decomposition.apply(nn.Linear(12, 4))
+    other = from_features(x, weight * 2, bias, tmp_path / "other", labels=labels)
+    with pytest.raises(
+        SubspectError, match=r"'pursuit-k3' is of another head \('features', weights .*…\) than the study"
+    ):
+        subspect.evaluate(other, decomposition)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -293,6 +320,30 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "width": (
         {"features": X[:, :9]},
         "the features have 9 columns, and the head's weight (4, 12) takes 12: give the features",
+    ),
+    "width, transposed": (
+        {"weight": W.T, "bias": None},
+        "the features have 12 columns, and the head's weight (12, 4) takes 4: the weight seems to lie the other way, (d, C)",
+    ),
+    "width, transposed, with names": (
+        {"weight": W.T, "bias": None, "class_names": list("abcd")},
+        "(d, C): transpose it",
+    ),
+    "transposed": (
+        {"weight": W.T},
+        "one row per class, and a bias (C,); got weight (12, 4) and bias (4,); transpose the weight",
+    ),
+    "text labels without class names": (
+        {"labels": [str(label) for label in Y]},
+        "give the class names (class_names=, --class-names FILE), in the order of the rows of the head's weight",
+    ),
+    "a classifier": (
+        {"weight": LogisticRegression().fit(X, Y), "bias": None},
+        "must be numbers (C, d), and a LogisticRegression was given: give its coef_ and intercept_ as weight and bias",
+    ),
+    "a layer": (
+        {"weight": nn.Linear(12, 4), "bias": None},
+        "must be numbers (C, d), and a Linear was given: give its weight and bias as weight and bias",
     ),
     "NaN": (
         {"features": HOLED},

@@ -993,7 +993,7 @@ def test_arrays_of_another_shape_or_type(images: Any, given: str) -> None:
 def test_images_that_are_no_array(images: Any) -> None:
     with pytest.raises(
         SubspectError,
-        match=rf"images in memory must be a NumPy array or a tensor \(n, …\); got {type(images).__name__}",
+        match=rf"a NumPy array or a tensor \(n, …\), or a dict of such by name; got {type(images).__name__}",
     ):
         open_images((images, [0, 1]))
 

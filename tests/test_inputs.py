@@ -159,7 +159,34 @@ def test_inputs_of_another_width_are_refused(known: bool, tmp_path: Path) -> Non
     with pytest.raises(SubspectError) as caught:
         subspect.observe(network, np.zeros((9, 7), np.float32), tmp_path / "other", show_progress=False)
     assert "the network failed on a batch (" in str(caught.value) and "mat1 and mat2 shapes" in str(caught.value)
-    assert str(caught.value).endswith("check that inputs have the shape and the numbers that it expects")
+    assert str(caught.value).endswith(
+        "; a linear layer of it takes 5 numbers of each example and was given 7; check that inputs have the shape and the "
+        "numbers that it expects"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a"], "; its forward needs 'b' as well: give all by name, in a dict; check"),
+        (["a", "b", "token_type_ids"], "; its forward takes no 'token_type_ids': leave out or rename; check"),
+        (["a", "mass"], r"; its forward takes no 'mass' \(did you mean 'mask'\?\): leave .* needs 'b' as well"),
+        ([], "; its forward needs 'b' as well: give all by name"),
+    ],
+)
+def test_inputs_that_the_network_does_not_take_by_name(names: list[str], message: str, tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor, *, mask: torch.Tensor | None = None) -> torch.Tensor:
+            out: torch.Tensor = self.fc(a + b)
+            return out
+
+    given = {name: torch.zeros(8, 5) for name in names} if names else torch.zeros(8, 5)
+    with pytest.raises(SubspectError, match=message):
+        subspect.observe(subspect.Network(Both()), given, tmp_path / "study", show_progress=False)
 
 
 def test_explaining_an_input_that_is_no_picture(done: _Done, tmp_path: Path) -> None:
@@ -327,6 +354,42 @@ def test_tokens_alone(tmp_path: Path) -> None:
         with torch.no_grad():
             wanted = model.embed(items.ids).relu().mean(1)
         np.testing.assert_allclose(study.image_set("train").whole().features, wanted, atol=1e-6)
+
+
+def test_arrays_by_name(text: subspect.Job, tmp_path: Path) -> None:
+    items = _Encoded()
+    whole = {"input_ids": items.ids, "attention_mask": items.mask.numpy()}
+    for name, given in (("pair", (whole, np.arange(_IMAGES) % 3)), ("alone", whole)):
+        study = subspect.observe(subspect.Network(_Text()), given, tmp_path / name, show_progress=False)
+        chunk = study.image_set("train").whole()
+        np.testing.assert_array_equal(chunk.features, text.study.image_set("train").whole().features)
+        assert study.image_set("train").labelled == (name == "pair")
+    prints = [open_images({"a": items.ids, "b": items.mask[:, :end]}).fingerprint(None) for end in (6, 5, 6)]
+    assert prints[0] == prints[2] != prints[1]
+    open_images({"a": items.ids.bfloat16()}).fingerprint(None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"a": [[1, 2], [3]]},
+            "the rows of 'a' are of different lengths; pad them to one, as a tokenizer does with padding=True",
+        ),
+        (
+            {"a": torch.zeros(3, 2), "b": torch.zeros(2)},
+            r"each have a row for every example; got 'a' \(3, 2\), 'b' \(2,\)",
+        ),
+        ({"a": 1.0}, r"each have a row for every example; got 'a' \(\)"),
+        (
+            {"a": torch.zeros(2, 1), "labels": [0, 1]},
+            r"'labels' looks like labels: give them beside, \(arrays, labels\)",
+        ),
+    ],
+)
+def test_arrays_by_name_that_do_not_fit(given: Any, message: str) -> None:
+    with pytest.raises(SubspectError, match=message):
+        open_images(given)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_constant_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     study = subspect.observe(network, (torch.rand(30, 3, 8, 8), np.arange(30) % 3), tmp_path / "study")
     made = decompose(study, 2)
     assert made.supports.sizes.tolist() == [0, 0, 0]
-    assert "the two largest logits are equal for most images: no image is nearer to a boundary" in caplog.text
+    assert "the two largest logits are equal for most images: none is nearer to a boundary" in caplog.text
     assert "3 classes have fewer than 2 features" in caplog.text
 
 

@@ -418,6 +418,10 @@ def test_forms_of_k_that_cannot_be_read(wide: Study, k: str) -> None:
     )
 
 
+def test_a_mistyped_word_for_k(wide: Study) -> None:
+    assert "got 'aut' (did you mean 'auto'?)" in said(f"decompose {wide.path} -k aut", 2)
+
+
 @pytest.mark.parametrize(
     "options", ["--measure loss", "--target logits", "--most 0", "--pool 0", "--tolerance much", "--refit maybe"]
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from subspect.ground.tables import Table
-from subspect.ground.text import is_text, legible, to_json
+from subspect.ground.text import in_line, is_text, legible, to_json
 
 ANY = st.text(st.characters(codec=None))
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -65,3 +65,8 @@ def test_tables_show_names_as_they_are(name: str) -> None:
     text = stream.getvalue()
     assert text.count(legible(name)) == 6 and "\x1b" not in text and "\nmore" in text.replace(" ", "")
     Console(file=io.StringIO(), width=20, force_terminal=True).print(table)
+
+
+def test_text_in_a_line() -> None:
+    assert in_line(" one\n\n\ttwo  three ", 20) == "one two three"
+    assert in_line("one two three", 5) == "one…" and in_line("abcdef", 5) == "abcd…" and in_line("abcde", 5) == "abcde"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import difflib
 import inspect
+import io
 import json
 import math
 import os
@@ -25,11 +26,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from commands import command, parsed, said
 from subspect import Study, SubspectError, from_features
+from subspect.asking.compare import ConfusedImage
 from subspect.studies.feature_files import read_features
 from subspect.studies.written import LINK, TEXT, as_links, as_texts, is_link
 
@@ -123,6 +126,14 @@ def test_texts_of_pythons_own_library(tmp_path: Path) -> None:
     assert not Links(bare).found and "Images and texts were left out." in bare
     confused = made.compare("texts", "files").confused
     assert all(one.text and one.text in texts for one in confused)
+    told = made.compare("texts", "files")
+    shot = ConfusedImage("7", "texts", "files", "files", (), 1.0, "From: me\n\n\tSubject:  a\nlong one " + "x" * 99)
+    [_, table] = replace(told, confused=(shot,)).tables()
+    stream = io.StringIO()
+    Console(file=stream, width=110, color_system=None).print(table)
+    lines = stream.getvalue().splitlines()
+    assert len([line for line in lines if line.startswith("│")]) == 1
+    assert "│ 7: From: me Subject: a long one" in lines[-2] and "…" in lines[-2] and "\\n" not in lines[-2]
 
 
 def test_the_page_keeps_its_policy_and_shows_text_as_text(tmp_path: Path) -> None:

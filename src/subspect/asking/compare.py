@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.text import Text
 
 from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
 from subspect.ground.drawing import COLOURS, as_label, drawing, headed
-from subspect.ground.errors import SubspectError, shortened
+from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import in_line, legible
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, columns, names_json, occurring, shown
 from subspect.heads.history import Part
@@ -103,6 +105,7 @@ class Comparison(Result):
         agreement: share of the images of both classes on which the decomposed head sides with the dense one between the two.
         path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
         feature_names: feature index → name, of those of these features that have one.
+        examples: what to call them: "images" or "examples".
     """
 
     names: tuple[str, str]
@@ -116,6 +119,7 @@ class Comparison(Result):
     agreement: float
     path: tuple[tuple[tuple[int, ...], float], ...]
     feature_names: Names = field(default_factory=dict)
+    examples: str = "images"
 
     @property
     def needed(self) -> int | None:
@@ -167,22 +171,24 @@ class Comparison(Result):
             caption_justify="left",
         )
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", overflow="ellipsis" if column == "used by" else "fold")
         for one in self.separators:
             used = "both" if one.shared else first if one.weights[0] else second
             numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
                 f"{mean:.3g}" for mean in one.means
             ]
             table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
-        images = Table(title="confused images", title_justify="left")
-        for column in ("image", "is", "taken for", "dense", "by", "what tipped it, in logits"):
-            images.add_column(column, justify="right" if column == "by" else "left")
+        images = Table(title=f"confused {self.examples}", title_justify="left")
+        for column in (self.examples[:-1], "is", "taken for", "dense", "by", "what tipped it, in logits"):
+            images.add_column(column, justify="right" if column == "by" else "left", overflow="fold")
         for shot in self.confused:
             tipped = ", ".join(
                 f"{shown(term.feature, self.feature_names)} {term.contribution:+.2f}" for term in shot.terms
             )
-            name = f"{shot.id}: {shortened(shot.text, _LETTERS)}" if shot.text else shot.id
-            images.add_row(name, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped)
+            text = Text(legible(f"{shot.id}: {in_line(shot.text or '', _LETTERS)}"), no_wrap=True, overflow="ellipsis")
+            images.add_row(
+                text if shot.text else shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped
+            )
         return [table, images] if self.confused else [table]
 
     @drawing()
@@ -237,7 +243,7 @@ def compare(
     if not min(counts):
         without = names[label] if not counts[0] else names[other]
         raise SubspectError(
-            f"there is no image of {without!r} in {images.image_set!r} to compare; take another set (--on)"
+            f"there is no {images.examples[:-1]} of {without!r} in {images.image_set!r} to compare; take another set (--on)"
         )
     dense = [tensor.double().numpy() for tensor in study.head()]
     weight, bias = (array.astype(np.float64) for array in decomposition.matrix())
@@ -262,6 +268,7 @@ def compare(
         agreement=float(np.mean(side["dense"] == side["decomposed"])),
         path=path,
         feature_names=occurring(used, study.feature_names),
+        examples=images.examples,
     )
 
 

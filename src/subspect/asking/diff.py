@@ -134,7 +134,7 @@ class Difference(Result):
         caption = (
             f"{self.note}; {self.images:,} that both have; accuracy dense {_both(self.dense)}, decomposed "
             f"{_both(self.decomposed)}; both decomposed networks predict the same for {100 * self.same:.1f} %; classes: "
-            "accuracy, images gained and lost, features kept → their counterparts (which correlate by half or more), gone, new"
+            "accuracy, gained and lost, features kept → their counterparts (which correlate by half or more), gone, new"
         )
         sides = zip(self.studies, self.decompositions, strict=True)
         title = " → ".join(f"{study}, {name}" for study, name in sides)
@@ -190,8 +190,8 @@ def diff(
     rows = [(row, order[id]) for row, id in enumerate(sides[0].ids) if id in order]
     if not rows:
         raise SubspectError(
-            f"{image_set!r} of {first.path} and of {second.path} have no image id in common ({some(sides[0].ids, 2)}; "
-            f"{some(sides[1].ids, 2)}); observe the same images with both networks"
+            f"{image_set!r} of {first.path} and of {second.path} have no id in common ({some(sides[0].ids, 2)}; "
+            f"{some(sides[1].ids, 2)}); store the same {first.identity.examples} in both"
         )
     pair = [side.at([row[place] for row in rows]) for place, side in enumerate(sides)]
     labels = pair[0].labels

@@ -133,7 +133,7 @@ class Essentiality(Result):
     @property
     def _left_out(self) -> str:
         number = int(np.isnan(self.before).sum())
-        return f"; {number} classes without images, here or in the choice, are left out" if number else ""
+        return f"; {number} classes of which there are none, here or in the choice, are left out" if number else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values; NaN as None."""
@@ -171,8 +171,8 @@ class Essentiality(Result):
         caption = (
             f"{self.note}{self._left_out}; before: {_percent(np.nanmean(self.before))}. Replaced by noise N(0, 1) (normal), "
             "noise with the feature's own mean and spread (matched), its mean, or zero. Random: as many at random; gap: how "
-            "much more the accuracy falls than with those, in brackets the middle 95 % of several draws. Class accuracy is of "
-            "a class's own images: what it costs other classes doesn't show"
+            "much more the accuracy falls than with those, in brackets the middle 95 % of several draws. Class accuracy is "
+            "within a class: what it costs other classes doesn't show"
         )
         mean = Table(
             title=f"{self.decomposition}: class accuracy, mean over classes, with features replaced",
@@ -276,8 +276,8 @@ def essentiality(
     seen = [label for label in np.unique(labels).tolist() if label not in decomposition.unseen]
     if not seen:
         raise SubspectError(
-            f"there are no images of classes that have influential features to measure on in {images_of.image_set!r}; measure "
-            f"on another image set (on=, --on): {', '.join(study.set_names)}"
+            f"there are no {images_of.examples} of classes that have influential features to measure on in "
+            f"{images_of.image_set!r}; measure on another image set (on=, --on): {', '.join(study.set_names)}"
         )
     with progress("essentiality", len(seen), "classes", show=show_progress) as advance:
         for label in seen:

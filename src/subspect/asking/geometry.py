@@ -153,7 +153,7 @@ class Geometry(Result):
         spread = Table(title="the features", caption=caption, title_justify="left", caption_justify="left")
         for column in ("", "points", "participation", "90 / 95 / 99 %", "TwoNN", "likelihood"):
             spread.add_column(column, justify="right" if column else "left")
-        for name, one in (("all images", self.network), *self.classes.items(), ("boundary", self.boundary)):
+        for name, one in (("all", self.network), *self.classes.items(), ("boundary", self.boundary)):
             components = " / ".join(_text(value, 0) for value in one.components.values())
             dimensions = (_text(value) for value in (one.two_nn, one.likelihood))
             spread.add_row(name, f"{one.points:,}", _text(one.participation), components, *dimensions)
@@ -178,7 +178,7 @@ class Geometry(Result):
         if self.coordinates:
             sizes, shares = zip(*sorted(self.coordinates.items()), strict=True)
             values = 100 * np.array(shares)
-            label = f"features, for each class, on {self.compared_on:,} images that took no part in the choice"
+            label = f"features, for each class, on {self.compared_on:,} that took no part in the choice"
             axes.plot(sizes, values, "-s", color=orange, markersize=3, label=label)
         reached = f"{100 * LEVEL:g} %, by {self.decision} directions"
         axes.axhline(100 * LEVEL, color=ink, linestyle=":", linewidth=1.2, label=reached)
@@ -188,7 +188,7 @@ class Geometry(Result):
             )
         count_axis(axes, 1, max([1, *self.ranks.tolist(), *self.coordinates]))
         axes.set_xlabel("number of directions" + (", or of features" if self.coordinates else ""))
-        axes.set_ylabel("fidelity, % of images")
+        axes.set_ylabel("fidelity, %")
         axes.grid(alpha=0.3)
         figure.legend(frameon=False, loc="outside upper left", fontsize=9)
         return figure
@@ -227,7 +227,7 @@ def geometry(
     whole = image_set.whole()
     x, labels = whole.features, whole.labels
     if len(x) < 2:
-        raise SubspectError(f"{on!r} has {len(x)} images; its dimensions need 2 or more")
+        raise SubspectError(f"{on!r} has {len(x)} {study.identity.examples}; its dimensions need 2 or more")
     mean, directions = _directions(study, "train" if "train" in names else on, weight, bias)
     ranks, fidelity = _by_rank(x, weight, bias, mean, directions)
     generator = np.random.default_rng(seed)
@@ -251,7 +251,7 @@ def geometry(
         compared_on=int(curve[0].images) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
-        note=f"{len(x):,} images of {on!r}{unlabelled}",
+        note=f"{len(x):,} {study.identity.examples} of {on!r}{unlabelled}",
     )
 
 

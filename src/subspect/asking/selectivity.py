@@ -163,8 +163,8 @@ class Selectivity(Result):
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each layer, the mean over classes."""
         caption = (
-            f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of an image's "
-            "mass, median over a class's images, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
+            f"{self.note}; k = {self.k}. Ψ: share of the units that aren't needed for {100 * self.share:g} % of the "
+            "mass, median over a class, mean over classes (the authors' script: + 1 / units). μ: class selectivity, "
             "mean over units. MI: mutual information, nats, between distinct classes; (all): with a class and itself too, as "
             "the authors take it. Overlap (Jaccard: units of both as a share of those of either), cosine: between distinct "
             "classes. Mass, %: of the k largest units"
@@ -220,9 +220,7 @@ class Selectivity(Result):
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
         tables = []
         for one in self.layers:
-            title = (
-                f"{one.layer}, {one.channels} units: Ψ (median, mean), and % of an image's mass in its k largest, by k"
-            )
+            title = f"{one.layer}, {one.channels} units: Ψ (median, mean), and % of the mass in the k largest, by k"
             table = Table(title=title, title_justify="left")
             table.add_column("class", overflow="fold")
             for column in ("Ψ", "mean", *(f"{k}" for k in one.mass)):
@@ -289,9 +287,9 @@ def selectivity(
         for name, state in states.items():
             state.update(chunk.features if name == FEATURES else chunk.layers[name], chunk.labels)
     if not images:
-        raise SubspectError(f"there are no images in {on!r} ({part}) to measure on")
+        raise SubspectError(f"there are no {study.identity.examples} in {on!r} ({part}) to measure on")
     labels = "" if study.image_set(on).labelled else "; no labels: the network's own predictions stand in"
-    note = f"{images:,} images of {on!r}{in_words(part)}{labels}"
+    note = f"{images:,} {study.identity.examples} of {on!r}{in_words(part)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
     named = dict(study.feature_names) if FEATURES in names else {}
     return Selectivity(found, study.identity.class_names, k, share, note, named)

@@ -15,7 +15,7 @@ from subspect.choosing.methods import Result, Seen, choose, keep, look
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
-from subspect.ground.errors import SubspectError, some
+from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.files import check_writable, fingerprint
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Chosen, Refitted, Step
@@ -120,9 +120,9 @@ def check_choice(
         SubspectError: an unknown method or target, a k larger than d, or a size that the method doesn't know.
     """
     if method not in METHODS:
-        raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}{near(method, METHODS)}")
     if target not in TARGETS:
-        raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
+        raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}{near(target, TARGETS)}")
     sizes = [check_budget(k, n_features, pool) for k in ks]
     if method != "frequency" and any(isinstance(size, float) for size in sizes):
         raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
@@ -214,14 +214,20 @@ def _warn(decomposition: Decomposition, images: int) -> None:
     names = decomposition.class_names
     if decomposition.unseen:
         unseen = [names[label] for label in decomposition.unseen]
-        log.warning("classes without images keep their dense weights, %d in all: %s", len(unseen), some(unseen))
+        log.warning(
+            "classes without %s keep their dense weights, %d in all: %s",
+            decomposition.examples,
+            len(unseen),
+            some(unseen),
+        )
     if isinstance(decomposition.k, int):
         short = [names[label] for label in np.flatnonzero(decomposition.supports.sizes < decomposition.k).tolist()]
         if short and decomposition.method == "pursuit":
             log.warning(
-                "%d classes have fewer than %s features, since no other adds anything on these %d images: %s",
+                "%d classes have fewer than %s features, since no other adds anything on these %d %s: %s",
                 len(short),
                 decomposition.k,
                 images,
+                decomposition.examples,
                 some(short),
             )

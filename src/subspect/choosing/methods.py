@@ -70,6 +70,11 @@ class Seen:
         """Classes without images."""
         return np.flatnonzero(self.sums.images == 0).tolist()
 
+    @property
+    def examples(self) -> str:
+        """What to call the rows."""
+        return "rows" if self.study is None else self.study.identity.examples
+
     def frequency(self, size: int | float) -> npt.NDArray[np.float64]:
         """Return (C, d): the share of a class's images that have each feature among their largest."""
         top = self.top
@@ -187,7 +192,9 @@ def by_pursuit(
     """Choose by pursuit, a result for each size; statistics are taken once for all of them. See `choose`."""
     boundary = Boundary(seen.rows, *seen.dense, seen.target)
     if not boundary.margin:
-        log.warning("the two largest logits are equal for most images: no image is nearer to a boundary than another")
+        log.warning(
+            "the two largest logits are equal for most %s: none is nearer to a boundary than another", seen.examples
+        )
     with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
         learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
@@ -265,12 +272,13 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted
         skip = np.concatenate([block.prints() for rows in (seen.rows, seen.checked) for block in rows])
         known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
         if known == len(promise):
-            reason, promise = f"since all images of {wanted.promise!r} took part in a choice", None
+            reason, promise = f"since all {seen.examples} of {wanted.promise!r} took part in a choice", None
         elif known:
             log.warning(
-                "%d of the %d images of %r took part in a choice: nothing is promised from them",
+                "%d of the %d %s of %r took part in a choice: nothing is promised from them",
                 known,
                 len(promise),
+                seen.examples,
                 wanted.promise,
             )
     if reason is not None:
@@ -286,19 +294,20 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None
     """Say where the search for a size has ended."""
     chosen = settled.chosen
     mean, lost = f"{_mean(chosen.choice, boundary):.3g}", 100 * chosen.counts.loss(wanted.measure)
-    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} images of {seen.check[0]!r}"
+    loss = f"{lost:.2f} points of {wanted.measure} on {chosen.counts.images:,} {seen.examples} of {seen.check[0]!r}"
     share = f"{100 * wanted.tolerance:g}"
     limit = f"{share} point{'s' * (share != '1')} of {wanted.measure}"
     if settled.met:
         log.info("%s features a class lose %s", mean, loss)
     elif settled.promise is not None:
         log.warning(
-            "for no number of features up to %d a class a loss of at most %s can be promised; of %s features: %s. More images "
+            "for no number of features up to %d a class a loss of at most %s can be promised; of %s features: %s. More %s "
             "to promise on, or a larger tolerance, would help",
             wanted.most,
             limit,
             mean,
             settled.promise.text,
+            seen.examples,
         )
     else:
         log.warning(
@@ -312,22 +321,23 @@ def _tell(seen: Seen, boundary: Boundary, wanted: Auto, settled: Search) -> None
         log.info("promise: %s", settled.promise.text)
     if all(len(support) == boundary.dense[0].shape[1] for support in chosen.choice.supports):
         log.warning(
-            "every class keeps all of its features: with this tolerance and these images nothing can be left out"
+            "every class keeps all of its features: with this tolerance and these %s nothing can be left out",
+            seen.examples,
         )
 
 
 def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     """Return why nothing can be promised, or None."""
     if wanted.promise is None or seen.study is None:
-        return "since no images were named that neither the network nor the choice has seen"
+        return f"since no {seen.examples} were named that neither the network nor the choice has seen"
     promised, chosen, check = (seen.study.image_set(name) for name in (wanted.promise, seen.image_set, seen.check[0]))
     if wanted.measure == "accuracy" and not promised.labelled:
         return f"since {wanted.promise!r} has no labels"
     if promised.name == "train":
-        return "since a network loses less on the images that it was trained on, 'train', than on others"
+        return f"since a network loses less on the {seen.examples} that it was trained on, 'train', than on others"
     for other, what in ((chosen, "the features were chosen"), (check, "the number of features was chosen")):
         if promised.manifest.fingerprint == other.manifest.fingerprint:
-            return f"since {what} on the images of {wanted.promise!r}"
+            return f"since {what} on the {seen.examples} of {wanted.promise!r}"
     return None
 
 

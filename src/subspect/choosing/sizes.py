@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
 from subspect.choosing.pursuit import Array, Indices
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, near, shortened
 from subspect.statistics.largest import check_size
 
 Measure = Literal["fidelity", "accuracy"]
@@ -105,6 +105,11 @@ def check_budget(size: Budget, n_features: int, pool: int | None = None) -> Chec
                 f"most must be at least 1 and the confidence from 0.5 to below 1; got {size.most} and {size.confidence:g}"
             )
         return size
+    if isinstance(cast(object, size), str):
+        raise SubspectError(
+            f"k = {shortened(repr(size))}{near(size, ['auto'])} must be a whole number from 1 to the {n_features} features of "
+            "the network, 'auto' for the fewest that keep a tolerance, or a share of the mass between 0 and 1"
+        )
     checked = check_size(size, n_features)
     if pool is not None and isinstance(checked, int) and checked > pool:
         raise SubspectError(f"a class cannot have {checked} features from a pool of {pool}")

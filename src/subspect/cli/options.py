@@ -11,7 +11,7 @@ import typer
 
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import MEASURES, Auto, Budget, Mean, Measure
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, near
 
 if TYPE_CHECKING:
     from subspect.heads.decomposition import Decomposition
@@ -332,7 +332,7 @@ def size_of(text: str, auto: Auto) -> Budget:
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
             "-k must be a whole number, auto, mean:5, mean:5:LEAST:MOST, or a share of the mass between 0 and 1; got "
-            f"{text[:100]!r}"
+            f"{text[:100]!r}{near(text, ['auto', 'mean:5'])}"
         ) from error
 
 

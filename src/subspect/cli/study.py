@@ -118,6 +118,7 @@ def features(
     """
     from subspect.studies.feature_files import as_indices, read_features, read_head, read_labels, read_lines
     from subspect.studies.features import from_features
+    from subspect.studies.name_features import compare_names
 
     found, linear, names = read_features(features), read_head(head), lines_of(class_names)
     for what, path, held in (
@@ -127,6 +128,9 @@ def features(
     ):
         if path is not None and held is not None:
             raise SubspectError(f"{features} holds {what} itself, and --{what} gives others; give one of them")
+    for column, what in found.taken.items():
+        log.info("%s: the column %r is taken as %s; if it is a feature, rename it", features, column, what)
+    compare_names(found.feature_names, linear.feature_names, f"the head {head}")
     given = found.labels if labels is None else read_labels(labels)
     made = from_features(
         found.features,
@@ -137,7 +141,7 @@ def features(
         labels=as_indices(given, linear, names),
         class_names=names if names is not None else linear.classes,
         ids=found.ids,
-        feature_names=found.feature_names or None,
+        feature_names=found.feature_names or linear.feature_names or None,
         texts=found.texts if texts is None else read_lines(texts, "texts"),
         links=found.links if links is None else read_lines(links, "links"),
     )
@@ -305,7 +309,7 @@ def name(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file with names: index → name (null takes a name away), or a list of a name per feature."
+            help="JSON file with names: feature, by index or name → name (null takes a name away); or a list of all names."
         ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the feature's name away.")] = False,
@@ -315,7 +319,7 @@ def name(
 
     Examples: subspect name study 12 whiskers | subspect name study --file names.json | subspect name study
     """
-    from subspect.studies.name_features import kept_names, name_features, read_names
+    from subspect.studies.name_features import changes, kept_names, name_features, read_names
     from subspect.studies.study import Study
 
     opened = Study.open(study)
@@ -324,11 +328,13 @@ def name(
             "name features by one of: FEATURE NAME; FEATURE --remove, which takes its name away; --file FILE; or give none "
             "of these, to list the names that there are"
         )
-    if file is not None:
-        made = name_features(opened, read_names(file))
-    else:
-        made = kept_names(opened) if feature is None else opened.name_feature(feature, given)
-    show_made(made, as_json)
+    before = kept_names(opened)
+    if file is None and feature is None:
+        show_made(before, as_json)
+        return
+    made = name_features(opened, read_names(file)) if file is not None else opened.name_feature(feature or "", given)
+    log.info("%s", changes(before.names, made.names))
+    show_values(made.to_json(), as_json)
 
 
 @command("A study")

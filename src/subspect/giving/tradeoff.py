@@ -96,8 +96,8 @@ class Tradeoff(Result):
                 f"{one.size.features:,}",
                 "–" if one.accuracy is None else f"{100 * one.accuracy.value:.2f} %",
                 "" if one.fidelity is None else f"{100 * one.fidelity.value:.2f} %",
-                f"{one.size.multiplications / 1e6:,.1f} M ({one.size.multiplications / dense.multiplications:.3f})",
-                f"{one.size.parameters / 1e6:.2f} M",
+                f"{_counted(one.size.multiplications, 1)} ({one.size.multiplications / dense.multiplications:.3f})",
+                _counted(one.size.parameters, 2),
             )
         return [table]
 
@@ -111,25 +111,29 @@ class Tradeoff(Result):
         labelled = self.points[0].accuracy is not None
         counts = [one.size.multiplications for one in self.points]
         flat = min(counts) > 0.99 * max(counts)  # nothing could be removed: their curve would be one vertical line
+        unit = 1e6 if max(counts) >= 1e6 else 1
+        called: dict[tuple[float, float], str] = {}
         for one in self.points:
             share = one.accuracy if labelled else one.fidelity
             if share is None:
                 continue
             features = self.points[0].size.features if one.pool is None else one.pool
-            x, y = features if flat else one.size.multiplications / 1e6, 100 * share.value
+            x, y = features if flat else one.size.multiplications / unit, 100 * share.value
             room = [[y - 100 * share.low], [100 * share.high - y]]
             colour = COLOURS["orange" if one.pool is None else "blue"][0]
             axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
             name = "dense" if one.pool is None else f"{one.pool:,}"
+            called[x, y] = f"{called[x, y]}, {name}" if (x, y) in called else name
+        for point, name in called.items():
             place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(name, (x, y), fontsize=8, zorder=1, **place)  # type: ignore[arg-type]
+            axes.annotate(name, point, fontsize=8, zorder=1, **place)  # type: ignore[arg-type]
         axes.margins(x=0.12, y=0.1)
         axes.ticklabel_format(useOffset=False)
         whole = "multiplications of the whole network for one image"
         axes.set_xlabel(
-            f"pool: features for all classes together\n{whole}: {counts[0] / 1e6:,.1f} million, whatever the pool"
+            f"pool: features for all classes together\n{whole}: {_counted(counts[0], 1)}, whatever the pool"
             if flat
-            else f"{whole}, millions; at the points: the pool",
+            else f"{whole}{', millions' if unit > 1 else ''}; at the points: the pool",
             fontsize=8,
         )
         axes.set_ylabel(f"{'accuracy' if labelled else 'fidelity'}, %", fontsize=8)
@@ -138,6 +142,11 @@ class Tradeoff(Result):
         axes.set_title("\n".join(line for part in title.split("\n") for line in wrap(part, 95)), fontsize=8, loc="left")
         axes.grid(alpha=0.3)
         return figure
+
+
+def _counted(number: int, digits: int) -> str:
+    """Return a count as text, in millions from a tenth of one on."""
+    return f"{number / 1e6:,.{digits}f} M" if number >= 1e5 else f"{number:,}"
 
 
 def tradeoff(

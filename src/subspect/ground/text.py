@@ -22,6 +22,12 @@ def legible(text: str, *, lines: bool = False) -> str:
     return (_ESCAPED if lines else _IN_LINE).sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def in_line(text: str, most: int) -> str:
+    """Return text as one line of at most so many characters: white space becomes spaces, and the end is cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
 def is_text(text: str) -> bool:
     """Tell whether a string can be encoded at all: halves of surrogate pairs cannot."""
     return re.search("[\ud800-\udfff]", text) is None

@@ -41,12 +41,14 @@ def curve_plot(decomposition: Decomposition) -> Figure:
     from matplotlib.figure import Figure
 
     points = curve_points(decomposition)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     draw_curve(axes, points, {name: pair[0] for name, pair in COLOURS.items()})
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.set_title(escaped(f"{decomposition.name}, on {points[0].images:,} images"), fontsize=9, loc="left")
+    axes.set_title(
+        escaped(f"{decomposition.name}, on {points[0].images:,} {decomposition.examples}"), fontsize=9, loc="left"
+    )
     return figure
 
 
@@ -71,7 +73,7 @@ def draw_curve(axes: Axes, points: Sequence[CurvePoint], colours: Mapping[str, s
     ends.append((dense, f"dense accuracy, {dense:.1f} %", "dim"))
     count_axis(axes, float(points[0].k), float(points[-1].k))
     axes.set_xlabel("features for each class" + (" (line: before refit, dots: after)" if len(refits) == 2 else ""))
-    axes.set_ylabel("share of images, %")
+    axes.set_ylabel("share, %")
     axes.grid(axis="y")
     low = min(axes.get_ylim()[0], 98.0)
     axes.set_ylim(low, 100 + 0.02 * (100 - low))

@@ -94,6 +94,11 @@ class Decomposition(DecompositionQuestions):
         return self.names_in_file if self.study is None else self.study.feature_names
 
     @property
+    def examples(self) -> str:
+        """What to call what features were chosen on: "images", or "examples" where the study says that they may be none."""
+        return "images" if self.study is None else self.study.identity.examples
+
+    @property
     def chosen(self) -> Chosen:
         """How the features were chosen: the first step of the history."""
         first = self.history[0]
@@ -133,7 +138,7 @@ class Decomposition(DecompositionQuestions):
         size = "the fewest" if self.auto.met else "there is no number of"
         if promise:
             said = f"{size} features for which a loss of at most {limit} can be promised"
-            return f"{said}; promise: {promise.text}, from images of {promise.set!r}"
+            return f"{said}; promise: {promise.text}, from {self.examples} of {promise.set!r}"
         said = f"{size} features that lose at most {limit} on {self.auto.sized_on[0]!r}"
         return f"{said}; promise: none, {self.auto.no_promise}"
 
@@ -237,9 +242,11 @@ class Decomposition(DecompositionQuestions):
             SubspectError: it is of another.
         """
         if self.fingerprint != study.identity.fingerprint:
+            alone = self.study is not None and self.study.identity.features_alone and study.identity.features_alone
+            mine, theirs = (f"{of.network!r}, weights {of.fingerprint[:12]}…" for of in (self, study.identity))
             raise SubspectError(
-                f"decomposition {self.name!r} is of another network ({self.network!r}) than the study "
-                f"{study.path} ({study.identity.network!r})"
+                f"decomposition {self.name!r} is of another {'head' if alone else 'network'} ({mine}) than the study "
+                f"{study.path} ({theirs})"
             )
         own, shape = (
             (len(self.supports), self.supports.n_features),
@@ -323,6 +330,11 @@ class Decomposition(DecompositionQuestions):
             hint = "; pass network.model" if hasattr(model, "model") else ""
             raise SubspectError(f"the model must be a torch.nn.Module, got {type(model).__name__}{hint}")
         given = weights_fingerprint(model)
+        if given != self.fingerprint and self.study is not None and self.study.identity.features_alone:
+            raise SubspectError(
+                f"the study {self.study.path} was made from features alone, so that there is no network to apply {self.name!r} "
+                "to; the decomposed head as a module, to be put in the place of the linear layer, is layer()"
+            )
         if given != self.fingerprint:
             raise SubspectError(
                 f"this is a different network: the decomposition is of {self.network!r} with weights {self.fingerprint[:12]}…, "

@@ -95,6 +95,20 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MOST and name == name.strip() and legible(name) == name
 
 
+def check_no_number(names: Mapping[Any, object]) -> None:
+    """Refuse to call a feature by a bare number, which couldn't be told from an index; tables and vectorizers may.
+
+    Raises:
+        SubspectError: a name is a number.
+    """
+    wrong = next(((one, name) for one, name in names.items() if isinstance(name, str) and name.isdecimal()), None)
+    if wrong is not None:
+        raise SubspectError(
+            f"feature {shortened(str(wrong[0]))} cannot be called {shortened(repr(wrong[1]))}: a bare number is taken as a "
+            "feature's index; add a word to it"
+        )
+
+
 def names_in(columns: Sequence[str]) -> dict[int, str]:
     """Return the names that a table's columns give features; none where a column is called by its number, or unfit."""
     return {place: name for place, name in enumerate(columns) if is_name(name) and name != str(place)}

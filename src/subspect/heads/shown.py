@@ -34,7 +34,7 @@ def class_table(decomposition: Decomposition) -> Table:
 def class_features(decomposition: Decomposition, label: int, most: int) -> str:
     """Return the features of a class in a row, at most some number of them."""
     if label in decomposition.unseen:
-        return "all: no images seen"
+        return f"all: no {decomposition.examples} seen"
     found = decomposition.supports[label].tolist()
     return listed(found[:most], decomposition.feature_names) + (" …" if len(found) > most else "")
 
@@ -56,7 +56,7 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     if unseen:
         rows = rows[:_FEATURES]
         table.caption = (
-            f"no images of this class were seen when features were chosen: it keeps its dense row, all "
+            f"no {decomposition.examples} of this class were seen when features were chosen: it keeps its dense row, all "
             f"{decomposition.supports.n_features:,} features, of which {len(rows)} are shown"
         )
     elif decomposition.trust is not None:
@@ -64,7 +64,7 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
         table.add_column("substitutes")
         overlap = decomposition.trust.jaccard[label].item()
         table.caption = (
-            f"stability: chosen again on redrawn images (two draws overlap by {overlap:.2f}, Jaccard: features "
+            f"stability: chosen again on redrawn {decomposition.examples} (two draws overlap by {overlap:.2f}, Jaccard: features "
             f"in both as a share of those in either); substitutes: which "
             "features could stand in, and the share of the feature's worth that they make good"
         )
@@ -96,7 +96,7 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
             filter(
                 None,
                 [
-                    f"{points[0].images:,} images; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
+                    f"{points[0].images:,} {decomposition.examples}; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
                     decomposition.settled,
                 ],
             )

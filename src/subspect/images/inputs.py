@@ -73,6 +73,30 @@ def inputs_from(item: Mapping[Any, Any]) -> Inputs:
     return Inputs(tensors)
 
 
+def rows_by_name(arrays: Mapping[Any, Any]) -> Inputs:
+    """Return arrays by name, of all examples: one row of each is an example.
+
+    Raises:
+        SubspectError: one has no rows, or they have different numbers of them.
+    """
+    odd = next((name for name, one in arrays.items() if isinstance(one, list | tuple) and _ragged(one)), None)
+    if odd is not None:
+        raise SubspectError(
+            f"the rows of {shortened(repr(odd))} are of different lengths; pad them to one, as a tokenizer does with "
+            "padding=True"
+        )
+    found = inputs_from(arrays)
+    lengths = {name: len(tensor) if tensor.ndim else 0 for name, tensor in found.tensors.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        told = some(f"{shortened(repr(name))} {tuple(tensor.shape)}" for name, tensor in found.tensors.items())
+        raise SubspectError(f"arrays by name must each have a row for every example; got {told}")
+    return Inputs({name: _plain(tensor) for name, tensor in found.tensors.items()})
+
+
+def _ragged(rows: Sequence[Any]) -> bool:
+    return len({len(row) for row in rows if hasattr(row, "__len__")}) > 1
+
+
 def _not_numbers(name: object, value: object, item: Mapping[Any, Any]) -> str:
     return (
         f"an example given by name must hold what the network takes by keyword, as numbers; {shortened(repr(name))} is "

@@ -22,11 +22,11 @@ from torch.utils.data import (
     default_convert,
 )
 
-from subspect.ground.errors import SubspectError, Unusable
+from subspect.ground.errors import SubspectError, Unusable, shortened
 from subspect.ground.files import fingerprint
-from subspect.images.columns import Column, image_column, label_column
+from subspect.images.columns import LABEL_NAMES, Column, image_column, label_column
 from subspect.images.decoding import to_rgb
-from subspect.images.inputs import inputs_from
+from subspect.images.inputs import Inputs, inputs_from, rows_by_name
 from subspect.images.sources import ClassMatch, Example, Images, Labels, Picture, what_labels_are
 
 _TRIED = 64  # items of a Dataset that are tried to learn what its items are
@@ -38,7 +38,7 @@ class Arrays(Images):
     Args:
         images: NumPy uint8 (n, height, width) or (n, height, width, 1, 3 or 4), or torch uint8
             (n, 1, 3 or 4, height, width): pictures, to be preprocessed; any floating-point array or tensor (n, …), and tokens,
-            whole numbers (n, length): ready for the network.
+            whole numbers (n, length): ready for the network; or several of these by name, which it takes by keyword.
         labels: class indices (n,), or None.
 
     Raises:
@@ -48,16 +48,29 @@ class Arrays(Images):
     kind = "arrays"
 
     def __init__(
-        self, images: npt.NDArray[Any] | torch.Tensor, labels: npt.ArrayLike | torch.Tensor | None = None
+        self,
+        images: npt.NDArray[Any] | torch.Tensor | Mapping[str, Any],
+        labels: npt.ArrayLike | torch.Tensor | None = None,
     ) -> None:
-        if not isinstance(images, np.ndarray | torch.Tensor) or images.ndim < 2:
+        if isinstance(images, Mapping):
+            held = [str(name) for name in images if str(name).casefold() in LABEL_NAMES]
+            if held:
+                raise SubspectError(
+                    f"arrays by name go to the network by keyword, and {shortened(repr(held[0]))} looks like labels: give them "
+                    "beside, (arrays, labels), without that name"
+                )
+            kept: npt.NDArray[Any] | torch.Tensor | Inputs = rows_by_name(images)
+        elif not isinstance(images, np.ndarray | torch.Tensor) or images.ndim < 2:
             raise SubspectError(
-                f"images in memory must be a NumPy array or a tensor (n, …); got {type(images).__name__}"
+                "images in memory must be a NumPy array or a tensor (n, …), or a dict of such by name; got "
+                f"{type(images).__name__}"
             )
-        if isinstance(images, torch.Tensor):
-            images = images.detach().cpu()
-            images = images.float() if images.dtype == torch.bfloat16 else images  # which NumPy lacks
-        self.images = images
+        elif isinstance(images, torch.Tensor):
+            kept = images.detach().cpu()
+            kept = kept.float() if kept.dtype == torch.bfloat16 else kept  # which NumPy lacks
+        else:
+            kept = images
+        self.images = kept
         if len(self):
             self.ready = not isinstance(picture_from(self.images[0]), Image.Image)
         labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
@@ -77,9 +90,13 @@ class Arrays(Images):
 
     def fingerprint(self, match: ClassMatch | None) -> str:
         """Hash type, shape, bytes and labels."""
-        data = np.ascontiguousarray(self.images)
+        parts = self.images.tensors if isinstance(self.images, Inputs) else {"": self.images}
         labels = b"" if self.labels is None else np.ascontiguousarray(self.labels, dtype="<i8").tobytes()
-        return fingerprint(str(data.dtype), str(data.shape), data.reshape(-1).view(np.uint8).data, labels)
+        told: list[str | bytes | memoryview] = []
+        for name, part in parts.items():
+            data = np.ascontiguousarray(part)
+            told += [*([name] if name else []), str(data.dtype), str(data.shape), data.reshape(-1).view(np.uint8).data]
+        return fingerprint(*told, labels)
 
 
 def _indices(labels: npt.NDArray[Any], images: int) -> Labels:
@@ -225,6 +242,8 @@ def picture_from(item: object) -> Picture:
     """
     if isinstance(item, Image.Image):
         return to_rgb(item)
+    if isinstance(item, Inputs):
+        return item
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
         if item.is_floating_point():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -33,7 +34,7 @@ from subspect.images.sampled import Sampled
 from subspect.images.sources import Images
 from subspect.images.webdataset import from_shards
 
-Pixels = npt.NDArray[Any] | torch.Tensor  #: (n, …)
+Pixels = npt.NDArray[Any] | torch.Tensor | Mapping[str, Any]  #: (n, …), or several such by name
 Labelled = tuple[Pixels, npt.ArrayLike | torch.Tensor | None]  #: and (n,) class indices
 ImageSource = (
     Images | str | PathLike[str] | Pixels | tuple[Pixels] | Labelled | Dataset[Any] | DataLoader[Any] | HubDataset
@@ -72,8 +73,9 @@ def open_images(
     Args:
         source: a folder of class folders, a flat folder, a CSV with the columns ``path`` and, if there are labels, ``label``;
             a Parquet file; a ``.npy``, ``.npz`` or ``.safetensors`` of arrays; ``wds:shards-{000..127}.tar``,
-            ``parquet:FOLDER``, ``hfds:NAME[SPLIT]`` or ``hfds:FOLDER``; a uint8 or floating-point array or tensor; a Dataset
-            of PyTorch or of Hugging Face, or a DataLoader that doesn't shuffle.
+            ``parquet:FOLDER``, ``hfds:NAME[SPLIT]`` or ``hfds:FOLDER``; a uint8 or floating-point array or tensor, or a dict of
+            arrays that a network takes by keyword; a Dataset of PyTorch or of Hugging Face, or a DataLoader that doesn't
+            shuffle.
         name: what a Dataset is called in fingerprints.
         outside: whether links in a folder, and paths in a table, may lead out of the folder; if not, such a source is refused.
         image_column: the column, extension (WebDataset), array or key that contains the images, where it isn't clear.
@@ -123,13 +125,14 @@ def _opened(source: ImageSource, name: str, asked: _Asked) -> Images:
     _refuse_columns(type(source).__name__, asked)
     if isinstance(source, Images):
         return source
-    if isinstance(source, np.ndarray | torch.Tensor):
+    if isinstance(source, np.ndarray | torch.Tensor | Mapping):
         return Arrays(source)
     if isinstance(source, tuple) and len(source) in (1, 2):
         return Arrays(*source)
     raise SubspectError(
-        f"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array, (images, labels), a "
-        "torch Dataset, a DataLoader or a datasets.Dataset, or a name such as wds:, parquet: or hfds:"
+        f"cannot read images from {type(source).__name__}; pass a folder, a CSV file, an array, or several by name in a "
+        "dict, (images, labels), a torch Dataset, a DataLoader or a datasets.Dataset, or a name such as wds:, parquet: or "
+        "hfds:"
     )
 
 

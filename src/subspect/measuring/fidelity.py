@@ -120,14 +120,14 @@ class Fidelity(Result):
     def class_tables(self) -> list[Table]:
         """Return a table for the terminal with a row for each class that there are images of."""
         table = Table(title=f"What {self.decomposition} costs each class", caption=self.note, title_justify="left")
-        for column in ("class", "images", "accuracy dense", "decomposed", "fidelity", "KL"):
+        for column in ("class", self.where.examples, "accuracy dense", "decomposed", "fidelity", "KL"):
             table.add_column(column, justify="left" if column == "class" else "right")
         seen = {name: cost for name, cost in self.classes.items() if cost is not None}
         for name, cost in seen.items():
             shares = (percent(estimate, 0) for estimate in (cost.dense_accuracy, cost.accuracy, cost.fidelity))
             table.add_row(name, f"{cost.images:,}", *shares, nats(cost.divergence.value))
         if len(seen) < len(self.classes):
-            table.add_row(f"{len(self.classes) - len(seen):,} without images", "0")
+            table.add_row(f"{len(self.classes) - len(seen):,} without {self.where.examples}", "0")
         return [table]
 
     @drawing()

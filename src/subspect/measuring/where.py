@@ -70,27 +70,33 @@ class Where:
         return self._given if self.among == "given" else None
 
     @property
+    def examples(self) -> str:
+        """What to call them: "images" or "examples"."""
+        return self._study.identity.examples
+
+    @property
     def among_in_words(self) -> str:
         """Say among which classes the networks choose."""
         if self.among == "given":
             return f"among the {self.given:,} classes given"
-        few = f" (images of {self.given:,})" if self.given < self.among_classes else ""
+        few = f" ({self.examples} of {self.given:,})" if self.given < self.among_classes else ""
         return f"among all {self.among_classes:,} classes{few}"
 
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        note = f"{self.images:,} images of {self.image_set!r}{in_words(self.part)}"
+        note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part)}"
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.left_out:
             note += f"; {self.left_out:,} more took part in choosing features or weights and are left out"
         if not self.held_out:
-            note += "; these images took part in choosing features or weights, so the figures flatter"
+            note += f"; these {self.examples} took part in choosing features or weights, so the figures flatter"
         if self.sized:
             note += "; the number of features was chosen on them, so the figures flatter a little"
         if self.unseen:
-            note += f"; {self.unseen:,} are of classes that had no image to choose features on and keep their dense row"
+            note += f"; {self.unseen:,} are of classes that had no {self.examples[:-1]} to choose features on"
+            note += " and keep their dense row"
         if not self.labelled:
             note += "; no labels: the dense network's own predictions stand in, so accuracy here is fidelity"
         return note
@@ -138,7 +144,8 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         )
     if not images:
         raise SubspectError(
-            f"no images to evaluate on: there are none of {image_set!r}{in_words(part)}; add an image set of its own"
+            f"no {study.identity.examples} to evaluate on: there are none of {image_set!r}{in_words(part)}; add "
+            "an image set of its own"
         )
     sized = _sized(decomposition, study, image_set, part)
     labelled = study.image_set(image_set).labelled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -9,11 +11,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from subspect.ground.errors import SubspectError, some
-from subspect.images.inputs import Pixels, called, shape_of
+from subspect.ground.errors import SubspectError, near, some
+from subspect.images.inputs import Inputs, Pixels, called, shape_of
 from subspect.networks.summands import Position, at_position, is_convolution
 
 _CHANNELS = (1, 3, 4)  # that pictures have
+_PRODUCT = re.compile(r"cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")  # PyTorch's own words
 
 
 @dataclass(eq=False)
@@ -58,23 +61,50 @@ def watch(model: nn.Module, pixels: Pixels, watched: dict[str, nn.Module]) -> tu
     try:
         tensors = [tensor.detach() for tensor in logits_in(called(model, pixels))]
     except Exception as error:
-        raise failed_on(pixels, error) from error
+        raise failed_on(model, pixels, error) from error
     finally:
         for handle in handles:
             handle.remove()
     return seen, tensors
 
 
-def failed_on(pixels: Pixels, error: Exception) -> SubspectError:
+def failed_on(model: nn.Module, pixels: Pixels, error: Exception) -> SubspectError:
     """Return the error that says that a network failed on a batch."""
     pictures = isinstance(pixels, Tensor) and pixels.ndim == 4
     last = isinstance(pixels, Tensor) and pictures and pixels.shape[3] in _CHANNELS and pixels.shape[1] not in _CHANNELS
     told = ", whose channels seem to come last (give them first: images.transpose(0, 3, 1, 2))" if last else ""
     return SubspectError(
-        f"the network failed on a batch {shape_of(pixels)}{told}: {type(error).__name__}: {error}; check that "
+        f"the network failed on a batch {shape_of(pixels)}{told}: {type(error).__name__}: {error}; "
+        + (_keywords(model, pixels) if isinstance(error, TypeError) else _widths(error))
+        + "check that "
         + ("the preprocessing gives the size and the channels" if pictures else "inputs have the shape and the numbers")
         + " that it expects"
     )
+
+
+def _keywords(model: nn.Module, pixels: Pixels) -> str:
+    """Say which inputs a network doesn't take, or lacks; nothing where that isn't it."""
+    taken = inspect.signature(model.forward).parameters
+    named = {name: one for name, one in taken.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    given = list(pixels.tensors) if isinstance(pixels, Inputs) else list(named)[:1]
+    others = (
+        [] if any(one.kind is one.VAR_KEYWORD for one in taken.values()) else [one for one in given if one not in named]
+    )
+    lacking = [name for name, one in named.items() if one.default is one.empty and name not in given]
+    said = (
+        f"its forward takes no {some(repr(one) + near(one, list(named)) for one in others)}: leave out or rename; "
+        if others
+        else ""
+    )
+    return said + (
+        f"its forward needs {some(map(repr, lacking))} as well: give all by name, in a dict; " if lacking else ""
+    )
+
+
+def _widths(error: Exception) -> str:
+    """Say how many numbers a linear layer was given instead of how many; nothing where that isn't it."""
+    found = _PRODUCT.search(str(error))
+    return f"a linear layer of it takes {found[2]} numbers of each example and was given {found[1]}; " if found else ""
 
 
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

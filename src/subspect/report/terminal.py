@@ -38,7 +38,11 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
         table.add_row("…", f"({len(costs) - len(seen[:most]):,} classes more)")
     table.add_section()
     sizes = np.delete(decomposition.supports.sizes, list(decomposition.unseen))
-    unseen = f"; all for {len(decomposition.unseen):,} classes without images" if decomposition.unseen else ""
+    unseen = (
+        f"; all for {len(decomposition.unseen):,} classes without {decomposition.examples}"
+        if decomposition.unseen
+        else ""
+    )
     each = f"{sizes.mean() if len(sizes) else 0:.3g} of {decomposition.supports.n_features} on average{unseen}"
     overall = fidelity.overall
     estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)

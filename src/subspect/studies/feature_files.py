@@ -47,6 +47,7 @@ class FeatureFile:
         feature_names: feature index → name, of a table with a column for each feature.
         texts: of the rows; None if the file has none.
         links: likewise.
+        taken: of a table, the columns that were taken for something else than features → for what.
     """
 
     features: Any
@@ -55,6 +56,7 @@ class FeatureFile:
     feature_names: Names = field(default_factory=dict)
     texts: Sequence[str | None] | None = None
     links: Sequence[str | None] | None = None
+    taken: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ class HeadFile:
         weight: (C, d); a single row for a classifier of two classes.
         bias: one number per row of the weight.
         classes: what the labels call the classifier's classes; None if the file doesn't say.
+        feature_names: feature index → name, of a classifier that was fitted on a data frame.
     """
 
     weight: Any
     bias: Any
     classes: tuple[str, ...] | None = None
+    feature_names: Names = field(default_factory=dict)
 
 
 def read_features(path: Path) -> FeatureFile:
@@ -257,14 +261,13 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SubspectError(f"{path} has several columns of the same name: {some(twice)}; rename them")
-    labels, ids = (next((table[name].to_pylist() for name in kind if name in names), None) for kind in (_LABELS, _IDS))
-    (text, texts), (link, links) = (_strings_of(table, kind) for kind in (_TEXTS, _LINKS))
+    found = {kind[0]: _besides(table, kind) for kind in (_LABELS, _IDS, _TEXTS, _LINKS)}
+    taken = {name: kind for kind, name in found.items() if name is not None}
+    besides = {kind: table[name].to_pylist() for name, kind in taken.items()} | {"taken": taken}
     lists = [name for name in names if _is_list(table[name].type)]
     if "features" in lists or len(lists) == 1:
-        found = _of_lists(table["features" if "features" in lists else lists[0]], path)
-        return FeatureFile(found, labels, ids, texts=texts, links=links)
-    besides = {*_LABELS, *_IDS, text, link}
-    used = [name for name in names if name not in besides and not re.fullmatch("__index_level_[0-9]+__", name)]
+        return FeatureFile(_of_lists(table["features" if "features" in lists else lists[0]], path), **besides)
+    used = [name for name in names if name not in taken and not re.fullmatch("__index_level_[0-9]+__", name)]
     odd = [f"{name} ({table[name].type})" for name in used if not _is_number(table[name].type)]
     if odd or not used:
         raise SubspectError(
@@ -276,17 +279,14 @@ def _of_table(table: pa.Table, path: Path) -> FeatureFile:
     with np.errstate(over="ignore"):
         for column, name in enumerate(used):
             features[:, column] = table[name].to_numpy()
-    return FeatureFile(features, labels, ids, names_in(used), texts, links)
+    return FeatureFile(features, feature_names=names_in(used), **besides)
 
 
-def _strings_of(table: pa.Table, kind: Sequence[str]) -> tuple[str | None, list[str | None] | None]:
-    """Return the name and the values of the column of one of some names, if it is of text; of numbers it is a feature."""
-    for name in kind:
-        if name in table.column_names and (
-            pa.types.is_string(table[name].type) or pa.types.is_large_string(table[name].type)
-        ):
-            return name, table[name].to_pylist()
-    return None, None
+def _besides(table: pa.Table, kind: Sequence[str]) -> str | None:
+    """Return which column holds labels, ids, texts or links, by its name; texts and links only if it is of text."""
+    named = (name for name in kind if name in table.column_names)
+    texts = (pa.types.is_string, pa.types.is_large_string)
+    return next((one for one in named if kind in (_LABELS, _IDS) or any(is_(table[one].type) for is_ in texts)), None)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -343,4 +343,5 @@ def head_of(classifier: Any, what: str) -> HeadFile:
         )
     rows = np.atleast_2d(weight)
     bias = np.broadcast_to(np.reshape(classifier.intercept_, -1), len(rows))  # of one that has none, 0.0
-    return HeadFile(rows, bias, tuple(str(name) for name in classes.tolist()))
+    names = [str(name) for name in getattr(classifier, "feature_names_in_", ())]
+    return HeadFile(rows, bias, tuple(str(name) for name in classes.tolist()), names_in(names))

@@ -97,8 +97,10 @@ def from_features(
     """
     check_set_name(name)
     folder, head = Path(study), linear_head(weight, bias)
+    table = _table(features)
+    _check_width(table.shape[1], head[0].shape)
     names = _names(class_names, len(head[0]), folder)
-    given = _given(features, head, labels, ids, names, texts, links)
+    given = _given(table, head, labels, ids, names, texts, links)
     feature_names = _columns(features) if feature_names is None else feature_names
     called = filled_in(folder, feature_names, head[0].shape[1]) if feature_names is not None else {}
     identity = _identity(network, head, names)
@@ -149,7 +151,7 @@ class _Given:
 
 
 def _given(
-    features: Rows,
+    table: Any,
     head: tuple[Features, Features],
     labels: object,
     ids: object,
@@ -158,13 +160,7 @@ def _given(
     links: object,
 ) -> _Given:
     """Look at all that was given."""
-    table = _table(features)
     n, width = table.shape
-    if width != head[0].shape[1]:
-        raise SubspectError(
-            f"the features have {width:,} columns, and the head's weight {head[0].shape} takes {head[0].shape[1]:,}: give the "
-            "features that this head was fitted on, one column per column of its weight, in the same order"
-        )
     read = partial(_rows_of, table)
     known = _ids(ids, n)
     numbers, matching = _labels(labels, n, names)
@@ -203,6 +199,18 @@ def _table(features: Rows) -> Any:
     return table
 
 
+def _check_width(width: int, shape: tuple[int, int]) -> None:
+    if width != shape[1]:
+        turned = "the weight seems to lie the other way, (d, C): transpose it" if width == shape[0] else ""
+        raise SubspectError(
+            f"the features have {width:,} columns, and the head's weight {shape} takes {shape[1]:,}: "
+            + (
+                turned
+                or "give the features that this head was fitted on, one column per column of its weight, in the same order"
+            )
+        )
+
+
 def _array(values: object, what: str) -> npt.NDArray[Any]:
     """Return an array, a tensor, a data frame or lists as an array.
 
@@ -234,12 +242,19 @@ def linear_head(weight: object, bias: object) -> tuple[Features, Features]:
     Raises:
         SubspectError: they are no numbers, not finite, or their shapes don't fit each other.
     """
+    if hasattr(weight, "coef_") or isinstance(weight, nn.Module):
+        parts = "coef_ and intercept_" if hasattr(weight, "coef_") else "weight and bias"
+        raise SubspectError(
+            f"the head's weight must be numbers (C, d), and a {type(weight).__name__} was given: give its {parts} "
+            "as weight and bias"
+        )
     rows = np.atleast_2d(_array(weight, "the head's weight"))
     shift = np.zeros(len(rows), np.float32) if bias is None else _array(bias, "the head's bias").reshape(-1)
     if rows.ndim != 2 or 0 in rows.shape or shift.shape != rows.shape[:1]:
         raise SubspectError(
             "the head must have a weight (C, d), one row per class, and a bias (C,); got weight "
             f"{np.shape(rows)} and bias {shift.shape}"
+            + ("; transpose the weight" if rows.ndim == 2 and shift.shape == rows.shape[1:] else "")
         )
     for what, values in (("weight", rows), ("bias", shift)):
         _check_kind(values.dtype, f"the head's {what}")
@@ -338,8 +353,8 @@ def _by_name(labels: list[str], names: tuple[str, ...]) -> Integers:
     if unknown:
         raise SubspectError(
             f"labels that are not class names: {some(repr(shortened(name)) + near(name, names) for name in unknown)}; the "
-            f"{len(names)} classes are {some(names)}; give the class names (--class-names FILE), in the order of the rows of "
-            "the head's weight"
+            f"{len(names)} classes are {some(names)}; give the class names (class_names=, --class-names FILE), in the order of "
+            "the rows of the head's weight, as in class_names=classifier.classes_"
         )
     return np.array([places[name] for name in labels], np.int64)
 

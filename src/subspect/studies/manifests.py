@@ -77,6 +77,11 @@ class Identity(_Kept):
         return dict(self.preprocessing) == GIVEN_AS_FEATURES
 
     @property
+    def examples(self) -> str:
+        """What to call what was observed: "images", or "examples" where there are only features."""
+        return "examples" if self.features_alone else "images"
+
+    @property
     def filled_by(self) -> str:
         """The command that stores image sets in such a study."""
         return "features" if self.features_alone else "observe"

@@ -11,20 +11,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from subspect.ground.errors import SubspectError, shortened, some
 from subspect.ground.files import is_file, read_json
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.heads.feature_names import Names, checked, columns, names_json
+from subspect.heads.feature_names import Names, check_no_number, checked, columns, feature_index, names_json, shown
 from subspect.studies.feature_names import write_feature_names
 from subspect.studies.study import Study, StudyLike, open_study, writing
 
 _INDEX = re.compile("0|[1-9][0-9]{0,9}")
 log = logging.getLogger("subspect")
 
-_FORM = '{"37": "whiskers", …}, feature index → name (null takes a name away), or a list with a name for each feature'
+_FORM = '{"37": "whiskers", …}, feature → name (null takes a name away), or a list with a name for each feature'
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ class FeatureNames(Result):
         return [table]
 
 
-def name_features(study: StudyLike, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
+def name_features(
+    study: StudyLike, names: Mapping[int, str | None] | Mapping[str, str | None] | Sequence[str]
+) -> FeatureNames:
     """Give features of a study names, which are kept there and shown wherever the features are.
 
     Args:
         study: the study, or its folder.
-        names: feature index → name, of at most 100 characters; None takes a feature's name away. Or a list of d names. Features
-            that aren't named here keep the name that they have.
+        names: feature, by its index or the name that it has → name, of at most 100 characters; None takes a feature's name
+            away. Or a list of d names. Features that aren't named here keep the name that they have.
 
     Returns:
         The names that the study now keeps.
@@ -75,7 +78,7 @@ def name_features(study: StudyLike, names: Mapping[int, str | None] | Sequence[s
         SubspectError: a feature there is not, a name that is none, or one that two features would have.
     """
     study = open_study(study)
-    given = as_mapping(names, study.identity.n_features)
+    given = as_mapping(names, study.identity.n_features, study.feature_names)
     with writing(study.path):
         write_feature_names(study.path, study.identity, _merged(study.feature_names, given))
     return kept_names(study)
@@ -110,33 +113,57 @@ def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features:
     """
     come = checked({one: name for one, name in as_mapping(given, n_features).items() if name is not None}, n_features)
     known = Study.open(study).feature_names if is_file(study / "study.json") else {}
-    _check_order(come, known, study)
-    kept = [feature for feature in come if feature in known and known[feature] != come[feature]]
-    if kept:
-        log.info("%s: %s features keep the names that they have there: %s", study, f"{len(kept):,}", some(kept))
+    compare_names(come, known, f"the study {study}")
     return checked({**come, **known}, n_features)
 
 
-def _check_order(come: Names, known: Names, study: Path) -> None:
-    """Refuse names that the study gives other features: the columns then lie in another order."""
+def compare_names(come: Names, known: Names, where: str) -> None:
+    """Compare the names that features come with to those that they are known by, and warn where they differ.
+
+    Args:
+        come: of columns.
+        known: of the features of a study or a head.
+        where: which that is.
+
+    Raises:
+        SubspectError: a name is known to be another feature's: the columns lie in another order.
+    """
     place = {name: feature for feature, name in known.items()}
     moved = [(place[name], feature) for feature, name in come.items() if place.get(name, feature) != feature]
     if moved:
         there, here = moved[0]
         raise SubspectError(
-            f"{come[here]!r} is feature {there} in the study {study}, and {here} here: give the features in the order of "
-            f"those that the study has, which is that of the head's weight ({len(moved):,} lie elsewhere)"
+            f"{come[here]!r} is feature {there} in {where}, and {here} here: give the features in the order of the head's "
+            f"weight ({len(moved):,} lie elsewhere)"
+        )
+    others = [feature for feature in come if known.get(feature, come[feature]) != come[feature]]
+    if others:
+        told = (f"feature {one} is {known[one]!r} there, {come[one]!r} here" for one in others)
+        log.warning(
+            "%s of %s features are called otherwise in %s: %s; if they are others, the head doesn't fit them. A study keeps "
+            "the names that it has",
+            f"{len(others):,}",
+            f"{len(come):,}",
+            where,
+            some(told, 3),
         )
 
 
-def as_mapping(names: object, n_features: int) -> Mapping[int, str | None]:
-    """Return names as a mapping of feature index to name.
+def as_mapping(names: object, n_features: int, known: Names = MappingProxyType({})) -> Mapping[int, str | None]:
+    """Return names as a mapping of feature index to name; ``known`` are those by which features may be given.
 
     Raises:
-        SubspectError: they are neither such a mapping nor a name for each feature.
+        SubspectError: they are neither such a mapping nor a name for each feature, or a feature is named twice.
     """
     if isinstance(names, Mapping):
-        return {int(one) if hasattr(one, "__index__") else one: name for one, name in names.items()}
+        found: dict[int, str | None] = {}
+        for one, name in names.items():
+            feature = feature_index(one, known, n_features) if isinstance(one, str) else one
+            feature = int(feature) if hasattr(feature, "__index__") else feature
+            if feature in found:
+                raise SubspectError(f"feature {shown(feature, known)} is named twice; give it one name")
+            found[feature] = name
+        return found
     listed = None if isinstance(names, str | bytes) or not hasattr(names, "__iter__") else list(names)
     if listed is None:
         raise SubspectError(f"names of features must be {_FORM}; got {shortened(repr(names))}")
@@ -147,8 +174,8 @@ def as_mapping(names: object, n_features: int) -> Mapping[int, str | None]:
     return dict(enumerate(listed))
 
 
-def read_names(path: Path) -> Mapping[int, str | None] | list[str]:
-    """Read a JSON file of names: an object, index → name, or a list with a name for each feature.
+def read_names(path: Path) -> Mapping[str, str | None] | list[str]:
+    """Read a JSON file of names: an object, index or present name → name, or a list with a name for each feature.
 
     Raises:
         SubspectError: it is missing, or something else.
@@ -157,10 +184,21 @@ def read_names(path: Path) -> Mapping[int, str | None] | list[str]:
     if isinstance(found, list):
         return found
     odd = (
-        next((one for one in found if not _INDEX.fullmatch(one)), None)
+        next((one for one in found if one.isdecimal() and not _INDEX.fullmatch(one)), None)
         if isinstance(found, dict)
         else type(found).__name__
     )
     if odd is not None:
         raise SubspectError(f"{path} is no file of names: it must be {_FORM}; got {shortened(repr(odd))}")
-    return {int(feature): name for feature, name in found.items()}
+    check_no_number(found)
+    names: dict[str, str | None] = found
+    return names
+
+
+def changes(before: Names, after: Names) -> str:
+    """Say which features have a new name, and which have none any more."""
+    differ = [feature for feature in sorted({*before, *after}) if before.get(feature) != after.get(feature)]
+    named = some(shown(feature, after) for feature in differ if feature in after)
+    bare = some(shown(feature, before) for feature in differ if feature not in after)
+    said = [f"named: {named}"] * bool(named) + [f"without a name now: {bare}"] * bool(bare)
+    return "; ".join(said) or "the names are as they were"

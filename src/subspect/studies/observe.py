@@ -214,7 +214,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         raise
     except Exception as error:  # of the network's own, as on inputs of another shape than its head was found with
         assert batch.pixels is not None  # it was given some
-        raise failed_on(batch.pixels, error) from error
+        raise failed_on(network.model, batch.pixels, error) from error
     seconds = (time.perf_counter() - start) / len(positions) * left
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)

@@ -14,7 +14,7 @@ from subspect.ground.errors import some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
-from subspect.heads.feature_names import feature_index
+from subspect.heads.feature_names import check_no_number, feature_index
 from subspect.images.preprocessing import described
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ class StudyQuestions(Result):
     def name_feature(self, feature: int | str, name: str | None) -> FeatureNames:
         """Name one feature, given by its index or by the name that it has; None takes its name away."""
         index = feature_index(feature, self._study.feature_names, self._study.identity.n_features)
+        check_no_number({index: name})
         return subspect.name_features(self._study, {index: name})
 
-    def name_features(self, names: Mapping[int, str | None] | Sequence[str]) -> FeatureNames:
+    def name_features(self, names: Mapping[int, str | None] | Mapping[str, str | None] | Sequence[str]) -> FeatureNames:
         """Give features names, which are shown wherever the features are: `subspect.name_features`."""
         return subspect.name_features(self._study, names)
 
@@ -78,9 +79,12 @@ class StudyQuestions(Result):
         table.add_row("head", f"{identity.head_name}: {identity.n_classes} classes × {identity.n_features} features")
         table.add_row("preprocessing", described(identity.preprocessing))
         for name in study.set_names:
-            table.add_row(f"images {name!r}", _about(study, name))
+            table.add_row(f"{identity.examples} {name!r}", _about(study, name))
         for name in study.unfinished:
-            table.add_row(f"images {name!r}", f"unfinished; run the same {identity.filled_by} command again to resume")
+            table.add_row(
+                f"{identity.examples} {name!r}",
+                f"unfinished; run the same {identity.filled_by} command again to resume",
+            )
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         if study.feature_names:
             table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features have one")
@@ -103,7 +107,7 @@ class StudyQuestions(Result):
 def _about(study: Study, name: str) -> Text:
     """Say of an image set what it holds, and what couldn't be used."""
     manifest = study.image_set(name).manifest
-    what = "rows of features" if manifest.kind == "features" else "images"
+    what = "rows of features" if manifest.kind == "features" else study.identity.examples
     where = manifest.root or "in memory"
     if manifest.root and manifest.table:
         where = str(Path(manifest.root) / manifest.table)

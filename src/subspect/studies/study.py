@@ -388,8 +388,9 @@ def _refuse_other(study: Study, given: Identity) -> None:
     stored = study.identity
     what = None
     if stored.fingerprint != given.fingerprint:
+        kind = "head" if stored.features_alone and given.features_alone else "network"
         what = (
-            f"another network: it was made with {stored.network!r} (weights {stored.fingerprint[:12]}…), but "
+            f"another {kind}: it was made with {stored.network!r} (weights {stored.fingerprint[:12]}…), but "
             f"this is {given.network!r} (weights {given.fingerprint[:12]}…)"
         )
     elif stored.head_name != given.head_name:
