@@ -64,9 +64,9 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
         table.add_column("substitutes")
         overlap = decomposition.trust.jaccard[label].item()
         table.caption = (
-            f"stability: chosen again on redrawn {decomposition.examples} (two draws overlap by {overlap:.2f}, Jaccard: features "
-            f"in both as a share of those in either); substitutes: which "
-            "features could stand in, and the share of the feature's worth that they make good"
+            f"stability: chosen again on redrawn {decomposition.examples} (two draws overlap by {overlap:.2f}, Jaccard: "
+            "features in both as a share of those in either); substitutes: which features could stand in, and the share of the "
+            "feature's worth that they make good"
         )
     names = decomposition.feature_names
     for row in rows:
