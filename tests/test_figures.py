@@ -64,7 +64,7 @@ def test_a_line_before_refit_and_dots_after() -> None:
             expected = sorted((one.k, 100 * getattr(one, name)) for one in BOTH if one.refit == refit)
             assert np.allclose(plotted(axes, f"{name}, {refit}"), expected)
     assert axes.get_xlabel() == "features for each class (line: before refit, dots: after)"
-    assert axes.get_ylabel() == "share of images, %"
+    assert axes.get_ylabel() == "share, %"
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert line.get_ydata() == pytest.approx([80, 80])
 
@@ -89,7 +89,7 @@ def test_a_picture_of_its_own_carries_its_colours() -> None:
         svg = curve_figure(BOTH, standalone=standalone)
         ET.fromstring(svg)
         assert ("<style>:root" in svg) == standalone and "var(--blue)" in svg and "#0102" not in svg
-        for words in ("fidelity", "accuracy", "dense accuracy, 80.0 %", "share of images, %"):
+        for words in ("fidelity", "accuracy", "dense accuracy, 80.0 %", "share, %"):
             assert words in svg
     assert curve_figure(BOTH) == curve_figure(list(reversed(BOTH)))
     assert curve_figure([]) == curve_figure([point(0, 0.3, 0.3)]) == ""
