@@ -433,8 +433,14 @@ def test_a_torchvision_for_another_torch(monkeypatch: pytest.MonkeyPatch, hf_fol
 
     monkeypatch.setattr("importlib.import_module", fails)
     for spec in ("torchvision:resnet18", "timm:resnet18", f"hf:{hf_folder}"):
-        with pytest.raises(SubspectError, match=r"torchvision \S+ does not fit torch \S+ \(.*nms.*\); install the two"):
+        with pytest.raises(
+            SubspectError, match=r"torchvision \S+ does not fit torch \S+ \(.*nms.*\); reinstall"
+        ) as found:
             load_network(spec)
+        assert str(found.value).endswith(
+            "reinstall both from the same index: pip install --force-reinstall torch torchvision (with the same --index-url "
+            "for both, if you use one)"
+        )
 
 
 def test_an_unknown_scheme_lists_those_there_are() -> None:

@@ -177,8 +177,8 @@ def _unfit(name: str, error: Exception) -> str:
         return f"the package {name} cannot be imported: {_said(error)}"
     own = metadata.version("torchvision")
     return (
-        f"torchvision {own} does not fit torch {torch.__version__} ({_said(error)}); install the two that belong together, "
-        "from the same index: pip install torch torchvision"
+        f"torchvision {own} does not fit torch {torch.__version__} ({_said(error)}); reinstall both from the same index: "
+        "pip install --force-reinstall torch torchvision (with the same --index-url for both, if you use one)"
     )
 
 
