@@ -88,8 +88,42 @@ def test_timm_with_weights_of_a_file(timm_folder: Path) -> None:
     assert load_network("timm:test_resnet(num_classes=3)", path).class_names is None
     with pytest.raises(SubspectError, match="of another shape: fc.weight"):
         load_network("timm:test_resnet", path)
-    with pytest.raises(SubspectError, match=r"pretrained weights are for the network as it stands; .*--weights FILE"):
+    with pytest.raises(
+        SubspectError, match=r"for the network as it stands; .*--weights FILE.*, or add pretrained=False"
+    ):
         load_network("timm:test_resnet(num_classes=3)")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "timm:test_resnet(num_classes=3, pretrained=False)",
+        "torchvision:resnet18(weights=None, num_classes=3)",
+        "torchvision:resnet18(num_classes=3, pretrained=False)",
+    ],
+)
+def test_a_network_is_built_untrained(spec: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = load_network(spec)
+    assert not network.weights_given and network.name == spec
+    assert f"{spec} is built untrained: its weights are random, and others each time" in caplog.text
+    caplog.clear()
+    save_file(network.model.state_dict(), tmp_path / "w.safetensors")
+    again = load_network(spec, tmp_path / "w.safetensors")
+    assert again.weights_given and not caplog.text
+    assert torch.equal(again.model.fc.weight, network.model.fc.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_network_of_a_folder_is_built_untrained(hf_folder: Path) -> None:
+    network = load_network(f"hf:{hf_folder}(pretrained=False)")
+    assert not network.weights_given and network.class_names == load_network(f"hf:{hf_folder}").class_names
+
+
+@pytest.mark.parametrize("said", ["pretrained=True", "weights='IMAGENET1K_V1'"])
+def test_weights_are_no_argument(said: str) -> None:
+    with pytest.raises(
+        SubspectError, match=rf"got {said}; expected pretrained=False \(or weights=None\) for an untrained"
+    ):
+        load_network(f"torchvision:resnet18({said})")
 
 
 def test_what_the_user_says_comes_first(timm_folder: Path) -> None:
@@ -419,8 +453,10 @@ def test_nothing_is_tried_again_without_a_connection(spec: str, monkeypatch: pyt
 @pytest.mark.parametrize(("scheme", "name"), [("timm", "timm"), ("torchvision", "torchvision"), ("hf", "transformers")])
 def test_a_package_that_is_missing(scheme: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtra, match=rf"the network {scheme}:x needs the package '{name}'; .*'.\[{scheme}\]'"):
-        load_network(f"{scheme}:x")
+    with pytest.raises(
+        MissingExtra, match=rf"network {scheme}:x\(num_classes=3\) needs the package '{name}'; .*'.\[{scheme}\]'"
+    ):
+        load_network(f"{scheme}:x(num_classes=3)")
 
 
 def test_a_torchvision_for_another_torch(monkeypatch: pytest.MonkeyPatch, hf_folder: Path) -> None:

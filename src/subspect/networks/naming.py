@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -27,6 +28,8 @@ from subspect.networks.network import Network
 from subspect.networks.weights import load_weights
 from subspect.networks.zoo import SCHEMES, Asked, Named, load_named, readings
 
+log = logging.getLogger("subspect")
+
 
 def load_network(
     spec: str,
@@ -41,7 +44,8 @@ def load_network(
 
     Args:
         spec: ``python:package.module:callable`` or ``python:path/file.py:callable``, ``timm:NAME``, ``torchvision:NAME`` or
-            ``hf:NAME`` (``hf:FOLDER``); after it may stand arguments by keyword, as in ``callable(num_classes=10)``.
+            ``hf:NAME`` (``hf:FOLDER``); after it may stand arguments by keyword, as in ``callable(num_classes=10)``; with
+            ``pretrained=False`` a network of the last three is built untrained.
         weights: a safetensors file, or a checkpoint of ``torch.save`` with tensors and numbers alone; a network of timm,
             torchvision or Hugging Face is then built without its pretrained weights.
         preprocessing: instead of what the network declares.
@@ -70,7 +74,9 @@ def load_network(
         head=head,
         name=spec,
     )
-    network.weights_given = weights is not None or scheme in SCHEMES
+    network.weights_given = weights is not None or (scheme in SCHEMES and not made.untrained)
+    if made.untrained:
+        log.warning("%s is built untrained: its weights are random, and others each time that it is loaded", spec)
     return network
 
 

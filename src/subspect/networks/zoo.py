@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.packages import check_reachable, package, reading
 from subspect.images.preprocessing import Preprocessing, PreprocessingLike
 
@@ -35,11 +35,13 @@ class Named:
         model: the network.
         preprocessing: what belongs to it, where that is known.
         class_names: likewise.
+        untrained: whether its weights are random, as it was asked for.
     """
 
     model: nn.Module
     preprocessing: PreprocessingLike | None = None
     class_names: Sequence[str] | None = None
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,34 @@ def load_named(scheme: str, asked: Asked) -> Named:
     Raises:
         SubspectError: there is no such network, its weights can't be had, or it is built with other arguments than
             pretrained weights fit.
+        MissingExtra: the package is not installed.
     """
+    name, load = SCHEMES[scheme]
+    zoo = package(name, scheme, f"the network {asked.spec}")
+    wanted, asked = asked.pretrained, _untrained(asked)
     if asked.arguments and asked.pretrained:
         raise SubspectError(
-            f"{asked.spec}: pretrained weights are for the network as it stands; with arguments, {_WEIGHTS}"
+            f"{asked.spec}: pretrained weights are for the network as it stands; with arguments, {_WEIGHTS}, or add "
+            "pretrained=False to have it untrained"
         )
-    return SCHEMES[scheme](asked)
+    return replace(load(zoo, asked), untrained=wanted and not asked.pretrained)
+
+
+def _untrained(asked: Asked) -> Asked:
+    """Read ``pretrained=False``, in torchvision's words ``weights=None``, out of the arguments.
+
+    Raises:
+        SubspectError: the one or the other with another value.
+    """
+    said = {key: asked.arguments[key] for key in ("pretrained", "weights") if key in asked.arguments}
+    for key, value in said.items():
+        if value is not {"pretrained": False, "weights": None}[key]:
+            raise SubspectError(
+                f"{asked.spec}: got {key}={shortened(repr(value))}; expected pretrained=False (or weights=None) for an "
+                "untrained network, or neither; weights go by the network's name, those of a file by --weights FILE (weights=)"
+            )
+    arguments = {key: value for key, value in asked.arguments.items() if key not in said}
+    return replace(asked, arguments=arguments, pretrained=asked.pretrained and not said)
 
 
 def readings(name: str) -> list[str]:
@@ -120,8 +144,7 @@ class TimmTransform:
         return f"timm.data.create_transform({', '.join(f'{key}={one!r}' for key, one in sorted(self.config.items()))})"
 
 
-def _timm(asked: Asked) -> Named:
-    timm = package("timm", "timm", f"the network {asked.spec}")
+def _timm(timm: Any, asked: Asked) -> Named:
     source, colon, place = asked.name.partition(":")
     if not colon:
         _check_timm_name(timm, asked)
@@ -211,8 +234,8 @@ def _timm_names(timm: Any, model: Any) -> Sequence[str] | None:
 _OWN_SCALE = ("googlenet", "inception_v3")
 
 
-def _torchvision(asked: Asked) -> Named:
-    models = package("torchvision", "torchvision", f"the network {asked.spec}").models
+def _torchvision(torchvision: Any, asked: Asked) -> Named:
+    models = torchvision.models
     name, weights = _torchvision_choice(models, asked)
     arguments = dict(asked.arguments)
     if asked.pretrained:
@@ -270,8 +293,7 @@ def _torchvision_preprocessing(transform: Any) -> PreprocessingLike:
 # Hugging Face ---------------------------------------------------------------------------------------------------------
 
 
-def _hugging_face(asked: Asked) -> Named:
-    transformers = package("transformers", "hf", f"the network {asked.spec}")
+def _hugging_face(transformers: Any, asked: Asked) -> Named:
     folder = Path(asked.name).expanduser()
     local = folder.is_dir()
     if local and asked.name == str(folder) and _is_cached(asked.name):
@@ -354,4 +376,9 @@ def _check_torchvision(asked: Asked) -> None:
         package("torchvision", "torchvision", f"the preprocessing of {asked.spec}")
 
 
-SCHEMES: Mapping[str, Callable[[Asked], Named]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face}
+#: the package that a scheme stands for, and what loads a network of it
+SCHEMES: Mapping[str, tuple[str, Callable[[Any, Asked], Named]]] = {
+    "timm": ("timm", _timm),
+    "torchvision": ("torchvision", _torchvision),
+    "hf": ("transformers", _hugging_face),
+}
