@@ -56,6 +56,9 @@ def make(seed: int, images: int = 120, features: int = 8, classes: int = 3) -> t
         (3, 3, 3),
         (0.5, None, 0.5),
         ("auto", None, Auto()),
+        ("mean:2.5", None, Mean(2.5)),
+        ("mean:3:2:5", None, Mean(3, 2, 5)),
+        ("3", None, 3),
         (Auto(), None, Auto()),
         (Auto(0.2, "accuracy", "unseen", 4, 0.9), None, Auto(0.2, "accuracy", "unseen", 4, 0.9)),
         (Auto(most=4), 2, Auto(most=4)),
@@ -77,8 +80,8 @@ def test_most_features_of_auto_unless_told() -> None:
 @pytest.mark.parametrize(
     ("size", "pool", "message"),
     [
-        (2, 0, "a pool must have from 1 to the 6 features of the network; got 0"),
-        (2, 7, "a pool must have from 1 to the 6 features of the network; got 7"),
+        (2, 0, "a pool must have from 1 to the 6 features; got 0"),
+        (2, 7, "a pool must have from 1 to the 6 features; got 7"),
         (4, 3, "a class cannot have 4 features from a pool of 3"),
         (7, None, "k = 7 must be a whole number from 1 to the 6 features"),
         (Mean(7), None, "a mean of 7 features needs 1 ≤ least ≤ mean ≤ most ≤ 6; got least 1 and most 6"),
@@ -103,6 +106,21 @@ def test_sizes_that_do_not_fit(size: Budget, pool: int | None, message: str) -> 
     with pytest.raises(SubspectError) as caught:
         check_budget(size, 6, pool)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 1.5, "five", "mean:5:1"])
+@pytest.mark.parametrize(
+    ("method", "besides"),
+    [
+        ("pursuit", ", 'auto' for the fewest that keep a tolerance, or 'mean:5' (Mean(5)) for a mean number"),
+        ("contribution", ""),
+        ("frequency", ", or a share of the mass between 0 and 1"),
+    ],
+)
+def test_what_k_may_be_goes_by_the_method(size: Budget, method: str, besides: str) -> None:
+    with pytest.raises(SubspectError) as caught:
+        check_budget(size, 6, None, method)
+    assert str(caught.value).endswith(f"must be a whole number from 1 to the 6 features{besides}")
 
 
 def test_short_names_of_sizes() -> None:

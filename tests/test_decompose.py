@@ -54,7 +54,7 @@ def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [0, 7, 1.5])
 def test_a_k_that_makes_no_sense(study: Study, k: float) -> None:
-    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 6 features of the network"):
+    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 6 features"):
         decompose(study, k)
 
 
@@ -103,7 +103,7 @@ def test_what_was_asked_for_is_in_the_name() -> None:
         ),
         ({"k": "auto", "method": "frequency"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'freq"),
         ({"k": 3, "pool": 5, "method": "contribution"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'"),
-        ({"k": 3, "pool": 41}, "a pool must have from 1 to the 40 features of the network; got 41"),
+        ({"k": 3, "pool": 41}, "a pool must have from 1 to the 40 features; got 41"),
         ({"k": 5, "pool": 4}, "a class cannot have 5 features from a pool of 4"),
         ({"k": Mean(5), "pool": 4}, "a mean of 5 features needs 1 ≤ least ≤ mean ≤ most ≤ 4"),
         ({"k": Auto(1.5)}, "the tolerance is a share between 0 and 1, such as 0.01; got 1.5"),

@@ -109,7 +109,8 @@ def test_what_is_planted_is_found(size: Any) -> None:
     x, y = planted()
     fitted = SparseHeadClassifier(size).fit(x, y)
     assert {name: sorted(row.tolist()) for name, row in zip("abc", fitted.supports_, strict=True)} == PLANTED
-    assert sum(map(len, SparseHeadClassifier(subspect.Mean(3)).fit(x, y).supports_)) == 9
+    for size in (subspect.Mean(3), "mean:3"):
+        assert sum(map(len, SparseHeadClassifier(size).fit(x, y).supports_)) == 9
     two = SparseHeadClassifier(6).fit(*planted(classes="ab"))
     assert sorted(two.supports_[0].tolist()) == sorted(PLANTED["a"] + PLANTED["b"])
 
@@ -214,7 +215,7 @@ def test_stored_and_read_again() -> None:
         ({"n_features_per_class": "auto", "hold_out": 1.5}, "hold_out (--hold-out) must be a share of at least 0"),
         ({"n_features_per_class": "auto", "tolerance": 0}, "the tolerance is a share between 0 and 1"),
         ({"n_features_per_class": "aut"}, "k = 'aut' (did you mean 'auto'?) must be a whole number from 1 to the 20"),
-        ({"n_features_per_class": "ten"}, "the 20 features of the network, 'auto' for the fewest that keep a tolerance, or"),
+        ({"n_features_per_class": "ten"}, "the 20 features, 'auto' for the fewest that keep a tolerance, or"),
         ({"method": "persuit"}, "got 'persuit' (did you mean 'pursuit'?)"),
         ({"target": "dens"}, "got 'dens' (did you mean 'dense'?)"),
         ({"method": "guess"}, "method must be one of pursuit, contribution, frequency; got 'guess'"),

@@ -241,7 +241,7 @@ def test_a_promise_on_the_only_image_set(tmp_path: Path) -> None:
 
 
 def test_a_mean_number_of_features(wide: Study) -> None:
-    made = decompose(wide, Mean(4, 2, 6))
+    made = decompose(wide, "mean:4:2:6")
     assert made.name == "pursuit-mean4-2-6" and made.k == {"k": 4, "least": 2, "most": 6}
     sizes = made.supports.sizes
     assert sizes.sum() == 4 * C and sizes.min() >= 2 and sizes.max() <= 6 and made.mean_size == 4
@@ -443,7 +443,7 @@ def test_wrong_usage(wide: Study, options: str) -> None:
         ),
         ("-k mean:4 --method contribution", "error: a pool, a mean k and k = 'auto' go with method 'pursuit'"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),
-        ("-k 5 --pool 41", "error: a pool must have from 1 to the 40 features of the network; got 41"),
+        ("-k 5 --pool 41", "error: a pool must have from 1 to the 40 features; got 41"),
         ("-k mean:4:5:6", "error: a mean of 4 features needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6"),
         ("-k mean:inf", "error: a mean of inf features needs"),
         ("-k nan", "error: k = nan must be a whole number from 1 to the 40 features"),

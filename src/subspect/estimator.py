@@ -54,8 +54,8 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     Args:
         n_features_per_class: how many features each class reads, all of them where the data has fewer; "auto", the fewest
-            that keep ``tolerance``; `subspect.Mean`, a mean number; `subspect.Auto`; with method "frequency" also a share of
-            the mass between 0 and 1.
+            that keep ``tolerance``; "mean:5" or `subspect.Mean`, a mean number; `subspect.Auto`; with method "frequency" also
+            a share of the mass between 0 and 1.
         head: the dense linear classifier that is followed. None for a ``LogisticRegression`` that is learned on the same rows;
             or another linear classifier of scikit-learn, which is learned, or taken as it is if it is fitted already (a grid
             search fits it again, unless it is wrapped in ``FrozenEstimator``); or ``(weight, bias)``, of shapes (C, d) and

@@ -46,8 +46,8 @@ def decompose(
 
     Args:
         study: with one or more image sets, or its folder.
-        k: how many features for each class. With method "pursuit" also `subspect.Mean`, a mean number, or
-            `subspect.Auto` ("auto" for its defaults), the fewest that keep a tolerance; with "frequency" also a share of
+        k: how many features for each class. With method "pursuit" also `subspect.Mean` ("mean:5"), a mean number,
+            or `subspect.Auto` ("auto" for its defaults), the fewest that keep a tolerance; with "frequency" also a share of
             the mass between 0 and 1.
         method: "pursuit" (see `subspect.choosing.pursuit`), "contribution" or "frequency" (see `subspect.choosing.influence`).
         on: the image set to choose on, "train" or the first unless given.
@@ -123,7 +123,7 @@ def check_choice(
         raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}{near(method, METHODS)}")
     if target not in TARGETS:
         raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}{near(target, TARGETS)}")
-    sizes = [check_budget(k, n_features, pool) for k in ks]
+    sizes = [check_budget(k, n_features, pool, method) for k in ks]
     if method != "frequency" and any(isinstance(size, float) for size in sizes):
         raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
     if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):

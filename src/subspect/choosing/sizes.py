@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -72,21 +72,48 @@ class Auto:
         return name + (f"-{self.promise}" if self.promise else "")
 
 
-Budget = (
-    int | float | Mean | Auto | Literal["auto"]
-)  #: how many features for each class; a float is a share of the mass
+#: how many features for each class; a float is a share of the mass, a text "auto", "mean:5" or "mean:5:LEAST:MOST"
+Budget = int | float | Mean | Auto | str
 Checked = int | float | Mean | Auto  #: a size that fits the network
+#: what each method takes besides a whole number of features
+_BESIDES = {
+    "pursuit": ", 'auto' for the fewest that keep a tolerance, or 'mean:5' (Mean(5)) for a mean number",
+    "contribution": "",
+    "frequency": ", or a share of the mass between 0 and 1",
+}
 
 
-def check_budget(size: Budget, n_features: int, pool: int | None = None) -> Checked:
-    """Check how many features are asked for against what the network has.
+def read_size(text: str) -> int | float | Mean | Literal["auto"]:
+    """Read a number of features: 5, 0.5, mean:5, mean:5:LEAST:MOST or auto.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    word, *numbers = text.split(":")
+    if word == "auto" and not numbers:
+        return "auto"
+    if word == "mean" and len(numbers) in (1, 3):
+        return Mean(float(numbers[0]), *(int(number) for number in numbers[1:]))
+    return int(text) if text.isdecimal() else float(text)
+
+
+def check_budget(size: Budget, n_features: int, pool: int | None = None, method: str = "pursuit") -> Checked:
+    """Check how many features are asked for against how many there are.
 
     Raises:
         SubspectError: more than d, none, or limits that contradict each other.
     """
     if pool is not None and not 1 <= pool <= n_features:
-        raise SubspectError(f"a pool must have from 1 to the {n_features} features of the network; got {pool}")
+        raise SubspectError(f"a pool must have from 1 to the {n_features} features; got {pool}")
     limit = n_features if pool is None else pool
+    if isinstance(size, str):
+        try:
+            size = read_size(size)
+        except ValueError:
+            raise SubspectError(
+                f"k = {shortened(repr(size))}{near(size, ['auto', 'mean:5'])} must be a whole number from 1 to the "
+                f"{n_features} features{_BESIDES[method]}"
+            ) from None
     size = Auto() if size == "auto" else size
     if isinstance(size, Mean):
         most = size.limit(limit) if isfinite(size.k) else limit
@@ -105,12 +132,7 @@ def check_budget(size: Budget, n_features: int, pool: int | None = None) -> Chec
                 f"most must be at least 1 and the confidence from 0.5 to below 1; got {size.most} and {size.confidence:g}"
             )
         return size
-    if isinstance(cast(object, size), str):
-        raise SubspectError(
-            f"k = {shortened(repr(size))}{near(size, ['auto'])} must be a whole number from 1 to the {n_features} features of "
-            "the network, 'auto' for the fewest that keep a tolerance, or a share of the mass between 0 and 1"
-        )
-    checked = check_size(size, n_features)
+    checked = check_size(size, n_features, _BESIDES[method])
     if pool is not None and isinstance(checked, int) and checked > pool:
         raise SubspectError(f"a class cannot have {checked} features from a pool of {pool}")
     return checked

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 import typer
 
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
-from subspect.choosing.sizes import MEASURES, Auto, Budget, Mean, Measure
+from subspect.choosing.sizes import MEASURES, Auto, Budget, Measure, read_size
 from subspect.ground.errors import SubspectError, near
 
 if TYPE_CHECKING:
@@ -322,13 +322,9 @@ def only_with(context: typer.Context, what: str, *options: str) -> None:
 
 def size_of(text: str, auto: Auto) -> Budget:
     """Read a number of features: 5, 0.5, mean:5, mean:5:LEAST:MOST or auto."""
-    word, *numbers = text.split(":")
     try:
-        if word == "auto" and not numbers:
-            return auto
-        if word == "mean" and len(numbers) in (1, 3):
-            return Mean(float(numbers[0]), *(int(number) for number in numbers[1:]))
-        return int(text) if text.isdecimal() else float(text)
+        read = read_size(text)
+        return auto if read == "auto" else read
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
             "-k must be a whole number, auto, mean:5, mean:5:LEAST:MOST, or a share of the mass between 0 and 1; got "

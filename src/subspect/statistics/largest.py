@@ -229,8 +229,10 @@ def rank(magnitudes: Features, k: int) -> tuple[Integers, Features]:
     return mask - (top & mask), (top >> bits).astype(np.int32).view(np.float32)
 
 
-def check_size(size: int | float, n_features: int) -> int | float:
-    """Check a number of features k, or a share of the mass.
+def check_size(
+    size: int | float, n_features: int, besides: str = ", or a share of the mass between 0 and 1"
+) -> int | float:
+    """Check a number of features k, or a share of the mass; ``besides`` says what else k may be.
 
     Raises:
         SubspectError: neither a whole number from 1 to d nor a share between 0 and 1.
@@ -239,7 +241,4 @@ def check_size(size: int | float, n_features: int) -> int | float:
         return size
     if isinstance(size, float) and 0 < size < 1:
         return size
-    raise SubspectError(
-        f"k = {size!r} must be a whole number from 1 to the {n_features} features of the network, or a share of the mass "
-        "between 0 and 1"
-    )
+    raise SubspectError(f"k = {size!r} must be a whole number from 1 to the {n_features} features{besides}")
