@@ -7,9 +7,9 @@ multinomial of scikit-learn, skglm's L1 logistic regression of one class against
 largest W × class mean, each with its own weights and with our refit. A solver works in a process of its own, along a path
 from a strong penalty to a weak one, until classes have k features on average; after five minutes it is stopped.
 
-Needs the extra "benchmarks" (pip install -e '.[benchmarks]'), and for `cifar` a folder with ``cifar10-jpeg.tar`` and
-``weights/``, given by --data or the environment variable SUBSPECT_DATA. Some 20 minutes on two cores; with --full, which
-takes planted data at full size and three seeds, about 90.
+Needs the extra "benchmarks" (pip install -c constraints.txt '.[benchmarks]'), and for `cifar` a folder with
+``cifar10-jpeg.tar`` and ``weights/``, given by --data or the environment variable SUBSPECT_DATA. Some 20 minutes on two cores;
+with --full, which takes planted data at full size and three seeds, about 90.
 
 Example: python benchmarks/solvers.py --data DIR --full --studies FOLDER --json solvers.json
 """
@@ -101,7 +101,7 @@ def main() -> int:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
     missing = [name for name in ("glm_saga", "tqdm", "skglm", "sklearn") if find_spec(name) is None]
     if missing and parts != ["large"]:
-        parser.error(f"not installed: {', '.join(missing)}; pip install -e '.[benchmarks]'")
+        parser.error(f"not installed: {', '.join(missing)}; pip install -c constraints.txt '.[benchmarks]'")
     rows: list[Row] = []
     if "cifar" in parts:
         with tempfile.TemporaryDirectory() as folder:

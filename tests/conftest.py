@@ -198,7 +198,7 @@ def unpack(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
 def zoos() -> Iterator[None]:
     """Have timm, torchvision and transformers importable, whatever torch torchvision was built for."""
     if not all(importlib.util.find_spec(name) for name in ("timm", "torchvision", "transformers")):
-        pytest.skip("needs timm, torchvision and transformers: pip install -e '.[dev]'")
+        pytest.skip("needs timm, torchvision and transformers: pip install -c constraints.txt -e '.[dev]'")
     kept = importable()
     yield
     del kept  # the operators are gone with it

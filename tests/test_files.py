@@ -388,7 +388,8 @@ def test_fingerprints_are_equal_only_for_equal_parts(first: list[bytes], second:
 def test_missing_extra_names_the_package_and_how_to_install_it() -> None:
     error = MissingExtra("pandas", "tables", "a table")
     assert str(error) == (
-        "a table needs the package 'pandas'; install it, in the clone of subspect, with: pip install -e '.[tables]'"
+        "a table needs the package 'pandas'; install it, in the clone of subspect, with: "
+        "pip install -c constraints.txt '.[tables]'"
     )
     assert isinstance(error, SubspectError)
     assert isinstance(error, ImportError)

@@ -75,7 +75,8 @@ def test_without_pandas(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     fidelity = evaluate(study, decompose(study, 2))
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        MissingExtra, match=r"needs the package 'pandas'; install it, .* clone .*: pip install -e '\.\[pandas\]'"
+        MissingExtra,
+        match=r"needs the package 'pandas'; install it, .* clone .*: pip install -c constraints.txt '\.\[pandas\]'",
     ):
         fidelity.to_frame()
 

@@ -28,7 +28,8 @@ class MissingExtra(SubspectError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}; install it, in the clone of subspect, with: pip install -e '.[{extra}]'"
+            f"{purpose} needs the package {package!r}; install it, in the clone of subspect, with: "
+            f"pip install -c constraints.txt '.[{extra}]'"
         )
 
 
