@@ -46,6 +46,9 @@ from .studies.name_features import FeatureNames, name_features
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
 from .studies.verify import Fault, Verified, verify
+from .swapping.cue import Cue
+from .swapping.cues import cues
+from .swapping.result import Cues, Swapped
 
 __version__: str
 
@@ -59,6 +62,8 @@ __all__ = [
     "ConfusedImage",
     "Cost",
     "CurvePoint",
+    "Cue",
+    "Cues",
     "Curves",
     "DatasetImages",
     "DecomposedHead",
@@ -114,6 +119,7 @@ __all__ = [
     "StudyLike",
     "SubspectError",
     "Supports",
+    "Swapped",
     "Term",
     "Tradeoff",
     "TradeoffPoint",
@@ -123,6 +129,7 @@ __all__ = [
     "Verified",
     "Where",
     "compare",
+    "cues",
     "decompose",
     "decompose_by_file",
     "decompose_each",
