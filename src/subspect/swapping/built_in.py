@@ -1,19 +1,16 @@
 """The cues that are built in: where things stand, tones, patterns, and how things are arranged.
 
-Shares of a side are of the image's own: on 224×224 pixels a corner of a quarter is 56×56. Tones are taken in YCbCr (ITU-R BT.601),
-in which brightness Y and colour Cb, Cr are apart, so that a swapped colour leaves the brightness as it was.
+Shares of a side are of the image's own: on 224×224 pixels a corner of a quarter is 56×56. Tones are taken in YCbCr (ITU-R
+BT.601), in which brightness Y and colour Cb, Cr are apart, so that a swapped colour leaves the brightness as it was.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from subspect.ground.errors import SubspectError, near, some
 from subspect.swapping.cue import Cue
 
 _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
@@ -151,9 +148,9 @@ class Arrangement(Cue):
         tiles = images[..., : high * _TILES, : wide * _TILES].reshape(n, channels, _TILES, high, _TILES, wide)
         tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         order = torch.from_numpy(random.permuted(np.tile(np.arange(_TILES**2), (n, 1)), axis=1))
-        shuffled = tiles[torch.arange(n)[:, None], order].unflatten(1, (_TILES, _TILES)).permute(0, 3, 1, 4, 2, 5)
+        tiles = tiles[torch.arange(n)[:, None], order].reshape(n, _TILES, _TILES, channels, high, wide)
         made = images.clone()
-        made[..., : high * _TILES, : wide * _TILES] = shuffled.reshape(n, channels, high * _TILES, wide * _TILES)
+        made[..., : high * _TILES, : wide * _TILES] = tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         return made
 
 
@@ -197,37 +194,6 @@ CUES: tuple[Cue, ...] = (
     *(Texture(), Layout(), Detail()),
     *(Arrangement(), Mirror(), Place(), Scale()),
 )  #: those that are built in
-_GROUPS = {"corner": CORNERS, "all": CUES}
-
-
-def cues_named(given: Sequence[Cue | str] | None) -> tuple[Cue, ...]:
-    """Return cues by their names, where they have one; all that are built in unless some are given.
-
-    Raises:
-        SubspectError: there is none of a name, two have the same, or something else was given.
-    """
-    if isinstance(given, str | Cue):
-        given = [given]
-    known, found = {cue.name: cue for cue in CUES}, list[Cue]()
-    for one in CUES if given is None else given:
-        if isinstance(one, Cue):
-            found.append(one)
-        elif isinstance(one, str) and one in {*known, *_GROUPS}:
-            found += _GROUPS.get(one) or (known[one],)
-        elif isinstance(one, str):
-            raise SubspectError(
-                f"no cue {one!r}{near(one, [*known, *_GROUPS])}; there are {some(known, len(known))}; corner is all four"
-            )
-        else:
-            what = one.__name__ + ", a class: give one of it, as in Border()" if isinstance(one, type) else type(one).__name__
-            raise SubspectError(f"a cue is the name of one, or a subspect.Cue; got {what}")
-    if not found:
-        raise SubspectError(f"no cue was named; leave them out for all, or name some of {some(known, len(known))}")
-    unique = {cue.name: cue for cue in found}
-    for cue in found:
-        if unique[cue.name] is not cue:
-            raise SubspectError(f"two cues are called {cue.name!r}; give one another name")
-    return tuple(unique.values())
 
 
 def _inside(images: Tensor, share: float) -> Tensor:
@@ -266,7 +232,8 @@ def _mixed(amplitudes: Tensor, phases: Tensor, mean: Tensor) -> Tensor:
     """Return images of some amplitudes and phases of frequencies, and the mean of each channel."""
     frequencies = torch.polar(torch.fft.rfft2(amplitudes).abs(), torch.fft.rfft2(phases).angle())
     frequencies[..., 0, 0] = torch.fft.rfft2(mean)[..., 0, 0]
-    return torch.fft.irfft2(frequencies, s=tuple(mean.shape[-2:]))
+    made: Tensor = torch.fft.irfft2(frequencies, s=tuple(mean.shape[-2:]))
+    return made
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:
@@ -275,7 +242,8 @@ def _blurred(images: Tensor, sigma: float) -> Tensor:
     at = torch.arange(-reach, reach + 1, dtype=images.dtype)
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
     wide = functional.pad(images.flatten(0, -2)[:, None], (reach, reach), mode="reflect")
-    return functional.conv1d(wide, (kernel / kernel.sum())[None, None])[:, 0].unflatten(0, images.shape[:-1])
+    made: Tensor = functional.conv1d(wide, (kernel / kernel.sum())[None, None]).reshape(images.shape)
+    return made
 
 
 def _moved(images: Tensor, zoom: Tensor, shifts: Tensor) -> Tensor:

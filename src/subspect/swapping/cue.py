@@ -1,8 +1,8 @@
 """What a cue is: something in an image that can be made uninformative while the label stays.
 
-A cue *swaps*: it gives an image the cue of another image, of another class, so that over all images the cue's distribution stays
-what it was and only its link to the class is cut. Some can't come from another image (where a thing stands, how large it is);
-they are scrambled at random instead. A cue of one's own is a class with a name, and a `swap`::
+A cue *swaps*: it gives an image the cue of another image, of another class, so that over all images the cue's distribution
+stays what it was and only its link to the class is cut. Some can't come from another image (where a thing stands, how large it
+is); they are scrambled at random instead. A cue of one's own is a class with a name, and a `swap`::
 
     class Bottom(subspect.Cue):
         name, what = "bottom", "the lowest tenth"
@@ -60,7 +60,9 @@ def swapped(cue: Cue, images: Tensor, others: Tensor, random: np.random.Generato
     except Exception as error:  # of the user's own
         raise SubspectError(f"cue {cue.name!r} failed on {_said(images)}: {type(error).__name__}: {error}") from error
     if not isinstance(made, Tensor) or made.shape != images.shape or not made.is_floating_point():
-        raise SubspectError(f"cue {cue.name!r} must return images as it was given them, {_said(images)}; got {_said(made)}")
+        raise SubspectError(
+            f"cue {cue.name!r} must return images as it was given them, {_said(images)}; got {_said(made)}"
+        )
     if not made.isfinite().all():
         raise SubspectError(f"cue {cue.name!r} returned NaN or infinity; it must return numbers from 0 to 1")
     return made.clamp(0, 1)

@@ -20,9 +20,10 @@ from subspect.networks.network import Network
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import same_network
 from subspect.studies.study import StudyLike
-from subspect.swapping.built_in import CUES, cues_named
+from subspect.swapping.built_in import CUES
 from subspect.swapping.cue import Cue
 from subspect.swapping.measure import Measure
+from subspect.swapping.naming import cues_named
 from subspect.swapping.options import SAMPLE
 from subspect.swapping.partners import paired
 from subspect.swapping.result import Cues
@@ -57,8 +58,8 @@ def cues(
         cues: names, or cues of one's own (see `subspect.Cue`), which are measured anew each time; all that are built in unless
             given.
         sample: at most so many images, spread over the classes.
-        on: the image set; unless given the one that the features were chosen on, since a shortcut lies in images like those that
-            the network learned from.
+        on: the image set; unless given the one that the features were chosen on, since a shortcut lies in images like
+            those that the network learned from.
         images: where the images are, if they were in memory or have been moved since.
         seed: of the sample, of what is swapped with what, and of what is scrambled.
         batch_size: images in a batch of the network.

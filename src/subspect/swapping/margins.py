@@ -5,9 +5,9 @@ changes by the sum, over the features i, of
 
     ∫ ∂m/∂x_i along the straight line from x′ to x · (x_i − x′_i) = (W_ci − Σ_j λ_j W_ji) (x_i − x′_i),
 
-λ_j being the share of the line on which j is the strongest rival (integrated gradients, Sundararajan et al. 2017, here exact, as
-a maximum of linear functions has a gradient that only changes where another rival takes over). A feature that the swap doesn't
-move has no part in it, and the parts add up.
+λ_j being the share of the line on which j is the strongest rival (integrated gradients, Sundararajan et al. 2017, here exact,
+as a maximum of linear functions has a gradient that only changes where another rival takes over). A feature that the swap
+doesn't move has no part in it, and the parts add up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def through(before: Array, after: Array, own: Indices, weight: Array, bias: Arra
 
 
 def rivals(start: Array, end: Array, own: Indices) -> Array:
-    """Return (n, C): the share of the way from logits ``start`` (n, C) to ``end`` on which each class is the strongest rival."""
+    """Return (n, C): the share of the way from logits ``start`` (n, C) to ``end`` on which each class is the strongest."""
     n, rows = len(own), np.arange(len(own))
     at, slope = start.copy(), end - start
     at[rows, own] = -np.inf

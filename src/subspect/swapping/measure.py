@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -112,8 +112,10 @@ class Measure:
         variance = self.pairs.variance
         scale = np.divide(1, variance, out=np.zeros(d), where=variance > 0)
         mean, half = _mean_and_half(loss, self.images)
-        sparse = _sparse_mean_and_half(lost, self.images)
-        return Swapped(cue.name, cue.what, moved.mean * scale, moved.half * scale, mean, half, *sparse, right)
+        lost_mean, lost_half = _sparse_mean_and_half(lost, self.images)
+        return Swapped(
+            cue.name, cue.what, moved.mean * scale, moved.half * scale, mean, half, lost_mean, lost_half, right
+        )
 
     def _read(self, pixels: torch.Tensor) -> tuple[Array, Counts]:
         """Run images; return features (m, d) and the classes (m,) that the network gives them."""

@@ -1,4 +1,4 @@
-"""Which images cues are swapped in, and with which others: a sample spread over the classes, each image's partner of another class.
+"""Which images cues are swapped in, and with which others: a sample spread over the classes, in pairs of two classes.
 
 Where no class has more than half of the images, every image is the partner of exactly one other, so that what is swapped in is
 spread over the images as it was before.
@@ -39,7 +39,9 @@ def spread(labels: Indices, most: int, seed: int) -> Indices:
     for label in np.unique(labels).tolist():
         own = shuffled[labels[shuffled] == label]
         ranks[own] = np.arange(len(own))
-    order = shuffled[np.argsort(ranks[shuffled], kind="stable")]  # every class's first, in random order, then the seconds
+    order = shuffled[
+        np.argsort(ranks[shuffled], kind="stable")
+    ]  # every class's first, in random order, then the seconds
     return np.sort(order[:most])
 
 
@@ -89,7 +91,9 @@ class Pairs:
             SubspectError: the cue failed.
         """
         random = np.random.default_rng([seed, 2, zlib.crc32(cue.name.encode()), int(self.at[0])])
-        return self.tones.pixels(swapped(cue, self.tones.pictures(self.images), self.tones.pictures(self.others), random))
+        return self.tones.pixels(
+            swapped(cue, self.tones.pictures(self.images), self.tones.pictures(self.others), random)
+        )
 
 
 def paired(
@@ -246,6 +250,6 @@ class Paired:
         if not count:
             reasons = some((f"{id}: {why}" for id, why in self.failed.items()), 2)
             raise SubspectError(
-                f"none of the {len(self.ids)} images of {self.name!r} could be opened again ({reasons}); say where they are now: "
+                f"none of the {len(self.ids)} images of {self.name!r} could be opened again ({reasons}); say where they are: "
                 "images='FOLDER' in Python, --images FOLDER on the command line"
             )

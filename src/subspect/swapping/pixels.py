@@ -38,7 +38,9 @@ class Tones:
         """
         pixels = checked(pixels)
         if isinstance(preprocessing, Preprocessing):
-            mean, std = (torch.tensor(one, dtype=pixels.dtype)[:, None, None] for one in (preprocessing.mean, preprocessing.std))
+            mean, std = (
+                torch.tensor(one, dtype=pixels.dtype)[:, None, None] for one in (preprocessing.mean, preprocessing.std)
+            )
             return cls((0 - mean) / std, (1 - mean) / std)
         black, white = pixels.amin(dim=(0, 2, 3))[:, None, None], pixels.amax(dim=(0, 2, 3))[:, None, None]
         return cls(black, torch.where(white > black, white, black + 1))
@@ -58,7 +60,12 @@ def checked(pixels: Pixels) -> Tensor:
     Raises:
         SubspectError: the network takes something else than (n, channels, height, width).
     """
-    if isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.is_floating_point() and min(pixels.shape[-2:]) >= LEAST:
+    if (
+        isinstance(pixels, Tensor)
+        and pixels.ndim == 4
+        and pixels.is_floating_point()
+        and min(pixels.shape[-2:]) >= LEAST
+    ):
         return pixels
     raise SubspectError(
         f"a cue is swapped in pictures (n, channels, height, width) of at least {LEAST}×{LEAST} pixels, and the network gets "

@@ -104,7 +104,9 @@ class Cues(Result):
         found = next((one for one in self.cues if one.name == name), None)
         if found is None:
             why = f": {self.left_out[name]}" if name in self.left_out else near(name, self.names)
-            raise SubspectError(f"the cue {name!r} was not measured{why}; these were: {some(self.names, len(self.cues))}")
+            raise SubspectError(
+                f"the cue {name!r} was not measured{why}; these were: {some(self.names, len(self.cues))}"
+            )
         return found
 
     def with_cue(self, made: Swapped) -> Cues:
@@ -126,7 +128,7 @@ class Cues(Result):
         return np.stack([one.loss for one in self.cues])
 
     def recall(self, name: str | None = None, head: str = "decomposed") -> Array:
-        """Return (C,): the share of each class's images that a head gives it, with a cue swapped or nothing; NaN without images."""
+        """Return (C,): the share of each class's images that a head gives it, with a cue swapped or nothing."""
         right = self.right if name is None else self[name].right
         return np.where(self.images > 0, right[head] / np.maximum(self.images, 1), np.nan)
 
@@ -263,7 +265,9 @@ class Cues(Result):
         order = [one for one in order if largest[one] >= _LITTLE] or order[:1]
         names = [f"feature {shown(one, self.feature_names)}" for one in order]
         figure, axes = _heat(parts[:, order].T, names, self.names)
-        axes.set_title(f"{as_label(self.class_names[label])}: margin lost through each feature, in median margins", fontsize=9)
+        axes.set_title(
+            f"{as_label(self.class_names[label])}: margin lost through each feature, in median margins", fontsize=9
+        )
         headed(figure, f"{self.decomposition}, {self.note}")
         return figure
 
@@ -285,7 +289,9 @@ def _heat(values: Array, rows: Sequence[str], columns: Sequence[str]) -> tuple[F
     figure = Figure(figsize=(2.4 + 0.46 * len(columns), 1.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values, cmap="PuOr_r", vmin=-1.5, vmax=1.5, aspect="auto")
-    axes.set_xticks(range(len(columns)), [as_label(one, 24) for one in columns], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        range(len(columns)), [as_label(one, 24) for one in columns], rotation=45, ha="right", rotation_mode="anchor"
+    )
     axes.set_yticks(range(len(rows)), [as_label(one, 24) for one in rows])
     axes.tick_params(labelsize=8)
     for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= 0.05), strict=True):

@@ -70,7 +70,10 @@ def keep(study: Study, cues: Cues) -> None:
         "schema": SCHEMA,
         "n_features": cues.cues[0].moved.size if cues.cues else 0,
         "cues": [(one.name, one.what) for one in cues.cues],
-        **{name: getattr(cues, name) for name in ("decomposition", "class_names", "margin", "left_out", "note", "sample", "made_by")},
+        **{
+            name: getattr(cues, name)
+            for name in ("decomposition", "class_names", "margin", "left_out", "note", "sample", "made_by")
+        },
     }
     data = tensor_bytes(_tensors(cues), header)
     with writing(study.path), atomic(cues_path(study, cues.decomposition), is_sealed) as file:
@@ -110,7 +113,7 @@ def _tensors(cues: Cues) -> dict[str, Tensor]:
 def _read(tensors: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> Cues:
     header = as_type(_Header, {key: one for key, one in values.items() if key != "checksum"}, path, "a file of cues")
     n, d, real, whole = len(header.class_names), header.n_features, torch.float64, torch.int64
-    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {name: (whole, (n,)) for name in _OF_CLASSES}
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = dict.fromkeys(_OF_CLASSES, (whole, (n,)))
     for number in range(len(header.cues)):
         entries = tensors.get(f"{number}.entries", torch.empty(2, 0)).shape[-1]
         wanted |= {f"{number}.{name}": (real, (d,)) for name in ("moved", "moved_half")}
@@ -136,7 +139,7 @@ def _read(tensors: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) 
 
 
 def _swapped(arrays: Mapping[str, Any], number: int, name: str, what: str, shape: tuple[int, int]) -> Swapped:
-    plain = [arrays[f"{number}.{one}"] for one in ("moved", "moved_half", "loss", "loss_half")]
-    rows, columns = arrays[f"{number}.entries"]
-    sparse = [csr_matrix((arrays[f"{number}.{one}"], (rows, columns)), shape) for one in ("through", "through_half")]
-    return Swapped(name, what, *plain, *sparse, {head: arrays[f"{number}.right_{head}"] for head in HEADS})
+    own = {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{number}.")}
+    entries, right = own.pop("entries"), {head: own.pop(f"right_{head}") for head in HEADS}
+    sparse = {key: csr_matrix((own.pop(key), entries), shape) for key in ("through", "through_half")}
+    return Swapped(name, what, **own, **sparse, right=right)
