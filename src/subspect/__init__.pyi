@@ -16,6 +16,7 @@ from .giving.specialise import Specialised, specialise
 from .giving.timing import Ratio
 from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from .giving.training import Epoch, Settings, Trained
+from .giving.without_cue import SwappedAccuracy, WithoutCue
 from .ground.errors import MissingExtra, SubspectError
 from .ground.results import Result
 from .heads.cost import NetworkSize
@@ -120,6 +121,7 @@ __all__ = [
     "SubspectError",
     "Supports",
     "Swapped",
+    "SwappedAccuracy",
     "Term",
     "Tradeoff",
     "TradeoffPoint",
@@ -128,6 +130,7 @@ __all__ = [
     "Trusted",
     "Verified",
     "Where",
+    "WithoutCue",
     "compare",
     "cues",
     "decompose",

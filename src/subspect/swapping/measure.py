@@ -20,7 +20,7 @@ from subspect.studies.study import Study
 from subspect.swapping.cue import Cue
 from subspect.swapping.margins import through
 from subspect.swapping.partners import Paired
-from subspect.swapping.result import HEADS, Cues, Swapped
+from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 from subspect.swapping.stored import made_by
 
 log = logging.getLogger("subspect")
@@ -57,7 +57,7 @@ class Measure:
         self.study, self.decomposition, self.network, self.pairs = study, decomposition, network, pairs
         self.batch_size, self.advance = batch_size, advance
         self.weight, self.bias = (array.astype(np.float64) for array in decomposition.matrix())
-        blocks = [(one.at, *self._read(one.images)) for one in pairs]
+        blocks = [(one.at, *self._read(one.plain())) for one in pairs]
         pairs.check_read(len(blocks))
         self.at = np.concatenate([block[0] for block in blocks])
         self.labels = pairs.labels[self.at]
@@ -99,7 +99,7 @@ class Measure:
         for one in self.pairs:
             here = slice(row, row := row + len(one.at))
             x, own = self.x[here], self.labels[here]
-            changed, dense = self._read(one.swapped(cue, self.pairs.seed))
+            changed, dense = self._read(one.swapped([cue], self.pairs.seed))
             moved.update((x - changed) ** 2 / 2)
             parts = through(x, changed, own, self.weight, self.bias) / self.margin
             of_class = csr_matrix((np.ones(len(own)), (own, np.arange(len(own)))), (n_classes, len(own)))
@@ -118,12 +118,9 @@ class Measure:
         )
 
     def _read(self, pixels: torch.Tensor) -> tuple[Array, Counts]:
-        """Run images; return features (m, d) and the classes (m,) that the network gives them."""
-        head_of(self.network, pixels)
-        read = [self.network.read(one) for one in split(pixels, self.batch_size)]
+        features, said = read(self.network, pixels, self.batch_size)
         self.advance(len(pixels))
-        features = torch.cat([one[0] for one in read]).double().cpu().numpy()
-        return features, torch.cat([one[1] for one in read]).argmax(dim=1).cpu().numpy()
+        return features.astype(np.float64), said
 
     def _counts(self, hits: npt.NDArray[np.bool_]) -> Counts:
         return np.bincount(self.labels[hits], minlength=len(self.bias))
@@ -152,6 +149,14 @@ class Measure:
         if not pairs.labelled:
             note += "; no labels: the dense network's own predictions stand in"
         return note
+
+
+def read(network: Network, pixels: torch.Tensor, batch_size: int) -> tuple[npt.NDArray[np.float32], Counts]:
+    """Run images; return features (m, d) and the classes (m,) that the network gives them."""
+    head_of(network, pixels)
+    parts = [network.read(one) for one in split(pixels, batch_size)]
+    features, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))
+    return features.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
 
 
 class _Mean:
@@ -193,6 +198,6 @@ def _sparse_mean_and_half(sums: list[csr_matrix], images: Counts) -> list[csr_ma
     """Return the same of sparse sums (C, d), at the same places."""
     share, factor = _factors(images)
     rows, columns = sums[0].nonzero()
-    first, second = (np.asarray(one[rows, columns]).reshape(-1) * share[rows] for one in sums)
+    first, second = (at_places(one, rows, columns) * share[rows] for one in sums)
     half = factor[rows] * np.sqrt(np.maximum(second - first**2, 0))
     return [csr_matrix((values, (rows, columns)), sums[0].shape) for values in (first, half)]

@@ -7,8 +7,8 @@ spread over the images as it was before.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import fingerprint
+from subspect.heads.history import Part
 from subspect.images.batches import batches
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import AnyPreprocessing
@@ -24,7 +25,7 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.study import Study
 from subspect.swapping.cue import Cue, swapped
-from subspect.swapping.pixels import Tones, checked
+from subspect.swapping.pixels import AS_THEY_ARE, Enlarged, Tones, View, checked, enlarged
 
 Indices = npt.NDArray[np.int64]
 _MEMORY = 2**29  # bytes of images that are kept
@@ -74,26 +75,31 @@ class Pairs:
 
     Attributes:
         at: (m,) their positions in the sample.
-        images: (m, channels, height, width) as the network gets them.
+        images: (m, channels, height, width) from 0 to 1.
         others: (m, channels, height, width) their partners.
-        tones: what is black and white in them.
+        view: how a network gets them.
     """
 
     at: Indices
     images: Tensor
     others: Tensor
-    tones: Tones
+    view: View
 
-    def swapped(self, cue: Cue, seed: int) -> Tensor:
-        """Return the images with a cue swapped, as the network gets them; the same for the same seed.
+    def plain(self) -> Tensor:
+        """Return the images as the network gets them."""
+        return self.view.pixels(self.images)
+
+    def swapped(self, cues: Sequence[Cue], seed: int) -> Tensor:
+        """Return the images with cues swapped, one after the other, as the network gets them; the same for the same seed.
 
         Raises:
-            SubspectError: the cue failed.
+            SubspectError: a cue failed.
         """
-        random = np.random.default_rng([seed, 2, zlib.crc32(cue.name.encode()), int(self.at[0])])
-        return self.tones.pixels(
-            swapped(cue, self.tones.pictures(self.images), self.tones.pictures(self.others), random)
-        )
+        images = self.images
+        for cue in cues:
+            random = np.random.default_rng([seed, 2, zlib.crc32(cue.name.encode()), int(self.at[0])])
+            images = swapped(cue, images, self.others, random)
+        return self.view.pixels(images)
 
 
 def paired(
@@ -104,6 +110,7 @@ def paired(
     seed: int,
     images: ImageSource | None = None,
     workers: int = 0,
+    part: Part = "all",
 ) -> Paired:
     """Draw a sample of an image set, and a partner for each of its images.
 
@@ -115,6 +122,7 @@ def paired(
         seed: of the sample and the partners.
         images: where the images are, if they were in memory or have been moved since.
         workers: processes that read images.
+        part: of the image set, to draw from.
 
     Raises:
         SubspectError: no such image set, images that were in memory and aren't given, or all of one class.
@@ -126,10 +134,10 @@ def paired(
             f"the images of {name!r} were in memory ({image_set.manifest.kind}), so they can't be opened again; give them: in "
             "Python images=x, with x as it was observed"
         )
-    about = [(chunk.ids, chunk.labels) for chunk in image_set.chunks()]
+    about = [(chunk.ids, chunk.labels) for chunk in image_set.chunks(part)]
     ids, labels = [id for chunk in about for id in chunk[0]], np.concatenate([chunk[1] for chunk in about])
     drawn = spread(labels, sample, seed)
-    features, variance = _features(image_set, drawn)
+    features, variance = _features(image_set, part, drawn)
     own = [ids[place] for place in drawn.tolist()]
     return Paired(
         name,
@@ -148,10 +156,12 @@ def paired(
     )
 
 
-def _features(image_set: ImageSet, drawn: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def _features(
+    image_set: ImageSet, part: Part, drawn: Indices
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Return the stored features of some images, and the variance of each feature over all, in one pass."""
     kept, start, sums = [], 0, None
-    for chunk in image_set.chunks():
+    for chunk in image_set.chunks(part):
         here = drawn[(drawn >= start) & (drawn < start + len(chunk.ids))] - start
         kept.append(np.asarray(chunk.features)[here])
         wide, start = chunk.features.astype(np.float64), start + len(chunk.ids)
@@ -196,7 +206,8 @@ class Paired:
     seed: int
     workers: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    _tones: Tones | None = None
+    _view: View | None = None
+    _channels: int = 0
     _kept: list[Pairs] | None = None
 
     @property
@@ -208,7 +219,11 @@ class Paired:
     @property
     def channels(self) -> int:
         """Of the images; known once they were gone through."""
-        return 0 if self._tones is None else len(self._tones.black)
+        return self._channels
+
+    def paired_anew(self, seed: int) -> Paired:
+        """Return the same sample with other partners."""
+        return replace(self, partners=partners(self.labels, seed), seed=seed, _kept=None)
 
     def __iter__(self) -> Iterator[Pairs]:
         if self._kept is not None:
@@ -226,20 +241,23 @@ class Paired:
         starts = range(0, len(self.ids), BLOCK)
         blocks = [np.arange(start, min(start + BLOCK, len(self.ids))) for start in starts]
         wanted = [np.concatenate([block, np.setdiff1d(self.partners[block], block)]) for block in blocks]
-        read = batches(self.images, self.preprocessing, None, [one.tolist() for one in wanted], self.workers)
+        self._view = self._view or enlarged(self.preprocessing, self.images, self.ids)
+        prepared = AS_THEY_ARE if isinstance(self._view, Enlarged) else self.preprocessing
+        read = batches(self.images, prepared, None, [one.tolist() for one in wanted], self.workers)
         for block, among, batch in zip(blocks, wanted, read, strict=True):
             self.failed |= dict(batch.failed)
             if batch.pixels is None:
                 continue
             pixels = checked(batch.pixels)
-            self._tones = self._tones or Tones.of(self.preprocessing, pixels)
+            self._view = self._view or Tones.of(self.preprocessing, pixels)
+            pictures, self._channels = self._view.pictures(pixels), pixels.shape[1]
             row = {id: place for place, id in enumerate(batch.ids)}
             place = {one: row.get(self.ids[one]) for one in among.tolist()}
             pairs = [(one, place[one], place[int(self.partners[one])]) for one in block.tolist()]
             kept = [(one, own, other) for one, own, other in pairs if own is not None and other is not None]
             if kept:
                 at, own, other = (list(column) for column in zip(*kept, strict=True))
-                yield Pairs(np.array(at), pixels[own], pixels[other], self._tones)
+                yield Pairs(np.array(at), pictures[own], pictures[other], self._view)
 
     def check_read(self, count: int) -> None:
         """Refuse a pass in which nothing could be read.

@@ -272,6 +272,11 @@ class Cues(Result):
         return figure
 
 
+def at_places(matrix: csr_matrix, rows: npt.NDArray[np.integer], columns: npt.NDArray[np.integer]) -> Array:
+    """Return the entries of a sparse matrix at some places; SciPy returns something else where there are none."""
+    return np.asarray(matrix[rows, columns], np.float64).reshape(-1) if len(rows) else np.empty(0)
+
+
 def _table(title: str, caption: str) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column("swapped", no_wrap=True)

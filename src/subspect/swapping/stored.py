@@ -23,7 +23,7 @@ from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.names import check_name
 from subspect.studies.study import Study, writing
-from subspect.swapping.result import HEADS, Cues, Swapped
+from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 
 SCHEMA = 1  #: goes up when a cue is swapped in another way
 
@@ -106,7 +106,7 @@ def _tensors(cues: Cues) -> dict[str, Tensor]:
         arrays |= {f"{number}.right_{head}": one.right[head] for head in HEADS}
         arrays[f"{number}.entries"] = entries
         for name, values in (("through", through), ("through_half", half)):
-            arrays[f"{number}.{name}"] = np.asarray(values[entries[0], entries[1]]).reshape(-1)
+            arrays[f"{number}.{name}"] = at_places(values, *entries)
     return {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays.items()}
 
 
