@@ -53,9 +53,10 @@ def brighter(images: Pixels) -> Pixels:
 
 
 def striped(images: Pixels) -> Pixels:
-    """Make every second column lighter, and the others darker, by a twentieth."""
-    signs = np.where(np.arange(images.shape[2]) % 2, 13, -13)
-    made: Pixels = np.clip(images.astype(np.int64) + signs[:, None], 0, 255).astype(np.uint8)
+    """Make every second column lighter, and the others darker, by a tenth; which ones differs from image to image."""
+    signs = np.where(np.arange(images.shape[2]) % 2, 26, -26)
+    ways = np.where(np.random.default_rng(len(images)).integers(2, size=len(images)), 1, -1)
+    made: Pixels = np.clip(images.astype(np.int64) + (ways[:, None] * signs)[:, None, :, None], 0, 255).astype(np.uint8)
     return made
 
 
@@ -69,7 +70,7 @@ CUES = {
     "mark": ("corner-top-left", "border"),
     "tint": ("colour",),
     "brighter": ("brightness",),
-    "stripes": ("texture",),
+    "stripes": ("grain", "texture"),
 }
 #: by which cue each is rightly named; a mark in a corner lies on the border as well, where the corner isn't found by itself
 

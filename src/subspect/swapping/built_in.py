@@ -1,7 +1,7 @@
 """The cues that are built in: where things stand, tones, patterns, and how things are arranged.
 
-Shares of a side are of the image's own: on 224×224 pixels a corner of a quarter is 56×56. Tones are taken in YCbCr (ITU-R
-BT.601), in which brightness Y and colour Cb, Cr are apart, so that a swapped colour leaves the brightness as it was.
+Shares of a side are of the image's own: on 224×224 pixels a corner of a quarter is 56×56. Brightness is Y of YCbCr (ITU-R
+BT.601); where there are no three channels, their mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from subspect.swapping.cue import Cue
 
-_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_LIGHT = (0.299, 0.587, 0.114)  # of red, green and blue
+_DARK = 1 / 64  # added before a logarithm, so that black has one
 _FLAT = 1e-4  # a spread below which there is nothing to stretch: less than a tenth of a level of 255
 _STRETCH = 5.0  # the most that contrast is stretched by: a nearly flat image would become noise
 _TILES = 4  # on each side
@@ -60,25 +61,32 @@ class Corner(Cue):
 
 
 class Colour(Cue):
-    """Mean and spread of Cb and Cr of another image."""
+    """Mean and spread of another image's colour, in the logarithms of red, green and blue less their mean.
+
+    There a tint is a shift, and what is grey has none (as in Reinhard et al. 2001). The brightness of each pixel stays.
+    """
 
     name, what, colours = "colour", "the colour", True
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Shift and stretch the colour of each pixel."""
-        own, other = _tones(images), _tones(others)
-        chroma = _stretched(own[:, 1:], other[:, 1:]) + other[:, 1:].mean(dim=(2, 3), keepdim=True)
-        return _picture(torch.cat([own[:, :1], chroma], dim=1))
+        own, other = ((one + _DARK).log() for one in (images, others))
+        grey = own.mean(dim=1, keepdim=True)
+        chroma, wanted = own - grey, other - other.mean(dim=1, keepdim=True)
+        made = (grey + _stretched(chroma, wanted) + wanted.mean(dim=(2, 3), keepdim=True)).exp() - _DARK
+        made = made.clamp_min(0)
+        return made * _light(images) / _light(made).clamp_min(_FLAT)
 
 
 class Grey(Cue):
     """No colour at all."""
 
     name, what, colours = "grey", "that there is colour", True
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Keep the brightness."""
-        return _tones(images)[:, :1].expand_as(images).clone()
+        return _light(images).expand_as(images).clone()
 
 
 class Brightness(Cue):
@@ -113,6 +121,22 @@ class Texture(Cue):
         return _mixed(amplitudes=others, phases=images, mean=images)
 
 
+class Grain(Cue):
+    """The finest quarter of another image's frequencies, on either axis."""
+
+    name, what = "grain", "the finest grain"
+
+    def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
+        """Exchange the frequencies from three quarters of the highest on."""
+        height, width = images.shape[-2:]
+        rows, columns = torch.fft.fftfreq(height).abs()[:, None], torch.fft.rfftfreq(width)
+        fine = (rows >= 0.75 / 2) | (columns >= 0.75 / 2)
+        made: Tensor = torch.fft.irfft2(
+            torch.where(fine, torch.fft.rfft2(others), torch.fft.rfft2(images)), s=(height, width)
+        )
+        return made
+
+
 class Layout(Cue):
     """Phases of another image's frequencies, with this image's amplitudes; the mean of each channel stays."""
 
@@ -127,6 +151,7 @@ class Detail(Cue):
     """Nothing finer than 1/32 of the short side: blurred by a Gaussian of that width, at least a pixel."""
 
     name, what = "detail", "fine detail"
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Blur."""
@@ -140,6 +165,7 @@ class Arrangement(Cue):
     """Tiles, a quarter of each side, shuffled."""
 
     name, what = "arrangement", "how parts are arranged"
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Shuffle each image on its own."""
@@ -158,6 +184,7 @@ class Mirror(Cue):
     """Left and right exchanged."""
 
     name, what = "mirror", "what is left and what is right"
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Mirror."""
@@ -168,6 +195,7 @@ class Place(Cue):
     """Shifted by a fifth, in one of the eight directions; what comes in is what lay at the edge, mirrored."""
 
     name, what = "place", "the place in the image"
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Shift each image on its own."""
@@ -180,6 +208,7 @@ class Scale(Cue):
     """Half as large again, or two thirds; around what becomes smaller is what lay at the edge, mirrored."""
 
     name, what = "scale", "the size"
+    exchanged = False
 
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         """Zoom in or out, each image on its own."""
@@ -191,7 +220,7 @@ CORNERS = tuple(Corner(vertical, horizontal) for vertical in ("top", "bottom") f
 CUES: tuple[Cue, ...] = (
     *(Border(), Centre(), *CORNERS),
     *(Colour(), Grey(), Brightness(), Contrast()),
-    *(Texture(), Layout(), Detail()),
+    *(Texture(), Grain(), Layout(), Detail()),
     *(Arrangement(), Mirror(), Place(), Scale()),
 )  #: those that are built in
 
@@ -205,19 +234,11 @@ def _inside(images: Tensor, share: float) -> Tensor:
     return inside
 
 
-def _tones(images: Tensor) -> Tensor:
-    """Return Y, Cb and Cr of RGB images, (n, 3, height, width) each."""
-    return torch.einsum("tc,nchw->nthw", torch.tensor(_YCBCR, dtype=images.dtype), images)
-
-
-def _picture(tones: Tensor) -> Tensor:
-    inverse = torch.linalg.inv(torch.tensor(_YCBCR, dtype=torch.float64)).to(tones.dtype)
-    return torch.einsum("ct,nthw->nchw", inverse, tones)
-
-
 def _light(images: Tensor) -> Tensor:
     """Return (n, 1, height, width): the brightness; the mean of the channels where these aren't red, green and blue."""
-    return _tones(images)[:, :1] if images.shape[1] == 3 else images.mean(dim=1, keepdim=True)
+    if images.shape[1] != len(_LIGHT):
+        return images.mean(dim=1, keepdim=True)
+    return (images * torch.tensor(_LIGHT, dtype=images.dtype)[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def _stretched(own: Tensor, other: Tensor) -> Tensor:

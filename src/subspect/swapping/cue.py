@@ -29,11 +29,13 @@ class Cue(ABC):
         name: as it is named on the command line.
         what: what of the image it is, in words.
         colours: whether it is one only where images have three channels.
+        exchanged: whether it comes from the other image; else it is taken away, or scrambled.
     """
 
     name: str
     what: str
     colours: bool = False
+    exchanged: bool = True
 
     @abstractmethod
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:

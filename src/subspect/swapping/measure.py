@@ -94,6 +94,7 @@ class Measure:
         """
         n_classes, d = self.weight.shape
         moved, right = _Mean((d,)), {head: np.zeros(n_classes, np.int64) for head in HEADS}
+        pull = _Pull(n_classes) if cue.exchanged else None
         loss, lost = np.zeros((2, n_classes)), [csr_matrix((n_classes, d)) for _ in range(2)]
         row = 0
         for one in self.pairs:
@@ -106,15 +107,30 @@ class Measure:
             for power in (1, 2):
                 loss[power - 1] += np.bincount(own, parts.sum(axis=1) ** power, n_classes)
                 lost[power - 1] += of_class @ csr_matrix(parts**power)
-            said = (changed @ self.weight.T + self.bias).argmax(axis=1)
+            logits = changed @ self.weight.T + self.bias
+            if pull is not None:
+                before = x @ self.weight.T + self.bias
+                pull.update((logits - before) / self.margin, own, self.pairs.labels[self.pairs.partners[one.at]])
+            said = logits.argmax(axis=1)
             for head, predicted in zip(HEADS, (dense, said), strict=True):
                 right[head] += np.bincount(own[predicted == own], minlength=n_classes)
         variance = self.pairs.variance
         scale = np.divide(1, variance, out=np.zeros(d), where=variance > 0)
         mean, half = _mean_and_half(loss, self.images)
         lost_mean, lost_half = _sparse_mean_and_half(lost, self.images)
+        far, far_half = pull.mean_and_half(self.images) if pull is not None else np.full((2, n_classes), np.nan)
         return Swapped(
-            cue.name, cue.what, moved.mean * scale, moved.half * scale, mean, half, lost_mean, lost_half, right
+            name=cue.name,
+            what=cue.what,
+            moved=moved.mean * scale,
+            moved_half=moved.half * scale,
+            loss=mean,
+            loss_half=half,
+            pull=far,
+            pull_half=far_half,
+            through=lost_mean,
+            through_half=lost_half,
+            right=right,
         )
 
     def _read(self, pixels: torch.Tensor) -> tuple[Array, Counts]:
@@ -176,6 +192,35 @@ class _Mean:
     @property
     def half(self) -> Array:
         return np.asarray(_Z * np.sqrt(np.maximum(self.sums[1] / self.n - self.mean**2, 0) / self.n))
+
+
+class _Pull:
+    """By how much more images come nearer to a class when the cue comes from it than when it comes from a third one."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.sums = np.zeros((2, n_classes))  # and squares, over images of other classes
+        self.own = np.zeros((2, n_classes))  # the same where the cue comes from the class
+        self.given = np.zeros(n_classes, np.int64)
+
+    def update(self, change: Array, own: Counts, partner: Counts) -> None:
+        """Take in changes of logits (m, C) of images of classes ``own`` whose cue came from classes ``partner``."""
+        rows = np.arange(len(own))
+        nearer = change - change[rows, own][:, None]  # zero for an image's own class
+        given = nearer[rows, partner]
+        for power in (1, 2):
+            self.sums[power - 1] += (nearer**power).sum(axis=0)
+            self.own[power - 1] += np.bincount(partner, given**power, len(self.given))
+        self.given += np.bincount(partner, minlength=len(self.given))
+
+    def mean_and_half(self, images: Counts) -> tuple[Array, Array]:
+        """Return (C,): the mean, and half the width of its 95 % interval."""
+        counts = np.stack([self.given, images.sum() - images - self.given])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means, squares = np.stack([self.own, self.sums - self.own], axis=1) / counts
+            mean = means[0] - means[1]
+            variance = np.maximum((squares - means**2) / (counts - 1), 0).sum(axis=0)
+            half = t.ppf(0.975, self.given - 1) * np.sqrt(variance)
+        return np.where(np.isfinite(mean), mean, np.nan), np.where(np.isfinite(half), half, np.nan)
 
 
 def _factors(images: Counts) -> tuple[Array, Array]:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 HEADS = ("dense", "decomposed")
-_DRAWN = 40  # classes or features in a figure
+_DRAWN = 40  # classes in a figure
+_FEATURES = 16  # features in one
 _LISTED = 8  # features in a table
 _LITTLE = 0.005  # of a margin: not told
 _MOVED = 0.1  # share of a feature's variance from which on a cue is told
@@ -44,6 +45,9 @@ class Swapped:
         moved_half: (d,) half the width of its interval.
         loss: (C,) mean loss of the margin of each class's images.
         loss_half: (C,) half the width of its interval.
+        pull: (C,) by how much more the margin of other classes' images moves towards a class when the cue comes from it than
+            when it comes from a third class; NaN where the cue doesn't come from another image.
+        pull_half: (C,) half the width of its interval.
         through: (C, d) sparse: how much of the loss goes through each feature.
         through_half: (C, d) half the width of its interval.
         right: "dense" and "decomposed" → (C,) images of each class that the head still gives it.
@@ -55,9 +59,16 @@ class Swapped:
     moved_half: Array
     loss: Array
     loss_half: Array
+    pull: Array
+    pull_half: Array
     through: csr_matrix
     through_half: csr_matrix
     right: Mapping[str, Counts]
+
+    @property
+    def rests(self) -> Array:
+        """(C,): how far a class rests on the cue: the smaller of what it loses and of what others gain by it."""
+        return np.fmin(self.loss, self.pull)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +186,11 @@ class Cues(Result):
             row, half = one.through[label], one.through_half[label].toarray()[0]
             pairs = zip(row.indices.tolist(), row.data.tolist(), strict=True)
             features = {str(feature): _json(value, half[feature]) for feature, value in pairs}
-            classes[called[label]] |= {"loss": _json(one.loss[label], one.loss_half[label]), "features": features}
+            classes[called[label]] |= {
+                "loss": _json(one.loss[label], one.loss_half[label]),
+                "pull": _json(one.pull[label], one.pull_half[label]),
+                "features": features,
+            }
         moved = [_json(*pair) for pair in zip(one.moved.tolist(), one.moved_half.tolist(), strict=True)]
         return {"what": one.what, **self._accuracy_json(one.name), "classes": classes, "moved": moved}
 
@@ -189,6 +204,9 @@ class Cues(Result):
                 "loss": float(one.loss[label]),
                 "loss_low": float(one.loss[label] - one.loss_half[label]),
                 "loss_high": float(one.loss[label] + one.loss_half[label]),
+                "pull": float(one.pull[label]),
+                "pull_low": float(one.pull[label] - one.pull_half[label]),
+                "pull_high": float(one.pull[label] + one.pull_half[label]),
                 **{f"recall_{head}": float(self.recall(None, head)[label]) for head in HEADS},
                 **{f"recall_{head}_swapped": float(self.recall(one.name, head)[label]) for head in HEADS},
             }
@@ -222,17 +240,24 @@ class Cues(Result):
 
     def class_tables(self, label: int) -> list[Table]:
         """Return the table of one class: a row for each cue, with the features through which its margin is lost."""
-        table = _table(f"{self.class_names[label]}: {self.images[label]} images", self._units())
-        for column in ("margin lost", "recall"):
+        units = f"{self._units()}; given: how much nearer others come to the class by its cue"
+        table = _table(f"{self.class_names[label]}: {self.images[label]} images", units)
+        for column in ("margin lost", "given", "recall"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("through features", overflow="fold")
+        table.add_column("lost through features", overflow="fold")
         for one in self.cues:
-            row, half = one.through[label].toarray()[0], one.loss_half[label]
+            row = one.through[label].toarray()[0]
             most = np.argsort(-np.abs(row), kind="stable")[:_LISTED].tolist()
             said = [f"{shown(at, self.feature_names)} {_number(row[at])}" for at in most if abs(row[at]) >= _LITTLE]
-            loss = _number(one.loss[label]) + ("" if np.isnan(half) else f" ± {half:.2f}")
-            table.add_row(one.name, loss, self._recalls(one, label), ", ".join(said))
+            table.add_row(one.name, *self._estimates(one, label), self._recalls(one, label), ", ".join(said))
         return [table]
+
+    def _estimates(self, one: Swapped, label: int) -> list[str]:
+        pairs = (one.loss[label], one.loss_half[label]), (one.pull[label], one.pull_half[label])
+        ends = ["" if np.isnan(half) else f" ± {half:.2f}" for _, half in pairs]
+        return [
+            "" if np.isnan(value) else f"{_number(value)}{end}" for (value, _), end in zip(pairs, ends, strict=True)
+        ]
 
     def _units(self) -> str:
         return (
@@ -258,11 +283,11 @@ class Cues(Result):
 
     @drawing()
     def plot_class(self, label: int) -> Figure:
-        """Draw through which features a class loses its margin, at most 40, those of most weight first."""
+        """Draw through which features a class loses its margin, at most 16, those of most weight first."""
         parts = np.stack([one.through[label].toarray()[0] for one in self.cues])
         largest = np.abs(parts).max(axis=0)
-        order = np.argsort(-largest, kind="stable")[:_DRAWN].tolist()
-        order = [one for one in order if largest[one] >= _LITTLE] or order[:1]
+        order = np.argsort(-largest, kind="stable")[:_FEATURES].tolist()
+        order = [one for one in order if largest[one] >= 0.05] or order[:1]
         names = [f"feature {shown(one, self.feature_names)}" for one in order]
         figure, axes = _heat(parts[:, order].T, names, self.names)
         axes.set_title(

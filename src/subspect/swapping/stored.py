@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -27,6 +28,7 @@ from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 
 SCHEMA = 1  #: goes up when a cue is swapped in another way
 
+_PER_CLASS = ("loss", "loss_half", "pull", "pull_half")
 _OF_CLASSES = ("images", *(f"right_{head}" for head in HEADS))
 
 
@@ -98,11 +100,14 @@ def kept_cues(study: Study, decomposition: Decomposition) -> Cues | None:
 
 
 def _tensors(cues: Cues) -> dict[str, Tensor]:
-    arrays = {"images": cues.images, **{f"right_{head}": cues.right[head] for head in HEADS}}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "images": cues.images,
+        **{f"right_{head}": cues.right[head] for head in HEADS},
+    }
     for number, one in enumerate(cues.cues):
         through, half = one.through.tocsr(), one.through_half.tocsr()
         entries = np.stack(through.nonzero()).astype(np.int64)
-        arrays |= {f"{number}.{name}": getattr(one, name) for name in ("moved", "moved_half", "loss", "loss_half")}
+        arrays |= {f"{number}.{name}": getattr(one, name) for name in ("moved", "moved_half", *_PER_CLASS)}
         arrays |= {f"{number}.right_{head}": one.right[head] for head in HEADS}
         arrays[f"{number}.entries"] = entries
         for name, values in (("through", through), ("through_half", half)):
@@ -117,11 +122,12 @@ def _read(tensors: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) 
     for number in range(len(header.cues)):
         entries = tensors.get(f"{number}.entries", torch.empty(2, 0)).shape[-1]
         wanted |= {f"{number}.{name}": (real, (d,)) for name in ("moved", "moved_half")}
-        wanted |= {f"{number}.{name}": (real, (n,)) for name in ("loss", "loss_half")}
+        wanted |= {f"{number}.{name}": (real, (n,)) for name in _PER_CLASS}
         wanted |= {f"{number}.right_{head}": (whole, (n,)) for head in HEADS}
         wanted |= {f"{number}.{name}": (real, (entries,)) for name in ("through", "through_half")}
         wanted[f"{number}.entries"] = (whole, (2, entries))
-    if wrong := misfit(dict(tensors), wanted):
+    numbers = {name: one.where(~one.isnan(), 0) if one.is_floating_point() else one for name, one in tensors.items()}
+    if wrong := misfit(numbers, wanted):  # of a class without images there is NaN
         raise SubspectError(f"{path} is not a file of cues: {wrong}")
     arrays = {name: one.numpy() for name, one in tensors.items()}
     return Cues(
