@@ -126,6 +126,10 @@ def retrain(
     ] = None,
     shift: Annotated[int, typer.Option(min=0, help="Shift images at random by up to so many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
+    without_cue: Annotated[
+        list[str] | None,
+        typer.Option(help="Cue that nothing must lean on, named as for cues: swapped between the images; repeatable."),
+    ] = None,
     class_map: ClassMap = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     device: Device = None,
@@ -150,6 +154,7 @@ def retrain(
         layers=tuple(layer or ()),
         shift=shift,
         flip=flip,
+        without_cues=tuple(without_cue or ()),
         seed=seed,
     )
     made = train_further(

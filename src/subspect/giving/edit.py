@@ -201,7 +201,7 @@ def edit(
     if without_cue is not None and learned is not None:
         swapped = accuracies(study, after.where, without_cue, decomposition, edited, learned.limit)
         limit = learned.limit and share(after.where.chunks(), learned.limit)
-        tell_of_limit(study, before.overall.dense_accuracy.value, swapped)
+        tell_of_limit(study, learned.leaning, swapped)
     with writing(study.path):
         edited = _named(study, edited)
         store(study, edited)

@@ -42,7 +42,7 @@ from subspect.swapping.partners import paired
 log = logging.getLogger("subspect")
 
 _WHOLE = 2**27  # numbers that the curvatures of a head on all features may take: 1 GiB
-_LITTLE = 0.9  # of the accuracy before: below, the backbone holds too little besides the cue
+_LITTLE = 0.9  # of the accuracy with the cue: below, the backbone holds too little besides it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class WithoutCue:
     Attributes:
         cues: names, or cues of one's own.
         network: that was observed.
-        images: where the images are, if they were in memory or have been moved since.
+        images: where the images that are copied are, if they were in memory or have been moved since.
+        test: likewise the images that are measured on; without them nothing is measured on swapped images that were in memory.
         copies: of each image, with all the cues swapped, each with another partner.
         sample: images, at most, that copies are made of.
         reselect: whether features are chosen anew as well.
@@ -69,6 +70,7 @@ class WithoutCue:
     cues: Sequence[Cue | str]
     network: Network
     images: ImageSource | None = None
+    test: ImageSource | None = None
     copies: int = COPIES
     sample: int = LEARNED
     reselect: bool = False
@@ -130,10 +132,12 @@ class Relearned:
     Attributes:
         decomposition: with new weights, and new features if so wanted.
         limit: weight (C, d) and bias (C,) of a head on all features; None where that would take too much memory.
+        leaning: accuracy of the dense head on the images as they are, with the cue.
     """
 
     decomposition: Decomposition
     limit: Affine | None
+    leaning: Estimate
 
 
 def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on: str | None, prior: float) -> Relearned:
@@ -165,7 +169,7 @@ def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on:
             rows, (dense[0], dense[1]), whole, (dense[0], dense[1]), "labels", fixed=fixed, prior=prior
         ).affine
     if without.reselect:
-        edited, learned = _reselected(rows, given, (dense[0], dense[1]), fixed, prior)
+        edited, learned = _reselected(rows, given, limit or (dense[0], dense[1]), fixed, prior)
     else:
         weight, bias = (array.astype(np.float64) for array in given.matrix())
         edited = given
@@ -189,7 +193,8 @@ def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on:
         history=(*given.history, step),
         curve=(),
     )
-    return Relearned(edited, limit)
+    weight, bias = (tensor.numpy() for tensor in study.head())
+    return Relearned(edited, limit, share(images, (weight, bias)))
 
 
 def _counted(images: Block, times: float) -> list[Block]:
@@ -200,16 +205,17 @@ def _counted(images: Block, times: float) -> list[Block]:
 
 
 def _reselected(
-    rows: Sequence[Block], given: Decomposition, dense: Affine, fixed: Sequence[int], prior: float
+    rows: Sequence[Block], given: Decomposition, whole: Affine, fixed: Sequence[int], prior: float
 ) -> tuple[Decomposition, Refit]:
-    """Choose as many features for each class anew, on these images; return the decomposition with them, and their head."""
-    boundary = Boundary(rows, *dense, "labels")
+    """Choose as many features anew as each class has, of a head on all features; return them and their head."""
+    centred = whole[0] - whole[0].mean(axis=0), whole[1] - whole[1].mean()  # what all logits share would count as well
+    boundary = Boundary(rows, *centred, "labels")
     [choice] = boundary.choose(given.supports.sizes[None])
     choice = in_order(reselect(boundary, choice), boundary)
-    learned = refit(rows, dense, choice.supports, choice.affine, "labels", fixed=fixed, prior=prior)
-    supports = Supports(choice.supports, dense[0].shape[1])
+    learned = refit(rows, whole, choice.supports, choice.affine, "labels", fixed=fixed, prior=prior)
+    supports = Supports(choice.supports, whole[0].shape[1])
     size = max(1, round(float(np.delete(supports.sizes, list(given.unseen)).mean())))
-    top, sums = gathered(rows, dense[0].shape, [size])
+    top, sums = gathered(rows, whole[0].shape, [size])
     frequency = top.counts(size) / np.maximum(top.images, 1)[:, None]
     at = supports.rows, supports.flat
     columns = [torch.from_numpy(one[at].astype(np.float32)) for one in (frequency, sums.means())]
@@ -229,8 +235,12 @@ def accuracies(
         after: the one that was re-learned.
         limit: a head on all features.
     """
-    groups = [[cue] for cue in without.named]
-    _, *made = without.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
+    own = study.image_set(where.image_set).manifest
+    if own.root is None and without.test is None:
+        log.info("the images of %r were in memory: nothing is measured on copies of them (test=)", where.image_set)
+        return {}
+    groups, again = [[cue] for cue in without.named], replace(without, images=without.test)
+    _, *made = again.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
     weight, bias = (tensor.numpy() for tensor in study.head())
     few = limit and (limit[0].astype(np.float32), limit[1].astype(np.float32))
     return {
@@ -253,12 +263,13 @@ def share(blocks: Iterable[Block | Chunk], head: tuple[Any, Any]) -> Estimate:
     return wilson(right, images)
 
 
-def tell_of_limit(study: Study, accuracy: float, found: Mapping[str, SwappedAccuracy]) -> None:
+def tell_of_limit(study: Study, leaning: Estimate, found: Mapping[str, SwappedAccuracy]) -> None:
     """Warn where the backbone holds too little besides a cue."""
     for cue, one in found.items():
-        if one.limit is not None and one.limit.value < _LITTLE * accuracy:
+        if one.limit is not None and one.limit.value < _LITTLE * leaning.value:
             log.warning(
-                "with %s swapped a head on all features, re-learned in the same way, is right on %.1f %% of the images: the "
-                "backbone holds too little besides it; to train it without: subspect retrain %s … --without-cue %s",
-                *(cue, 100 * one.limit.value, study.path, cue),
+                "with %s swapped even a head on all features, re-learned in the same way, is right on %.1f %% of the images (with "
+                "the cue the network was on %.1f %%): the backbone holds too little besides it; to train it without: subspect "
+                "retrain %s … --without-cue %s",
+                *(cue, 100 * one.limit.value, 100 * leaning.value, study.path, cue),
             )
