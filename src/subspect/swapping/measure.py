@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from subspect.ground.errors import some
 from subspect.heads.decomposition import Decomposition
@@ -219,7 +219,7 @@ class _Pull:
             means, squares = np.stack([self.own, self.sums - self.own], axis=1) / counts
             mean = means[0] - means[1]
             variance = np.maximum((squares - means**2) / (counts - 1), 0).sum(axis=0)
-            half = t.ppf(0.975, self.given - 1) * np.sqrt(variance)
+            half = stdtrit(self.given - 1, 0.975) * np.sqrt(variance)
         return np.where(np.isfinite(mean), mean, np.nan), np.where(np.isfinite(half), half, np.nan)
 
 
@@ -228,7 +228,7 @@ def _factors(images: Counts) -> tuple[Array, Array]:
     n = np.maximum(images, 1)
     factor = np.full(len(images), np.nan)
     several = images > 1
-    factor[several] = t.ppf(0.975, images[several] - 1) / np.sqrt(images[several] - 1)
+    factor[several] = stdtrit(images[several] - 1, 0.975) / np.sqrt(images[several] - 1)
     return 1 / n, factor
 
 
