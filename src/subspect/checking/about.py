@@ -77,9 +77,9 @@ class About:
         Raises:
             Skipped: it keeps nothing of this decomposition.
         """
-        if self.study.identity.features_alone:
-            raise Skipped("needs images: the study was made from features alone")
         kept = kept_cues(self.study, self.decomposition)
+        if kept is None and self.study.identity.features_alone:
+            raise Skipped("needs images, which the network runs on: the study was made from features alone")
         if kept is None:
             raise Skipped(f"needs cues: {self.command('cues', '--network …')}")
         return kept
@@ -119,10 +119,18 @@ class About:
         if not self.study.image_set(name).labelled:
             raise Skipped(f"needs labels: the image set {name!r} has none")
 
+    @cached_property
     def seen(self) -> list[int]:
-        """The classes whose features were chosen on images of theirs; the others keep their dense row."""
+        """The classes whose features were chosen on images of theirs; the others keep their dense row.
+
+        Raises:
+            Skipped: there is none.
+        """
         unseen = set(self.decomposition.unseen)
-        return [label for label in range(len(self.names)) if label not in unseen]
+        seen = [label for label in range(len(self.names)) if label not in unseen]
+        if not seen:
+            raise Skipped("no class had images to choose features on: all keep their dense rows")
+        return seen
 
     def feature(self, index: int) -> str:
         """Name a feature."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from subspect.checking.about import About, Counts
-from subspect.checking.finding import Check, Finding
+from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import CONFUSED, CONFUSED_IMAGES, SHARED
 
 
@@ -25,6 +25,8 @@ class Alike(Check):
         """Return a finding for each pair, the most confused first."""
         outcomes, n = about.outcomes, len(about.names)
         images = np.bincount(outcomes.labels, minlength=n)
+        if (images > 0).sum() < 2:
+            raise Skipped(f"needs images of two classes: those of {about.where.image_set!r} are of one")
         worst = dict[tuple[int, int], tuple[float, int, int, str]]()
         for head, said in (("dense", outcomes.dense), ("decomposed", outcomes.decomposed)):
             for label, other, count in _taken(outcomes.labels, said, n):
@@ -36,12 +38,12 @@ class Alike(Check):
             first, second = (set(about.decomposition.supports[each].tolist()) for each in pair)
             both, either = len(first & second), len(first | second)
             jaccard = both / max(either, 1)
-            if jaccard < SHARED or not set(pair) <= set(about.seen()):
+            if jaccard < SHARED or not set(pair) <= set(about.seen):
                 continue
             name, than = about.names[label], about.names[sum(pair) - label]
             text = (
-                f"{name} and {than} share {both} of {either} features, and the {head} head takes "
-                f"{100 * share:.0f} % of the images of {name} ({count} of {images[label]} in {about.where.image_set!r}) for {than}"
+                f"{name} and {than} share {both} of {either} features, and the {head} head takes {100 * share:.0f} % of the "
+                f"images of {name} ({count} of {images[label]} in {about.where.image_set!r}) for {than}"
             )
             figures = {"jaccard": jaccard, "shared": both, "share": share, "images": count, "head": head}
             do = f"see what tells them apart: {about.command('compare', *map(about.called, pair))}"

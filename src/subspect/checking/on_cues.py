@@ -181,7 +181,7 @@ class Elsewhere(Check):
         most, centre = np.stack([one.moved for one in edges]).max(axis=0), cues["centre"]
         outward, inward = low.max(axis=0) > centre.moved + centre.moved_half, most < centre.moved
         found = []
-        for label in about.seen():
+        for label in about.seen:
             own = about.decomposition.supports[label]
             odd = own[outward[own]]
             if len(odd) and len(own) > 2 and inward[own].sum() > (len(own) - 1) / 2:

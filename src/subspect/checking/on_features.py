@@ -24,9 +24,9 @@ class Alone(Check):
     def find(self, about: About) -> Sequence[Finding]:
         """Return a finding for each class."""
         own, found = about.decomposition, []
-        if own.k == 1 or own.supports.sizes[about.seen()].max(initial=0) <= 1:
+        if own.k == 1 or own.supports.sizes[about.seen].max() <= 1:
             raise Skipped("every class has one feature, as was asked for")
-        for label in about.seen():
+        for label in about.seen:
             said = contributions(own, label)
             if not (total := said.clip(0).sum()) or said.max() / total < ALONE:
                 continue
@@ -110,7 +110,7 @@ class OnlyAgainst(Check):
     def find(self, about: About) -> Sequence[Finding]:
         """Return a finding for each class."""
         found = []
-        for label in about.seen():
+        for label in about.seen:
             said, name = contributions(about.decomposition, label), about.names[label]
             if said.max(initial=0) > 0:
                 continue
@@ -131,9 +131,9 @@ class ManyFeatures(Check):
 
     def find(self, about: About) -> Sequence[Finding]:
         """Return a finding for each class."""
-        sizes, seen = about.decomposition.supports.sizes, about.seen()
+        sizes, seen = about.decomposition.supports.sizes, about.seen
         own = sizes[seen]
-        if isinstance(about.decomposition.k, int) or own.min(initial=0) == own.max(initial=0):
+        if isinstance(about.decomposition.k, int) or own.min() == own.max():
             raise Skipped(
                 "all classes have the same number of features, as was asked for; -k auto and -k mean:5 vary it"
             )
