@@ -313,7 +313,7 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
     assert alone.passed["D401"].startswith("calibration alone, as there is no other image set with labels; 300 images")
 
 
-def test_confidence_is_not_accuracy(study: Study) -> None:
+def test_confidence_is_not_accuracy(study: Study, tmp_path: Path) -> None:
     found = only(own_feature(study, scale=0.1).findings(), "D401")
     assert re.match(
         r"the decomposed head's confidence is off by 5\d\.\d points on average \(chance makes \d\.\d, the dense head's is "
@@ -321,6 +321,10 @@ def test_confidence_is_not_accuracy(study: Study) -> None:
         found.text,
     )
     assert "--refit" in found.do and found.figures["accuracy"] == 1
+    wrong = own_feature(study_of(tmp_path / "wrong", (rows(1)[1] + (np.arange(N) % 5 == 0)) % C))
+    assert [one.do for one in wrong.findings().found if one.code == "D401" and not one.classes] == [
+        "don't read probabilities as such: the dense network's are no better, so train or calibrate that one first"
+    ]
 
 
 def test_labels_that_look_wrong(tmp_path: Path, study: Study) -> None:
@@ -332,7 +336,13 @@ def test_labels_that_look_wrong(tmp_path: Path, study: Study) -> None:
     assert 10 <= number <= 40 and len(found.figures["listed"]) == min(number, 20) and found.classes == ("c",)
     first = found.figures["listed"][0]
     assert first["label"] == "c" and first["said"] == "a" and int(first["id"]) % 3 == 0
-    assert f"{number} of 300 images of 'test'" in found.text and f"{first['id']} (c, said to be a), " in found.text
+    assert (
+        found.do.startswith("look at them; their ids: subspect check ")
+        and "made --on test --json; mend labels" in found.do
+    )
+    assert found.text.startswith(f"both heads are sure that {number} of 300 images of 'test' (")
+    assert "are of another class than their label: " in found.text
+    assert f"{first['id']} (c, said to be a), " in found.text
     assert found.text.endswith(", …")
     assert state(own_feature(study).findings(), "D403") == "passed"
     assert state(own.findings(on="plain"), "D403") == "needs labels: the image set 'plain' has none"

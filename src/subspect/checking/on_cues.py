@@ -14,6 +14,7 @@ from subspect.checking.thresholds import (
     BORDER,
     COLOUR,
     CORNER,
+    EDGE_OVER_CENTRE,
     GRAIN,
     OVER_CENTRE,
     OVER_LAYOUT,
@@ -179,7 +180,7 @@ class Elsewhere(Check):
             raise Skipped(f"needs cues: {needed}")
         low = np.stack([one.moved - one.moved_half for one in edges])
         most, centre = np.stack([one.moved for one in edges]).max(axis=0), cues["centre"]
-        outward, inward = low.max(axis=0) > centre.moved + centre.moved_half, most < centre.moved
+        outward, inward = low.max(axis=0) > EDGE_OVER_CENTRE * (centre.moved + centre.moved_half), most < centre.moved
         found = []
         for label in about.seen:
             own = about.decomposition.supports[label]
@@ -205,7 +206,7 @@ class Elsewhere(Check):
             "moved": [float(most[one]) for one in odd],
             "moved_centre": [float(centre[one]) for one in odd],
         }
-        drop = about.command("edit", f"--drop {about.called(label)}:{odd[0]}")
+        drop = about.command("edit", *(f"--drop {about.called(label)}:{one}" for one in odd))
         return self.found(
             text,
             f"look at its images: {about.command('report', '--network …')}; do without it: {drop}",

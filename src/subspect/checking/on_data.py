@@ -95,6 +95,8 @@ class Apart(Check):
         )
         figures = {"error": own, "by_chance": chance, "error_dense": dense, "confidence": sure, "accuracy": accuracy}
         do = f"don't read its probabilities as such; learn weights anew: subspect decompose {about.study.path} --refit"
+        if dense >= own - MISCALIBRATED:
+            do = "don't read probabilities as such: the dense network's are no better, so train or calibrate that one first"
         return [self.found(text, do, (), figures)]
 
 
@@ -165,10 +167,11 @@ class Suspects(Check):
         ]
         first = ", ".join(f"{one['id']} ({one['label']}, said to be {one['said']})" for one in listed[:3])
         text = (
-            f"{len(rows):,} of {n:,} images of {about.where.image_set!r} ({100 * len(rows) / n:.1f} %) surely are of "
-            f"another class than their label to both heads: {first}{', …' * (len(rows) > 3)}"
+            f"both heads are sure that {len(rows):,} of {n:,} images of {about.where.image_set!r} "
+            f"({100 * len(rows) / n:.1f} %) are of another class than their label: {first}{', …' * (len(rows) > 3)}"
         )
-        do = f"look at them; their ids: {about.command('check', '--json')}; mend labels, then observe again"
+        on = f"--on {about.where.image_set}"
+        do = f"look at them; their ids: {about.command('check', on, '--json')}; mend labels, then observe again"
         classes = [about.names[one] for one in np.unique(outcomes.labels[rows]).tolist()]
         return [self.found(text, do, classes, {"images": len(rows), "share": len(rows) / n, "listed": listed})]
 

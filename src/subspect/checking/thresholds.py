@@ -25,6 +25,7 @@ GRAIN = Rests(1.0, 0.5)  # the finest frequencies: noise of a camera or a file, 
 TEXTURE = Rests(1.0, 0.5)  # amplitudes of all frequencies: they also hold sizes and outlines
 OVER_CENTRE = 1.0  # times the loss by the centre that the loss by the border must be above
 OVER_LAYOUT = 1.5  # times the loss by the layout that the loss by the texture must be above
+EDGE_OVER_CENTRE = 1.0  # times what the centre explains of a feature that the border or a corner must explain
 
 ALONE = 0.8  # of the positive mean contribution, by one feature: with the rest gone the class mostly stays
 UNSTABLE = 0.5  # of redrawn samples: below, another sample would rather have led to another feature
