@@ -5,6 +5,9 @@ from .asking.essentiality import Curves, Essentiality, Replaced, essentiality
 from .asking.explain import Explanation, ImageLike, Neighbour, explain
 from .asking.geometry import Geometry, geometry
 from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
+from .checking.check import check
+from .checking.finding import Check, Finding, Skipped
+from .checking.result import Checked
 from .choosing.decompose import decompose, decompose_by_file, decompose_each
 from .choosing.sizes import Auto, Budget, Mean
 from .estimator import SparseHeadClassifier
@@ -57,6 +60,8 @@ __all__ = [
     "Arrays",
     "Auto",
     "Budget",
+    "Check",
+    "Checked",
     "Chosen",
     "ClassChange",
     "Comparison",
@@ -85,6 +90,7 @@ __all__ = [
     "FeatureRow",
     "Fidelity",
     "FileCost",
+    "Finding",
     "Geometry",
     "Head",
     "ImageLike",
@@ -113,6 +119,7 @@ __all__ = [
     "Separator",
     "Settings",
     "Settled",
+    "Skipped",
     "SparseHeadClassifier",
     "Specialised",
     "Spread",
@@ -131,6 +138,7 @@ __all__ = [
     "Verified",
     "Where",
     "WithoutCue",
+    "check",
     "compare",
     "cues",
     "decompose",

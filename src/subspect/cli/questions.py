@@ -12,11 +12,13 @@ import typer
 from subspect.asking.options import FIDELITY, POINTS, REPEATS, SHARE
 from subspect.cli.app import command
 from subspect.cli.options import (
+    NOT_NAMED,
     AsJson,
     Figure,
     Images,
     Loading,
     Observed,
+    ObservedIfNamed,
     On,
     Opening,
     PerClass,
@@ -124,6 +126,34 @@ def cues(
     )
     draw(made.plot if index is None else partial(made.plot_class, index), figure)
     show(made, as_json, *([] if index is None else made.class_tables(index)))
+
+
+@command("Questions")
+def check(
+    study: StudyPath,
+    observed: ObservedIfNamed = NOT_NAMED,
+    decomposition: Which = None,
+    on: On = None,
+    images: Images = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Code of a check to leave out; repeatable.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything is found.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what somebody should look at: classes that rest on a shortcut, doubtful features, suspect labels, and more.
+
+    Each finding has a code, which stays the same, and says what to do. What classes rest on is judged by what the command cues
+    measured before; the preprocessing only if the network is named.
+
+    Example: subspect check study --ignore F202 --ignore F203
+    """
+    from subspect.checking.check import check as check_study
+
+    opened = open_for(observed, study)
+    loaded = loaded_from(opened, decomposition)
+    made = check_study(opened, loaded, network=observed.load(), images=images, on=on, ignore=ignore or ())
+    show(made, as_json)
+    if strict and made.found:
+        raise typer.Exit(1)
 
 
 @command("Questions")

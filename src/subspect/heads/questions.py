@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from subspect.asking.essentiality import Essentiality
     from subspect.asking.explain import Explanation, ImageLike
     from subspect.asking.geometry import Geometry
+    from subspect.checking.result import Checked
     from subspect.giving.edit import Edited
     from subspect.giving.export import Exported
     from subspect.giving.retrain import Retrained
@@ -59,6 +60,10 @@ class DecompositionQuestions(Result):
     def cues(self, network: Network, **options: Any) -> Cues:
         """Measure what the classes rest on: `subspect.cues`."""
         return subspect.cues(*self._asked, network=network, **options)
+
+    def findings(self, **options: Any) -> Checked:
+        """List what somebody should look at: `subspect.check`."""
+        return subspect.check(*self._asked, **options)
 
     def essentiality(self, **options: Any) -> Essentiality:
         """Measure what each class loses without its features: `subspect.essentiality`."""
