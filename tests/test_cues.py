@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Cue, Cues, SubspectError
 from subspect.cli import app
+from subspect.swapping import cue as cue_module
 from subspect.swapping.built_in import CORNERS, CUES
 from subspect.swapping.cue import swapped
 from subspect.swapping.margins import margin, rivals, through
@@ -496,6 +500,16 @@ class Bottom(Cue):
     def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
         tenth = images.shape[-2] // 10
         return torch.cat([images[..., :-tenth, :], others[..., -tenth:, :]], dim=-2)
+
+
+def test_the_cue_in_the_docstring_is_one() -> None:
+    text = inspect.getdoc(cue_module)
+    assert text is not None
+    names: dict[str, Any] = {"subspect": subspect, "torch": torch}
+    exec(textwrap.dedent(text.partition("::\n\n")[2]), names)
+    images, others = some_images(2, 20), some_images(2, 20, seed=1)
+    own, mine = (one.swap(images, others, np.random.default_rng(0)) for one in (names["Bottom"](), Bottom()))
+    assert torch.equal(own, mine) and cues_named([names["Bottom"]()])
 
 
 def test_a_cue_of_ones_own(study: subspect.Study) -> None:

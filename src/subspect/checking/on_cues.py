@@ -16,9 +16,10 @@ from subspect.checking.thresholds import (
     CORNER,
     EDGE_OVER_CENTRE,
     GRAIN,
+    GRAIN_OVER_LAYOUT,
     OVER_CENTRE,
-    OVER_LAYOUT,
     TEXTURE,
+    TEXTURE_OVER_LAYOUT,
     TONES,
     Rests,
 )
@@ -158,7 +159,10 @@ class OnTexture(RestsOn):
 
     code, title = "C104", "rests on grain or texture"
     why = "grain tells of a camera or a file format; texture without shape misleads where another thing has it"
-    rules = Rule(("grain",), GRAIN), Rule(("texture",), TEXTURE, ("layout", OVER_LAYOUT))
+    rules = (
+        Rule(("grain",), GRAIN, ("layout", GRAIN_OVER_LAYOUT)),
+        Rule(("texture",), TEXTURE, ("layout", TEXTURE_OVER_LAYOUT)),
+    )
 
 
 class Elsewhere(Check):

@@ -17,14 +17,17 @@ class Rests:
     pull: float
 
 
-CORNER = Rests(0.5, 0.3)  # a corner holds a sixteenth of the image: no class should need it, so half a margin is much
+CORNER = Rests(0.4, 0.4)  # a corner holds a sixteenth of the image: no class should need it
 BORDER = Rests(1.0, 0.5)  # half of the image: objects reach into it
-COLOUR = Rests(1.2, 0.3)  # many classes have a colour of their own, and may lose some margin without it
-TONES = Rests(1.0, 0.6)  # brightness, contrast: a dim copy of any image is harder, but doesn't pull towards a class
-GRAIN = Rests(1.0, 0.5)  # the finest frequencies: noise of a camera or a file, nothing that one sees
-TEXTURE = Rests(1.0, 0.5)  # amplitudes of all frequencies: they also hold sizes and outlines
+COLOUR = Rests(1.2, 0.1)  # many classes have a colour of their own, and lose some margin without it
+TONES = Rests(0.6, 0.6)  # brightness, contrast: a dim copy of any image is harder, but doesn't pull towards a class
+GRAIN = Rests(
+    0.75, 0.0
+)  # the finest frequencies: noise of a camera or a file; on tiny images also the things themselves
+TEXTURE = Rests(2.0, 1.5)  # amplitudes of all frequencies: they also hold sizes and outlines, on which classes may rest
 OVER_CENTRE = 1.0  # times the loss by the centre that the loss by the border must be above
-OVER_LAYOUT = 1.5  # times the loss by the layout that the loss by the texture must be above
+GRAIN_OVER_LAYOUT = 1.0  # times the loss by the layout that the loss by the grain must be above
+TEXTURE_OVER_LAYOUT = 1.5  # likewise by the texture
 EDGE_OVER_CENTRE = 1.0  # times what the centre explains of a feature that the border or a corner must explain
 
 ALONE = 0.8  # of the positive mean contribution, by one feature: with the rest gone the class mostly stays

@@ -268,8 +268,8 @@ def tell_of_limit(study: Study, leaning: Estimate, found: Mapping[str, SwappedAc
     for cue, one in found.items():
         if one.limit is not None and one.limit.value < _LITTLE * leaning.value:
             log.warning(
-                "with %s swapped even a head on all features, re-learned in the same way, is right on %.1f %% of the images (with "
-                "the cue the network was on %.1f %%): the backbone holds too little besides it; to train it without: subspect "
-                "retrain %s … --without-cue %s",
+                "with %s swapped even a head on all features, re-learned in the same way, is right on %.1f %% of the images "
+                "(with the cue the network was on %.1f %%): the backbone holds too little besides it; to train it without: "
+                "subspect retrain %s … --without-cue %s",
                 *(cue, 100 * one.limit.value, 100 * leaning.value, study.path, cue),
             )
