@@ -463,7 +463,7 @@ def test_shown(study: subspect.Study, tmp_path: Path) -> None:
         assert rows[0][:3] == ("nothing", "100.0 %", "100.0 %") and len(rows) == 1 + len(CUES)
         assert "120 of 120 images of 'train'" in str(table.caption)
         told = next(row[-1] for row in rows if row[0] == "colour")
-        assert told.startswith(f"colour {found['colour'].loss[3]:.2f}, 100 → ")
+        assert told.startswith(f"colour {found['colour'].loss[3]:.2f}, 100\u00a0→\u00a0")
         [own] = found.class_tables(3)
         through_red = next(
             row for row in zip(*(column.cells for column in own.columns), strict=True) if str(row[0]) == "colour"

@@ -236,7 +236,7 @@ class Cues(Result):
         ]
 
     def _recalls(self, one: Swapped, label: int) -> str:
-        return f"{100 * self.recall()[label]:.0f} → {100 * self.recall(one.name)[label]:.0f} %"
+        return f"{100 * self.recall()[label]:.0f}\u00a0→\u00a0{100 * self.recall(one.name)[label]:.0f}\u00a0%"
 
     def class_tables(self, label: int) -> list[Table]:
         """Return the table of one class: a row for each cue, with the features through which its margin is lost."""
