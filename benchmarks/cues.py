@@ -2,7 +2,7 @@
 
 - *Found*: networks learn from images in which four classes bear a white mark in a corner, a tint, more brightness, or fine
   stripes (`_shortcuts.py`); as many learn from the same images as they are. `check` must name class and cue on the first, and
-  say little on the second (parts digits and cifar). Ten seeds on scikit-learn's digits, three on 10,000 training images of CIFAR-10.
+  say little on the second (parts digits and cifar). Ten seeds on the digits of scikit-learn, three on 10,000 of CIFAR-10.
 - *Mended*: `edit --without-cue` on networks with one shortcut, without a single image of the user's that lacks it; accuracy on
   test images none of which bears it, and all of which do, against a network that never saw it.
 - *Time*: cues of 500 images and 12 cues on ResNet-20 against as many plain passes of the same network.

@@ -99,7 +99,10 @@ class Edited(Result):
         classes = dict.fromkeys(name for name, _ in self.dropped)
         dropped = [(name, shown(feature, self._names)) for name, feature in self.dropped]
         of = {name: ", ".join(feature for one, feature in dropped if one == name) for name in classes}
-        what = "; ".join(f"{name} without {features}" for name, features in of.items()) or "re-learned"
+        what = "; ".join(f"{name} without {features}" for name, features in of.items())
+        if step := self.decomposition.refitted if not what or self.swapped else None:
+            cues = f" without {', '.join(step.without_cues)}" if step.without_cues else ""
+            what = "; ".join(filter(None, [what, f"re-learned{cues}"]))
         table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column, justify="right" if column else "left")
