@@ -14,6 +14,7 @@ from subspect.checking.thresholds import (
     BORDER,
     COLOUR,
     CORNER,
+    EDGE,
     EDGE_OVER_CENTRE,
     GRAIN,
     GRAIN_OVER_LAYOUT,
@@ -170,8 +171,8 @@ class Elsewhere(Check):
 
     code, title = "C105", "a feature looks where the class's other features don't"
     how = (
-        "the border, or a corner, explains more of the feature's variance (beyond both 95 % intervals) than the centre does, "
-        "and for most of the class's other features it is the other way round (subspect cues)"
+        "the border, or a corner, explains three times as much of the feature's variance as the centre (beyond both 95 % "
+        "intervals), and for most of the class's other features it is the other way round (subspect cues)"
     )
     why = "a single feature at the border of an object's image often is a mark or a background"
 
@@ -184,7 +185,8 @@ class Elsewhere(Check):
             raise Skipped(f"needs cues: {needed}")
         low = np.stack([one.moved - one.moved_half for one in edges])
         most, centre = np.stack([one.moved for one in edges]).max(axis=0), cues["centre"]
-        outward, inward = low.max(axis=0) > EDGE_OVER_CENTRE * (centre.moved + centre.moved_half), most < centre.moved
+        outward = low.max(axis=0) > np.maximum(EDGE, EDGE_OVER_CENTRE * (centre.moved + centre.moved_half))
+        inward = most < centre.moved
         found = []
         for label in about.seen:
             own = about.decomposition.supports[label]

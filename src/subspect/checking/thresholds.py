@@ -28,7 +28,10 @@ TEXTURE = Rests(2.0, 1.5)  # amplitudes of all frequencies: they also hold sizes
 OVER_CENTRE = 1.0  # times the loss by the centre that the loss by the border must be above
 GRAIN_OVER_LAYOUT = 1.0  # times the loss by the layout that the loss by the grain must be above
 TEXTURE_OVER_LAYOUT = 1.5  # likewise by the texture
-EDGE_OVER_CENTRE = 1.0  # times what the centre explains of a feature that the border or a corner must explain
+EDGE = 0.3  # of a feature's variance that the border or a corner must explain
+EDGE_OVER_CENTRE = (
+    3.0  # times what the centre explains of it: where objects fill the image, many features see their edge
+)
 
 ALONE = 0.8  # of the positive mean contribution, by one feature: with the rest gone the class mostly stays
 UNSTABLE = 0.5  # of redrawn samples: below, another sample would rather have led to another feature
