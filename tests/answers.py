@@ -45,7 +45,7 @@ def asked(folder: Path) -> Iterator[dict[str, Any]]:
 
         difference = decomposition.diff(edited.decomposition)
         exported = decomposition.export("small.safetensors")
-        verified = study.verify(show_progress=False)
+        verified, checked = study.verify(show_progress=False), decomposition.findings(network=network)
         assert (folder / report).is_file() and same.study is study and same.to_json() == decomposition.to_json()
         shown = {
             "study": study,
@@ -60,5 +60,6 @@ def asked(folder: Path) -> Iterator[dict[str, Any]]:
             "difference": difference,
             "exported": exported,
             "verified": verified,
+            "checked": checked,
         }
         yield shown  # the study is a path relative to the folder

@@ -37,6 +37,11 @@ NOT_RUN = {
         "tests/test_architectures.py looks at each"
         for name in ("timm", "torchvision", "transformers")
     },
+    "python benchmarks/cues.py --data DIR --only digits": "a quarter of an hour",
+    "python benchmarks/cues.py --data DIR --only cifar": "half an hour, on real data",
+    "python benchmarks/cues.py --data DIR --only mended": "half an hour",
+    "python benchmarks/cues.py --data DIR --only time": "minutes, on real data",
+    "python benchmarks/cues.py --data DIR --work WORK --only real": "half an hour, on real data",
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.
@@ -72,13 +77,14 @@ def test_blocks_are_found() -> None:
     found = [line for page in PAGES for line in lines(page)]
     others = {line for line in found if not line.startswith("subspect ")}
     assert others == set(NOT_RUN) and len(found) > 40
-    assert {page.name for page in PAGES if code_of(page)} == {"README.md", "cost.md"}
+    assert {page.name for page in PAGES if code_of(page)} == {"README.md", "cost.md", "findings.md"}
     assert {page.name for page in PAGES if any(line.startswith("subspect ") for line in lines(page))} == {
         "README.md",
         "compare.md",
+        "cues.md",
         "shortcut.md",
     }
-    assert {file for file, _ in docstring_blocks()} == {"__init__.py", "estimator.py", *TREES}
+    assert {file for file, _ in docstring_blocks()} == {"__init__.py", "estimator.py", "swapping/cue.py", *TREES}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "world"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/shortcut.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md"])
 def test_shell_blocks_run_in_order(page: str, world: Path) -> None:
     commands = [without_dots(line) for line in lines(ROOT / page) if line.startswith("subspect ")]
     if page == "docs/compare.md":

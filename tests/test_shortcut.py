@@ -52,6 +52,12 @@ def test_the_mark_costs_accuracy_and_dropping_it_and_a_refit_bring_it_back(plant
     assert mended.after[0] - mended.before[0] >= 0.7 * cost
 
 
+def test_it_is_found_unasked_and_mended_without_images_that_lack_it(planted: Any, mended: Any) -> None:
+    assert ("C101", "3") in mended.found and mended.loss[0] > 1 and mended.loss[1] < 0.5
+    assert min(mended.without) > 0.9 * planted.clean > max(mended.before)
+    assert mended.anew[0] > 0.9 and mended.anew[1] > 0.85
+
+
 def test_where_the_mark_lies_on_any_image_a_refit_on_such_images_helps(mended: Any) -> None:
     assert mended.before[1] < 0.7 and mended.dropped[1] > mended.before[1] + 0.1
     assert mended.mixed[0] > 0.9 and mended.mixed[1] > 0.9

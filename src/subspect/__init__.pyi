@@ -5,6 +5,9 @@ from .asking.essentiality import Curves, Essentiality, Replaced, essentiality
 from .asking.explain import Explanation, ImageLike, Neighbour, explain
 from .asking.geometry import Geometry, geometry
 from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
+from .checking.check import check
+from .checking.finding import Check, Finding, Skipped
+from .checking.result import Checked
 from .choosing.decompose import decompose, decompose_by_file, decompose_each
 from .choosing.sizes import Auto, Budget, Mean
 from .estimator import SparseHeadClassifier
@@ -16,6 +19,7 @@ from .giving.specialise import Specialised, specialise
 from .giving.timing import Ratio
 from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from .giving.training import Epoch, Settings, Trained
+from .giving.without_cue import SwappedAccuracy, WithoutCue
 from .ground.errors import MissingExtra, SubspectError
 from .ground.results import Result
 from .heads.cost import NetworkSize
@@ -46,6 +50,9 @@ from .studies.name_features import FeatureNames, name_features
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
 from .studies.verify import Fault, Verified, verify
+from .swapping.cue import Cue
+from .swapping.cues import cues
+from .swapping.result import Cues, Swapped
 
 __version__: str
 
@@ -53,11 +60,15 @@ __all__ = [
     "Arrays",
     "Auto",
     "Budget",
+    "Check",
+    "Checked",
     "Chosen",
     "ClassChange",
     "Comparison",
     "ConfusedImage",
     "Cost",
+    "Cue",
+    "Cues",
     "CurvePoint",
     "Curves",
     "DatasetImages",
@@ -79,6 +90,7 @@ __all__ = [
     "FeatureRow",
     "Fidelity",
     "FileCost",
+    "Finding",
     "Geometry",
     "Head",
     "ImageLike",
@@ -107,6 +119,7 @@ __all__ = [
     "Separator",
     "Settings",
     "Settled",
+    "Skipped",
     "SparseHeadClassifier",
     "Specialised",
     "Spread",
@@ -114,6 +127,8 @@ __all__ = [
     "StudyLike",
     "SubspectError",
     "Supports",
+    "Swapped",
+    "SwappedAccuracy",
     "Term",
     "Tradeoff",
     "TradeoffPoint",
@@ -122,7 +137,10 @@ __all__ = [
     "Trusted",
     "Verified",
     "Where",
+    "WithoutCue",
+    "check",
     "compare",
+    "cues",
     "decompose",
     "decompose_by_file",
     "decompose_each",

@@ -207,7 +207,7 @@ def by_pursuit(
                 choice = learn(_counts(boundary, size, pool))
                 [counts] = count(seen.checked, [choice.affine]) if ladder else [None]
                 result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
-            choice = _sorted(result.choice, boundary)
+            choice = in_order(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
             trusted = trust(running, choice.supports, choice.affine) if judge else ()
             yield replace(result, choice=choice, trusted=trusted)
@@ -221,7 +221,7 @@ def _steps(size: Checked) -> int:
     return 1 + ROUNDS + 1
 
 
-def _sorted(choice: Choice, boundary: Boundary) -> Choice:
+def in_order(choice: Choice, boundary: Boundary) -> Choice:
     """Put each class's features in the order of weight times standard deviation, the most important first."""
     spread = np.abs(choice.affine[0]) * boundary.moments.deviations()
     rows = [s[np.argsort(-row[s], kind="stable")] for s, row in zip(choice.supports, spread, strict=True)]

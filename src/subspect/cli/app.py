@@ -32,7 +32,7 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors to stderr.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; 1 is fastest for small networks.")]
-_RESUMED = ("run", "observe", "features", "demo", "retrain", "depth")
+_RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues")
 _GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]
 

@@ -11,6 +11,7 @@ from subspect.choosing.options import Target
 from subspect.cli.app import command
 from subspect.cli.options import (
     NOT_NAMED,
+    RUNNING,
     AsJson,
     ClassMap,
     Device,
@@ -21,6 +22,7 @@ from subspect.cli.options import (
     ObservedIfNamed,
     On,
     Opening,
+    Running,
     StudyPath,
     Which,
     Workers,
@@ -32,11 +34,13 @@ from subspect.cli.options import (
     open_for,
 )
 from subspect.cli.printing import draw, show
-from subspect.giving.options import FORMATS, OPSET, SMALL, FeatureFormat, Format, Optimiser
+from subspect.giving.options import COPIES, FORMATS, LEARNED, OPSET, SMALL, FeatureFormat, Format, Optimiser
+from subspect.ground.errors import SubspectError
 
 
 @command("Handing on")
 def edit(
+    context: typer.Context,
     study: StudyPath,
     drop: Annotated[
         list[str] | None,
@@ -46,23 +50,58 @@ def edit(
     target: Annotated[
         Target | None, typer.Option(help="What to re-learn towards; default: the labels, if there are any.")
     ] = None,
+    without_cue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cue that weights must not lean on, named as for cues: they are re-learned on copies of the images, too, in "
+            "which it is another image's; needs --network; repeatable."
+        ),
+    ] = None,
+    observed: ObservedIfNamed = NOT_NAMED,
+    reselect: Annotated[
+        bool, typer.Option("--reselect", help="With --without-cue: choose as many features anew, on the same images.")
+    ] = False,
+    copies: Annotated[int, typer.Option(min=1, help="With --without-cue: copies of each image.")] = COPIES,
+    sample: Annotated[int, typer.Option(min=2, help="With --without-cue: images, at most, that are copied.")] = LEARNED,
+    images: Images = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --without-cue: random seed.")] = 0,
+    running: Running = RUNNING,
     decomposition: Which = None,
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drop features that shouldn't matter, re-learn the rest if asked, and show what that changes.
+    """Drop features that shouldn't matter, or do without a cue, re-learn the rest if asked, and show what that changes.
 
     The edited decomposition is stored beside the other, as NAME-edited.
 
-    Example: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked
+    Examples: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked | subspect edit study --without-cue border
+    --network python:model.py:make --weights model.safetensors
     """
     from subspect.giving.edit import edit as edit_features
-    from subspect.studies.study import Study
+    from subspect.giving.without_cue import WithoutCue
+    from subspect.swapping.naming import cues_named
 
-    opened = Study.open(study)
+    opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
     pairs = [entry_of(text) for text in drop or ()]
-    made = edit_features(opened, loaded, drop=pairs, refit_on=refit_on, target=target, on=on)
+    without = None
+    if without_cue:
+        cues, network = cues_named(without_cue), observed.load()
+        if network is None:
+            raise SubspectError("--without-cue runs the network on copies of the images: name it, --network")
+        without = WithoutCue(
+            cues=cues,
+            network=network,
+            images=images,
+            copies=copies,
+            sample=sample,
+            reselect=reselect,
+            seed=seed,
+            **running.arguments(),
+        )
+    else:
+        only_with(context, "--without-cue", "network", "reselect", "copies", "sample", "images", "seed")
+    made = edit_features(opened, loaded, drop=pairs, refit_on=refit_on, target=target, on=on, without_cue=without)
     show(made, as_json)
 
 
@@ -87,6 +126,10 @@ def retrain(
     ] = None,
     shift: Annotated[int, typer.Option(min=0, help="Shift images at random by up to so many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
+    without_cue: Annotated[
+        list[str] | None,
+        typer.Option(help="Cue that nothing must lean on, named as for cues: swapped between the images; repeatable."),
+    ] = None,
     class_map: ClassMap = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     device: Device = None,
@@ -111,6 +154,7 @@ def retrain(
         layers=tuple(layer or ()),
         shift=shift,
         flip=flip,
+        without_cues=tuple(without_cue or ()),
         seed=seed,
     )
     made = train_further(

@@ -224,6 +224,9 @@ class Running:
         return {"device": device_of(self.device), "batch_size": self.batch_size, "workers": self.workers}
 
 
+RUNNING = Running()
+
+
 @dataclass(frozen=True)
 class Choosing:
     """Which features, how many, with which weights."""

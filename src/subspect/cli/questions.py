@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,13 @@ import typer
 from subspect.asking.options import FIDELITY, POINTS, REPEATS, SHARE
 from subspect.cli.app import command
 from subspect.cli.options import (
+    NOT_NAMED,
     AsJson,
     Figure,
+    Images,
     Loading,
     Observed,
+    ObservedIfNamed,
     On,
     Opening,
     PerClass,
@@ -28,6 +32,7 @@ from subspect.cli.options import (
 )
 from subspect.cli.printing import draw, show, show_values
 from subspect.ground.errors import SubspectError
+from subspect.swapping.options import SAMPLE
 
 
 @command("Questions")
@@ -64,6 +69,91 @@ def explain(
     drawn = [f"{one.name} → {one.save(output)}" for one in made] if output is not None else []
     tables = [table for one in made for table in one.tables()]
     show_values([one.to_json() for one in made], as_json, *tables, *drawn)
+
+
+@command("Questions")
+def cues(
+    study: StudyPath,
+    observed: Observed,
+    running: Running,
+    decomposition: Which = None,
+    cue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cue",
+            help="Name of a cue, or python:path/file.py:callable that returns one (its code runs); repeatable; default: all.",
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=2, help="Number of images, spread over the classes.")] = SAMPLE,
+    on: Annotated[
+        str | None, typer.Option(help="Image set; default: the one that the features were chosen on.")
+    ] = None,
+    images: Images = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    label: Annotated[
+        str | None,
+        typer.Option("--class", help="Also print one class, feature by feature; the figure is then its own."),
+    ] = None,
+    figure: Figure = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what each class rests on: border, corners, colour, brightness, texture, the arrangement of parts, and more.
+
+    Each is swapped with that of an image of another class, and the network is asked again: by how much does each class's margin
+    shrink, and through which features? What is measured is kept in the study; run the same command again to resume.
+
+    Example: subspect cues study --network python:model.py:make --weights model.safetensors --sample 20 --figure cues.png
+    """
+    from subspect.ground.drawing import check_figure
+    from subspect.swapping.cues import cues as measure_cues
+    from subspect.swapping.naming import cues_named
+
+    check_figure(figure)
+    opened = open_for(observed, study)
+    loaded = loaded_from(opened, decomposition)
+    index = None if label is None else loaded.label(label)
+    asked = cues_named(cue)
+    made = measure_cues(
+        opened,
+        loaded,
+        network=observed.load(),
+        cues=asked,
+        sample=sample,
+        on=on,
+        images=images,
+        seed=seed,
+        **running.arguments(),
+    )
+    draw(made.plot if index is None else partial(made.plot_class, index), figure)
+    show(made, as_json, *([] if index is None else made.class_tables(index)))
+
+
+@command("Questions")
+def check(
+    study: StudyPath,
+    observed: ObservedIfNamed = NOT_NAMED,
+    decomposition: Which = None,
+    on: On = None,
+    images: Images = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Code of a check to leave out; repeatable.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything is found.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what somebody should look at: classes that rest on a shortcut, doubtful features, suspect labels, and more.
+
+    Each finding has a code, which stays the same, and says what to do. What classes rest on is judged by what the command cues
+    measured before; the preprocessing only if the network is named.
+
+    Example: subspect check study --ignore F202 --ignore F203
+    """
+    from subspect.checking.check import check as check_study
+
+    opened = open_for(observed, study)
+    loaded = loaded_from(opened, decomposition)
+    made = check_study(opened, loaded, network=observed.load(), images=images, on=on, ignore=ignore or ())
+    show(made, as_json)
+    if strict and made.found:
+        raise typer.Exit(1)
 
 
 @command("Questions")

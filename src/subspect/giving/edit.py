@@ -2,14 +2,15 @@
 
 A feature that looks at a watermark or a background can be dropped from a class: its weight becomes zero and nothing else
 changes. On a named image set, such as one without the mark, the other weights and biases can then be re-learned: towards the
-labels, since the network itself has learned the shortcut.
+labels, since the network itself has learned the shortcut. Without such images they are re-learned on copies in which the cue is
+swapped (`subspect.giving.without_cue`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
+from subspect.giving.without_cue import SwappedAccuracy, WithoutCue, accuracies, relearned, share, tell_of_limit
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_writable
 from subspect.ground.results import Result
@@ -25,7 +27,7 @@ from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, feature_index, names_json, occurring, shown
 from subspect.heads.history import Refitted
-from subspect.measuring.fidelity import Fidelity, evaluate, percent
+from subspect.measuring.fidelity import Estimate, Fidelity, evaluate, percent
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where
 from subspect.statistics.outcomes import Confusion
@@ -50,6 +52,8 @@ class Edited(Result):
         after: what it costs now, on the same images.
         dropped: class name and feature of each entry that was dropped.
         confusions: class name → name of another class → its images taken for the other, before and after.
+        swapped: cue → accuracy on images with it swapped, where weights were re-learned without it.
+        limit: accuracy of a head on all features, re-learned in the same way; None where there is none.
     """
 
     decomposition: Decomposition
@@ -57,6 +61,8 @@ class Edited(Result):
     after: Fidelity
     dropped: tuple[tuple[str, int], ...]
     confusions: dict[str, dict[str, tuple[int, int]]]
+    swapped: Mapping[str, SwappedAccuracy] = field(default_factory=dict)
+    limit: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -66,6 +72,8 @@ class Edited(Result):
             "after": self.after.to_json(),
             "dropped": [list(pair) for pair in self.dropped],
             "confusions": self.confusions,
+            "swapped": {cue: asdict(one) for cue, one in self.swapped.items()},
+            "limit": self.limit and asdict(self.limit),
             "feature_names": names_json(occurring((feature for _, feature in self.dropped), self._names)),
         }
 
@@ -91,7 +99,10 @@ class Edited(Result):
         classes = dict.fromkeys(name for name, _ in self.dropped)
         dropped = [(name, shown(feature, self._names)) for name, feature in self.dropped]
         of = {name: ", ".join(feature for one, feature in dropped if one == name) for name in classes}
-        what = "; ".join(f"{name} without {features}" for name, features in of.items()) or "re-learned"
+        what = "; ".join(f"{name} without {features}" for name, features in of.items())
+        if step := self.decomposition.refitted if not what or self.swapped else None:
+            cues = f" without {', '.join(step.without_cues)}" if step.without_cues else ""
+            what = "; ".join(filter(None, [what, f"re-learned{cues}"]))
         table = Table(title=f"{self.decomposition.name}: {what}", caption=self.after.note, title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column, justify="right" if column else "left")
@@ -107,7 +118,27 @@ class Edited(Result):
             rest = np.array(list(confusions.values())[_CONFUSIONS:], dtype=int).reshape(-1, 2).sum(axis=0)
             if rest.any():
                 table.add_row(f"{name} taken for others", str(rest[0]), str(rest[1]))
-        return [table]
+        return [table, *([self._swapped_table()] if self.swapped else [])]
+
+    def _swapped_table(self) -> Table:
+        caption = "all features: the dense head, re-learned in the same way; more than that the backbone doesn't hold"
+        table = Table(
+            title="accuracy with a cue swapped", title_justify="left", caption=caption, caption_justify="left"
+        )
+        for column in ("swapped", "dense", "before", "after", "all features"):
+            table.add_column(column, justify="left" if column == "swapped" else "right", no_wrap=True)
+        overall = (
+            self.before.overall.dense_accuracy,
+            self.before.overall.accuracy,
+            self.after.overall.accuracy,
+            self.limit,
+        )
+        rows = {"nothing": overall} | {
+            cue: (one.dense, one.before, one.after, one.limit) for cue, one in self.swapped.items()
+        }
+        for name, shares in rows.items():
+            table.add_row(name, *(percent(one, 1) for one in shares), end_section=name == "nothing")
+        return table
 
 
 def edit(
@@ -118,6 +149,7 @@ def edit(
     refit_on: str | None = None,
     target: Target | None = None,
     on: str | None = None,
+    without_cue: WithoutCue | None = None,
 ) -> Edited:
     """Drop features from classes, re-learn the rest if asked, and measure what changes.
 
@@ -131,14 +163,22 @@ def edit(
         refit_on: the image set to re-learn weights and biases on; unless given, the rest stays as it is.
         target: what to come close to, "labels" or the "dense" network; the labels unless given, where there are any.
         on: the image set to measure on; one that took no part in choice or refit unless given.
+        without_cue: cues that weights must not lean on: they are re-learned on ``refit_on``, or else on the images that
+            features were chosen on, and on copies with these cues swapped; the labels stay.
 
     Raises:
         SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
     """
     study, decomposition = opened(study, decomposition)
-    if not drop and refit_on is None:
+    if not drop and refit_on is None and without_cue is None:
         raise SubspectError(
-            "nothing to do: name features to drop (--drop CLASS:FEATURE), or images to refit on (--refit-on SET)"
+            "nothing to do: name features to drop (--drop CLASS:FEATURE), images to refit on (--refit-on SET), or a cue to do "
+            "without (--without-cue CUE)"
+        )
+    if without_cue is not None and target == "dense":
+        raise SubspectError(
+            "without a cue a head is re-learned towards the labels, since the dense network itself leans on it; leave out the "
+            "target (--target)"
         )
     if target is not None and target not in TARGETS:
         raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
@@ -152,10 +192,19 @@ def edit(
     for label in dict.fromkeys(label for label, _ in entries):
         if not len(edited.supports[label]):
             log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
-    if refit_on is not None:
+    learned = None
+    if without_cue is not None:
+        learned = relearned(study, edited, without_cue, refit_on, _PRIOR)
+        edited = learned.decomposition
+    elif refit_on is not None:
         edited = _relearned(study, edited, refit_on, target)
     after = evaluate(study, edited, on=on)
     before = evaluate(study, decomposition, on=after.where.image_set)
+    swapped, limit = dict[str, SwappedAccuracy](), None
+    if without_cue is not None and learned is not None:
+        swapped = accuracies(study, after.where, without_cue, decomposition, edited, learned.limit)
+        limit = learned.limit and share(after.where.chunks(), learned.limit)
+        tell_of_limit(study, learned.leaning, swapped)
     with writing(study.path):
         edited = _named(study, edited)
         store(study, edited)
@@ -171,7 +220,7 @@ def edit(
         pairs = {called[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
         confusions[called[label]] = pairs
     dropped = tuple((names[label], feature) for label, feature in entries)
-    return Edited(edited, before, after, dropped, confusions)  # type: ignore[arg-type]
+    return Edited(edited, before, after, dropped, confusions, swapped, limit)  # type: ignore[arg-type]
 
 
 def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int | str]]) -> list[tuple[int, int]]:
@@ -196,7 +245,8 @@ def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int |
 
 def _named(study: Study, edited: Decomposition) -> Decomposition:
     """Give an edit a name that no other edit has."""
-    plain = edited.name.rpartition("-edited")[0] + "-edited"
+    before, mark, _ = edited.name.rpartition("-edited")
+    plain = f"{before if mark else edited.name}-edited"
     names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
     paths = ((name, decomposition_path(study.path, name)) for name in names)
     free = (name for name, path in paths if not path.exists() or Decomposition.load(path).history == edited.history)

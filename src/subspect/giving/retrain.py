@@ -45,6 +45,8 @@ from subspect.studies.first_images import find_head
 from subspect.studies.parts import hashed
 from subspect.studies.same_network import same_network
 from subspect.studies.study import StudyLike
+from subspect.swapping.in_training import Swaps
+from subspect.swapping.naming import cues_named
 
 
 @lost_workers()
@@ -102,6 +104,9 @@ def train(
     _refuse_study(folder)
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
+    about["without_cues"] = list(settings.without_cues)
+    if not settings.without_cues:
+        del about["without_cues"]  # so that what was begun before there were cues goes on
     about |= {"network": network.fingerprint(), "decomposition": decomposition and decomposition.to_json()}
 
     def read(positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
@@ -110,7 +115,10 @@ def train(
     with locked(folder, f"training in {folder}", wait=0):
         for name in (BEST, LOG):
             check_free(folder / name, is_sealed)
-        run = Run(model.to(device or network.device), head, layers, settings, folder, json.dumps(about, sort_keys=True))
+        cues = cues_named(settings.without_cues) if settings.without_cues else ()
+        swaps = Swaps(cues, network.preprocessing, head.n_classes, settings.seed) if cues else None
+        model.to(device or network.device)
+        run = Run(model, head, layers, settings, folder, json.dumps(about, sort_keys=True), swaps)
         run.train(kept, held, read, show_progress)
         return run.finish(lambda trained: _plain(trained, head.layers, network.model), len(held))
 

@@ -29,6 +29,8 @@ from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes, write_j
 from subspect.images.batches import Batch
 from subspect.images.inputs import Inputs, Pixels, called, moved, shape_of
 from subspect.networks.finding import Head, logits_of
+from subspect.swapping.in_training import Swaps
+from subspect.swapping.naming import cues_named
 
 log = logging.getLogger("subspect")
 
@@ -54,6 +56,7 @@ class Settings:
             averages included.
         shift: pixels, at most, by which an image is moved at random, edges repeated.
         flip: whether images are mirrored at random.
+        without_cues: names of cues that are swapped between the images of a batch, so that nothing can lean on them.
         held_out: share of the images that is held out.
         seed: of the order of the images and all else that is random.
 
@@ -69,6 +72,7 @@ class Settings:
     layers: tuple[str, ...] = ()
     shift: int = 0
     flip: bool = False
+    without_cues: tuple[str, ...] = ()
     held_out: float = HELD_OUT
     seed: int = 0
 
@@ -87,6 +91,7 @@ class Settings:
         ):
             if not fine:
                 raise SubspectError(f"{name} must be {expected}, got {getattr(self, name):g}")
+        cues_named(self.without_cues or None)
 
 
 @dataclass(frozen=True)
@@ -152,10 +157,17 @@ class Run:
     """A training that can be stopped at any step and goes on from its last state."""
 
     def __init__(
-        self, model: nn.Module, head: Head, layers: Sequence[str], settings: Settings, folder: Path, about: str
+        self,
+        model: nn.Module,
+        head: Head,
+        layers: Sequence[str],
+        settings: Settings,
+        folder: Path,
+        about: str,
+        swaps: Swaps | None = None,
     ) -> None:
         self.model, self.settings, self.folder, self.about = model, settings, folder, about
-        self.head, self.layers = head, layers
+        self.head, self.layers, self.swaps = head, layers, swaps
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not layers or any(name.startswith(f"{layer}.") for layer in layers))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -233,6 +245,8 @@ class Run:
     def _learn(self, pixels: Pixels, labels: Tensor, total: int) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = (self.settings.rate or 0.0) * (1 + cos(pi * self.step / total)) / 2
+        if self.swaps is not None:
+            pixels = self.swaps(pixels, labels, self.step)
         varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels
         logits = logits_of(called(self.model, varied), self.head, len(labels))
         loss = F.cross_entropy(logits, labels)

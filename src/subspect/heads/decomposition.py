@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from subspect.studies.study import Study
 
 
-_TOWARDS = {"labels": "labels", "dense": "dense network"}
-
-
 @dataclass(frozen=True, eq=False)
 class Decomposition(DecompositionQuestions):
     """What remains of a head when each class keeps only its influential features.
@@ -232,7 +229,7 @@ class Decomposition(DecompositionQuestions):
                 label, feature = step.dropped
                 said.append(f"{self.class_names[label]} without feature {shown(feature, names)}")
             elif isinstance(step, Refitted) and step.refit_on is not None:
-                said.append(f"weights re-learned on {step.refit_on} towards the {_TOWARDS[step.refit]}")
+                said.append(step.in_words)
         return tuple(said)
 
     def check(self, study: Study) -> None:

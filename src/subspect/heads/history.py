@@ -18,6 +18,7 @@ from subspect.ground.schemas import as_type
 #: which images of a set: "all", or, by a hash of the image id, those "held out 20 %" to measure on, and "all but 20 %"
 Part = Annotated[str, msgspec.Meta(pattern=r"^(all|(held out|all but) [0-9.]+ %)$")]
 _EARLIER = {"80 %": "all but 20 %", "20 %": "held out 20 %"}  # how files of before called them
+_TOWARDS = {"labels": "labels", "dense": "dense network"}
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -94,6 +95,8 @@ class Refitted:
         steps: of the optimiser.
         converged: whether it came to an end.
         refit_on: the image set, where it isn't the one that features were chosen on.
+        without_cues: cues that were swapped in copies of the images, so that nothing could lean on them.
+        reselected: whether features were chosen anew on the same images.
     """
 
     refit: Literal["labels", "dense"]
@@ -101,6 +104,15 @@ class Refitted:
     steps: int | None = None
     converged: bool | None = None
     refit_on: str | None = None
+    without_cues: tuple[str, ...] | None = None
+    reselected: bool | None = None
+
+    @property
+    def in_words(self) -> str:
+        """Say what was done."""
+        what = "features chosen anew and weights" if self.reselected else "weights"
+        copies = f" and on copies with {' and '.join(self.without_cues)} swapped" if self.without_cues else ""
+        return f"{what} re-learned on {self.refit_on}{copies} towards the {_TOWARDS[self.refit]}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ class CurvePoint:
 
 Step = Chosen | Settled | Refitted | Dropped
 _KINDS: dict[str, type[Step]] = {"method": Chosen, "tolerance": Settled, "dropped": Dropped, "refit": Refitted}
-_LATER = ("images", "supports", "refit_on")  # fields that a step may lack
+_LATER = ("images", "supports", "refit_on", "without_cues", "reselected")  # fields that a step may lack
 
 
 def history_json(history: Iterable[Step]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from subspect.asking.essentiality import Essentiality
     from subspect.asking.explain import Explanation, ImageLike
     from subspect.asking.geometry import Geometry
+    from subspect.checking.result import Checked
     from subspect.giving.edit import Edited
     from subspect.giving.export import Exported
     from subspect.giving.retrain import Retrained
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from subspect.measuring.fidelity import Fidelity
     from subspect.networks.network import Network
     from subspect.studies.study import Study, StudyLike
+    from subspect.swapping.result import Cues
 
 
 class DecompositionQuestions(Result):
@@ -54,6 +56,14 @@ class DecompositionQuestions(Result):
     def explain(self, network: Network, image: ImageLike, **options: Any) -> Explanation:
         """Say why one image is of this class and not of that: `subspect.explain`."""
         return subspect.explain(*self._asked, network=network, image=image, **options)
+
+    def cues(self, network: Network, **options: Any) -> Cues:
+        """Measure what the classes rest on: `subspect.cues`."""
+        return subspect.cues(*self._asked, network=network, **options)
+
+    def findings(self, **options: Any) -> Checked:
+        """List what somebody should look at: `subspect.check`."""
+        return subspect.check(*self._asked, **options)
 
     def essentiality(self, **options: Any) -> Essentiality:
         """Measure what each class loses without its features: `subspect.essentiality`."""

@@ -185,7 +185,7 @@ def evaluate(
         overall=tally.cost(slice(None)),
         classes={
             name: tally.cost(slice(label, label + 1)) if tally.images[label] else None
-            for label, name in enumerate(_unique(study.identity.class_names))
+            for label, name in enumerate(unique(study.identity.class_names))
         },
     )
 
@@ -244,7 +244,7 @@ def _in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1)
 
 
-def _unique(names: tuple[str, ...]) -> list[str]:
+def unique(names: Sequence[str]) -> list[str]:
     """Tell classes of one name apart by their index, as ImageNet's two "crane"s."""
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 

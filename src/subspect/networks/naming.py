@@ -81,22 +81,19 @@ def load_network(
 
 
 def _from_code(spec: str) -> Named:
-    """Call what a name of the scheme ``python`` stands for.
+    """Return the network that a name of the scheme ``python`` stands for.
 
     Raises:
         SubspectError: no such module, file or callable, it failed or returned something else; or the scheme is another.
     """
     scheme, _, rest = spec.partition(":")
-    place, callable_name, arguments = _parts(rest) if scheme == "python" else ("", "", {})
-    if not place or not callable_name:
+    place, name, _ = _parts(rest) if scheme == "python" else ("", "", {})
+    if not place or not name:
         raise SubspectError(
             f"cannot tell what network {shortened(spec)!r} is{_meant(spec)}; expected "
             "python:package.module:callable, python:path/file.py:callable, timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
-    if place.endswith(".py") and not is_file(Path(place)):
-        raise SubspectError(f"no such Python file: {place} (looked in {Path.cwd()})")
-    with _beside(place):
-        made = _call(_module(place), callable_name, arguments, spec)
+    made = called_by_name(spec)
     parts = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
         kinds = some(type(part).__name__ for part in parts)
@@ -105,6 +102,21 @@ def _from_code(spec: str) -> Named:
             f"returned {kinds}"
         )
     return Named(*parts)
+
+
+def called_by_name(spec: str) -> Any:
+    """Call what ``python:package.module:callable`` or ``python:path/file.py:callable`` stands for.
+
+    Raises:
+        SubspectError: no such module, file or callable, or it failed.
+    """
+    place, name, arguments = _parts(spec.partition(":")[2])
+    if not place or not name:
+        raise SubspectError(f"cannot tell what {shortened(spec)!r} is; expected python:path/file.py:callable")
+    if place.endswith(".py") and not is_file(Path(place)):
+        raise SubspectError(f"no such Python file: {place} (looked in {Path.cwd()})")
+    with _beside(place):
+        return _call(_module(place), name, arguments, spec)
 
 
 def _meant(spec: str) -> str:

@@ -1,0 +1,81 @@
+"""What a finding is, and what a check is that finds it.
+
+A check of one's own is a class with a code, a title, how it looks, why that matters, and ``find``; see docs/findings.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subspect.checking.about import About
+
+
+class Skipped(Exception):
+    """A check cannot look: the message says what it needs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that somebody should look at.
+
+    Attributes:
+        code: of the check, which stays the same.
+        title: of the check.
+        text: what was found, one sentence with the figures.
+        how: how it was detected.
+        why: why it matters.
+        do: what to do, and the command.
+        classes: names of the classes that it is about; empty for all.
+        figures: name → JSON value.
+    """
+
+    code: str
+    title: str
+    text: str
+    how: str
+    why: str
+    do: str
+    classes: tuple[str, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+class Check(ABC):
+    """Something that can be found.
+
+    Attributes:
+        code: by which it is known and ignored.
+        title: what it looks for, in a few words.
+        how: how it looks.
+        why: why a finding matters.
+    """
+
+    code: str
+    title: str
+    how: str
+    why: str
+
+    @abstractmethod
+    def find(self, about: About) -> Sequence[Finding]:
+        """Return what is found, `found` each; nothing where all is well.
+
+        Raises:
+            Skipped: it cannot look.
+        """
+
+    def scope(self, about: About) -> str:
+        """Say how far it could look, where that may be less than all; asked after nothing was found."""
+        return ""
+
+    def found(
+        self, text: str, do: str, classes: Sequence[str] = (), figures: Mapping[str, Any] | None = None
+    ) -> Finding:
+        """Return a finding of this check."""
+        return Finding(self.code, self.title, text, self.how, self.why, do, tuple(classes), figures or {})
