@@ -378,7 +378,9 @@ def main() -> int:
     asked = _options()
     engines = [*ENGINES] if asked.engine == "all" else [asked.engine]
     if "coverage" in engines and importlib.util.find_spec("atheris") is None:
-        print("engine coverage: skipped, since atheris is not installed: pip install -c constraints.txt '.[benchmarks]'")
+        print(
+            "engine coverage: skipped, since atheris is not installed: pip install -c constraints.txt '.[benchmarks]'"
+        )
         engines.remove("coverage")
     for engine in engines:
         (asked.findings / engine / "findings.jsonl").unlink(missing_ok=True)
