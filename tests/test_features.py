@@ -119,8 +119,19 @@ def test_examples_are_not_called_images(tmp_path: Path, caplog: pytest.LogCaptur
     assert fidelity.note.startswith("27 examples of 'test'") and "since no examples were named" in caplog.text
     page = re.sub(r"<(script|style|svg)\b.*?</\1>", "", decomposition.report().read_text(), flags=re.DOTALL)
     assert "Network and examples" in page and "subspect export" not in page and "subspect specialise" not in page
+    assert "the same top-1 class as the dense head" in page and "A head whose marks" in page
     for one in (*said, page):
         assert not re.findall(r".{0,40}\bimages?\b.{0,40}", re.sub("without images or texts|image sets", "", one))
+
+
+def test_examples_that_are_held_out(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((120, 3))
+    study = from_features(x, np.eye(3), None, tmp_path / "study", show_progress=False)
+    held_out = study.decompose(k=2, show_progress=False).evaluate()
+    assert held_out.note == (
+        f"{held_out.overall.images} examples of 'train', the 20 % of it held out by a hash of the example's id; no labels: the "
+        "dense head's own predictions stand in, so accuracy here is fidelity"
+    )
 
 
 def test_two_classes_by_one_row(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_single_set_is_split(tiny: Tiny, tmp_path: Path) -> None:
     fidelity = evaluate(study, decomposition)
     ids = [id for chunk in study.image_set("train").chunks("held out 20 %") for id in chunk.ids]
     assert fidelity.overall.images == len(ids) and fidelity.where.held_out
-    assert fidelity.note == f"{len(ids)} images of 'train', the 20 % of it held out by a hash of the image id"
+    assert fidelity.note == f"{len(ids)} images of 'train', the 20 % of it held out by a hash of the image's id"
     subspect.observe(subspect.Network(tiny), torch.rand(30, 3, 8, 8), tmp_path / "study", "val")
     assert evaluate(study, decomposition).where.image_set == "val"
     assert evaluate(study, decomposition, on="train").where.part == "held out 20 %"

@@ -423,7 +423,10 @@ def test_near() -> None:
     assert near("cat", ["cats", "cart", "ship"]) == " (did you mean 'cats' or 'cart'?)"
     assert near("cat", ["cata", "catb", "catc", "catd"]).count("'cat") == 3
     assert near("cat", ["ship", "plane"]) == ""
-    assert near("cat", []) == ""
+    assert near("cat", []) == near("", ["a b"]) == ""
+    assert near("tench", ["0000_n01440764_tench", "tenches at sea"]) == " (did you mean '0000_n01440764_tench'?)"
+    assert near("Cat", ["my cat, tabby", "category of all"]) == " (did you mean 'my cat, tabby'?)"
+    assert near("CIFAR", ["cifar"]) == " (did you mean 'cifar'?)" and near("a.b", ["x aXb"]) == ""
 
 
 def test_a_refusal_clears_what_a_killed_writer_left(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_parts_by_their_names(share: float, percent: str) -> None:
     chosen, rest = split(share)
     assert (chosen, rest) == (f"all but {percent} %", f"held out {percent} %")
     assert counterpart(chosen) == rest and counterpart("all") == "all"
-    assert in_words(chosen) == f", all but the {percent} % of it held out by a hash of the image id"
-    assert in_words(rest) == f", the {percent} % of it held out by a hash of the image id" and in_words("all") == ""
+    assert in_words(chosen) == f", all but the {percent} % of it held out by a hash of the image's id"
+    assert in_words(rest) == f", the {percent} % of it held out by a hash of the image's id" and in_words("all") == ""
     many = [str(number) for number in range(20_000)]
     assert in_part(many, rest).mean() == pytest.approx(share, abs=0.01)
 

@@ -126,7 +126,7 @@ def test_how_much_is_held_out(train: Study, tmp_path: Path) -> None:
     assert few.chosen_on == ("train", "all but 5 %")
     found = where(train, few)
     assert found.part == "held out 5 %" and found.held_out
-    assert found.note == f"{found.images:,} images of 'train', the 5 % of it held out by a hash of the image id"
+    assert found.note == f"{found.images:,} images of 'train', the 5 % of it held out by a hash of the image's id"
     usual = where(train, subspect.decompose(train, 2, show_progress=False))
     small, large = ({id for chunk in one.chunks() for id in chunk.ids} for one in (found, usual))
     assert small < large  # the same hash: what is held out of less is held out of more

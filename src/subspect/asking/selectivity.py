@@ -288,8 +288,11 @@ def selectivity(
             state.update(chunk.features if name == FEATURES else chunk.layers[name], chunk.labels)
     if not images:
         raise SubspectError(f"there are no {study.identity.examples} in {on!r} ({part}) to measure on")
-    labels = "" if study.image_set(on).labelled else "; no labels: the network's own predictions stand in"
-    note = f"{images:,} {study.identity.examples} of {on!r}{in_words(part)}{labels}"
+    labels = (
+        "" if study.image_set(on).labelled else f"; no labels: the {study.identity.what}'s own predictions stand in"
+    )
+    examples = study.identity.examples
+    note = f"{images:,} {examples} of {on!r}{in_words(part, examples)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
     named = dict(study.feature_names) if FEATURES in names else {}
     return Selectivity(found, study.identity.class_names, k, share, note, named)

@@ -6,6 +6,7 @@ Its message says what was given, what was expected, and what to do. Anything els
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -49,10 +50,11 @@ def some(items: Iterable[object], most: int = 5) -> str:
 
 
 def near(word: object, known: Sequence[str]) -> str:
-    """Return ``" (did you mean …?)"`` for the known words closest to a mistyped one, or nothing."""
+    """Return ``" (did you mean …?)"`` for the known words closest to a mistyped one, or that contain it, or nothing."""
     word = str(word)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    close = close or [one for one in known if one.casefold() == word.casefold()][:3]
+    within = re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", re.IGNORECASE)  # as a whole word
+    close = close or [one for one in known if word and within.search(one)][:3]
     *most, last = map(repr, close or [""])
     return f" (did you mean {', '.join(most)}{' or ' if most else ''}{last}?)" if close else ""
 

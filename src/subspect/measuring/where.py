@@ -85,7 +85,7 @@ class Where:
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part)}"
+        note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part, self.examples)}"
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.left_out:
@@ -98,7 +98,8 @@ class Where:
             note += f"; {self.unseen:,} are of classes that had no {self.examples[:-1]} to choose features on"
             note += " and keep their dense row"
         if not self.labelled:
-            note += "; no labels: the dense network's own predictions stand in, so accuracy here is fidelity"
+            note += f"; no labels: the dense {self._study.identity.what}'s own predictions stand in, so accuracy here "
+            note += "is fidelity"
         return note
 
     def to_json(self) -> dict[str, Any]:
@@ -144,8 +145,8 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         )
     if not images:
         raise SubspectError(
-            f"no {study.identity.examples} to evaluate on: there are none of {image_set!r}{in_words(part)}; add "
-            "an image set of its own"
+            f"no {(examples := study.identity.examples)} to evaluate on: there are none of {image_set!r}"
+            f"{in_words(part, examples)}; add an image set of its own"
         )
     sized = _sized(decomposition, study, image_set, part)
     labelled = study.image_set(image_set).labelled

@@ -82,6 +82,11 @@ class Identity(_Kept):
         return "examples" if self.features_alone else "images"
 
     @property
+    def what(self) -> str:
+        """What to call what was observed on them: "network", or "head" where there are only features."""
+        return "head" if self.features_alone else "network"
+
+    @property
     def filled_by(self) -> str:
         """The command that stores image sets in such a study."""
         return "features" if self.features_alone else "observe"

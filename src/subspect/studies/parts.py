@@ -34,10 +34,14 @@ def counterpart(part: Part) -> Part:
     return part.replace("all but", "held out")
 
 
-def in_words(part: Part) -> str:
+def in_words(part: Part, examples: str = "images") -> str:
     """Name a part of an image set, to follow the set's name; empty for all of it."""
     how = f"the {part.split()[2]} % of it held out" if part != "all" else ""
-    return f", {'all but ' if part.startswith('all but') else ''}{how} by a hash of the image id" if how else ""
+    return (
+        f", {'all but ' if part.startswith('all but') else ''}{how} by a hash of the {examples[:-1]}'s id"
+        if how
+        else ""
+    )
 
 
 def in_part(ids: Sequence[str], part: Part) -> npt.NDArray[np.bool_]:
