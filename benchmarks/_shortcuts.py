@@ -89,16 +89,16 @@ def plant(images: Pixels, labels: Labels, of: Mapping[str, int]) -> Pixels:
     return made
 
 
-def digits(seed: int) -> Data:
+def digits(seed: int, black: int = 35, white: int = 210) -> Data:
     """Return scikit-learn's 1,797 handwritten digits, 8×8 pixels, in three channels; a fifth to measure on.
 
-    They are grey on dark grey, so that nothing that is planted is cut off at black or white.
+    They are grey on dark grey, so that nothing that is planted is cut off at black or white, unless levels are given.
     """
     from sklearn.datasets import load_digits
 
     found = load_digits()
     order = np.random.default_rng(seed).permutation(len(found.images))
-    grey = np.round(35 + found.images[order] * (175 / 16)).astype(np.uint8)
+    grey = np.round(black + found.images[order] * ((white - black) / 16)).astype(np.uint8)
     images, labels = np.repeat(grey[..., None], 3, axis=-1), found.target[order].astype(np.int64)
     return Data(images[360:], labels[360:], images[:360], labels[:360])
 

@@ -121,8 +121,10 @@ def mended(work: Path, seeds: int) -> list[Row]:
     for kind, cue in MENDED_BY.items():
         ratios: list[tuple[float, float]] = []
         for seed in range(seeds):
-            data = _shortcuts.digits(seed)
-            clean = _shortcuts.trained(data, {}, work / f"digits-clean-{seed}.safetensors", seed)
+            plain = kind == "mark"  # black and white, as in docs/shortcut.md
+            data = _shortcuts.digits(seed, 0, 255) if plain else _shortcuts.digits(seed)
+            which = "black-clean" if plain else "digits-clean"
+            clean = _shortcuts.trained(data, {}, work / f"{which}-{seed}.safetensors", seed)
             whole = _shortcuts.accuracy(clean, data.test, data.test_labels)
             of = {kind: 3}
             network = _shortcuts.trained(data, of, work / f"digits-{kind}-{seed}.safetensors", seed)
