@@ -57,7 +57,7 @@ from subspect.studies.name_features import as_mapping, read_names
 from subspect.studies.name_features import kept_names as name_table
 from subspect.studies.shards import Chunk, Entry, read_shard
 from subspect.studies.study import Study
-from subspect.studies.verify import verify
+from subspect.checking.verify import verify
 
 NAMES = ("cat", "old dog", "a-c")
 D, EACH, BATCH = 6, 8, 4  # features, images of a shard, images of a batch

@@ -345,7 +345,7 @@ def verify(
 
     Example: subspect verify study
     """
-    from subspect.studies.verify import verify as verify_study
+    from subspect.checking.verify import verify as verify_study
 
     made = verify_study(study, write=write)
     show_made(made, as_json)
