@@ -232,7 +232,7 @@ def write_report(
         fidelity=fidelity,
         gallery=gallery,
         overview=overview_of(study, decomposition, fidelity),
-        resting=resting_of(study, decomposition, fidelity),
+        resting=resting_of(study, decomposition, fidelity, show_images),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         running=head_costs(layer),

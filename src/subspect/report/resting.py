@@ -71,10 +71,10 @@ class Resting:
         if not self.cues.images[label]:
             return "No image of this class is among those whose cues were swapped."
         pairs = [(float(one.loss[label]), one.name) for one in self.cues.cues]
-        most = [f"{name} {value:.2f}" for value, name in sorted(pairs, reverse=True) if value >= _LITTLE][:_NAMED]
+        most = [f"{name} ({value:.2f})" for value, name in sorted(pairs, reverse=True) if value >= _LITTLE][:_NAMED]
         if not most:
             return "It loses next to nothing by any cue."
-        return f"It loses most by {', '.join(most)} of the median margin."
+        return f"It loses most by {', '.join(most)}, in median margins."
 
     def moved(self, feature: int, most: int | None = MOST) -> str:
         """Say by which cues a feature is moved."""
@@ -82,8 +82,8 @@ class Resting:
         return moved_by(found, len(found) if most is None else most)
 
 
-def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> Resting:
-    """Look for findings on the images of ``fidelity``, and read the cues.
+def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity, show_images: bool = True) -> Resting:
+    """Look for findings on the images of ``fidelity``, and read the cues; without images, none is named either.
 
     Raises:
         SubspectError: the file of cues is damaged.
@@ -93,7 +93,8 @@ def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity) -
     shown, more, skipped = list[Finding](), dict[str, int](), dict[str, list[str]]()
     for one in checked.found:
         if sum(one.code == other.code for other in shown) < _EACH:
-            shown.append(replace(one, do=_portable(one.do, study)))
+            text = one.text if show_images else _nameless(one)
+            shown.append(replace(one, text=text, do=_portable(one.do, study)))
         else:
             more[one.code] = more.get(one.code, 0) + 1
     for code, why in checked.skipped.items():
@@ -113,14 +114,21 @@ def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity) -
 def _portable(text: str, study: Study) -> str:
     """Return text whose commands say STUDY, wherever the study lies: a report may be handed on."""
     place = re.escape(shlex.quote(str(study.path)))
-    return re.sub(rf"(subspect [a-z]+ ){place}(?= )", r"\1STUDY", text)
+    return re.sub(rf"(subspect [a-z-]+ ){place}(?= )", r"\1STUDY", text)
+
+
+def _nameless(one: Finding) -> str:
+    """Return what was found without the ids of the images that it lists."""
+    text = one.text
+    for image in one.figures.get("listed", ()):
+        text = text.replace(f"{image['id']} ({image['label']},", f"an image ({image['label']},")
+    return text
 
 
 def _cell(loss: float) -> tuple[str, str]:
-    """Return what is lost, as text, and its shade: 1 to 8, with a minus where it is gained."""
+    """Return what is lost, as text, and its shade: loss1 to loss8, or gain1 to gain8; none for what is next to nothing."""
     if np.isnan(loss):
         return "", ""
-    shade = min(SHADES, round(abs(loss) / _FULL * SHADES))
-    return f"{loss:.1f}".replace("-0.0", "0.0").replace("-", "−"), (
-        f"{'gain' if loss < 0 else 'loss'}{shade}" if shade else ""
-    )
+    text, shade = f"{loss:.1f}", min(SHADES, round(abs(loss) / _FULL * SHADES))
+    kind = "gain" if loss < 0 else "loss"
+    return text.replace("-0.0", "0.0").replace("-", "−"), f"{kind}{shade}" if shade else ""
