@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import subspect
 from _fuzz_inputs import Choices, altered, altered_tensors, odd
+from subspect.checking.verify import verify
 from subspect.choosing.sizes import Auto, check_budget
 from subspect.cli.options import _preprocessing, entry_of, lines_of, size_of
 from subspect.giving.edit import edit
@@ -57,7 +58,6 @@ from subspect.studies.name_features import as_mapping, read_names
 from subspect.studies.name_features import kept_names as name_table
 from subspect.studies.shards import Chunk, Entry, read_shard
 from subspect.studies.study import Study
-from subspect.studies.verify import verify
 
 NAMES = ("cat", "old dog", "a-c")
 D, EACH, BATCH = 6, 8, 4  # features, images of a shard, images of a batch

@@ -121,13 +121,15 @@ def mended(work: Path, seeds: int) -> list[Row]:
     for kind, cue in MENDED_BY.items():
         ratios: list[tuple[float, float]] = []
         for seed in range(seeds):
-            plain = kind == "mark"  # black and white, as in docs/shortcut.md
-            data = _shortcuts.digits(seed, 0, 255) if plain else _shortcuts.digits(seed)
-            which = "black-clean" if plain else "digits-clean"
+            black = kind == "mark"  # black and white, as in docs/shortcut.md
+            data = _shortcuts.digits(seed, 0, 255) if black else _shortcuts.digits(seed)
+            which = "black-clean" if black else "digits-clean"
             clean = _shortcuts.trained(data, {}, work / f"{which}-{seed}.safetensors", seed)
             whole = _shortcuts.accuracy(clean, data.test, data.test_labels)
             of = {kind: 3}
-            network = _shortcuts.trained(data, of, work / f"digits-{kind}-{seed}.safetensors", seed)
+            network = _shortcuts.trained(
+                data, of, work / f"{'black' if black else 'digits'}-{kind}-{seed}.safetensors", seed
+            )
             figures = {name: (plain, bearing) for name, plain, bearing in _mended(network, data, of, cue, work, seed)}
             for name, (plain, bearing) in figures.items():
                 rows += row(f"{kind}, seed {seed}: {name}, on test images without it", 100 * plain, "%")

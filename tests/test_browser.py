@@ -14,6 +14,7 @@ from PIL import Image
 
 import subspect
 from conftest import PIXELS, Tiny
+from kept import keep_cues
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -39,6 +40,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         study = subspect.observe(network, folder / name, folder / "study", name, class_map=classes, show_progress=False)
     made = subspect.decompose(study, 3, show_progress=False)
     cost = subspect.evaluate(study, made)
+    lost = {f"cue-{number}": {0: 1.2 - number / 8, 1: number / 20, 2: -0.4} for number in range(18)}
+    keep_cues(study, made, {"corner-top-left": {0: 2.0}, **lost}, {"corner-top-left": {made.rows(0)[0].feature: 0.6}})
     single = subspect.write_report(study, made, fidelity=cost, network=network, show_progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subspect.report.SINGLE", 2)
@@ -85,6 +88,18 @@ def test_a_link_unfolds_a_feature(reports: tuple[Path, Path], page: Page) -> Non
     link.click()
     page.wait_for_selector(f"#f{feature}[open]")
     assert page.locator(f"#f{feature} img").first.is_visible()
+
+
+def test_findings_lead_to_classes_and_unfold(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    first = page.locator(".findings li").first
+    assert first.inner_text().startswith(f"C101 {NAMES[0]} rests on the corner-top-left: ")
+    assert not first.locator("details p").first.is_visible()
+    first.locator("summary").click()
+    assert first.locator("details p").first.is_visible()
+    for link in (first.locator("a").first, page.locator(".heat tbody a").first):
+        link.click()
+        assert page.url.endswith("#c0")
 
 
 def test_what_if(reports: tuple[Path, Path], page: Page) -> None:

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import subspect
+from kept import keep_cues
 from planted import Array, Wide, observed, pictures, planted
 from subspect import Decomposition, Study, SubspectError, compare, decompose
 from subspect.cli import app
@@ -151,3 +152,19 @@ def test_the_figure_shows_each_separation(study: Study, made: Decomposition, tmp
     assert labels[[each.feature for each in one.separators].index(feature)] == rf"feature {feature} · \$whiskers\$"
     line = ["compare", str(study.path), "0", "1", "--figure", str(tmp_path / "x.png")]
     assert CliRunner().invoke(app, line).exit_code == 0 and (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_what_moves_each_feature(study: Study, made: Decomposition) -> None:
+    first, *others = [one.feature for one in compare(study, made, first=0, second=1).separators]
+    assert compare(study, made, first=0, second=1).to_json()["moved_by"] is None
+    path = keep_cues(study, made, {"border": {}, "colour": {}}, {"border": {first: 0.2}, "colour": {first: 0.7}})
+    found = compare(study, made, first=0, second=1)
+    path.unlink()
+    assert found.to_json()["moved_by"] == {
+        str(first): {"colour": 0.7, "border": 0.2},
+        **{str(each): {} for each in others},
+    }
+    assert found.to_frame()["moved_by"].tolist() == ["colour 70 %, border 20 %", *[""] * len(others)]
+    last = found.tables()[0].columns[-1]
+    assert str(last.header) == "moved by"
+    assert [str(cell) for cell in last.cells] == ["colour 70 %, border 20 %", *[""] * len(others)]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import subspect
 from by_hand import logits_of
 from conftest import PIXELS, Tiny
+from kept import keep_cues
 from subspect import Decomposition, Network, Preprocessing, Study, SubspectError, decompose, explain
 from subspect.ground.drawing import picture_of
 from subspect.ground.files import atomic
@@ -226,7 +227,8 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
             "bias",
             "difference",
         ),
-        *("dense", "dense_difference", "image_set", "neighbours", "no_maps", "feature_names", "dense_rows"),
+        *("dense", "dense_difference", "image_set", "neighbours", "no_maps"),
+        *("feature_names", "dense_rows", "moved_by"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
     assert value["dense"] == one.dense and value["predicted"] == one.predicted
@@ -513,3 +515,22 @@ def test_an_image_of_one_colour(study: Study, made: Decomposition, network: Netw
     """Mirrored it is the same, so that the head is looked for with two equal images."""
     one = explain(study, made, network=network, image=np.full((8, 8, 3), 90, np.uint8))
     assert one.maps is not None and isinstance(one.plot(), Figure)
+
+
+def test_what_moves_each_feature(study: Study, made: Decomposition, network: Network, path: Path) -> None:
+    before = explain(study, made, network=network, image=path)
+    assert before.moved_by is None and before.to_json()["moved_by"] is None
+    assert "moved by" not in [str(column.header) for column in before.tables()[0].columns]
+    assert "moved_by" not in before.to_frame()
+    first, *others = [term.feature for term in before.terms]
+    keep_cues(study, made, {"a": {}, "b": {}, "c": {}}, {"a": {first: 0.2}, "b": {first: 0.7}, "c": {first: 0.1}})
+    one = explain(study, made, network=network, image=path)
+    assert one.to_json()["moved_by"] == {
+        str(first): {"b": 0.7, "a": 0.2, "c": 0.1},
+        **{str(each): {} for each in others},
+    }
+    assert one.to_frame()["moved_by"].tolist() == ["b 70 %, a 20 %", *[""] * len(others)]
+    last = one.tables()[0].columns[-1]
+    assert str(last.header) == "moved by"
+    assert [str(cell) for cell in last.cells] == ["b 70 %, a 20 %", *[""] * (len(others) + 2)]
+    assert explain(study, replace(made, bias=made.bias + 1), network=network, image=path).moved_by is None

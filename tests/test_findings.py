@@ -290,7 +290,7 @@ def test_two_classes_alike(tmp_path: Path, study: Study) -> None:
     assert found.do.endswith("--decomposition made a b") and found.classes == ("b", "a")
     apart = made(study_of(tmp_path / "mixed", labels), ((0, 3), (1, 4), (2, 5)), (2, 0.1) * C, (3, 1) * C)
     assert state(apart.findings(), "K301") == "passed"
-    assert apart.findings().passed["K301"] == "300 images of 'test'"
+    assert apart.findings().passed["K301"] == "300 examples of 'test'"
     assert state(made(study).findings(), "K301") == "passed"  # alike, but not confused
     alone = study_of(tmp_path / "alone", np.zeros(N, np.int64))
     assert state(made(alone).findings(), "K301") == "needs images of two classes: those of 'test' are of one"
@@ -307,7 +307,7 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
     )
     assert found.classes == ("b",) and found.figures["sets"] == ["train", "test"]
     checked = own_feature(study).findings()
-    assert state(checked, "D401") == "passed" and checked.passed["D401"] == "300 images of 'test'"
+    assert state(checked, "D401") == "passed" and checked.passed["D401"] == "300 examples of 'test'"
     assert state(own_feature(study).findings(on="plain"), "D401") == "needs labels: the image set 'plain' has none"
     alone = own_feature(study).findings(on="train")
     assert alone.passed["D401"].startswith("calibration alone, as there is no other image set with labels; 300 images")
@@ -340,7 +340,7 @@ def test_labels_that_look_wrong(tmp_path: Path, study: Study) -> None:
         found.do.startswith("look at them; their ids: subspect check ")
         and "made --on test --json; mend labels" in found.do
     )
-    assert found.text.startswith(f"both heads are sure that {number} of 300 images of 'test' (")
+    assert found.text.startswith(f"both heads are sure that {number} of 300 examples of 'test' (")
     assert "are of another class than their label: " in found.text
     assert f"{first['id']} (c, said to be a), " in found.text
     assert found.text.endswith(", …")

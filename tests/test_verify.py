@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import subspect
 from conftest import Tiny, unsealed
+from kept import keep_cues
 from subspect import Network, Study, SubspectError, verify
 from subspect.cli import app
 
@@ -134,3 +135,28 @@ def test_verify_of_a_sound_study(study: Study) -> None:
     made = verify(study.path, write=True)
     assert made.sound and made.checksums and made.images == 165 and not made.notes
     assert {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()} == before
+
+
+def test_verify_looks_at_cues(study: Study) -> None:
+    path = keep_cues(study, subspect.decompose(study, 1), {"border": {0: 1.0}})
+    made = verify(study.path)
+    assert made.sound and not made.notes
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 4
+    path.write_bytes(data)
+    (study.path / "cues/notes.txt").write_text("mine")
+    made = verify(study.path)
+    assert [fault.path for fault in made.faults] == ["cues/pursuit-k1.safetensors"]
+    advice = f"delete it, and measure again: subspect cues {study.path} --decomposition pursuit-k1"
+    assert made.faults[0].what.endswith(advice)
+    assert list(made.notes) == ["not written by subspect, and left alone: cues/notes.txt"]
+
+
+def test_verify_tells_of_cues_that_are_left_over(study: Study) -> None:
+    files = [keep_cues(study, subspect.decompose(study, k), {"border": {0: 1.0}}) for k in (1, 2, 3)]
+    (study.path / "decompositions" / files[0].name).unlink()
+    shutil.copyfile(files[0], files[1])
+    code, text = said("verify", str(study.path))
+    left = "about a decomposition that is gone, damaged or another by now, so delete it"
+    assert code == 0 and f"note: {left}: cues/pursuit-k1.safetensors, cues/pursuit-k2.safetensors" in text
+    assert "pursuit-k3" not in text

@@ -8,6 +8,7 @@ from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
 from .checking.check import check
 from .checking.finding import Check, Finding, Skipped
 from .checking.result import Checked
+from .checking.verify import Fault, Verified, verify
 from .choosing.decompose import decompose, decompose_by_file, decompose_each
 from .choosing.sizes import Auto, Budget, Mean
 from .estimator import SparseHeadClassifier
@@ -49,7 +50,6 @@ from .studies.image_set import ImageSet
 from .studies.name_features import FeatureNames, name_features
 from .studies.observe import observe
 from .studies.study import Study, StudyLike, open_study
-from .studies.verify import Fault, Verified, verify
 from .swapping.cue import Cue
 from .swapping.cues import cues
 from .swapping.result import Cues, Swapped

@@ -31,6 +31,7 @@ from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
+from subspect.swapping.moved import Moves, kept_moves, moved_by, moved_column, moves_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,6 +107,8 @@ class Comparison(Result):
         path: the same with the best 1, 2, … of all features, weights fitted to this pair alone.
         feature_names: feature index → name, of those of these features that have one.
         examples: what to call them: "images" or "examples".
+        moved_by: feature of either class → the cues that explain a tenth or more of its variance, and how much of it; None
+            where the study keeps no cues of the decomposition.
     """
 
     names: tuple[str, str]
@@ -120,6 +123,7 @@ class Comparison(Result):
     path: tuple[tuple[tuple[int, ...], float], ...]
     feature_names: Names = field(default_factory=dict)
     examples: str = "images"
+    moved_by: Moves | None = None
 
     @property
     def needed(self) -> int | None:
@@ -135,6 +139,7 @@ class Comparison(Result):
             "path": [{"features": list(found), "agreement": share} for found, share in self.path],
             "needed": self.needed,
             "feature_names": names_json(self.feature_names),
+            "moved_by": moves_json(self.moved_by),
         }
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -150,6 +155,7 @@ class Comparison(Result):
                     **means,
                     "separation": each.separation,
                     "shared": each.shared,
+                    **moved_column(each.feature, self.moved_by),
                 }
             )
         return rows
@@ -172,12 +178,15 @@ class Comparison(Result):
         )
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
             table.add_column(column, justify="right", overflow="ellipsis" if column == "used by" else "fold")
+        if self.moved_by is not None:
+            table.add_column("moved by", overflow="fold")
         for one in self.separators:
             used = "both" if one.shared else first if one.weights[0] else second
             numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
                 f"{mean:.3g}" for mean in one.means
             ]
-            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
+            moved = [moved_by(self.moved_by[one.feature])] if self.moved_by is not None else []
+            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used, *moved)
         images = Table(title=f"confused {self.examples}", title_justify="left")
         for column in (self.examples[:-1], "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left", overflow="fold")
@@ -269,6 +278,7 @@ def compare(
         path=path,
         feature_names=occurring(used, study.feature_names),
         examples=images.examples,
+        moved_by=kept_moves(study, decomposition, (one.feature for one in separators)),
     )
 
 

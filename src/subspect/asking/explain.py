@@ -38,6 +38,7 @@ from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import same_network
 from subspect.studies.study import Study, StudyLike
+from subspect.swapping.moved import Moves, kept_moves, moved_by, moved_column, moves_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,6 +105,8 @@ class Explanation(Result):
         no_maps: why there are none, as the end of a sentence; empty where there are.
         feature_names: feature index → name, of those of these features that have one.
         dense_rows: those of the two classes that keep their dense row, since no image of theirs was seen.
+        moved_by: feature → the cues that explain a tenth or more of its variance, and how much of it; None where the study
+            keeps no cues of the decomposition.
     """
 
     name: str
@@ -124,6 +127,7 @@ class Explanation(Result):
     no_maps: str
     feature_names: Names = field(default_factory=dict)
     dense_rows: tuple[str, ...] = ()
+    moved_by: Moves | None = None
 
     @property
     def difference(self) -> float:
@@ -138,12 +142,12 @@ class Explanation(Result):
     def to_json(self) -> dict[str, Any]:
         """Return all but pictures and maps as JSON values."""
         terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
-        left_out = ("picture", "maps", "terms", "neighbours", "feature_names")
+        left_out = ("picture", "maps", "terms", "neighbours", "feature_names", "moved_by")
         value = {key: one for key, one in vars(self).items() if key not in left_out}
         neighbours = [one.to_json() for one in self.neighbours]
         names = names_json(self.feature_names)
         said = {"difference": self.difference, "terms": terms, "neighbours": neighbours, "feature_names": names}
-        return {**value, **said}
+        return {**value, **said, "moved_by": moves_json(self.moved_by)}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of either class, what says most first."""
@@ -154,6 +158,7 @@ class Explanation(Result):
                 f"weight {self.predicted}": term.weights[0],
                 f"weight {self.against}": term.weights[1],
                 "contribution": term.contribution,
+                **moved_column(term.feature, self.moved_by),
             }
             for term in self.terms
         ]
@@ -180,11 +185,13 @@ class Explanation(Result):
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
+        if self.moved_by is not None:
+            table.add_column("moved by", overflow="fold")
         for term in self.terms[:most]:
             weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
-            table.add_row(
-                shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, f"{term.contribution:+.3f}"
-            )
+            moved = [moved_by(self.moved_by[term.feature])] if self.moved_by is not None else []
+            said = f"{term.contribution:+.3f}"
+            table.add_row(shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, said, *moved)
         rest = self.terms[most:]
         if rest:
             table.add_row(f"… and {len(rest):,} more", "", "", "", f"{sum(term.contribution for term in rest):+.3f}")
@@ -349,6 +356,7 @@ def explain(
         no_maps=no_maps,
         feature_names=occurring(used, study.feature_names),
         dense_rows=tuple(names[one] for one in (label, other) if one in decomposition.unseen),
+        moved_by=kept_moves(study, decomposition, used),
     )
 
 

@@ -141,10 +141,15 @@ class About:
         names = self.decomposition.class_names
         return shlex.quote(names[label]) if names.count(names[label]) == 1 else str(label)
 
+    @property
+    def place(self) -> str:
+        """The study's folder on a command line."""
+        return shlex.quote(str(self.study.path))
+
     def command(self, name: str, *arguments: str) -> str:
         """Write a command about this decomposition."""
         own = "--decomposition", self.decomposition.name
-        return " ".join(("subspect", name, shlex.quote(str(self.study.path)), *own, *arguments))
+        return " ".join(("subspect", name, self.place, *own, *arguments))
 
 
 def _sure(logits: Logits) -> Array:

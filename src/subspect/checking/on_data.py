@@ -94,7 +94,7 @@ class Apart(Check):
             f"the dense head's is off by {100 * dense:.1f}): it says {100 * sure:.0f} % and is right on {100 * accuracy:.0f} %"
         )
         figures = {"error": own, "by_chance": chance, "error_dense": dense, "confidence": sure, "accuracy": accuracy}
-        do = f"don't read its probabilities as such; learn weights anew: subspect decompose {about.study.path} --refit"
+        do = f"don't read its probabilities as such; learn weights anew: subspect decompose {about.place} --refit"
         if dense >= own - MISCALIBRATED:
             do = "don't read probabilities as such: the dense network's are no better, so train or calibrate that one first"
         return [self.found(text, do, (), figures)]

@@ -65,7 +65,7 @@ class Unstable(Check):
             f"images; the least stable is {about.feature(feature)} of {about.names[label]}, chosen in "
             f"{100 * stability[worst]:.0f} % of the samples"
         )
-        do = f"observe more images, or ask for fewer features: subspect decompose {about.study.path} -k …"
+        do = f"observe more images, or ask for fewer features: subspect decompose {about.place} -k …"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}
         return [self.found(text, do, _classes(about, places), figures)]
 
@@ -158,9 +158,7 @@ def trusted(about: About) -> Trusted:
         Skipped: that wasn't measured.
     """
     if about.decomposition.trust is None:
-        raise Skipped(
-            f"stability is measured with pursuit alone: subspect decompose {about.study.path} --method pursuit"
-        )
+        raise Skipped(f"stability is measured with pursuit alone: subspect decompose {about.place} --method pursuit")
     return about.decomposition.trust
 
 

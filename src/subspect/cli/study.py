@@ -278,6 +278,8 @@ def show(
     from subspect.heads.shown import curve_table, features
     from subspect.report.curve_file import write_curve
     from subspect.studies.study import Study
+    from subspect.swapping.moved import cues_json, cues_told
+    from subspect.swapping.stored import kept_cues
 
     opened = Study.open(study)
     known = opened.decomposition_names
@@ -288,8 +290,10 @@ def show(
     if not classes or loaded is None:
         points = loaded.curve if loaded is not None else ()
         curve = [curve_table(loaded)] if loaded is not None and loaded.curve else []
-        value = {**opened.to_json(), "curve": [asdict(point) for point in points]}
-        show_values(value, as_json, *opened.tables(), *curve)
+        cues = kept_cues(opened, loaded) if loaded is not None else None
+        told = [cues_told(opened, loaded, cues)] if loaded is not None else []
+        value = {**opened.to_json(), "curve": [asdict(point) for point in points], "cues": cues_json(cues)}
+        show_values(value, as_json, *opened.tables(), *curve, *told)
         return
     labels = [loaded.label(name) for name in classes]
     named = names_json(loaded.names_of(*labels))
@@ -351,7 +355,7 @@ def verify(
 
     Example: subspect verify study
     """
-    from subspect.studies.verify import verify as verify_study
+    from subspect.checking.verify import verify as verify_study
 
     made = verify_study(study, write=write)
     show_made(made, as_json)

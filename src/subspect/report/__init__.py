@@ -41,6 +41,7 @@ from subspect.networks.network import Network
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
 from subspect.report.gallery import SIDE, Gallery, gallery_of
 from subspect.report.overview import Overview, overview_of
+from subspect.report.resting import SHADES, Resting, resting_of
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.image_set import ImageSet
 from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
@@ -83,6 +84,7 @@ class Site:
     fidelity: Fidelity
     gallery: Gallery
     overview: Overview
+    resting: Resting
     classes: Sequence[ClassPage]
     features: Mapping[int, Sequence[tuple[int, float]]]
     running: tuple[HeadCost, HeadCost]
@@ -96,6 +98,7 @@ class Site:
     folder: str = ""
     inside: bool = False
     side: int = SIDE
+    shades: int = SHADES
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -234,6 +237,7 @@ def write_report(
         fidelity=fidelity,
         gallery=gallery,
         overview=overview_of(study, decomposition, fidelity),
+        resting=resting_of(study, decomposition, fidelity, show_images),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         running=head_costs(layer),

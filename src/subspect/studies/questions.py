@@ -20,6 +20,7 @@ from subspect.images.preprocessing import described
 if TYPE_CHECKING:
     from subspect.asking.geometry import Geometry
     from subspect.asking.selectivity import Selectivity
+    from subspect.checking.verify import Verified
     from subspect.choosing.sizes import Budget
     from subspect.giving.export_features import ExportedFeatures
     from subspect.giving.tradeoff import Tradeoff
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from subspect.networks.network import Network
     from subspect.studies.name_features import FeatureNames
     from subspect.studies.study import Study
-    from subspect.studies.verify import Verified
 
 
 class StudyQuestions(Result):

@@ -354,6 +354,7 @@ def writing(path: Path) -> Iterator[None]:
     with locked(path, f"writing to the study {path}"):
         sweep(path)
         sweep(path / "decompositions")
+        sweep(path / "cues")
         yield
 
 

@@ -149,8 +149,12 @@ class Cues(Result):
         return float(right[head].sum() / self.images.sum())
 
     def of_feature(self, feature: int) -> list[tuple[str, float]]:
-        """Return the cues that explain a tenth or more of a feature's variance, those that explain most first."""
-        pairs = [(one.name, float(one.moved[feature])) for one in self.cues if one.moved[feature] >= _MOVED]
+        """Return the cues that explain a tenth or more of a feature's variance, those that explain most first.
+
+        Cues that are taken away or scrambled take features out of their range, and are left out.
+        """
+        swaps = [one for one in self.cues if np.isfinite(one.pull).any()]
+        pairs = [(one.name, float(one.moved[feature])) for one in swaps if one.moved[feature] >= _MOVED]
         return sorted(pairs, key=lambda pair: -pair[1])
 
     def to_json(self) -> dict[str, Any]:

@@ -88,15 +88,31 @@ def kept_cues(study: Study, decomposition: Decomposition) -> Cues | None:
     Raises:
         SubspectError: the file is damaged.
     """
-    path = cues_path(study, decomposition.name)
-    if not is_file(path):
+    found = _kept(study, decomposition.name) if is_file(cues_path(study, decomposition.name)) else None
+    if found is None or found.made_by != made_by(decomposition):
         return None
-    with advice(f"delete it, and measure again: subspect cues {study.path} --decomposition {decomposition.name}"):
-        tensors, values = read_tensors(path, "a file of cues")
-        if values.get("schema") != SCHEMA or values.get("made_by") != made_by(decomposition):
-            return None
-        found = _read(tensors, values, path)
     return replace(found, feature_names=study.feature_names)
+
+
+def is_current(study: Study, name: str) -> bool:
+    """Tell whether the cues that a study keeps under a name are of the decomposition that has this name now.
+
+    Raises:
+        SubspectError: the file is damaged.
+    """
+    found = _kept(study, name)
+    try:
+        return found is not None and found.made_by == made_by(study[name])
+    except SubspectError:  # there is none, or it is damaged itself
+        return False
+
+
+def _kept(study: Study, name: str) -> Cues | None:
+    """Read a file of cues; None where they were swapped in another way."""
+    path = cues_path(study, name)
+    with advice(f"delete it, and measure again: subspect cues {study.path} --decomposition {name}"):
+        tensors, values = read_tensors(path, "a file of cues")
+        return _read(tensors, values, path) if values.get("schema") == SCHEMA else None
 
 
 def _tensors(cues: Cues) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.names import decomposition_names, decomposition_path
 from subspect.studies.shards import Chunk, shard_name
 from subspect.studies.study import Study, StudyLike
+from subspect.swapping.stored import is_current
 
 T = TypeVar("T")
 _FAR = 0.05  # of the largest logit: a prediction that is farther below it is none that rounding explains
@@ -163,6 +164,7 @@ class _Look:
             yield from self._set(name)
         for name in self.tried_names():
             self.tried(f"decompositions/{name}.safetensors", partial(self.study.__getitem__, name))
+        self._cues()
         report = self.study.path / "report.html"
         if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
             self.notes.append(
@@ -177,10 +179,21 @@ class _Look:
             self.tried("decompositions/order.json", partial(decomposition_names, self.study.path))
         yield
 
-    def tried_names(self) -> list[str]:
-        """Return the names of the decompositions, whatever the file of their order holds."""
-        found = entries(self.study.path / "decompositions")
+    def tried_names(self, folder: str = "decompositions") -> list[str]:
+        """Return the names of the decompositions, whatever the file of their order holds; or of what is kept of each."""
+        found = entries(self.study.path / folder)
         return sorted(one.name.removesuffix(".safetensors") for one in found if one.name.endswith(".safetensors"))
+
+    def _cues(self) -> None:
+        """Check the files of cues; those of a decomposition that is gone, or another by now, are told."""
+        files = {name: f"cues/{name}.safetensors" for name in self.tried_names("cues")}
+        left = [
+            path for name, path in files.items() if self.tried(path, partial(is_current, self.study, name)) is False
+        ]
+        if left:
+            self.notes.append(
+                f"about a decomposition that is gone, damaged or another by now, so delete it: {some(left)}"
+            )
 
     def tried(self, path: str, ask: Callable[[], T]) -> T | None:
         """Return what a question about a file gives; an error of ours is noted as its fault."""
@@ -258,7 +271,17 @@ def _look_at_report(path: Path) -> None:
 
 def _strays(study: Study) -> Iterator[str]:
     """Tell what lies in a study besides its own files."""
-    known = {"study.json", "head.safetensors", "report.html", "report-pages", ".lock", "sets", "decompositions", FILE}
+    known = {
+        "study.json",
+        "head.safetensors",
+        "report.html",
+        "report-pages",
+        ".lock",
+        "sets",
+        "decompositions",
+        "cues",
+        FILE,
+    }
     names = [entry.name for entry in entries(study.path) if entry.name not in known]
     for name in study.set_folders():
         try:
@@ -268,6 +291,7 @@ def _strays(study: Study) -> Iterator[str]:
         names += [f"sets/{name}/{one.name}" for one in entries(study.path / "sets" / name) if one.name not in own]
     kept = entries(study.path / "decompositions")
     names += [f"decompositions/{one.name}" for one in kept if not one.name.endswith((".safetensors", "order.json"))]
+    names += [f"cues/{one.name}" for one in entries(study.path / "cues") if not one.name.endswith(".safetensors")]
     left = [name for name in names if is_part(name.rpartition("/")[2])]
     others = sorted(set(names) - set(left))
     if others:

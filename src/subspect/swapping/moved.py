@@ -1,0 +1,58 @@
+"""What other answers say of the cues that a study keeps: whether there are any, and by which of them features are moved."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from subspect.ground.errors import some
+from subspect.heads.decomposition import Decomposition
+from subspect.studies.study import Study
+from subspect.swapping.result import Cues
+from subspect.swapping.stored import kept_cues
+
+MOST = 2  #: cues that a table names
+Moves = Mapping[int, Sequence[tuple[str, float]]]  #: feature → cues and the share of its variance that each explains
+
+
+def kept_moves(study: Study, decomposition: Decomposition, features: Iterable[int]) -> Moves | None:
+    """Return by which cues some features are moved; None where the study keeps no cues of the decomposition.
+
+    Raises:
+        SubspectError: what it keeps is damaged.
+    """
+    cues = kept_cues(study, decomposition)
+    return None if cues is None else {feature: cues.of_feature(feature) for feature in features}
+
+
+def cues_json(cues: Cues | None) -> dict[str, Any] | None:
+    """Return which cues are kept, of how many images, as JSON values; None for none."""
+    if cues is None:
+        return None
+    return {"names": cues.names, "left_out": dict(cues.left_out), "images": int(cues.images.sum()), "note": cues.note}
+
+
+def cues_told(study: Study, decomposition: Decomposition, cues: Cues | None) -> str:
+    """Say which cues are kept, of how many images; or how to measure them, where there are images."""
+    if cues is not None:
+        return f"{decomposition.name}: cues are kept of {cues.note}: {some(cues.names, len(cues.names))}"
+    if study.identity.features_alone:
+        return f"{decomposition.name}: no cues, as the study was made from features alone"
+    command = f"subspect cues {shlex.quote(str(study.path))} --decomposition {decomposition.name} --network …"
+    return f"{decomposition.name}: no cues are kept; measure what its classes rest on: {command}"
+
+
+def moved_by(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
+    """Write by which cues a feature is moved."""
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in found[:most])
+
+
+def moves_json(moves: Moves | None) -> dict[str, dict[str, float]] | None:
+    """Return the same as JSON values: feature as text → cue → share."""
+    return None if moves is None else {str(feature): dict(found) for feature, found in moves.items()}
+
+
+def moved_column(feature: int, moves: Moves | None) -> dict[str, Any]:
+    """Return a feature's cell in a row of a data frame, where cues are kept."""
+    return {} if moves is None else {"moved_by": moved_by(moves[feature])}

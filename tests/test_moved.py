@@ -1,0 +1,43 @@
+"""What `subspect show` says of the cues that a study keeps."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+import subspect
+from commands import command, parsed
+from kept import keep_cues
+from subspect import Study
+
+
+def test_show_says_whether_cues_are_kept(study: Study) -> None:
+    assert parsed(f"show {study.path}")["cues"] is None
+    made = subspect.decompose(study, 2)
+    line = f"show {study.path}"
+    needed = f"subspect cues {study.path} --decomposition {made.name} --network …"
+    assert f"{made.name}: no cues are kept; measure what its classes rest on: {needed}" in command(line).stdout
+    assert parsed(line)["cues"] is None
+    keep_cues(study, made, {"border": {0: 1.0}, "colour": {}}, left_out={"grain": "it takes more pixels"})
+    told = command(line).stdout
+    assert f"{made.name}: cues are kept of 30 of 90 images of 'train': border, colour" in told
+    assert parsed(line)["cues"] == {
+        "names": ["border", "colour"],
+        "left_out": {"grain": "it takes more pixels"},
+        "images": 30,
+        "note": "30 of 90 images of 'train'",
+    }
+    other = subspect.decompose(study, 1)
+    assert "no cues are kept" in command(f"{line} --decomposition {other.name}").stdout
+    assert parsed(f"{line} --decomposition {made.name}")["cues"]["images"] == 30
+
+
+def test_a_study_of_features_alone_has_none(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((60, 4))
+    path = tmp_path / "features alone"
+    study = subspect.from_features(x, np.eye(3, 4), None, path, labels=np.arange(60) % 3, show_progress=False)
+    made = subspect.decompose(study, 2)
+    said = command(f"show {shlex.quote(str(path))}").stdout
+    assert f"{made.name}: no cues, as the study was made from features alone" in said
