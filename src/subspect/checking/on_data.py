@@ -167,7 +167,7 @@ class Suspects(Check):
         ]
         first = ", ".join(f"{one['id']} ({one['label']}, said to be {one['said']})" for one in listed[:3])
         text = (
-            f"both heads are sure that {len(rows):,} of {n:,} images of {about.where.image_set!r} "
+            f"both heads are sure that {len(rows):,} of {n:,} {about.study.identity.examples} of {about.where.image_set!r} "
             f"({100 * len(rows) / n:.1f} %) are of another class than their label: {first}{', …' * (len(rows) > 3)}"
         )
         on = f"--on {about.where.image_set}"
