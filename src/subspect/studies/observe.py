@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subspect.ground.errors import SubspectError, some
+from subspect.ground.errors import SubspectError, advice, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
@@ -115,9 +115,12 @@ def observe(
                     name,
                 )
             return opened
-        told = _try(network, source, match, image_set)
-        _run(network, source, match, image_set, workers, max_failed, show_progress)
-        _finish(image_set, None if told else network, match.names)
+        with advice(
+            f"{image_set.folder} stays, unfinished: once that is put right, the same command goes on from there"
+        ):
+            told = _try(network, source, match, image_set)
+            _run(network, source, match, image_set, workers, max_failed, show_progress)
+            _finish(image_set, None if told else network, match.names)
     return opened
 
 
@@ -377,10 +380,9 @@ def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
 def _check_failed(failed: list[tuple[str, str]], image_set: ImageSet, most: float) -> None:
     images = image_set.manifest.images
     if len(failed) > most * images:
-        kept = f"; what was stored in {image_set.folder} is kept" if image_set.done else ""
         raise SubspectError(
             f"{len(failed)} of {images:,} images could not be used, more than the allowed share of "
-            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed{kept}"
+            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed"
         )
 
 
