@@ -146,8 +146,9 @@ def test_no_warning_and_no_word_of_folders_or_colours(
     subspect.observe(network, (x, (labels + 1) % _CLASSES), tmp_path / "wrong", show_progress=False)
     [warned] = [one.getMessage() for one in caplog.records if one.levelname != "INFO"]
     assert warned.endswith(
-        "with 4 classes. Usual causes: the labels count the classes in a different order than the network does, or the "
-        "inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
+        "with 4 classes. Usual causes: the labels count the classes in a different order than the network does; the "
+        "inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std); the "
+        "weights are random, or of another training"
     )
 
 
@@ -159,9 +160,13 @@ def test_inputs_of_another_width_are_refused(known: bool, tmp_path: Path) -> Non
     with pytest.raises(SubspectError) as caught:
         subspect.observe(network, np.zeros((9, 7), np.float32), tmp_path / "other", show_progress=False)
     assert "the network failed on a batch (" in str(caught.value) and "mat1 and mat2 shapes" in str(caught.value)
-    assert str(caught.value).endswith(
+    assert (
         "; a linear layer of it takes 5 numbers of each example and was given 7; check that inputs have the shape and the "
         "numbers that it expects"
+    ) in str(caught.value)
+    assert (
+        str(caught.value).endswith("stays, unfinished: once that is put right, the same command goes on from there")
+        == known
     )
 
 

@@ -304,7 +304,25 @@ def test_accuracy_near_chance_is_pointed_out(
         "accuracy near chance: only 0 of 64 images tried first are classified correctly, with 3 classes" in caplog.text
     )
     assert caplog.text.count("near chance") == 1  # not again at the end
-    assert "Usual causes: the class folders are in a different order" in caplog.text and "preprocessing" in caplog.text
+    assert (
+        "Usual causes: the class folders are in a different order" in caplog.text and "are taken for" not in caplog.text
+    )
+    assert "isn't the one used in training; the weights are random, or of another training" in caplog.text
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_accuracy_near_chance_where_all_are_taken_for_one_class(
+    given: bool, make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Pixel()
+    torch.nn.init.zeros_(model.fc.weight)
+    network = Network(model)
+    network.weights_given = given
+    observe(network, make_folder(each=30, classes=("a", "b", "c")), tmp_path / "study")
+    assert (
+        "of 64 images tried first are classified correctly, with 3 classes; 64 are taken for 'a'. Usual" in caplog.text
+    )
+    assert ("; the weights are random, or of another" in caplog.text) == given
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -327,7 +345,7 @@ def test_accuracy_near_chance_that_the_first_images_hide(tmp_path: Path, caplog:
     observe(Network(Pixel()), (images, labels), tmp_path / "study")
     assert (
         caplog.text.count("near chance") == 1
-        and "Usual causes: the labels count the classes in a different order than the network does, or the preprocessing (size"
+        and "Usual causes: the labels count the classes in a different order than the network does; the preprocessing (size"
         in caplog.text
         and "64 of 3,000 images of 'train' are classified correctly" in caplog.text
     )
@@ -412,7 +430,7 @@ def test_images_that_are_none(
     (folder / "b" / "whole.jpg").unlink()
     expected = (
         r"2 of 62 images could not be used, more than the allowed share of 0.01: "
-        r".*a/text.jpg: not an image.*b/cut.jpg: .*; fix or remove them, or allow more with --max-failed$"
+        r".*a/text.jpg: not an image.*b/cut.jpg: .*; fix or remove them, or allow more with --max-failed; "
     )
     with pytest.raises(SubspectError, match=expected):  # of which nothing was stored
         observe(Network(tiny), folder, tmp_path / "study")
@@ -420,9 +438,10 @@ def test_images_that_are_none(
     failed = dict(study.image_set("train").manifest.failed)
     assert set(failed) == {"a/text.jpg", "b/cut.jpg"} and "truncated" in failed["b/cut.jpg"].lower()
     assert len(study.image_set("train")) == 60 and "2 of 62 images could not be used" in caplog.text
+    stays = "train stays, unfinished: once that is put right, the same command goes on from there"
     with pytest.raises(
-        SubspectError, match="more than the allowed share of 0.01.*; what was stored in .*train is kept$"
-    ):  # also when it goes on with stored shards
+        SubspectError, match=f"more than the allowed share of 0.01.*with --max-failed; .*{stays}$"
+    ):  # again
         reseal(tmp_path / "study/sets/train/set.json", complete=False)
         observe(Network(tiny), folder, tmp_path / "study")
 

@@ -37,7 +37,11 @@ def test_images_of_the_choice_are_left_out_of_another_set(train: Study, tiny: Ti
     made = subspect.decompose(study, 2, show_progress=False)
     found = where(study, made)
     assert (found.image_set, found.part, found.images, found.left_out, found.held_out) == ("test", "all", 60, 30, True)
-    assert "60 images of 'test'; 30 more took part in choosing features or weights and are left out" in found.note
+    assert (
+        "60 images of 'test'; 30 more are the same as ones that took part in choosing features or weights, and are left out"
+        in found.note
+    )
+    assert {point.images for point in made.curve} == {60}
     study = more(study, tiny, *fresh, name="fresh")
     alone, mixed = (subspect.evaluate(study, made, on=on) for on in ("fresh", "test"))
     assert mixed.overall == alone.overall and mixed.where.to_json()["left_out"] == 30

@@ -33,7 +33,7 @@ from subspect.heads.supports import Supports
 from subspect.statistics.largest import TopFeatures
 from subspect.statistics.moments import ClassSums
 from subspect.studies.parts import split
-from subspect.studies.rows import Block, Rows
+from subspect.studies.rows import Block, Rows, prints
 from subspect.studies.study import Study
 
 _CURVE = 32  # features for each class at which the curve ends
@@ -198,14 +198,16 @@ def by_pursuit(
     with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
         learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
-        ladder = [] if pool or sought or not judge else _ladder(boundary, seen.checked)
+        curved = not (pool or sought) and judge
+        skip = _the_same(seen) if curved else None
+        ladder = _ladder(boundary, seen.checked, skip) if curved else []
         for size in sizes:
             if isinstance(size, Auto):
                 most = min(size.most, pool or boundary.dense[0].shape[1])
                 result = _settle(seen, boundary, learn, replace(size, most=most))
             else:
                 choice = learn(_counts(boundary, size, pool))
-                [counts] = count(seen.checked, [choice.affine]) if ladder else [None]
+                [counts] = count(seen.checked, [choice.affine], skip) if ladder else [None]
                 result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
             choice = in_order(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
@@ -341,12 +343,22 @@ def _no_promise(seen: Seen, wanted: Auto) -> str | None:
     return None
 
 
-def _ladder(boundary: Boundary, check: Iterable[Block]) -> list[CurvePoint]:
+def _the_same(seen: Seen) -> npt.NDArray[np.uint64] | None:
+    """Return the prints of rows chosen on, to leave the same ones out of those measured on, as `measuring.where` does.
+
+    None where that would leave none. Rows of zeros tell no image from another, and stay.
+    """
+    nothing = prints(np.zeros((1, seen.dense[0].shape[1]), np.float32))
+    skip = np.setdiff1d(np.concatenate([block.prints() for block in seen.rows]), nothing)
+    return None if all(np.isin(block.prints(), skip).all() for block in seen.checked) else skip
+
+
+def _ladder(boundary: Boundary, check: Iterable[Block], skip: npt.NDArray[np.uint64] | None) -> list[CurvePoint]:
     """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
     tried = boundary.choose(np.array([[k] * n_classes for k in sizes]))
-    counts = count(check, [one.affine for one in tried])
+    counts = count(check, [one.affine for one in tried], skip)
     return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
 
 

@@ -82,6 +82,13 @@ class Fidelity(Result):
     overall: Cost
     classes: dict[str, Cost | None]
 
+    def __repr__(self) -> str:
+        cost = self.overall
+        shares = (f"{100 * one.value:.2f} %" for one in (cost.accuracy, cost.dense_accuracy, cost.fidelity))
+        return "Fidelity({}: accuracy {}, dense {}, fidelity {}, n = {:,})".format(
+            self.decomposition, *shares, cost.images
+        )
+
     @property
     def note(self) -> str:
         """Say on which images the figures were taken, and what stands for the labels."""

@@ -43,7 +43,7 @@ class Where:
         sized: whether the number of features was chosen on them.
         labelled: whether they have labels; else the dense network's predictions stand in for them.
         unseen: how many are of classes that had no image to choose features on, and so keep their dense row.
-        left_out: images of the set that took part in the choice and are none of these.
+        left_out: images of the set that are the same as ones of the choice, and are none of these.
         given: of how many classes the image set has images; all of them where there are no labels.
         among: whether the networks choose among "all" classes or among the "given" ones.
         among_classes: how many those are.
@@ -89,7 +89,8 @@ class Where:
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.left_out:
-            note += f"; {self.left_out:,} more took part in choosing features or weights and are left out"
+            note += f"; {self.left_out:,} more are the same as ones that took part in choosing features or weights, and are "
+            note += "left out"
         if not self.held_out:
             note += f"; these {self.examples} took part in choosing features or weights, so the figures flatter"
         if self.sized:

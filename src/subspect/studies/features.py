@@ -113,7 +113,7 @@ def from_features(
             log.info("%s: all %s rows of %r are already stored", folder, f"{len(image_set):,}", name)
             return opened
         _store(image_set, given, show_progress)
-        right = complete(image_set)
+        right, _ = complete(image_set)
     _tell(image_set, right)
     return opened
 

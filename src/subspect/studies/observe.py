@@ -18,9 +18,10 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from subspect.ground.errors import SubspectError, some
+from subspect.ground.errors import SubspectError, advice, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
@@ -41,6 +42,7 @@ from subspect.studies.study import Study, check_disk, check_set_name
 
 log = logging.getLogger("subspect")
 
+_ALIKE = 0.9  # the share of predictions from which one class has nearly all
 _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 
 
@@ -113,9 +115,12 @@ def observe(
                     name,
                 )
             return opened
-        told = _try(network, source, match, image_set)
-        _run(network, source, match, image_set, workers, max_failed, show_progress)
-        _finish(image_set, None if told else network)
+        with advice(
+            f"{image_set.folder} stays, unfinished: once that is put right, the same command goes on from there"
+        ):
+            told = _try(network, source, match, image_set)
+            _run(network, source, match, image_set, workers, max_failed, show_progress)
+            _finish(image_set, None if told else network, match.names)
     return opened
 
 
@@ -230,7 +235,8 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     log.info("%s images left: about %s in one process, %.1f MB", f"{left:,}", _duration(seconds), needed / 1e6)
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
-    return source.labelled and _warn_near_chance(right, len(chunk.ids), network, manifest, "tried first")
+    predicted = np.bincount(chunk.predictions, minlength=network.head.n_classes)
+    return source.labelled and _warn_near_chance(right, predicted, network, manifest, match.names, "tried first")
 
 
 def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
@@ -284,14 +290,15 @@ def _run(
             image_set.write(index, joined(chunks), fresh)
 
 
-def _finish(image_set: ImageSet, network: Network | None) -> None:
+def _finish(image_set: ImageSet, network: Network | None, names: Sequence[str]) -> None:
     """Write the manifest that says that the set is complete, and say what was found.
 
     Args:
         image_set: whose shards are all there.
         network: that made it; None where an accuracy near chance was pointed out already.
+        names: of its classes.
     """
-    right = complete(image_set)
+    right, predicted = complete(image_set)
     name, manifest = image_set.name, image_set.manifest
     if manifest.failed:
         failed, of = manifest.failed, f"{manifest.images:,}"
@@ -303,23 +310,25 @@ def _finish(image_set: ImageSet, network: Network | None) -> None:
             "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
         )
         if network is not None:
-            _warn_near_chance(right, rows, network, manifest, f"of {name!r}")
+            _warn_near_chance(right, predicted, network, manifest, names, f"of {name!r}")
 
 
-def complete(image_set: ImageSet) -> int:
+def complete(image_set: ImageSet) -> tuple[int, npt.NDArray[np.int64]]:
     """Write the manifest that marks a set as complete, once all its shards are stored.
 
     Returns:
-        How many predictions match the label.
+        How many predictions match the label, and (C,) how many there are of each class.
     """
     rows = right = 0
+    predicted = np.zeros(image_set.shape.n_classes, np.int64)
     failed: list[tuple[str, str]] = []
     for index in range(image_set.manifest.n_shards):
         chunk, unusable = image_set.shard(index)
         rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
+        predicted += np.bincount(chunk.predictions, minlength=len(predicted))
         failed += unusable
     image_set.save(replace(image_set.manifest, complete=True, rows=rows, failed=tuple(failed)))
-    return right
+    return right, predicted
 
 
 def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
@@ -371,33 +380,49 @@ def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
 def _check_failed(failed: list[tuple[str, str]], image_set: ImageSet, most: float) -> None:
     images = image_set.manifest.images
     if len(failed) > most * images:
-        kept = f"; what was stored in {image_set.folder} is kept" if image_set.done else ""
         raise SubspectError(
             f"{len(failed)} of {images:,} images could not be used, more than the allowed share of "
-            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed{kept}"
+            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed"
         )
 
 
-def _warn_near_chance(right: int, images: int, network: Network, manifest: SetManifest, which: str) -> bool:
-    """Warn if the accuracy could come from guessing; say whether."""
+def _warn_near_chance(
+    right: int,
+    predicted: npt.NDArray[np.int64],
+    network: Network,
+    manifest: SetManifest,
+    names: Sequence[str],
+    which: str,
+) -> bool:
+    """Warn if the accuracy could come from guessing; say whether. ``predicted`` is how many predictions each class gets."""
+    images, most = int(predicted.sum()), int(predicted.argmax())
     near = near_chance(right, images, network.head.n_classes)
     if near:
         log.warning(
-            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes. Usual causes: "
-            "%s%s, or %s",
+            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes%s. Usual causes: %s",
             right,
             f"{images:,}",
             which,
             network.head.n_classes,
-            "" if network.weights_given else "no weights were given (--weights), so they may be random; ",
-            "the labels count the classes in a different order than the network does"
-            if manifest.root is None
-            else "the class folders are in a different order than the network's classes (see --class-map)",
-            "the inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
-            if dict(manifest.preprocessing) == GIVEN_AS_TENSORS
-            else "the preprocessing (size, mean, std, RGB or BGR) isn't the one used in training",
+            f"; {predicted[most]:,} are taken for {names[most]!r}" if predicted[most] >= _ALIKE * images else "",
+            "; ".join(_causes(network, manifest)),
         )
     return near
+
+
+def _causes(network: Network, manifest: SetManifest) -> list[str]:
+    """List what an accuracy near chance usually comes of."""
+    causes = [
+        "the labels count the classes in a different order than the network does"
+        if manifest.root is None
+        else "the class folders are in a different order than the network's classes (see --class-map)",
+        "the inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
+        if dict(manifest.preprocessing) == GIVEN_AS_TENSORS
+        else "the preprocessing (size, mean, std, RGB or BGR) isn't the one used in training",
+    ]
+    if network.weights_given:
+        return [*causes, "the weights are random, or of another training"]
+    return ["no weights were given (--weights), so they may be random", *causes]
 
 
 def near_chance(right: int, images: int, n_classes: int) -> bool:
