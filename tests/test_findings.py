@@ -310,7 +310,9 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
     assert state(checked, "D401") == "passed" and checked.passed["D401"] == "300 examples of 'test'"
     assert state(own_feature(study).findings(on="plain"), "D401") == "needs labels: the image set 'plain' has none"
     alone = own_feature(study).findings(on="train")
-    assert alone.passed["D401"].startswith("calibration alone, as there is no other image set with labels; 300 examples")
+    assert alone.passed["D401"].startswith(
+        "calibration alone, as there is no other image set with labels; 300 examples"
+    )
 
 
 def test_confidence_is_not_accuracy(study: Study, tmp_path: Path) -> None:
