@@ -97,5 +97,7 @@ def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtra, match=r"the demo needs the package 'scikit-learn'; .* -e '\.\[demo\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"the demo needs the package 'scikit-learn'; .* -c constraints.txt '\.\[demo\]'"
+    ):
         write_digits(tmp_path / "train", tmp_path / "test")

@@ -25,7 +25,7 @@ NOT_RUN = {
     "make test": "these tests",
     "cd subspect": "goes with an installation",
     "python3 -m venv .venv && . .venv/bin/activate": "installs",
-    "pip install -c constraints.txt '.[demo,pandas]'": "installs",
+    "pip install -c constraints.txt '.[demo,pandas,sklearn,timm]'": "installs",
     "pip install -c constraints.txt '.[export,specialise]'": "installs",
     "pip install -c constraints.txt '.[benchmarks]'": "installs",
     "python benchmarks/solvers.py --data DIR --only matched": "minutes, on real data",

@@ -246,7 +246,9 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.
         return wanted(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SubspectError, match=r"writing ONNX needs the package 'onnxscript'.*-e '\.\[export\]"):
+    with pytest.raises(
+        SubspectError, match=r"writing ONNX needs the package 'onnxscript'.*-c constraints.txt '\.\[export\]"
+    ):
         export(study, made, path=tmp_path / "net.onnx", network=network)
     monkeypatch.undo()
     assert not list(tmp_path.glob("net*"))

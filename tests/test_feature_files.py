@@ -156,7 +156,9 @@ def test_classifiers_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_head(path)
     monkeypatch.setitem(sys.modules, "skops", None)
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(MissingExtra, match=r"needs the package 'skops'; install it, .* -e '.\[sklearn\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"needs the package 'skops'; install it, .* -c constraints.txt '.\[sklearn\]'"
+    ):
         read_head(path)
 
 

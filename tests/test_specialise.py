@@ -190,7 +190,8 @@ def test_bad_input(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        SubspectError, match=r"removing channels needs the package 'torch-pruning'.*-e '\.\[specialise\]"
+        SubspectError,
+        match=r"removing channels needs the package 'torch-pruning'.*-c constraints.txt '\.\[specialise\]",
     ):
         run()
     with pytest.raises(SubspectError, match="removing channels needs the package 'torch-pruning'"):

@@ -53,6 +53,7 @@ def test_a_set_of_nothing_but_such_images_is_named(train: Study, tiny: Tiny) -> 
     study = more(train, tiny, images[:30], labels[:30])
     made = subspect.decompose(study, 2, show_progress=False)
     found = where(study, made)
+    assert {point.images for point in made.curve} == {30}
     assert (found.images, found.left_out, found.held_out) == (30, 0, False)
     assert "these images took part in choosing features or weights, so the figures flatter" in found.note
 
