@@ -177,7 +177,7 @@ def test_a_class_rests_on_a_cue(study: Study, code: str, cue: str, beside: Seque
     with_cues(study, own, swapped(cue, *MARGIN, half=2.4), *others)
     assert state(own.findings(), code) == "passed"
     with_cues(study, own, swapped(cue, *MARGIN, half=np.nan), *others)
-    assert "no class has the two images that an interval takes (30 images): subspect cues" in state(
+    assert "no class has the two examples that an interval takes (30 examples): subspect cues" in state(
         own.findings(), code
     )
 
@@ -238,7 +238,7 @@ def test_one_feature_alone(study: Study) -> None:
 def test_unstable_features(study: Study) -> None:
     found = only(made(study, trust=trust(stability=0.2)).findings(), "F202")
     assert found.text == (
-        "of 9 features, 1 would rather not be chosen again on redrawn images; the least stable is feature 2 of b, chosen in "
+        "of 9 features, 1 would rather not be chosen again on redrawn examples; the least stable is feature 2 of b, chosen in "
         "20 % of the samples"
     )
     assert "redrawn" in found.how and "nothing of other networks" in found.how and found.classes == ("b",)
@@ -262,7 +262,7 @@ def test_nothing_speaks_for_a_class(study: Study) -> None:
     assert "it has no feature;" in only(bare.findings(), "F204").text
     assert state(made(study).findings(), "F204") == "passed"
     dense = replace(made(study), unseen=(0, 1, 2))
-    assert state(dense.findings(), "F204") == "no class had images to choose features on: all keep their dense rows"
+    assert state(dense.findings(), "F204") == "no class had examples to choose features on: all keep their dense rows"
 
 
 def test_many_features(study: Study) -> None:
@@ -285,7 +285,7 @@ def test_two_classes_alike(tmp_path: Path, study: Study) -> None:
     own = made(study_of(tmp_path / "mixed", labels), ((0, 1), (1, 0), (2, 5)), (2, 0.1) * C, (3, 1) * C)
     found = only(own.findings(), "K301")
     assert found.text == (
-        "b and a share 2 of 2 features, and the dense head takes 17 % of the images of b (20 of 120 in 'test') for a"
+        "b and a share 2 of 2 features, and the dense head takes 17 % of the examples of b (20 of 120 in 'test') for a"
     )
     assert found.do.endswith("--decomposition made a b") and found.classes == ("b", "a")
     apart = made(study_of(tmp_path / "mixed", labels), ((0, 3), (1, 4), (2, 5)), (2, 0.1) * C, (3, 1) * C)
@@ -293,7 +293,7 @@ def test_two_classes_alike(tmp_path: Path, study: Study) -> None:
     assert apart.findings().passed["K301"] == "300 examples of 'test'"
     assert state(made(study).findings(), "K301") == "passed"  # alike, but not confused
     alone = study_of(tmp_path / "alone", np.zeros(N, np.int64))
-    assert state(made(alone).findings(), "K301") == "needs images of two classes: those of 'test' are of one"
+    assert state(made(alone).findings(), "K301") == "needs examples of two classes: those of 'test' are of one"
 
 
 def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:

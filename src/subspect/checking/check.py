@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
 from subspect.checking.about import About
@@ -68,13 +70,27 @@ def check(
             continue
         try:
             here, scope = _asked(one, about)
-            found += here
+            found += [_of_examples(finding) for finding in here] if study.identity.features_alone else here
             if not here:
                 passed[one.code] = scope
         except Skipped as reason:
             skipped[one.code] = str(reason)
+    if study.identity.features_alone:
+        skipped = {code: _said_of_examples(why) for code, why in skipped.items()}
     skipped = {code: why for code, why in skipped.items() if code not in ignored}
     return Checked(str(study.path), decomposition.name, tuple(found), passed, skipped, ignored, titles)
+
+
+def _of_examples(finding: Finding) -> Finding:
+    """Return what was found in a study of features alone, in which there are no images, as cues have them."""
+    if finding.code.startswith("C"):
+        return finding
+    said = [_said_of_examples(text) for text in (finding.text, finding.how, finding.why, finding.do)]
+    return replace(finding, text=said[0], how=said[1], why=said[2], do=said[3])
+
+
+def _said_of_examples(text: str) -> str:
+    return re.sub(r"\bimage(s?)\b(?! sets?\b)", r"example\1", text)
 
 
 def _asked(check: Check, about: About) -> tuple[list[Finding], str]:
