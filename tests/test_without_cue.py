@@ -152,6 +152,15 @@ def test_what_the_backbone_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptu
     assert "subspect retrain" in caplog.text and "--without-cue corner-top-left" in caplog.text
 
 
+def test_what_was_learned_is_kept_where_nothing_can_be_measured(
+    study: subspect.Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = study[study.decomposition_names[-1]]
+    edited = subspect.edit(study, made, on="none", without_cue=without("border", test=pictures(1, 1, "none")))
+    assert not edited.swapped and edited.decomposition.name in study.decomposition_names
+    assert "nothing is measured on copies of 'none': " in caplog.text
+
+
 def test_refused(study: subspect.Study) -> None:
     made = study[study.decomposition_names[-1]]
     with pytest.raises(SubspectError, match=r"nothing to do: name .* or a cue to do without \(--without-cue CUE\)"):

@@ -15,7 +15,6 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import torch
 
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
@@ -183,15 +182,8 @@ def edit(
     if target is not None and target not in TARGETS:
         raise SubspectError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     check_writable(study.path)
-    edited, entries = decomposition, _entries(decomposition, drop)
-    for place, (label, feature) in enumerate(entries):
-        if (label, feature) in entries[:place]:
-            named = shown(feature, edited.feature_names)
-            raise SubspectError(f"feature {named} of class {edited.class_names[label]!r} is to be dropped twice")
-        edited = edited.without(label, feature)
-    for label in dict.fromkeys(label for label, _ in entries):
-        if not len(edited.supports[label]):
-            log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
+    entries = _entries(decomposition, drop)
+    edited = _dropped(decomposition, entries)
     learned = None
     if without_cue is not None:
         learned = relearned(study, edited, without_cue, refit_on, _PRIOR)
@@ -200,27 +192,51 @@ def edit(
         edited = _relearned(study, edited, refit_on, target)
     after = evaluate(study, edited, on=on)
     before = evaluate(study, decomposition, on=after.where.image_set)
+    with writing(study.path):
+        edited = _named(study, edited)
+        store(study, edited)
     swapped, limit = dict[str, SwappedAccuracy](), None
     if without_cue is not None and learned is not None:
         swapped = accuracies(study, after.where, without_cue, decomposition, edited, learned.limit)
         limit = learned.limit and share(after.where.chunks(), learned.limit)
         tell_of_limit(study, learned.leaning, swapped)
-    with writing(study.path):
-        edited = _named(study, edited)
-        store(study, edited)
-    labels = list(dict.fromkeys(label for label, _ in entries))
-    names = edited.class_names
     counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]
-    called = list(after.classes)
+    confusions = _taken_for(list(after.classes), [label for label, _ in entries], counts)
+    dropped = tuple((edited.class_names[label], feature) for label, feature in entries)
+    return Edited(edited, before, after, dropped, confusions, swapped, limit)
+
+
+def _dropped(decomposition: Decomposition, entries: Sequence[tuple[int, int]]) -> Decomposition:
+    """Drop features from classes.
+
+    Raises:
+        SubspectError: one is to be dropped twice, or isn't used.
+    """
+    edited = decomposition
+    for place, (label, feature) in enumerate(entries):
+        if (label, feature) in entries[:place]:
+            named = shown(feature, edited.feature_names)
+            raise SubspectError(f"feature {named} of class {edited.class_names[label]!r} is to be dropped twice")
+        edited = edited.without(label, feature)
+    for label in dict.fromkeys(label for label, _ in entries):
+        if not len(edited.supports[label]):
+            log.warning("class %r has no features left: its logit is its bias", edited.class_names[label])
+    return edited
+
+
+def _taken_for(
+    called: Sequence[str], labels: Sequence[int], counts: Sequence[Confusion]
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return class name → name of another → images of the class that are taken for it, before and after; most first."""
+    before, after = (one.counts for one in counts)
     confusions = {}
-    for label in labels:
-        both = sum(count.counts[label] for count in counts)
+    for label in dict.fromkeys(labels):
+        both = before[label] + after[label]
         both[label] = 0
         others = [other for other in np.argsort(-both, kind="stable").tolist() if both[other]]
-        pairs = {called[other]: tuple(int(one.counts[label, other]) for one in counts) for other in others}
+        pairs = {called[other]: (int(before[label, other]), int(after[label, other])) for other in others}
         confusions[called[label]] = pairs
-    dropped = tuple((names[label], feature) for label, feature in entries)
-    return Edited(edited, before, after, dropped, confusions, swapped, limit)  # type: ignore[arg-type]
+    return confusions
 
 
 def _entries(decomposition: Decomposition, drop: Sequence[tuple[int | str, int | str]]) -> list[tuple[int, int]]:
@@ -269,14 +285,7 @@ def _relearned(study: Study, edited: Decomposition, refit_on: str, target: Targe
     )  # nothing is learned of a class without images
     learned = refit(rows, (dense[0], dense[1]), list(supports), (weight, bias), target, fixed=fixed, prior=_PRIOR)
     step = Refitted(target, learned.loss, learned.steps, learned.converged, refit_on)
-    return replace(
-        edited,
-        name=edited.name if "-edited" in edited.name else f"{edited.name}-edited",
-        weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
-        bias=torch.from_numpy(learned.bias.astype(np.float32)),
-        history=(*edited.history, step),
-        curve=(),
-    )
+    return edited.with_head(*learned.affine, step)
 
 
 def _confusions(study: Study, decomposition: Decomposition, where: Where) -> Confusion:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from subspect.choosing.boundary import Affine, Boundary, Refit
+from subspect.choosing.boundary import Affine, Boundary
 from subspect.choosing.methods import gathered, in_order
 from subspect.choosing.refit import refit, reselect
 from subspect.giving.options import COPIES, LEARNED
@@ -158,42 +159,25 @@ def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on:
     images, made = without.copied(
         study, name, part if name == chosen else "all", [without.named], without.copies, without.sample, "copies"
     )
-    dense = tuple(tensor.double().numpy() for tensor in study.head())
+    weight, bias = (tensor.numpy() for tensor in study.head())
+    dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
     seen = np.unique(images[0].labels)
     rows = [*made, *_counted(images[0], without.copies / max(1, len(seen) - 1))]
-    fixed = sorted({*given.unseen, *np.setdiff1d(np.arange(len(dense[1])), seen).tolist()})
+    fixed = sorted({*given.unseen, *np.setdiff1d(np.arange(len(bias)), seen).tolist()})
+    learn = partial(refit, rows, dense, target="labels", fixed=fixed, prior=prior)
     limit = None
-    if dense[0].size * dense[0].shape[1] <= _WHOLE:
-        whole = [np.arange(dense[0].shape[1])] * len(dense[1])
-        limit = refit(
-            rows, (dense[0], dense[1]), whole, (dense[0], dense[1]), "labels", fixed=fixed, prior=prior
-        ).affine
+    if weight.size * weight.shape[1] <= _WHOLE:
+        limit = learn([np.arange(weight.shape[1])] * len(bias), dense).affine
     if without.reselect:
-        edited, learned = _reselected(rows, given, limit or (dense[0], dense[1]), fixed, prior)
+        edited, start = _reselected(rows, given, limit or dense)
     else:
-        weight, bias = (array.astype(np.float64) for array in given.matrix())
-        edited = given
-        learned = refit(
-            rows, (dense[0], dense[1]), list(given.supports), (weight, bias), "labels", fixed=fixed, prior=prior
-        )
-    supports = edited.supports
-    step = Refitted(
-        "labels",
-        learned.loss,
-        learned.steps,
-        learned.converged,
-        name,
-        tuple(cue.name for cue in without.named),
-        without.reselect or None,
-    )
-    edited = replace(
-        edited,
-        weights=torch.from_numpy(learned.weight[supports.rows, supports.flat].astype(np.float32)),
-        bias=torch.from_numpy(learned.bias.astype(np.float32)),
-        history=(*given.history, step),
-        curve=(),
-    )
-    weight, bias = (tensor.numpy() for tensor in study.head())
+        few = given.matrix()
+        edited, start = given, (few[0].astype(np.float64), few[1].astype(np.float64))
+    learned = learn(list(edited.supports), start)
+    cues = tuple(cue.name for cue in without.named)
+    how = learned.loss, learned.steps, learned.converged
+    step = Refitted("labels", *how, name, without_cues=cues, reselected=without.reselect or None)
+    edited = edited.with_head(*learned.affine, step)
     return Relearned(edited, limit, share(images, (weight, bias)))
 
 
@@ -204,22 +188,19 @@ def _counted(images: Block, times: float) -> list[Block]:
     return [images] * int(times) + [share] * bool(drawn.any())
 
 
-def _reselected(
-    rows: Sequence[Block], given: Decomposition, whole: Affine, fixed: Sequence[int], prior: float
-) -> tuple[Decomposition, Refit]:
-    """Choose as many features anew as each class has, of a head on all features; return them and their head."""
+def _reselected(rows: Sequence[Block], given: Decomposition, whole: Affine) -> tuple[Decomposition, Affine]:
+    """Choose as many features anew as each class has, of a head on all features; return them and a head on them."""
     centred = whole[0] - whole[0].mean(axis=0), whole[1] - whole[1].mean()  # what all logits share would count as well
     boundary = Boundary(rows, *centred, "labels")
     [choice] = boundary.choose(given.supports.sizes[None])
     choice = in_order(reselect(boundary, choice), boundary)
-    learned = refit(rows, whole, choice.supports, choice.affine, "labels", fixed=fixed, prior=prior)
     supports = Supports(choice.supports, whole[0].shape[1])
     size = max(1, round(float(np.delete(supports.sizes, list(given.unseen)).mean())))
     top, sums = gathered(rows, whole[0].shape, [size])
     frequency = top.counts(size) / np.maximum(top.images, 1)[:, None]
     at = supports.rows, supports.flat
     columns = [torch.from_numpy(one[at].astype(np.float32)) for one in (frequency, sums.means())]
-    return replace(given, supports=supports, frequency=columns[0], mean=columns[1], trust=None), learned
+    return replace(given, supports=supports, frequency=columns[0], mean=columns[1], trust=None), choice.affine
 
 
 def accuracies(
@@ -240,7 +221,11 @@ def accuracies(
         log.info("the images of %r were in memory: nothing is measured on copies of them (test=)", where.image_set)
         return {}
     groups, again = [[cue] for cue in without.named], replace(without, images=without.test)
-    _, *made = again.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
+    try:
+        _, *made = again.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
+    except SubspectError as error:  # what was learned is kept all the same
+        log.warning("nothing is measured on copies of %r: %s", where.image_set, error)
+        return {}
     weight, bias = (tensor.numpy() for tensor in study.head())
     few = limit and (limit[0].astype(np.float32), limit[1].astype(np.float32))
     return {

@@ -309,6 +309,19 @@ class Decomposition(DecompositionQuestions):
             history=(*self.history, Dropped((label, feature))),
         )
 
+    def with_head(
+        self, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], step: Refitted
+    ) -> Decomposition:
+        """Return a copy with weights (C, d), of which the supports' count, and biases (C,) that were re-learned, and how."""
+        supports = self.supports
+        return replace(
+            self,
+            weights=torch.from_numpy(weight[supports.rows, supports.flat].astype(np.float32)),
+            bias=torch.from_numpy(bias.astype(np.float32)),
+            curve=(),
+            history=(*self.history, step),
+        )
+
     def layer(self, *, convolution: bool = False) -> DecomposedHead:
         """Return the decomposed head as a module on the CPU."""
         return DecomposedHead(self.supports, self.weights, self.bias, convolution=convolution)
