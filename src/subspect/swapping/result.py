@@ -220,10 +220,10 @@ class Cues(Result):
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each cue, with the classes that lose most."""
-        table = _table(f"{self.decomposition}: what the classes rest on", self._caption())
-        for column in ("accuracy, dense", "decomposed", "margin lost"):
+        table = _table(f"{self.decomposition}: accuracy of both heads with a cue swapped, and margin lost", self._caption())
+        for column in ("dense", "decomposed", "lost"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("classes that lose most: margin, recall", overflow="fold")
+        table.add_column("classes that lose most, recall", overflow="fold")
         shares = [f"{100 * self.accuracy(None, head):.1f} %" for head in HEADS]
         table.add_row("nothing", *shares, "", "", end_section=True)
         for one in self.cues:
