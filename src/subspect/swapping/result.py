@@ -220,7 +220,9 @@ class Cues(Result):
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each cue, with the classes that lose most."""
-        table = _table(f"{self.decomposition}: accuracy of both heads with a cue swapped, and margin lost", self._caption())
+        table = _table(
+            f"{self.decomposition}: accuracy of both heads with a cue swapped, and margin lost", self._caption()
+        )
         for column in ("dense", "decomposed", "lost"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("classes that lose most, recall", overflow="fold")
