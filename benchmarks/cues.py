@@ -4,7 +4,8 @@
   stripes (`_shortcuts.py`); as many learn from the same images as they are. `check` must name class and cue on the first, and
   say little on the second (parts digits and cifar). Ten seeds on the digits of scikit-learn, three on 10,000 of CIFAR-10.
 - *Mended*: `edit --without-cue` on networks with one shortcut, without a single image of the user's that lacks it; accuracy on
-  test images none of which bears it, and all of which do, against a network that never saw it.
+  test images none of which bears it, and all of which do, against a network that never saw it. First the corner mark of
+  docs/shortcut.md (`examples/shortcut.py`), which has bars; then the four shortcuts on images made darker or lighter by chance.
 - *Time*: cues of 500 images and 12 cues on ResNet-20 against as many plain passes of the same network.
 - *Real*: what the classes of ResNet-20 and -56 rest on, on 1,000 training images of CIFAR-10, and those of EfficientNet-Lite0
   on 1,300 photographs of ImageNet's validation set; tables are written into --work.
@@ -29,8 +30,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
 import _efficientnets
 import _shortcuts
+import shortcut
 import subspect
 from _archives import unpacked
 from _rows import Row, publish, row
@@ -115,9 +119,23 @@ def _told(name: str, data: Data, of: dict[str, int], work: Path, seed: int) -> s
     return {(one.code, label) for one in checked.found if one.code[0] == "C" for label in one.classes}
 
 
+def tutorial(seeds: int) -> list[Row]:
+    """Measure `edit --without-cue` on the corner mark of docs/shortcut.md."""
+    rows: list[Row] = []
+    ratios: list[tuple[float, float]] = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            planted = shortcut.plant(Path(folder), seed)
+            without = shortcut.mend(planted).without
+        for what, share in zip(("without it", "that all bear it"), without, strict=True):
+            rows += row(f"tutorial's mark, seed {seed}: re-learned, on test images {what}", 100 * share, "%")
+        ratios.append((without[0] / planted.clean, without[1] / planted.clean))
+    return [*rows, *_least("tutorial's mark", ratios, ">= 95", ">= 90")]
+
+
 def mended(work: Path, seeds: int) -> list[Row]:
     """Measure accuracy before and after `edit --without-cue`, with one shortcut in each network."""
-    rows: list[Row] = []
+    rows = tutorial(seeds)
     for kind, cue in MENDED_BY.items():
         ratios: list[tuple[float, float]] = []
         for seed in range(seeds):
@@ -135,12 +153,17 @@ def mended(work: Path, seeds: int) -> list[Row]:
                 rows += row(f"{kind}, seed {seed}: {name}, on test images without it", 100 * plain, "%")
                 rows += row(f"{kind}, seed {seed}: {name}, on test images that all bear it", 100 * bearing, "%")
             ratios.append((figures["re-learned"][0] / whole, figures["re-learned"][1] / whole))
-        least = [100 * min(one[place] for one in ratios) for place in (0, 1)]
-        bars = ((">= 95",), (">= 90",)) if kind == "mark" else ((), ())
-        what = "of the accuracy of a network that never saw it, least of the seeds"
-        rows += row(f"{kind}: re-learned, on images without it, {what}", least[0], "%", *bars[0])
-        rows += row(f"{kind}: re-learned, on images that all bear it, {what}", least[1], "%", *bars[1])
+        rows += _least(kind, ratios)
     return rows
+
+
+def _least(kind: str, ratios: list[tuple[float, float]], *bars: str) -> list[Row]:
+    what = "of the accuracy of a network that never saw it, least of the seeds"
+    least = [100 * min(one[place] for one in ratios) for place in (0, 1)]
+    return [
+        *row(f"{kind}: re-learned, on images without it, {what}", least[0], "%", *bars[:1]),
+        *row(f"{kind}: re-learned, on images that all bear it, {what}", least[1], "%", *bars[1:]),
+    ]
 
 
 def _mended(

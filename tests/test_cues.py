@@ -715,7 +715,7 @@ def test_without_labels_predictions_stand_in(tmp_path: Path) -> None:
     )
 
 
-def test_images_that_are_gone(tmp_path: Path) -> None:
+def test_images_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = known_images(4, 0)
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         place = tmp_path / "images" / KNOWN[label] / f"{index}.png"
@@ -736,6 +736,20 @@ def test_images_that_are_gone(tmp_path: Path) -> None:
     ):
         found.cues(network(), cues=["border"], seed=1)
     assert found.cues(network(), cues=["border"], seed=1, images=tmp_path / "moved").images.sum() == 22
+    # Images that go away between two passes: what is done is kept, and the rest is not taken for other images.
+    monkeypatch.setattr("subspect.swapping.partners._MEMORY", 0)
+
+    class Deleting(Bottom):
+        name = "deleting"
+
+        def swap(self, images: Tensor, others: Tensor, random: np.random.Generator) -> Tensor:
+            next((tmp_path / "moved" / KNOWN[1]).glob("*.png")).unlink()
+            return images
+
+    with pytest.raises(SubspectError, match=r"of 'train', .*png, .* could be read in one pass .*: cues that are done are kept"):
+        found.cues(network(), cues=[Deleting(), "border"], seed=2, images=tmp_path / "moved")
+    kept = kept_cues(made, found)
+    assert kept is not None and kept.names == ["deleting"]
 
 
 def test_enlarged_pictures_are_swapped_before(tmp_path: Path) -> None:

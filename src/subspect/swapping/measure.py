@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.special import stdtrit
 
-from subspect.ground.errors import some
+from subspect.ground.errors import SubspectError, some
 from subspect.heads.decomposition import Decomposition
 from subspect.images.inputs import split
 from subspect.networks.network import Network
@@ -90,7 +90,7 @@ class Measure:
         """Measure a cue.
 
         Raises:
-            SubspectError: it failed, or the network did on what it made.
+            SubspectError: it failed, or the network did on what it made, or images can't be read any more.
         """
         n_classes, d = self.weight.shape
         moved, right = _Mean((d,)), {head: np.zeros(n_classes, np.int64) for head in HEADS}
@@ -99,6 +99,7 @@ class Measure:
         row = 0
         for one in self.pairs:
             here = slice(row, row := row + len(one.at))
+            self._check_still_there(here, one.at)
             x, own = self.x[here], self.labels[here]
             changed, dense = self._read(one.swapped([cue], self.pairs.seed))
             moved.update((x - changed) ** 2 / 2)
@@ -114,6 +115,7 @@ class Measure:
             said = logits.argmax(axis=1)
             for head, predicted in zip(HEADS, (dense, said), strict=True):
                 right[head] += np.bincount(own[predicted == own], minlength=n_classes)
+        self._check_still_there(slice(row, None), self.at[:0])
         variance = self.pairs.variance
         scale = np.divide(1, variance, out=np.zeros(d), where=variance > 0)
         mean, half = _mean_and_half(loss, self.images)
@@ -152,6 +154,15 @@ class Measure:
                 len(self.at),
                 self.pairs.name,
                 some((self.pairs.ids[place] for place in self.at[other].tolist()), 3),
+            )
+
+    def _check_still_there(self, here: slice, at: Counts) -> None:
+        """Refuse a pass that reads other images than the first one did."""
+        if not np.array_equal(self.at[here], at):
+            other = some((self.pairs.ids[place] for place in sorted({*self.at[here].tolist()} ^ {*at.tolist()})), 3)
+            raise SubspectError(
+                f"cues: of {self.pairs.name!r}, {other} could be read in one pass over the images and not in another; see that "
+                "the images stay as they are, and run the same again: cues that are done are kept"
             )
 
     def _note(self) -> str:
