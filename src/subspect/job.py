@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from subspect.choosing.decompose import check_choice, decompose
-from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.options import DRAWS, HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
@@ -68,6 +68,8 @@ def run(
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    stable: bool = False,
+    draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     class_map: Mapping[str, int] | str | Path | None = None,
     batch_size: int = 64,
@@ -92,6 +94,8 @@ def run(
         target: what the decomposed head is to come close to, the "dense" network or the "labels".
         refit: whether to re-learn the weights; with "pursuit" only, unless given.
         pool: how many features there are for all classes together to choose from.
+        stable: whether to favour features that are chosen again on other images.
+        draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; 0 for none.
         hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on their order, sorted or
             the data set's own.
@@ -122,7 +126,7 @@ def run(
             "among_given (--among-given) needs images with labels, which tell the classes that are given; give class folders, "
             "or leave it out"
         )
-    check_choice([k], method, network.head.n_features, target, pool)
+    check_choice([k], method, network.head.n_features, target, pool, stable, draws)
     check_report(Path(study) / "report.html", network.head.n_classes)
     for name, source in sets.items():
         opened = observe(
@@ -144,6 +148,8 @@ def run(
         target=target,
         refit=refit,
         pool=pool,
+        stable=stable,
+        draws=draws,
         hold_out=hold_out,
         show_progress=show_progress,
     )

@@ -313,11 +313,11 @@ def depth(
 
 
 def _member(name: str, depth: int, network: Network, study: Study, fidelity: float, show: bool) -> tuple[Member, str]:
-    made = decompose(study, 1, refit=False, show_progress=show)
+    made = decompose(study, 1, refit=False, draws=0, show_progress=show)
     path = {float(point.k): float(point.fidelity) for point in made.curve if not point.refit}
     needed, nothing = needed_at(path, fidelity), float("nan")
     if not np.isnan(needed):
-        made = decompose(study, ceil(needed), refit=False, show_progress=show)
+        made = decompose(study, ceil(needed), refit=False, draws=0, show_progress=show)
     found, d = geometry(study, made), study.identity.n_features
     values = {
         "needed": needed,

@@ -46,14 +46,16 @@ class Unstable(Check):
 
     code, title = "F202", "unstable choice of features"
     how = (
-        f"choosing again on redrawn images, the feature is chosen in less than {100 * UNSTABLE:.0f} % of the samples; it says "
-        "nothing of other networks or other training"
+        f"the whole choice was repeated on halves of the images, and less than {100 * UNSTABLE:.0f} % of them give the class "
+        "this feature; it says nothing of other networks or other training"
     )
     why = "with other images of the same kind, another feature would have been named: don't read much into this one"
 
     def find(self, about: About) -> Sequence[Finding]:
         """Return one finding for all classes."""
         own, trust = about.decomposition, trusted(about)
+        if not trust.draws.any():
+            raise Skipped(f"the choice wasn't repeated: subspect decompose {about.place} without --draws 0")
         stability = np.where(_seen_entries(about), trust.stability.numpy(), np.nan)
         places = np.flatnonzero(stability < UNSTABLE)
         if not len(places):
@@ -65,7 +67,7 @@ class Unstable(Check):
             f"images; the least stable is {about.feature(feature)} of {about.names[label]}, chosen in "
             f"{100 * stability[worst]:.0f} % of the samples"
         )
-        do = f"observe more images, or ask for fewer features: subspect decompose {about.place} -k …"
+        do = f"ask for a choice that stays: subspect decompose {about.place} --stable; or see what is as good: subspect show"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}
         return [self.found(text, do, _classes(about, places), figures)]
 

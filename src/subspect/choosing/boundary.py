@@ -11,14 +11,18 @@ Every image has the weight ε, which takes one Gram matrix for all classes; the 
 images near its boundary. From 20,000 images on, a class takes a sample of those farther away: an image of weight w with the
 chance w / 0.1 and, if it is drawn, the weight 0.1, so that sums stay the same in expectation (Horvitz, Thompson 1952). A
 hash of the image's features draws, so that the order of images changes nothing.
+
+A choice that is to *stay* when images are drawn anew favours, among features that explain nearly as much, those that the dense
+head itself leans on: the share ``|w_cf − mean(w_f)| · σ_f`` of the largest of the class. That depends on images by the spread σ
+alone, so that it breaks ties alike in every draw.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +42,7 @@ SHARPNESS = 0.4  #: τ, as a share of the median margin
 FLOOR = 3e-4  #: ε, the weight of an image far from the boundary
 PLENTY = 20_000  #: images; from here on, those are sampled that weigh less than
 SAMPLED = 0.1
+FAVOUR = 2.0  #: in a stable choice: of what a feature is worth, for the one that the dense head leans on most
 CANDIDATES = 512  #: features that stay in the running for a class
 _FEWER = 4  # a head's own curvature is near enough to its optimum to do with a fourth of the candidates
 _NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
@@ -78,11 +83,13 @@ class Choice:
         supports: of each class.
         affine: weight (C, d) and bias (C,).
         refit: how that was re-learned, if it was.
+        worth: (C,) what a feature of each class is worth, in nats; None where none is favoured.
     """
 
     supports: list[Indices]
     affine: Affine
     refit: Refit | None = None
+    worth: Array | None = None
 
 
 class Boundary:
@@ -97,6 +104,7 @@ class Boundary:
         target: "dense", to repeat the dense network, or "labels".
         candidates: at most so many features stay in the running for a class: those whose contribution to the dense logit
             varies most, and those that go along with it most.
+        stable: whether, of features that explain nearly as much, those are favoured that the dense head leans on.
         memory: bytes that the statistics of a group of classes may take; more groups take more passes.
 
     Attributes:
@@ -116,6 +124,7 @@ class Boundary:
         target: Target = "dense",
         *,
         candidates: int = CANDIDATES,
+        stable: bool = False,
         memory: int = MEMORY,
     ) -> None:
         if target not in TARGETS:
@@ -134,7 +143,10 @@ class Boundary:
                 f"pursuit compares images, and there is {self.moments.images}; give more, or take method 'contribution'"
             )
         self.margin = float(np.median(np.concatenate(margins)))
-        self.candidates, self._ranks = candidates, self._rank()
+        leaning = self._leaning()
+        self.candidates, self._ranks = candidates, self._rank(leaning)
+        largest = leaning.max(axis=1, keepdims=True)
+        self.favour = FAVOUR * leaning / np.where(largest > 0, largest, 1) if stable else None
         self.pool: Indices = np.arange(weight.shape[1])
 
     @property
@@ -149,39 +161,25 @@ class Boundary:
             work: what to do; runs in several threads.
             head: weigh images by this head's curvature, instead of by the dense margins. Its features stay in the running.
         """
-        return self.each_resampled(lambda problems: work(problems[0]), np.ones((1, 1), np.int64), head)
-
-    def each_resampled(
-        self, work: Callable[[list[Quadratic]], T], times: Indices, head: Affine | None = None
-    ) -> list[T]:
-        """Do some work on every class's least squares over resampled images, which is cheap since moments add up.
-
-        Args:
-            work: what to do with a class's problems, one for each sample.
-            times: (s, f) how often each of f folds of the images counts in each of s samples; a hash of its features tells
-                an image's fold. Resampled are the images near the boundary; the weight ε of all images stays.
-            head: see `each`.
-        """
-        features, folds = self._screen(head), times.shape[1]
+        features = self._screen(head)
         if head is None and self.target == "labels":
             head = self.dense
         weight, bias = head or (self.dense[0] - self.dense[0].mean(axis=0), self.dense[1] - self.dense[1].mean())
         pulls = self.moments.products @ weight.T + np.outer(self.moments.sums, bias)  # (d, C), of all images alike
         pull = weight @ self.moments.sums + self.moments.images * bias
-        group = max(1, self.memory // (8 * max(1, features.shape[1] ** 2) * (folds + (folds > 1))))
+        group = max(1, self.memory // (8 * max(1, features.shape[1] ** 2)))
         done: list[T] = []
         for start in range(0, len(weight), group):
-            near = [WeightedMoments(features[start : start + group]) for _ in range(folds)]
+            near = WeightedMoments(features[start : start + group])
             for block in self.blocks:
                 self._update(near, start, block, head)
 
-            def at(place: int, start: int = start, near: list[WeightedMoments] = near) -> T:
+            def at(place: int, start: int = start, near: WeightedMoments = near) -> T:
                 label = start + place
-                samples = [_sum(near, place, row) for row in times]
-                return work([self._quadratic(label, one, pulls[:, label], pull[label]) for one in samples])
+                return work(self._quadratic(label, near, place, pulls[:, label], pull[label]))
 
             with workers() as pool:
-                done += pool.map(at, range(len(near[0].features)))
+                done += pool.map(at, range(len(near.features)))
             del near, at  # before the next group takes as much
         return done
 
@@ -208,38 +206,45 @@ class Boundary:
             A choice for each of the s sets. Classes without images keep their dense row.
         """
 
-        def work(problem: Quadratic) -> list[tuple[Indices, Array, float]]:
+        def work(problem: Quadratic) -> list[tuple[Indices, Array, float, float]]:
             label = problem.label
             if label in self.unseen:
-                return [(np.arange(len(self.dense[0][label])), self.dense[0][label], self.dense[1][label])] * len(sizes)
+                row = self.dense[0][label], self.dense[1][label]
+                return [(np.arange(len(row[0])), *row, 0.0)] * len(sizes)
             path = problem.path(int(sizes[:, label].max()))
             supports = [path[min(k, len(path)) - 1].support if path else _NONE for k in sizes[:, label]]
-            return [(support, *problem.fit(support)) for support in supports]
+            worth = 0.0 if self.favour is None else problem.worth(int(sizes[:, label].max()))
+            return [(support, *problem.fit(support), worth) for support in supports]
 
         found = self.each(work, head)
         choices = []
         for rows in zip(*found, strict=True):
             weight, bias = np.zeros_like(self.dense[0]), np.array([row[2] for row in rows])
-            for label, (support, weights, _) in enumerate(rows):
+            for label, (support, weights, *_) in enumerate(rows):
                 weight[label, support] = weights
-            choices.append(Choice([row[0] for row in rows], (weight, bias)))
+            worth = None if self.favour is None else np.array([row[3] for row in rows]) / (2 * self.moments.images)
+            choices.append(Choice([row[0] for row in rows], (weight, bias), worth=worth))
         return choices
 
-    def _update(self, near: list[WeightedMoments], start: int, block: Block, head: Affine | None) -> None:
+    def favoured(self, supports: Sequence[Indices], worth: Array | None) -> float:
+        """Return by how much supports are favoured, in nats, where a feature of each class is worth so much."""
+        if self.favour is None or worth is None:
+            return 0.0
+        rows = zip(worth.tolist(), self.favour, supports, strict=True)
+        return float(sum(one * favour[support].sum() for one, favour, support in rows))
+
+    def _update(self, near: WeightedMoments, start: int, block: Block, head: Affine | None) -> None:
         """Add what the images of a block say of the classes whose boundary they are near."""
         weights, pulls = self._weigh(block, head)
-        folds = block.prints() % np.uint64(len(near)) if len(near) > 1 else np.zeros(len(weights))
 
         def at(place: int) -> None:
-            features = near[0].features[place]
+            features = near.features[place]
             w, pull = weights[:, start + place], pulls[:, start + place]
-            close = (w > 0) | (pull != 0)
+            rows = np.flatnonzero((w > 0) | (pull != 0))
             whole = len(features) == block.features.shape[1]
-            for fold, moments in enumerate(near):
-                rows = np.flatnonzero(close & (folds == fold))
-                moments.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
+            near.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
 
-        seen = [place for place in range(len(near[0].features)) if self.images[start + place]]
+        seen = [place for place in range(len(near.features)) if self.images[start + place]]
         with workers() as pool:
             list(pool.map(at, seen))
 
@@ -272,18 +277,19 @@ class Boundary:
         """Return (m, C) the dense logits; where they decide what is drawn, float32 would let the cut into blocks decide."""
         return block.features @ self.dense[0].T + self.dense[1]
 
-    def _quadratic(self, label: int, near: _Near, pulls: Array, pull: float) -> Quadratic:
+    def _quadratic(self, label: int, near: WeightedMoments, place: int, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
-        features, all_images = near.features, self.moments
-        total = FLOOR * all_images.images + near.weight
-        mean = (FLOOR * all_images.sums[features] + near.sums) / total
-        gram = (FLOOR * all_images.products[np.ix_(features, features)] + near.products) / total
-        moments = (FLOOR * pulls[features] + near.moments) / total
-        target = float(FLOOR * pull + near.target) / total
+        features, all_images = near.features[place], self.moments
+        total = FLOOR * all_images.images + near.weight[place]
+        mean = (FLOOR * all_images.sums[features] + near.sums[place]) / total
+        gram = (FLOOR * all_images.products[np.ix_(features, features)] + near.products[place]) / total
+        moments = (FLOOR * pulls[features] + near.moments[place]) / total
+        target = float(FLOOR * pull + near.target[place]) / total
         dead = gram.diagonal() - mean**2 <= _DEAD * gram.diagonal()
         gram -= np.outer(mean, mean)
         gram[dead], gram[:, dead] = 0, 0
-        return Quadratic(label, features, total, gram, np.where(dead, 0, moments - mean * target), mean, target)
+        favour = None if self.favour is None else self.favour[label, features]
+        return Quadratic(label, features, total, gram, np.where(dead, 0, moments - mean * target), mean, target, favour)
 
     def _screen(self, head: Affine | None) -> Indices:
         """Return (C, m): for each class the features that stay in the running, ascending."""
@@ -295,36 +301,20 @@ class Boundary:
             return np.tile(self.pool, (len(ranks), 1))
         return self.pool[np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)]
 
-    def _rank(self) -> Indices:
+    def _leaning(self) -> Array:
+        """Return (C, d): the spread of what each feature adds to a class's dense logit, beyond what it adds to all."""
+        weight = self.dense[0] - self.dense[0].mean(axis=0)
+        return np.asarray(np.abs(weight) * self.moments.deviations())
+
+    def _rank(self, alone: Array) -> Indices:
         """Return (C, d): for each class the better of a feature's ranks in spread of contribution and in covariance."""
         mean = self.moments.sums / self.moments.images
         covariance = self.moments.products / self.moments.images - np.outer(mean, mean)
         spread = np.sqrt(np.maximum(covariance.diagonal(), 0))
         weight = self.dense[0] - self.dense[0].mean(axis=0)
-        alone = np.abs(weight) * spread
         along = np.abs(weight @ covariance) / np.where(spread > 0, spread, np.inf)
         ranks = [np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1) for score in (alone, along)]
         return np.minimum(*ranks)
-
-
-class _Near(NamedTuple):
-    """What images near its boundary say of one class; the names are those of `WeightedMoments`."""
-
-    features: Indices
-    weight: float
-    sums: Array
-    products: Array
-    target: float
-    moments: Array
-
-
-def _sum(folds: list[WeightedMoments], place: int, times: Indices) -> _Near:
-    """Add up what folds of the images say of a class, each as often as it was drawn."""
-    drawn = [(int(count), fold) for count, fold in zip(times, folds, strict=True) if count]
-    names = _Near._fields[1:]
-    return _Near(
-        folds[0].features[place], *(sum(count * getattr(fold, name)[place] for count, fold in drawn) for name in names)
-    )
 
 
 def logits(block: Block, head: Affine) -> npt.NDArray[np.float32]:

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from subspect.choosing.halves import check_draws
 from subspect.choosing.methods import Result, Seen, choose, keep, look
-from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.options import DRAWS, HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, near, some
@@ -37,6 +39,8 @@ def decompose(
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    stable: bool = False,
+    draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     show_progress: bool = True,
 ) -> Decomposition:
@@ -55,6 +59,10 @@ def decompose(
         refit: whether to re-learn weights and biases on the chosen features, and with "pursuit" to choose anew with
             those. Unless given, with "pursuit" only: "contribution" and "frequency" keep the dense head's weights.
         pool: with "pursuit", how many features there are for all classes together to choose from.
+        stable: with "pursuit", whether to favour, of features that explain nearly as much, those that are chosen again on other
+            images (see `subspect.choosing.boundary`).
+        draws: with "pursuit", on how many halves of the images the choice is repeated, to tell how far it can be trusted: an
+            even number, or 0 to leave that out (see `subspect.choosing.stability`).
         hold_out: where the study has no other image set to measure the cost on, the share of the images that is held out for
             that, by a hash of the image id; 0 chooses on all, and figures on the same images flatter.
         show_progress: whether to draw a progress bar.
@@ -71,6 +79,8 @@ def decompose(
         target=target,
         refit=refit,
         pool=pool,
+        stable=stable,
+        draws=draws,
         hold_out=hold_out,
         show_progress=show_progress,
     )
@@ -86,39 +96,48 @@ def decompose_each(
     target: Target = TARGETS[0],
     refit: bool | None = None,
     pool: int | None = None,
+    stable: bool = False,
+    draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     keep_files: bool = True,
     show_progress: bool = True,
 ) -> list[Decomposition]:
     """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
     study = open_study(study)
-    sizes = check_choice(ks, method, study.identity.n_features, target, pool)
+    sizes = check_choice(ks, method, study.identity.n_features, target, pool, stable, draws)
     if keep_files:
         check_writable(study.path)  # before the work, not after
     refit = method == "pursuit" if refit is None else refit
-    suffix = (f"-pool{pool}" if pool else "") + (
-        "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
-    )
+    suffix = (f"-pool{pool}" if pool else "") + ("-stable" if stable else "")
+    suffix += "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
     suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out)
-    found = choose(seen, sizes, method, refit, pool, show_progress=show_progress)
+    found = choose(seen, sizes, method, refit, pool, stable=stable, draws=draws, show_progress=show_progress)
     made = []
     for size, one in zip(sizes, found, strict=True):
-        made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool))
+        made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool, stable))
         if keep_files:
             made[-1] = keep_in(study, made[-1])
     return made
 
 
 def check_choice(
-    ks: Sequence[Budget], method: str, n_features: int, target: str = TARGETS[0], pool: int | None = None
+    ks: Sequence[Budget],
+    method: str,
+    n_features: int,
+    target: str = TARGETS[0],
+    pool: int | None = None,
+    stable: bool = False,
+    draws: int = 0,
 ) -> list[Checked]:
     """Check numbers of features and a method against each other and the network, before anything is computed.
 
     Raises:
-        SubspectError: an unknown method or target, a k larger than d, or a size that the method doesn't know.
+        SubspectError: an unknown method or target, a k larger than d, a size that the method doesn't know, or a wrong number of
+            halves to draw.
     """
+    check_draws(draws)
     if method not in METHODS:
         raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}{near(method, METHODS)}")
     if target not in TARGETS:
@@ -126,8 +145,10 @@ def check_choice(
     sizes = [check_budget(k, n_features, pool, method) for k in ks]
     if method != "frequency" and any(isinstance(size, float) for size in sizes):
         raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
-    if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
-        raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+    if method != "pursuit" and (pool or stable or any(isinstance(size, Mean | Auto) for size in sizes)):
+        raise SubspectError(
+            f"a pool, a stable choice, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}"
+        )
     return sizes
 
 
@@ -163,7 +184,14 @@ def _short(size: Checked) -> str:
 
 
 def _assemble(
-    study: Study, seen: Seen, result: Result, method: str, size: Checked | None, name: str, pool: int | None = None
+    study: Study,
+    seen: Seen,
+    result: Result,
+    method: str,
+    size: Checked | None,
+    name: str,
+    pool: int | None = None,
+    stable: bool = False,
 ) -> Decomposition:
     choice, names = result.choice, study.identity.class_names
     supports = Supports(choice.supports, study.identity.n_features)
@@ -173,7 +201,9 @@ def _assemble(
     k = asdict(size) if isinstance(size, Mean) else "auto" if isinstance(size, Auto) else size
     listed = fingerprint(json.dumps([row.tolist() for row in supports])) if size is None else None  # from a file
     images = study.image_set(seen.image_set).manifest.fingerprint
-    chosen = Chosen(method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed)
+    chosen = Chosen(
+        method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed, stable or None
+    )
     history: list[Step] = [chosen, *([result.auto] if result.auto else [])]
     if learned := choice.refit:
         history.append(Refitted(seen.target, learned.loss, learned.steps, learned.converged))
@@ -203,11 +233,21 @@ def _stack(trusted: Sequence[Trust]) -> Trusted | None:
     if not trusted:
         return None
     return Trusted(
-        stability=torch.from_numpy(np.concatenate([one.stability for one in trusted]).astype(np.float32)),
+        stability=_joined(trusted, "stability", np.float32),
         jaccard=torch.tensor([one.jaccard for one in trusted], dtype=torch.float32),
-        substitutes=torch.from_numpy(np.concatenate([one.substitutes for one in trusted])),
-        recovered=torch.from_numpy(np.concatenate([one.recovered for one in trusted]).astype(np.float32)),
+        draws=torch.tensor([one.draws for one in trusted]),
+        distinct=torch.tensor([one.distinct for one in trusted]),
+        substitutes=_joined(trusted, "substitutes", np.int64),
+        recovered=_joined(trusted, "recovered", np.float32),
+        equal=_joined(trusted, "equal", bool),
+        core=_joined(trusted, "core", bool),
+        near_equal=torch.tensor([one.near_equal for one in trusted]),
+        tolerance=torch.tensor([one.tolerance for one in trusted], dtype=torch.float32),
     )
+
+
+def _joined(trusted: Sequence[Trust], name: str, kind: npt.DTypeLike) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([getattr(one, name) for one in trusted]).astype(kind))
 
 
 def _warn(decomposition: Decomposition, images: int) -> None:

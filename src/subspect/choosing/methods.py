@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from subspect.choosing import influence
 from subspect.choosing.boundary import Affine, Boundary, Choice
+from subspect.choosing.halves import Half, halves
 from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
@@ -38,6 +39,7 @@ from subspect.studies.study import Study
 
 _CURVE = 32  # features for each class at which the curve ends
 _FEW_ROUNDS = 2  # of choosing anew, for each size that is tried
+_HALF = 3  # steps of the progress bar that a choice on a half of the images takes
 log = logging.getLogger("subspect")
 
 
@@ -146,6 +148,8 @@ def choose(
     refit: bool,
     pool: int | None,
     *,
+    stable: bool = False,
+    draws: int = 0,
     judge: bool = True,
     show_progress: bool = False,
 ) -> Iterator[Result]:
@@ -157,11 +161,16 @@ def choose(
         method: one of `subspect.choosing.options.METHODS`.
         refit: whether to re-learn weights and biases on the chosen features.
         pool: how many features there are for all classes together to choose from.
+        stable: with pursuit, whether to favour features that are chosen again on other images.
+        draws: halves of the images on which pursuit repeats its choice.
         judge: whether to look, after the choice, how far it can be trusted, and what other sizes cost.
         show_progress: whether to draw a progress bar.
     """
     if method == "pursuit":
-        yield from by_pursuit(seen, sizes, refit, pool, judge=judge, show_progress=show_progress)
+        drawn = draws if judge else 0
+        yield from by_pursuit(
+            seen, sizes, refit, pool, stable=stable, draws=drawn, judge=judge, show_progress=show_progress
+        )
     else:
         yield from (keep(seen, influential(seen, method, size), refit) for size in sizes)
 
@@ -187,33 +196,74 @@ def keep(seen: Seen, supports: Supports, refit: bool) -> Result:
 
 
 def by_pursuit(
-    seen: Seen, sizes: Sequence[Checked], refit: bool, pool: int | None, *, judge: bool, show_progress: bool
+    seen: Seen,
+    sizes: Sequence[Checked],
+    refit: bool,
+    pool: int | None,
+    *,
+    stable: bool,
+    draws: int,
+    judge: bool,
+    show_progress: bool,
 ) -> Iterator[Result]:
     """Choose by pursuit, a result for each size; statistics are taken once for all of them. See `choose`."""
-    boundary = Boundary(seen.rows, *seen.dense, seen.target)
+    boundary = Boundary(seen.rows, *seen.dense, seen.target, stable=stable)
     if not boundary.margin:
         log.warning(
             "the two largest logits are equal for most %s: none is nearer to a boundary than another", seen.examples
         )
-    with progress("pursuit", sum(map(_steps, sizes)), "steps", show=show_progress) as advance:
-        learn = partial(_learn, boundary, refit=refit, pool=pool, advance=advance)
+    total = sum(_steps(size) + _HALF * draws for size in sizes)
+    with progress("pursuit", total, "steps", show=show_progress) as advance:
+        how = partial(_learn, refit=refit, pool=pool)
+        learn = partial(how, boundary, advance=advance)
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
         curved = not (pool or sought) and judge
         skip = _the_same(seen) if curved else None
         ladder = _ladder(boundary, seen.checked, skip) if curved else []
         for size in sizes:
             if isinstance(size, Auto):
-                most = min(size.most, pool or boundary.dense[0].shape[1])
-                result = _settle(seen, boundary, learn, replace(size, most=most))
+                size = replace(size, most=min(size.most, pool or boundary.dense[0].shape[1]))
+                result = _settle(seen, boundary, learn, size)
             else:
                 choice = learn(_counts(boundary, size, pool))
                 [counts] = count(seen.checked, [choice.affine], skip) if ladder else [None]
                 result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
             choice = in_order(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
-            trusted = trust(running, choice.supports, choice.affine) if judge else ()
+            again = []
+            for half in halves(seen.rows, draws):
+                again.append(_again(seen, half, choice, size, how, pool, stable=stable))
+                advance(_HALF)
+            trusted = trust(running, choice.supports, choice.affine, again) if judge else ()
             yield replace(result, choice=choice, trusted=trusted)
             advance(1)
+
+
+def _again(
+    seen: Seen,
+    half: Half,
+    whole: Choice,
+    size: Checked,
+    how: Callable[..., Choice],
+    pool: int | None,
+    *,
+    stable: bool,
+) -> list[Indices | None]:
+    """Repeat a choice on a half of the images; return each class's support, or None where it has no image there."""
+    if len(half) < 2:
+        return [None] * len(whole.supports)
+    boundary = Boundary(half, *seen.dense, seen.target, stable=stable)
+    learn = partial(how, boundary, advance=lambda _: None)
+    if not isinstance(size, Auto):
+        choice = learn(_counts(boundary, size, pool), last=False)
+    elif size.promise is None:
+        choice = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), size, seen.checked).chosen.choice
+    else:  # what was promised isn't promised anew: as many features are handed out
+        total = sum(len(one) for label, one in enumerate(whole.supports) if label not in seen.unseen)
+        counts = allocate(helped(boundary, size.most), total, 1, size.most)
+        choice = learn(counts, rounds=_FEW_ROUNDS, last=False)
+    unseen = set(boundary.unseen)
+    return [None if label in unseen else one for label, one in enumerate(choice.supports)]
 
 
 def _steps(size: Checked) -> int:
@@ -247,6 +297,7 @@ def _learn(
     pool: int | None,
     advance: Callable[[int], object],
     rounds: int = ROUNDS,
+    last: bool = True,
 ) -> Choice:
     """Choose as many features as each class gets, and learn a head on them."""
     n_classes, n_features = boundary.dense[0].shape
@@ -258,7 +309,7 @@ def _learn(
         boundary = boundary.within(shared_pool(boundary, free.supports, free.affine, pool))
         [choice] = boundary.choose(counts[None], free.affine)
     advance(1)
-    return reselect(boundary, choice, rounds=rounds, advance=advance) if refit else choice
+    return reselect(boundary, choice, rounds=rounds, advance=advance, last=last) if refit else choice
 
 
 def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted: Auto) -> Result:

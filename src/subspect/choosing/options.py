@@ -9,3 +9,4 @@ TARGETS: tuple[Target, ...] = get_args(Target)  #: what a decomposed head is to 
 PAPER = ("contribution", "frequency")  #: the paper's measures
 METHODS = ("pursuit", *PAPER)  #: how features are chosen; the first is the default
 HOLD_OUT = 0.2  #: the share of an image set that is held out to measure on, where a study has no other
+DRAWS = 20  #: halves of the images on which a choice is repeated

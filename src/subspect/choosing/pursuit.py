@@ -6,10 +6,14 @@ class's decision boundary count most. On G and g, orthogonal greedy selection ad
 with an update of the Cholesky factor (Batch-OMP: Rubinstein, Zibulevsky, Elad 2008; by exact reduction of the loss: Chen,
 Billings, Luo 1989). After each addition, a member is exchanged for an outsider as long as that lowers the loss. One run
 gives the supports for k = 1…K, nested but for the exchanges.
+
+Of supports that are nearly as good, chance decides which is best on these images. Features may therefore be favoured: a share
+of what a feature is worth at that size is added to what each brings, more for those that are favoured more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +47,7 @@ class Quadratic:
         moments: (m,) centred moments with the target, per weight.
         mean: (m,) weighted mean of the features.
         target: weighted mean of the target.
+        favour: (m,) how much each feature is favoured, in shares of what one is worth; None where none is.
     """
 
     label: int
@@ -52,11 +57,16 @@ class Quadratic:
     moments: Array
     mean: Array
     target: float
+    favour: Array | None = None
 
     def path(self, size: int, *, swaps: bool = True) -> list[Step]:
         """Return the supports of 1…size features, and how much of the loss, summed over images, each explains."""
-        path = pursue(self.gram, self.moments, size, swaps=swaps)
+        path = pursue(self.gram, self.moments, size, swaps=swaps, favour=self.favour)
         return [Step(self.features[step.support], step.explained * self.weight) for step in path]
+
+    def worth(self, size: int) -> float:
+        """Return what a feature is worth at a size, of the loss summed over images: see `worths`."""
+        return float(worths(pursue(self.gram, self.moments, size))[-1:].sum()) * self.weight
 
     def fit(self, support: Indices) -> tuple[Array, float]:
         """Return the weights (k,) and the bias that fit the target best on a support of the path."""
@@ -65,7 +75,7 @@ class Quadratic:
         return weights, self.target - float(weights @ self.mean[places])
 
 
-def pursue(gram: Array, moments: Array, size: int, *, swaps: bool = True) -> list[Step]:
+def pursue(gram: Array, moments: Array, size: int, *, swaps: bool = True, favour: Array | None = None) -> list[Step]:
     """Find supports of 1…size features that leave the least of a quadratic loss.
 
     The loss of a row w with support S is ``w' G w − 2 g' w``; at its best on S, ``−g_S' G_SS⁻¹ g_S``.
@@ -75,18 +85,31 @@ def pursue(gram: Array, moments: Array, size: int, *, swaps: bool = True) -> lis
         moments: (m,), g: centred moments of the features and the target.
         size: the largest support wanted.
         swaps: whether a member may be exchanged for a feature outside while that lowers the loss.
+        favour: (m,) in shares of what a feature is worth (`worths`), what is added to that by which each lowers the loss.
 
     Returns:
         For each k the support, as places in G in the order of growth. The list ends before ``size`` where the features
         left depend linearly on those chosen, or don't lower the loss.
     """
+    worth = None if favour is None else worths(pursue(gram, moments, size, swaps=swaps))
     factor = Factor(gram, moments, size)
     path: list[Step] = []
-    while len(path) < min(size, len(gram)) and factor.grow():
+    while len(path) < min(size, len(gram)):
+        if favour is not None and worth is not None and len(path) < len(worth):
+            factor.bonus = favour * worth[len(path)]
+        if not factor.grow():
+            break
         while swaps and factor.swap():
             pass
         path.append(Step(np.array(factor.chosen), float(factor.target @ factor.target)))
     return path
+
+
+def worths(path: Sequence[Step]) -> Array:
+    """Return for each k of a path what a feature is worth there: the mean of what its second half of features adds."""
+    explained = np.array([0.0, *(step.explained for step in path)])
+    k = np.arange(1, len(explained))
+    return np.asarray((explained[k] - explained[k // 2]) / (k - k // 2))
 
 
 class Factor:
@@ -98,7 +121,10 @@ class Factor:
         target: (k,): the same row for the target; its square is what the support explains of the loss.
         left: (m,) the variance of each feature that the support leaves.
         pull: (m,) the moment of each feature and what is left of the target.
+        bonus: (m,) what is added to that by which each feature lowers the loss; None for nothing.
     """
+
+    bonus: Array | None = None
 
     def __init__(self, gram: Array, moments: Array, size: int) -> None:
         self.gram, self.moments = gram, moments
@@ -119,6 +145,9 @@ class Factor:
     def grow(self) -> bool:
         """Add the feature that lowers the loss most; tell whether there was one."""
         gains = self.gains()
+        if self.bonus is not None:
+            helping = gains > _NOTHING * (gains + float(self.target @ self.target))
+            gains = np.where(helping, gains + self.bonus, 0)
         best = _first_largest(gains)
         if not gains[best] > _NOTHING * (gains[best] + float(self.target @ self.target)):
             return False
@@ -134,6 +163,9 @@ class Factor:
     def swap(self) -> bool:
         """Exchange the member and the outsider that lower the loss most; tell whether there were such."""
         gains, costs = self.exchanges()
+        if self.bonus is not None:
+            gains = np.where(gains > 0, gains + self.bonus, 0)
+            costs = costs + self.bonus[self.chosen]
         gains -= costs[:, None]
         best = _first_largest(gains.ravel())
         if not gains.ravel()[best] > _TIE * float(self.target @ self.target):

@@ -85,7 +85,12 @@ def refit(
 
 
 def reselect(
-    boundary: Boundary, choice: Choice, *, rounds: int = ROUNDS, advance: Callable[[int], object] = lambda _: None
+    boundary: Boundary,
+    choice: Choice,
+    *,
+    rounds: int = ROUNDS,
+    advance: Callable[[int], object] = lambda _: None,
+    last: bool = True,
 ) -> Choice:
     """Refit, and choose the features anew near the refitted head's own boundaries, a few times; keep the best.
 
@@ -95,25 +100,28 @@ def reselect(
         rounds: how often to choose anew; it ends before where a choice comes back.
         advance: called with 1 after each round.
 
+        last: whether to refit the best to the end: without, its head is rough.
+
     Returns:
-        The choice whose refit has the least loss, with the head of that refit.
+        The choice whose refit has the least loss, less by how much its features are favoured, with the head of that refit.
     """
     learn = partial(
         refit, boundary.blocks, boundary.dense, target=boundary.target, fixed=boundary.unseen, memory=boundary.memory
     )
     sizes = np.array([[len(support) for support in choice.supports]])
-    best = choice, learn(choice.supports, choice.affine, tolerance=_ROUGH)
-    seen, current = {_key(choice)}, best[1]
+    tried = [(choice, learn(choice.supports, choice.affine, tolerance=_ROUGH))]
+    seen, worth = {_key(choice)}, None
     for _ in range(rounds):
-        [choice] = boundary.choose(sizes, current.affine)
+        [choice] = boundary.choose(sizes, tried[-1][1].affine)
+        worth = choice.worth if worth is None else worth  # at one head, so that all are favoured alike
         if _key(choice) in seen:
             break
         seen.add(_key(choice))
-        current = learn(choice.supports, choice.affine, tolerance=_ROUGH)
-        best = (choice, current) if current.loss < best[1].loss else best
+        tried.append((choice, learn(choice.supports, choice.affine, tolerance=_ROUGH)))
         advance(1)
-    learned = learn(best[0].supports, best[1].affine)
-    return Choice(best[0].supports, learned.affine, learned)
+    best, rough = min(tried, key=lambda one: one[1].loss - boundary.favoured(one[0].supports, worth))
+    learned = learn(best.supports, rough.affine) if last else rough
+    return Choice(best.supports, learned.affine, learned)
 
 
 def _key(choice: Choice) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
-from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.options import DRAWS, HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import MEASURES, Auto, Budget, Measure, read_size
 from subspect.ground.errors import SubspectError, near
 
@@ -253,6 +253,19 @@ class Choosing:
     pool: Annotated[
         int | None, typer.Option(min=1, help="With pursuit: choose all classes' features from one pool of this size.")
     ] = None
+    stable: Annotated[
+        bool,
+        typer.Option(
+            "--stable",
+            help="With pursuit: of features that explain nearly as much, favour those that other images give too.",
+        ),
+    ] = False
+    draws: Annotated[
+        int,
+        typer.Option(
+            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays; 0: don't."
+        ),
+    ] = DRAWS
     tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (
         Auto.tolerance
     )
@@ -273,7 +286,7 @@ class Choosing:
 
     def arguments(self) -> dict[str, Any]:
         """Return all but the numbers of features as arguments by keyword."""
-        names = ("method", "target", "refit", "pool", "hold_out")
+        names = ("method", "target", "refit", "pool", "stable", "draws", "hold_out")
         return {name: getattr(self, name) for name in names}
 
 

@@ -190,7 +190,9 @@ def tradeoff(
     why = note = ""
     dense_accuracy = None
     for pool in sorted(set(pools), reverse=True):
-        [made] = decompose_each(study, [k], refit=refit, pool=pool, keep_files=False, show_progress=show_progress)
+        [made] = decompose_each(
+            study, [k], refit=refit, pool=pool, draws=0, keep_files=False, show_progress=show_progress
+        )
         cost = evaluate(study, made)
         small = specialise(study, made, network=same, images=images, rounds=0)
         labelled = cost.where.labelled

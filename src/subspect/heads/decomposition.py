@@ -168,11 +168,9 @@ class Decomposition(DecompositionQuestions):
         label = self.label(label)
         part = slice(*self.supports.offsets[label : label + 2])
         columns = [self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist()]
-        if self.trust is not None:
-            pairs = zip(self.trust.substitutes[part].tolist(), self.trust.recovered[part].tolist(), strict=True)
-            substitutes = [tuple(pair for pair in zip(*row, strict=True) if pair[0] >= 0) for row in pairs]
-            columns += [self.trust.stability[part].tolist(), substitutes]
-        return [FeatureRow(*row) for row in zip(self.supports[label].tolist(), *columns, strict=True)]
+        known = [{}] * len(self.supports[label]) if self.trust is None else self.trust.rows(label, part)
+        rows = zip(self.supports[label].tolist(), *columns, known, strict=True)
+        return [FeatureRow(feature, *numbers, **more) for feature, *numbers, more in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Return how it came to be and the features of every class as JSON values."""
@@ -263,9 +261,9 @@ class Decomposition(DecompositionQuestions):
         """
         label = self.label(label)
         rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
-        jaccard = {} if self.trust is None else {"jaccard": self.trust.jaccard[label].item()}
+        trust = {} if self.trust is None else self.trust.about(label)
         about = {"class": self.class_names[label], "index": label, "bias": self.bias[label].item()}
-        return {**about, **jaccard, "features": rows}
+        return {**about, **trust, "features": rows}
 
     def __repr__(self) -> str:
         sizes = self.supports.sizes
@@ -293,10 +291,6 @@ class Decomposition(DecompositionQuestions):
         place = int(self.supports.offsets[label]) + own.index(feature)
         kept = torch.arange(len(self.weights)) != place
         rows = [row[row != feature] if one == label else row for one, row in enumerate(self.supports)]
-        trust = self.trust
-        if trust is not None:
-            entries = {name: getattr(trust, name)[kept] for name in ("stability", "substitutes", "recovered")}
-            trust = replace(trust, **entries)
         return replace(
             self,
             name=self.name if "-edited" in self.name else f"{self.name}-edited",
@@ -304,7 +298,7 @@ class Decomposition(DecompositionQuestions):
             weights=self.weights[kept],
             frequency=self.frequency[kept],
             mean=self.mean[kept],
-            trust=trust,
+            trust=self.trust and self.trust.without(label, place),
             curve=(),
             history=(*self.history, Dropped((label, feature))),
         )

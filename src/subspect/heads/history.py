@@ -38,6 +38,7 @@ class Chosen:
         pool: features there were for all classes together.
         images: fingerprint of the image set; None in files of before it was kept.
         supports: fingerprint of the features, where they come from a file.
+        stable: whether features were favoured that are chosen again on other images.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Chosen:
     pool: int | None = None
     images: str | None = None
     supports: str | None = None
+    stable: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from subspect.ground.errors import some
 from subspect.ground.tables import Table
 from subspect.heads.feature_names import listed, shown
+from subspect.heads.trusted import FeatureRow, falsely_chosen
 
 if TYPE_CHECKING:
     from subspect.heads.decomposition import Decomposition
 
 _CLASSES = 60  # rows, at most
 _FEATURES = 20  # named in a row
+_OFTEN = 0.9  # of the halves
 
 
 def class_table(decomposition: Decomposition) -> Table:
@@ -59,31 +63,84 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             f"no {decomposition.examples} of this class were seen when features were chosen: it keeps its dense row, all "
             f"{decomposition.supports.n_features:,} features, of which {len(rows)} are shown"
         )
-    elif decomposition.trust is not None:
-        table.add_column("stability", justify="right")
+    trust = None if unseen else decomposition.trust
+    if trust is not None:
+        rows = core_first(rows)
+        if drawn := int(trust.draws[label]):
+            table.add_column("stability", justify="right")
         table.add_column("substitutes")
-        overlap = decomposition.trust.jaccard[label].item()
-        table.caption = (
-            f"stability: chosen again on redrawn {decomposition.examples} (two draws overlap by {overlap:.2f}, Jaccard: "
-            "features in both as a share of those in either); substitutes: which features could stand in, and the share of the "
-            "feature's worth that they make good"
-        )
+        table.caption = _trusted(decomposition, label, rows, drawn)
     names = decomposition.feature_names
     for row in rows:
         cells = [
-            shown(row.feature, names),
+            one_of(row, names),
             f"{row.weight:.3f}",
             f"{100 * row.frequency:.0f} %",
             f"{row.mean:.3f}",
             f"{row.contribution:.3f}",
         ]
-        if row.stability is not None and not unseen:
-            cells += [
-                f"{100 * row.stability:.0f} %",
-                ", ".join(f"{shown(f, names)} ({100 * share:.0f} %)" for f, share in row.substitutes),
-            ]
+        if trust is not None and row.stability is not None and row.interval is not None:
+            low, high = row.interval
+            cells.append(f"{100 * row.stability:.0f} % ({100 * low:.0f}–{100 * high:.0f})")
+        if trust is not None:
+            cells.append(", ".join(f"{shown(f, names)} ({100 * share:.0f} %)" for f, share in row.substitutes))
         table.add_row(*cells)
     return table
+
+
+def core_first(rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+    """Put features that all near-equal supports have before those that only some have."""
+    return sorted(rows, key=lambda row: row.core is False)
+
+
+def one_of(row: FeatureRow, names: Mapping[int, str]) -> str:
+    """Return the feature, and with it those that are as good in its place: "one of 12, 40"."""
+    if not row.equals:
+        return shown(row.feature, names)
+    return f"one of {', '.join(shown(one, names) for one in (row.feature, *row.equals))}"
+
+
+def near_equals(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow]) -> str:
+    """Say which supports are as good as the one of a class, and what they have in common; nothing where that isn't known."""
+    trust = decomposition.trust
+    if trust is None or not rows or not trust.near_equal[label]:
+        return ""
+    count, nats = int(trust.near_equal[label]), float(trust.tolerance[label])
+    if count == 1:
+        return f"no other {len(rows)} features were found that explain as much (to {nats:.2g} nats)"
+    core = [shown(row.feature, decomposition.feature_names) for row in rows if row.core]
+    common = f"all of them have {some(core, 10)}" if core else "no feature is in all of them"
+    return f"{count:,} sets of {len(rows)} features were found that explain as much (to {nats:.2g} nats): {common}"
+
+
+def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow]) -> str:
+    """Say how many of the features that nearly all halves give may be there by chance; nothing where no bound is of use."""
+    often = [row for row in rows if row.stability is not None and row.stability >= _OFTEN]
+    most = falsely_chosen(len(rows), decomposition.supports.n_features, _OFTEN)
+    if not often or most >= len(often):
+        return ""
+    return (
+        f"of the {len(often)} that {100 * _OFTEN:.0f} % of the halves give, at most {most:.1g} are there by chance, on average "
+        "(Shah & Samworth 2013)"
+    )
+
+
+def _trusted(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow], drawn: int) -> str:
+    """Say how far a class's choice can be trusted, and what the columns mean."""
+    trust = decomposition.trust
+    assert trust is not None
+    said = [near_equals(decomposition, label, rows)]
+    if drawn:
+        overlap = float(trust.jaccard[label])
+        agree = f"; those of two halves overlap by {overlap:.2f}: features in both, of those in either; Jaccard"
+        said.append(
+            f"stability: share of {drawn} halves of the {decomposition.examples} on which the choice, repeated, gives the "
+            f"feature again, with its 95 % interval ({int(trust.distinct[label])} different sets were chosen"
+            f"{agree if drawn > 2 else ''})"
+        )
+        said.append(by_chance(decomposition, label, rows))
+    said.append("substitutes: which features could stand in, and the share of the feature's worth that they make good")
+    return "; ".join(filter(None, said))
 
 
 def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:

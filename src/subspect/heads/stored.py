@@ -91,14 +91,20 @@ def read_trust(tensors: Mapping[str, Tensor], supports: Supports) -> Trusted | N
     Raises:
         ValueError: they don't fit.
     """
-    if not _trust_names() & set(tensors):
+    if "draws" not in tensors:  # or one of before 0.2, whose stability was that of one step of the choice
         return None
     entries, n_classes = len(supports.flat), len(supports)
     most = tensors["substitutes"].shape[-1] if "substitutes" in tensors and tensors["substitutes"].ndim == 2 else 0
-    real = torch.float32
+    real, whole = torch.float32, torch.int64
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]]
-    wanted = {"stability": (real, (entries,)), "jaccard": (real, (n_classes,))}
-    wanted |= {"substitutes": (torch.int64, (entries, most)), "recovered": (real, (entries, most))}
+    wanted = {"stability": (real, (entries,)), "core": (torch.bool, (entries,))}
+    wanted |= {"substitutes": (whole, (entries, most)), "recovered": (real, (entries, most))}
+    wanted |= {
+        "equal": (torch.bool, (entries, most)),
+        "jaccard": (real, (n_classes,)),
+        "tolerance": (real, (n_classes,)),
+    }
+    wanted |= dict.fromkeys(("draws", "distinct", "near_equal"), (whole, (n_classes,)))
     given = {name: tensor for name, tensor in tensors.items() if name in _trust_names()}
     if wrong := misfit(given, wanted):
         raise ValueError(wrong)

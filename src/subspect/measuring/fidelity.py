@@ -18,6 +18,7 @@ import torch
 from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.heads.trusted import interval
 from subspect.measuring.heads_say import Said, heads_say
 from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
@@ -240,11 +241,7 @@ class _Tally:
 
 def wilson(successes: int, n: int) -> Estimate:
     """Return a share and its 95 % interval after Wilson (1927), without continuity correction; n ≥ 1."""
-    share, z2 = successes / n, _Z**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    low = max(centre - half, 0.0) if successes else 0.0
-    return Estimate(share, low, min(centre + half, 1.0) if successes < n else 1.0)
+    return Estimate(successes / n, *interval(successes, n))
 
 
 def _in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ that matrix products like; they are kept in memory where all of them fit the sta
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,8 +60,39 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-class Rows:
-    """The features of an image set, or of a part of it, as blocks; may be iterated over any number of times.
+class Kept(ABC):
+    """Blocks that may be gone through any number of times: kept in memory where all fit, and read anew where not.
+
+    Args:
+        memory: bytes that may be kept.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._kept: list[Block] | None = None
+        self._memory = memory
+
+    @abstractmethod
+    def _read(self) -> Iterator[Block]:
+        """Read the blocks."""
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Block] | None = []
+        size = 0
+        for block in self._read():
+            size += block.features.nbytes
+            kept = [*kept, block] if kept is not None and size <= self._memory else None
+            yield block
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return sum(len(block.labels) for block in self)
+
+
+class Rows(Kept):
+    """The features of an image set, or of a part of it.
 
     Args:
         image_set: observed to its end.
@@ -69,24 +101,11 @@ class Rows:
     """
 
     def __init__(self, image_set: ImageSet, part: Part = "all", memory: int = MEMORY) -> None:
+        super().__init__(memory)
         self._image_set, self._part = image_set, part
-        self._kept: list[Block] | None = None
-        self._memory = memory
 
-    def __iter__(self) -> Iterator[Block]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept: list[Block] | None = []
-        size = 0
-        for block in _join(self._image_set.chunks(self._part)):
-            size += block.features.nbytes
-            kept = [*kept, block] if kept is not None and size <= self._memory else None
-            yield block
-        self._kept = kept
-
-    def __len__(self) -> int:
-        return sum(len(block.labels) for block in self)
+    def _read(self) -> Iterator[Block]:
+        return _join(self._image_set.chunks(self._part))
 
 
 def _join(chunks: Iterable[Chunk]) -> Iterator[Block]:
