@@ -171,6 +171,8 @@ def test_refused(study: subspect.Study) -> None:
         subspect.edit(study, made, target="dense", without_cue=without("border"))
     with pytest.raises(SubspectError, match=r"no cue 'bordr' \(did you mean 'border'\?\)"):
         without("bordr")
+    with pytest.raises(SubspectError, match=r"no cue was named; name those that .* such as cues=\['border'\]"):
+        without()
     with pytest.raises(SubspectError, match="copies must be 1 or more, got 0"):
         without("border", copies=0)
     with pytest.raises(SubspectError, match="sample must be 2 or more, got 1"):

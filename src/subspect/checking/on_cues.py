@@ -97,7 +97,7 @@ class RestsOn(Check):
         cues = about.cues
         if not any(True for _ in self._measured(cues)):
             missing = [*(name for rule in self.rules for name in (*rule.cues, *(rule.over or ())[:1]))]
-            missing = [name for name in missing if name not in cues.names]
+            missing = [name for name in dict.fromkeys(missing) if name not in cues.names]
             left_out = [f"{name}: {cues.left_out[name]}" for name in missing if name in cues.left_out]
             named = " ".join(f"--cue {name}" for name in missing)
             raise Skipped(some(left_out) or f"needs cues: {about.command('cues', named, '--network …')}")
@@ -115,7 +115,7 @@ class RestsOn(Check):
         text = (
             f"{name} rests on {one.what}: with that of an image of another class it loses {_number(loss)} of the median margin "
             f"({_number(loss - half)}–{_number(loss + half)}{compared}) and {100 * before:.0f} → {100 * after:.0f} % of its "
-            f"images are still recognised; others that are given it move {_number(pull)} towards {name}"
+            f"images are still recognised; others that are given it move {_number(pull)} median margins towards {name}"
         )
         figures = {
             "cue": one.name,

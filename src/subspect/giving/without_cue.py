@@ -82,6 +82,8 @@ class WithoutCue:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.cues, Sequence) and not self.cues:
+            raise SubspectError("no cue was named; name those that weights must not lean on, such as cues=['border']")
         object.__setattr__(self, "cues", cues_named(self.cues))
         for name, least in (("copies", 1), ("sample", 2)):
             if getattr(self, name) < least:
