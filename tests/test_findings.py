@@ -239,8 +239,8 @@ def test_one_feature_alone(study: Study) -> None:
 def test_unstable_features(study: Study) -> None:
     found = only(made(study, trust=trust(stability=0.2)).findings(), "F202")
     assert found.text == (
-        "1 of 9 features is chosen again in less than 50 % of the samples of redrawn examples; the least stable is feature 2 of "
-        "b: in 20 % of them"
+        "1 of 9 features is chosen again in less than 50 % of the samples of redrawn examples; the least stable is feature 2 "
+        "of b: in 20 % of them"
     )
     assert "redrawn" in found.how and "nothing of other networks" in found.how and found.classes == ("b",)
     assert state(made(study, trust=trust()).findings(), "F202") == "passed"

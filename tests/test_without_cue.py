@@ -230,13 +230,14 @@ def test_batches_are_swapped_and_follow_the_step() -> None:
     assert taken <= {one[:, ring].numpy().round(4).tobytes() for one in pixels}
     one_class = torch.zeros(400, dtype=torch.int64)
     assert torch.equal(swaps(pixels, one_class, 3), pixels)
+    assert not (swaps(pixels, labels, 3, stay=False) == pixels).flatten(1).all(dim=1).any()
 
 
 def test_training_without_a_cue(tmp_path: Path) -> None:
     study = observed(tmp_path)
     made = study[study.decomposition_names[-1]]
     settings = {"epochs": 30, "batch_size": 16, "rate": 30.0, "held_out": 0.2, "layers": ("fc",), "weight_decay": 0.0}
-    ends = {}
+    ends, made_of, test = {}, {}, pictures(40, 1, "class")
     for name, cues in (("leaning", ()), ("without", tuple(cue.name for cue in CORNERS[:1]))):
         retrained = subspect.retrain(
             study,
@@ -245,15 +246,17 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             images=TRAIN,
             folder=tmp_path / name,
             settings={**settings, "without_cues": cues},
+            test=test,
             control=False,
             show_progress=False,
         )
+        made_of[name] = retrained
         images, labels = pictures(40, 5, "all")
         with torch.no_grad():
             said = retrained.retrained.model(torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255).argmax(dim=1)
         ends[name] = float((said.numpy() == labels).mean())
     assert ends["without"] > ends["leaning"] + 0.2
-    with pytest.raises(SubspectError, match="holds a training with other without_cues"):
+    with pytest.raises(SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"):
         subspect.retrain(
             study,
             made,
@@ -264,5 +267,27 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             control=False,
             show_progress=False,
         )
+    with pytest.raises(SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"):
+        subspect.retrain(
+            study,
+            made,
+            network=network(),
+            images=TRAIN,
+            folder=tmp_path / "without",
+            settings=settings,
+            control=False,
+            show_progress=False,
+        )
+    # The best epoch, and what is said of it, is told by held-out images and test images in which the cue is swapped.
+    plain, own = made_of["leaning"], made_of["without"]
+    assert not plain.swapped and "swapped" not in str(plain.tables()[0].caption)
+    assert own.retrained.start < 0.9 <= own.retrained.epochs[own.retrained.best - 1].held_out
+    assert plain.retrained.start == 1
+    assert own.swapped["decomposed, retrained"].value > own.swapped["decomposed"].value + 0.1
+    assert own.to_json()["swapped"]["dense"]["value"] == own.swapped["dense"].value < own.accuracy["dense"].value
+    first, last = own.tables()
+    assert "accuracy with corner-top-left swapped before this training" in str(first.caption)
+    assert f"subspect observe NEW IMAGES … --weights {own.retrained.path}" in str(first.caption)
+    assert [str(cell) for cell in last.columns[0].cells][1] == "decomposed, with corner-top-left swapped"
     with pytest.raises(SubspectError, match="no cue 'edge'"):
         subspect.Settings(without_cues=("edge",))

@@ -62,8 +62,8 @@ class Unstable(Check):
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
             f"{len(places):,} of {int(np.isfinite(stability).sum()):,} features {'is' if len(places) == 1 else 'are'} chosen "
-            f"again in less than {100 * UNSTABLE:.0f} % of the samples of redrawn images; the least stable is {about.feature(feature)} of "
-            f"{about.names[label]}: in {100 * stability[worst]:.0f} % of them"
+            f"again in less than {100 * UNSTABLE:.0f} % of the samples of redrawn images; the least stable is "
+            f"{about.feature(feature)} of {about.names[label]}: in {100 * stability[worst]:.0f} % of them"
         )
         do = f"observe more images, or ask for fewer features: subspect decompose {about.place} -k …"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}

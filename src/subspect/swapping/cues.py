@@ -103,8 +103,8 @@ def _check_replaced(study: Study, there: Cues, replace: bool) -> None:
     if not replace:
         raise SubspectError(
             f"{study.path} keeps cues of {there.decomposition} of another sample ({there.note}): "
-            f"{some(there.names, 20)}; to add to them give the same sample, image set and seed (--sample, --on, --seed), to put "
-            "new ones in their place replace=True (--replace)"
+            f"{some(there.names, 20)}; to add to them give the same sample, image set and seed (--sample, --on, --seed), to "
+            "put new ones in their place replace=True (--replace)"
         )
 
 
