@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -118,6 +120,11 @@ def test_a_head_that_leans_on_a_mark_is_mended(study: subspect.Study) -> None:
     assert said["swapped"]["corner-top-left"]["after"]["value"] == own.after.value
     shown = edited.tables()[-1]
     assert str(shown.title) == "accuracy with a cue swapped" and len(shown.rows) == 2
+    assert str(shown.caption) == "all features: a head on all features, learned in the same way"
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow.print(shown)
+    text = narrow.export_text()
+    assert "…" not in text and f"{100 * own.limit.value:.1f} %" in text
 
 
 def test_features_are_chosen_anew(study: subspect.Study) -> None:
@@ -145,9 +152,16 @@ def test_dropped_as_well(study: subspect.Study) -> None:
 def test_what_the_backbone_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = observed(tmp_path, seen=0.0)
     made = study[study.decomposition_names[-1]]
-    subspect.edit(
-        study, made, on="none", without_cue=without("corner-top-left", seen=0.0, test=pictures(40, 1, "none"))
-    )
+    marked = pictures(40, 3, "class")
+    subspect.observe(network(0.0), marked, study.path, "class", show_progress=False)
+    for on, test in (("none", pictures(40, 1, "none")), ("class", marked)):
+        assert (
+            "the backbone holds too little" not in caplog.text
+        )  # on images without the mark the network was no better
+        again = without("corner-top-left", seen=0.0, test=test)
+        own = subspect.edit(study, made, on=on, without_cue=again).swapped["corner-top-left"]
+    assert own.plain.value == pytest.approx(2 / 3, abs=0.01)
+    assert f"(the network on {100 * own.plain.value:.1f} % of the same images as they are)" in caplog.text
     assert "the backbone holds too little besides it" in caplog.text
     assert "subspect retrain" in caplog.text and "--without-cue corner-top-left" in caplog.text
 
@@ -256,7 +270,9 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             said = retrained.retrained.model(torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255).argmax(dim=1)
         ends[name] = float((said.numpy() == labels).mean())
     assert ends["without"] > ends["leaning"] + 0.2
-    with pytest.raises(SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"):
+    with pytest.raises(
+        SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"
+    ):
         subspect.retrain(
             study,
             made,
@@ -267,7 +283,9 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             control=False,
             show_progress=False,
         )
-    with pytest.raises(SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"):
+    with pytest.raises(
+        SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"
+    ):
         subspect.retrain(
             study,
             made,

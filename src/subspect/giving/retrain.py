@@ -177,18 +177,17 @@ class Retrained(Result):
         if cues:
             caption += f"\nto see what it rests on now: subspect observe NEW IMAGES … --weights {self.retrained.path}, "
             caption += "then decompose, cues and check of that new study"
-        table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
-        for column in (
-            "",
-            "held out",
-            *(f"epoch {number}" for number in range(1, len(self.retrained.epochs) + 1)),
-            "best",
-        ):
-            table.add_column(column, justify="right" if column else "left")
-        for name, one in (("decomposed", self.retrained), ("dense (control)", self.control)):
-            if one is not None:
-                shares = (one.start, *(epoch.held_out for epoch in one.epochs))
-                table.add_row(name, *(f"{100 * share:.2f} %" for share in shares), str(one.best))
+        table = Table(
+            title=self.decomposition, caption=caption, title_justify="left", caption_justify="left", min_width=72
+        )
+        runs = {"decomposed": self.retrained, "dense (control)": self.control}
+        trained = {name: one for name, one in runs.items() if one is not None}
+        for column in ("held out", *trained):
+            table.add_column(column, justify="left" if column == "held out" else "right")
+        table.add_row("before", *(f"{100 * one.start:.2f} %" for one in trained.values()), end_section=True)
+        for number in range(1, len(self.retrained.epochs) + 1):
+            shares = ((one.epochs[number - 1].held_out, " best" * (one.best == number)) for one in trained.values())
+            table.add_row(f"epoch {number}", *(f"{100 * share:.2f} %{best}" for share, best in shares))
         if not self.accuracy:
             return [table]
         test = Table(title=f"accuracy on {self.images:,} test images", title_justify="left")

@@ -235,7 +235,8 @@ class Run:
                 best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
                 self.epochs.append(Epoch(self.loss / steps, share()))
                 self.loss = 0.0
-                if self.epochs[-1].held_out > best:
+                # of equals the first is kept; where cues are swapped the last, as it has unlearned them for longest
+                if self.epochs[-1].held_out > best or (self.swaps is not None and self.epochs[-1].held_out == best):
                     self.best = len(self.epochs)
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
