@@ -26,6 +26,7 @@ from subspect.checking.thresholds import (
 )
 from subspect.ground.errors import some
 from subspect.swapping.built_in import CORNERS
+from subspect.swapping.moved import explained
 from subspect.swapping.result import Cues, Swapped
 
 _CORNERS = tuple(cue.name for cue in CORNERS)
@@ -201,8 +202,8 @@ class Elsewhere(Check):
     ) -> Finding:
         name, centre = about.names[label], about.cues["centre"].moved
         each = [
-            f"{about.feature(one)} looks at {place} ({100 * most[one]:.0f} % of its variance; the centre explains "
-            f"{100 * centre[one]:.0f} %)"
+            f"{about.feature(one)} looks at {place} ({explained(most[one])} of its variance; the centre explains "
+            f"{explained(centre[one])})"
             for one, place in zip(odd, where, strict=True)
         ]
         text = f"in {name}, {some(each, 3)}, while most of the class's other features look at the centre"

@@ -4,10 +4,10 @@ The decomposed head takes the place of the dense one, its supports stay, and all
 names, go on learning by cross-entropy to the labels. As any training on these images could gain something, a *control* belongs
 beside it: the dense network trained just as long in just the same way.
 
-A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. Where cues are to be done
-without, they are swapped in what is learned from and in what is held out: there alone shows who leans on them. The order of the images
-and every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run
-that was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
+A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. Where cues are to be
+done without, they are swapped in held-out images as well, as only there shows what leans on them. The order of the images and
+every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run that
+was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
 """
 
 from __future__ import annotations

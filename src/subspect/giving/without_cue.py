@@ -1,8 +1,8 @@
 """Re-learn a head so that no weight can lean on a cue: on images, and on copies of them in which the cue is another image's.
 
 Labels stay. A copy's cue is that of an image of another class, so that r copies of each image and the images themselves,
-counted r / (C − 1) times, say nothing of the class by the cue. No new images are needed, and the backbone isn't touched. A head on
-all of its features, re-learned in the same way, shows what it holds besides the cue, where images are not so few that it overfits.
+counted r / (C − 1) times, say nothing of the class by the cue. No new images are needed, and the backbone isn't touched.
+What it holds besides the cue shows in a head on all of its features, learned in the same way, unless that overfits few images.
 """
 
 from __future__ import annotations
@@ -257,8 +257,8 @@ def tell_of_limit(study: Study, found: Mapping[str, SwappedAccuracy]) -> None:
     for cue, one in found.items():
         if one.limit is not None and max(one.limit.value, one.after.value) < _LITTLE * one.plain.value:
             log.warning(
-                "with %s swapped the head is right on %.1f %% of the images, and one on all features, re-learned in the same "
-                "way, on %.1f %% (the network on %.1f %% of the same images as they are): the backbone holds too little besides "
-                "it; to train it without: subspect retrain %s … --without-cue %s",
+                "with %s swapped the head is right on %.1f %% of the images, and one on all features, learned in the same way, "
+                "on %.1f %% (the network on %.1f %% of the same images as they are): the backbone holds too little besides it; "
+                "to train it without: subspect retrain %s … --without-cue %s",
                 *(cue, *(100 * share.value for share in (one.after, one.limit, one.plain)), study.path, cue),
             )

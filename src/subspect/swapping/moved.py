@@ -1,4 +1,9 @@
-"""What other answers say of the cues that a study keeps: whether there are any, and by which of them features are moved."""
+"""What other answers say of the cues that a study keeps: whether there are any, by which of them features are moved, and by
+which a class loses its margin, in all or through a feature.
+
+Cues whose swap takes the thing itself away cost every class much, so they are left out where it is asked what a class rests on
+besides.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,10 @@ from subspect.swapping.result import Cues
 from subspect.swapping.stored import kept_cues
 
 MOST = 2  #: cues that a table names
+LITTLE = 0.05  #: of a median margin: a loss that is not told
+THINGS = ("centre", "layout", "arrangement", "mirror", "place", "scale")  #: cues whose swap takes the thing itself away
 Moves = Mapping[int, Sequence[tuple[str, float]]]  #: feature → cues and the share of its variance that each explains
+Losses = Mapping[int, Sequence[tuple[str, float]]]  #: feature → cues and what a class loses through it by each
 
 
 def kept_moves(study: Study, decomposition: Decomposition, features: Iterable[int]) -> Moves | None:
@@ -43,9 +51,35 @@ def cues_told(study: Study, decomposition: Decomposition, cues: Cues | None) -> 
     return f"{decomposition.name}: no cues are kept; measure what its classes rest on: {command}"
 
 
+def lost_by(cues: Cues, label: int, things: bool = False) -> list[tuple[str, float]]:
+    """Return the cues by which a class loses margin, most first; those that take the thing itself away, or the others."""
+    pairs = [(one.name, float(one.loss[label])) for one in cues.cues if (one.name in THINGS) is things]
+    return _most_first(pairs)
+
+
+def lost_through(cues: Cues, label: int, feature: int) -> list[tuple[str, float]]:
+    """Return the cues by which a class loses margin through a feature, but for those that take the thing itself away."""
+    pairs = [(one.name, float(one.through[label, feature])) for one in cues.cues if one.name not in THINGS]
+    return _most_first(pairs)
+
+
+def losses(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
+    """Write by which cues margin is lost, in median margins."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in found[:most])
+
+
+def _most_first(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted((pair for pair in pairs if pair[1] >= LITTLE), key=lambda pair: -pair[1])
+
+
 def moved_by(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
     """Write by which cues a feature is moved."""
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in found[:most])
+    return ", ".join(f"{name} {explained(share)}" for name, share in found[:most])
+
+
+def explained(share: float) -> str:
+    """Write a share of a feature's variance; a swap may move a feature further than two images of the set differ."""
+    return f"{'≥ ' * (share > 1)}{100 * min(share, 1):.0f} %"
 
 
 def moves_json(moves: Moves | None) -> dict[str, dict[str, float]] | None:
