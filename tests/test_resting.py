@@ -60,7 +60,11 @@ def test_findings_come_first(study: Study, made: Decomposition) -> None:
 def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     [row, *_] = made.rows(0)
     moved = {"corner-top-left": {row.feature: 0.62}, "border": {row.feature: 0.4}, "colour": {row.feature: 0.2}}
-    lost = {"corner-top-left": {(0, row.feature): 0.25}, "border": {(0, row.feature): 0.04}, "mirror": {(0, row.feature): 0.9}}
+    lost = {
+        "corner-top-left": {(0, row.feature): 0.25},
+        "border": {(0, row.feature): 0.04},
+        "mirror": {(0, row.feature): 0.9},
+    }
     losing = LOST | {"mirror": {0: 0.2}}
     keep_cues(study, made, losing, moved, left_out={"grain": "it takes more pixels"}, through=lost)
     page = report(study, made)
@@ -75,7 +79,10 @@ def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     assert "The loss of a median margin, 2.5 logits, brings a typical image to the boundary." in heat
     assert "On 30 of 90 images of 'train'. grain is left out: it takes more pixels." in heat
     own = part(page, "c0", "c1")
-    assert "<p>It loses most by corner-top-left (1.23), border (0.40), in median margins. Of cues that take the thing " in own
+    assert (
+        "<p>It loses most by corner-top-left (1.23), border (0.40), in median margins. Of cues that take the thing "
+        in own
+    )
     assert "itself away: mirror 0.20.</p>" in own
     assert '<th scope="col" class="left">lost through it</th>' in own
     assert re.findall('<td class="left moved">(.*?)</td>', own) == ["corner-top-left 0.25", ""]

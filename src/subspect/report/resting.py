@@ -14,7 +14,7 @@ from subspect.checking.finding import Finding
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.fidelity import Fidelity, unique
 from subspect.studies.study import Study
-from subspect.swapping.moved import lost_by, lost_through, losses, moved_by
+from subspect.swapping.moved import losses, lost_by, lost_through, moved_by
 from subspect.swapping.result import Cues
 from subspect.swapping.stored import kept_cues
 
@@ -74,7 +74,9 @@ class Resting:
             return "It loses next to nothing by any cue."
         said = ", ".join(f"{name} ({value:.2f})" for name, value in most[:_NAMED])
         also = f" Of cues that take the thing itself away: {losses(things)}." if things else ""
-        return (f"It loses most by {said}, in median margins." if said else "It loses next to nothing by its context.") + also
+        return (
+            f"It loses most by {said}, in median margins." if said else "It loses next to nothing by its context."
+        ) + also
 
     def lost(self, label: int, feature: int) -> str:
         """Say by which cues a class loses its margin through a feature."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from subspect.ground.errors import some
 from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import shown
 from subspect.studies.study import Study
 from subspect.swapping.result import Cues
 from subspect.swapping.stored import kept_cues
@@ -32,6 +33,16 @@ def kept_moves(study: Study, decomposition: Decomposition, features: Iterable[in
     """
     cues = kept_cues(study, decomposition)
     return None if cues is None else {feature: cues.of_feature(feature) for feature in features}
+
+
+def kept_losses(study: Study, decomposition: Decomposition, uses: Mapping[int, int]) -> Losses | None:
+    """Return what classes lose through features, feature → class, by each cue; None where the study keeps none.
+
+    Raises:
+        SubspectError: what it keeps is damaged.
+    """
+    cues = kept_cues(study, decomposition)
+    return None if cues is None else {one: lost_through(cues, label, one) for one, label in uses.items()}
 
 
 def cues_json(cues: Cues | None) -> dict[str, Any] | None:
@@ -68,6 +79,24 @@ def losses(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in found[:most])
 
 
+def losses_json(cues: Cues | None, decomposition: Decomposition, label: int) -> dict[str, dict[str, float]] | None:
+    """Return what a class loses through each of its features as JSON values; None where no cues are kept."""
+    if cues is None:
+        return None
+    return moves_json({one: lost_through(cues, label, one) for one in decomposition.supports[label].tolist()})
+
+
+def class_told(cues: Cues | None, decomposition: Decomposition, label: int) -> list[str]:
+    """Say what a class loses through each of its features, a line for each; nothing where no cues are kept."""
+    found = losses_json(cues, decomposition, label) or {}
+    lines = [
+        f"lost through {shown(int(one), decomposition.feature_names)}: {losses(list(lost.items()))}"
+        for one, lost in found.items()
+        if lost
+    ]
+    return [*lines, *(["(by cues that are swapped, in median margins)"] if lines else [])]
+
+
 def _most_first(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted((pair for pair in pairs if pair[1] >= LITTLE), key=lambda pair: -pair[1])
 
@@ -82,7 +111,7 @@ def explained(share: float) -> str:
     return f"{'≥ ' * (share > 1)}{100 * min(share, 1):.0f} %"
 
 
-def moves_json(moves: Moves | None) -> dict[str, dict[str, float]] | None:
+def moves_json(moves: Moves | Losses | None) -> dict[str, dict[str, float]] | None:
     """Return the same as JSON values: feature as text → cue → share."""
     return None if moves is None else {str(feature): dict(found) for feature, found in moves.items()}
 
