@@ -188,7 +188,7 @@ class Explanation(Result):
         if self.lost_through is not None:
             caption += (
                 f"\nlost through it: median margins that {self.predicted} (where that has no weight, {self.against}) loses "
-                "through the feature when a cue is that of another class's image"
+                "through the feature when a cue is that of another class's image; of the cues that it rests on most"
             )
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):

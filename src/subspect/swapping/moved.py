@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from subspect.ground.errors import some
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import shown
@@ -69,9 +71,13 @@ def lost_by(cues: Cues, label: int, things: bool = False) -> list[tuple[str, flo
 
 
 def lost_through(cues: Cues, label: int, feature: int) -> list[tuple[str, float]]:
-    """Return the cues by which a class loses margin through a feature, but for those that take the thing itself away."""
+    """Return the cues by which a class loses margin through a feature, but for those that take the thing itself away.
+
+    First come the cues that the class rests on most: it loses by them, and others gain.
+    """
+    rests = {one.name: float(min(one.loss[label], np.nan_to_num(one.pull[label]))) for one in cues.cues}
     pairs = [(one.name, float(one.through[label, feature])) for one in cues.cues if one.name not in THINGS]
-    return _most_first(pairs)
+    return sorted(_most_first(pairs), key=lambda pair: -rests[pair[0]])
 
 
 def losses(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
@@ -108,7 +114,7 @@ def moved_by(found: Sequence[tuple[str, float]], most: int = MOST) -> str:
 
 def explained(share: float) -> str:
     """Write a share of a feature's variance; a swap may move a feature further than two images of the set differ."""
-    return f"{'≥ ' * (share > 1)}{100 * min(share, 1):.0f} %"
+    return f"{'≥ ' if share > 1 else ''}{100 * min(share, 1):.0f} %"
 
 
 def moves_json(moves: Moves | Losses | None) -> dict[str, dict[str, float]] | None:
