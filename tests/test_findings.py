@@ -219,6 +219,8 @@ def test_a_feature_that_looks_elsewhere(study: Study) -> None:
         "class's other features look at the centre"
     )
     assert found.classes == ("a",) and "--drop a:3" in found.do and found.figures["features"] == [3]
+    with_cues(study, own, centre, swapped("corner-top-left", moved=[0.1, 0.1, 0.1, 1.2, 0.1, 0.1]))
+    assert "(≥ 100 % of its variance; the centre explains 10 %)" in only(own.findings(), "C105").text
     with_cues(study, own, centre, swapped("border", moved=[0.1] * D))
     assert state(own.findings(), "C105") == "passed"
     with_cues(study, own, centre)

@@ -54,12 +54,8 @@ def test_what_a_class_rests_on_comes_first(study: Study) -> None:
         "place": {(0, 1): 2.0},
         "border": {(0, 1): 0.04},
     }
-    keep_cues(
-        study,
-        made,
-        {"detail": {0: 0.5}, "corner-top-left": {0: 1.5}, "place": {0: 2}, "border": {0: 2}},
-        through=through,
-    )
+    loss = {"detail": 0.5, "corner-top-left": 1.5, "place": 2.0, "border": 2.0}
+    keep_cues(study, made, {name: {0: value} for name, value in loss.items()}, through=through)
     cues = kept_cues(study, made)
     assert cues is not None and lost_through(cues, 0, 1) == [("corner-top-left", 0.2), ("detail", 0.9)]
     assert lost_by(cues, 0) == [("border", 2), ("corner-top-left", 1.5), ("detail", 0.5)]
