@@ -526,7 +526,7 @@ def test_what_moves_each_feature(study: Study, made: Decomposition, network: Net
     first, *others = [term.feature for term in before.terms]
     moved = {"a": {first: 0.2}, "b": {first: 0.7}, "c": {first: 0.1}}
     place = made.class_names.index(before.predicted if before.terms[0].weights[0] else before.against), first
-    through = {"a": {place: 0.25}, "b": {place: 0.5}, "layout": {place: 3}}
+    through = {"a": {place: 0.25}, "b": {place: 0.5}, "layout": {place: 3.0}}
     keep_cues(study, made, {"a": {}, "b": {}, "c": {}, "layout": {}}, moved, through=through)
     one = explain(study, made, network=network, image=path)
     assert one.to_json()["lost_through"] == {str(first): {"b": 0.5, "a": 0.25}, **{str(each): {} for each in others}}

@@ -32,7 +32,7 @@ def test_show_says_whether_cues_are_kept(study: Study) -> None:
         "note": "30 of 90 images of 'train'",
     }
     feature = int(made.supports[0][0])
-    through = {"border": {(0, feature): 0.25}, "place": {(0, feature): 1}}
+    through = {"border": {(0, feature): 0.25}, "place": {(0, feature): 1.0}}
     keep_cues(study, made, {"border": {}, "place": {}}, through=through)
     own = f"{line} --decomposition {made.name} --class {made.class_names[0]}"
     assert (

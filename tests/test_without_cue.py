@@ -160,7 +160,7 @@ def test_what_the_backbone_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptu
         )  # on images without the mark the network was no better
         again = without("corner-top-left", seen=0.0, test=test)
         own = subspect.edit(study, made, on=on, without_cue=again).swapped["corner-top-left"]
-    assert own.plain.value > 1.1 * max(own.after.value, own.limit.value)
+    assert own.limit is not None and own.plain.value > 1.1 * max(own.after.value, own.limit.value)
     assert f"(the network on {100 * own.plain.value:.1f} % of the same images as they are)" in caplog.text
     assert "the backbone holds too little besides it" in caplog.text
     assert "subspect retrain" in caplog.text and "--without-cue corner-top-left" in caplog.text

@@ -274,6 +274,7 @@ def show(
 
     Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
+    from subspect.ground.tables import Table
     from subspect.heads.feature_names import names_json
     from subspect.heads.shown import curve_table, features
     from subspect.report.curve_file import write_curve
@@ -303,8 +304,10 @@ def show(
         "lost_through": [losses_json(cues, loaded, label) for label in labels],
         "feature_names": named,
     }
-    shown = [[features(loaded, label), *class_told(cues, loaded, label)] for label in labels]
-    show_values(value, as_json, *(one for each in shown for one in each))
+    shown: list[Table | str] = []
+    for label in labels:
+        shown += [features(loaded, label), *class_told(cues, loaded, label)]
+    show_values(value, as_json, *shown)
 
 
 @command("A study")
