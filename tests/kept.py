@@ -19,12 +19,18 @@ def keep_cues(
     loss: Mapping[str, Mapping[int, float]],
     moved: Mapping[str, Mapping[int, float]] | None = None,
     left_out: Mapping[str, str] | None = None,
+    through: Mapping[str, Mapping[tuple[int, int], float]] | None = None,
 ) -> Path:
     """Keep cues of a decomposition: cue → class → margin that is lost, and gained by others; cue → feature → share of its
-    variance. All else is 0.
+    variance; cue → class and feature → what is lost through it. All else is 0.
     """
     n, d = len(made.class_names), study.identity.n_features
-    parts = csr_matrix((n, d)), csr_matrix((n, d))
+
+    def parts(name: str) -> tuple[csr_matrix, csr_matrix]:
+        lost = np.zeros((n, d))
+        for place, value in (through or {}).get(name, {}).items():
+            lost[place] = value
+        return csr_matrix(lost), csr_matrix((n, d))
 
     def filled(values: Mapping[int, float], size: int) -> np.ndarray:
         made = np.zeros(size)
@@ -44,7 +50,7 @@ def keep_cues(
             np.full(n, 0.01),
             filled(lost, n),
             np.full(n, 0.01),
-            *parts,
+            *parts(name),
             right(),
         )
         for name, lost in loss.items()

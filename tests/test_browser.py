@@ -152,6 +152,9 @@ def test_it_fits_a_narrow_window(reports: tuple[Path, Path], page: Page) -> None
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto(reports[0].as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.get_by_text("Scroll the table sideways to see all 19 cues →").is_visible()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.get_by_text("Scroll the table sideways").is_hidden()
 
 
 def test_it_prints_dark_on_light_and_fits_the_paper(reports: tuple[Path, Path], page: Page) -> None:

@@ -165,6 +165,6 @@ def test_what_moves_each_feature(study: Study, made: Decomposition) -> None:
         **{str(each): {} for each in others},
     }
     assert found.to_frame()["moved_by"].tolist() == ["colour 70 %, border 20 %", *[""] * len(others)]
-    last = found.tables()[0].columns[-1]
-    assert str(last.header) == "moved by"
+    last = found.tables()[1].columns[-1]
+    assert str(last.header) == "moved by" and str(found.tables()[0].columns[-1].header) == "used by"
     assert [str(cell) for cell in last.cells] == ["colour 70 %, border 20 %", *[""] * len(others)]

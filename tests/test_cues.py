@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Cue, Cues, SubspectError
 from subspect.cli import app
-from subspect.swapping import cue as cue_module
 from subspect.swapping.built_in import CORNERS, CUES
 from subspect.swapping.cue import swapped
 from subspect.swapping.margins import margin, rivals, through
@@ -337,7 +337,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> subspect.Study:
 
 def measured(study: subspect.Study, cues: Sequence[str | Cue] | None = None, **options: object) -> Cues:
     made = study[study.decomposition_names[-1]]
-    given: dict[str, object] = {"images": known_images(20, 0), "show_progress": False, **options}
+    given: dict[str, object] = {"images": known_images(20, 0), "show_progress": False, "replace": True, **options}
     return made.cues(network(), cues=cues, **given)
 
 
@@ -447,7 +447,11 @@ def test_kept_gone_on_with_and_read_again(study: subspect.Study, monkeypatch: py
     assert measured(study, ["scale", "border"]).names == ["scale", "border"]
     kept = kept_cues(study, made)
     assert kept is not None and kept.to_json() == whole.to_json()
-    assert measured(study, ["mirror"], sample=30).names == ["mirror"]
+    with pytest.raises(SubspectError, match="keeps cues of .* of another sample .*120 of 120 images") as refused:
+        measured(study, ["mirror"], sample=30, replace=False)
+    assert ": border, mirror, scale; to add to them give the same sample, image set and seed" in str(refused.value)
+    assert kept_cues(study, made) is not None and "replace=True (--replace)" in str(refused.value)
+    assert measured(study, ["mirror"], sample=30, seed=2).note.endswith("'train', seed 2")
     kept = kept_cues(study, made)
     assert kept is not None and kept.names == ["mirror"]  # of another sample nothing is mixed in
     edited = made.without(0, int(made.supports[0][0]))
@@ -463,7 +467,12 @@ def test_shown(study: subspect.Study, tmp_path: Path) -> None:
         assert rows[0][:3] == ("nothing", "100.0 %", "100.0 %") and len(rows) == 1 + len(CUES)
         assert "120 of 120 images of 'train'" in str(table.caption)
         told = next(row[-1] for row in rows if row[0] == "colour")
-        assert told.startswith(f"colour {found['colour'].loss[3]:.2f}, 100\u00a0→\u00a0")
+        assert told.startswith(f"colour: {found['colour'].loss[3]:.2f} (100\u00a0→\u00a0")
+        figures = re.findall(r": (\S+) \(", "\n".join(row[-1] for row in rows))
+        assert len(figures) < 3 * len(CUES) and min(map(float, figures)) >= 0.05  # next to nothing is left out
+        assert "with the cue of an image of another class; with grey, detail, " in str(table.caption)
+        said_of = {one: str(measured(study, [one]).tables()[0].caption) for one in ("border", "mirror")}
+        assert "scrambled" not in said_of["border"] and ", with mirror taken away or scrambled." in said_of["mirror"]
         [own] = found.class_tables(3)
         through_red = next(
             row for row in zip(*(column.cells for column in own.columns), strict=True) if str(row[0]) == "colour"
@@ -481,8 +490,13 @@ def test_shown(study: subspect.Study, tmp_path: Path) -> None:
         assert said["cues"]["grey"]["classes"]["colour"]["pull"] == [None] * 3
         assert said["feature_names"] == {"0": "corner", "3": "red"}
         assert found.of_feature(3)[0][0] in ("colour", "grey")
-        for draw in (found.plot, lambda: found.plot_class(3)):
+        for draw in (found.plot, lambda: found.plot_class(3), lambda: found.plot_class("colour")):
             draw().savefig(tmp_path / "figure.png")
+        assert found.only(["border"]).plot_class(3).get_figwidth() >= 6.4  # as wide as its title
+        assert str(found.class_tables("colour")[0].title) == str(own.title)
+        for asked in (6, "colur"):
+            with pytest.raises(SubspectError, match=f"no class {asked!r}.*; the network has 6"):
+                found.plot_class(asked)
     finally:
         study.name_features({0: None, 3: None})
     with pytest.raises(
@@ -503,10 +517,10 @@ class Bottom(Cue):
 
 
 def test_the_cue_in_the_docstring_is_one() -> None:
-    text = inspect.getdoc(cue_module)
+    text = inspect.getdoc(Cue)
     assert text is not None
     names: dict[str, Any] = {"subspect": subspect, "torch": torch}
-    exec(textwrap.dedent(text.partition("::\n\n")[2]), names)
+    exec(textwrap.dedent(text.partition("::\n\n")[2].partition("\n\nAttributes:")[0]), names)
     images, others = some_images(2, 20), some_images(2, 20, seed=1)
     own, mine = (one.swap(images, others, np.random.default_rng(0)) for one in (names["Bottom"](), Bottom()))
     assert torch.equal(own, mine) and cues_named([names["Bottom"]()])
@@ -552,6 +566,10 @@ class Nameless(Bottom):
     name = ""
 
 
+class Taken(Bottom):
+    name = "border"
+
+
 def test_naming() -> None:
     assert cues_named(None) == CUES == cues_named(["all"]) and cues_named("corner") == CORNERS
     assert cues_named(["border", "border"]) == (BY_NAME["border"],)
@@ -565,6 +583,7 @@ def test_naming() -> None:
         ([3], "a cue is the name of one, or a subspect.Cue; got int"),
         ([Bottom(), Bottom()], "two cues are called 'bottom'; give one of them another name"),
         ([Nameless()], "the cue Nameless must have a name, as text; got ''"),
+        ([Taken()], "the name 'border' is taken by a built-in cue; give Taken another name"),
     ):
         with pytest.raises(SubspectError, match=message):
             cues_named(given_cues)  # type: ignore[arg-type]
@@ -619,10 +638,14 @@ def test_damage_is_noticed(study: subspect.Study) -> None:
     data = path.read_bytes()
     try:
         path.write_bytes(data[:-8] + bytes(8))
-        with pytest.raises(
-            SubspectError, match=r"doesn't fit its checksum; delete it, and measure again: subspect cues"
-        ):
-            kept_cues(study, study[found.decomposition])
+        for asked in (kept_cues, subspect.check):
+            with pytest.raises(
+                SubspectError, match=r"doesn't fit its checksum; delete it, and measure again: subspect cues"
+            ):
+                asked(study, study[found.decomposition])
+        for strict in ([], ["--strict"]):
+            told = CliRunner().invoke(app, ["check", str(study.path), *strict])
+            assert told.exit_code == 1 and "delete it, and measure again" in " ".join(told.stderr.split())
     finally:
         path.unlink()
 
@@ -677,6 +700,18 @@ def test_tensors_that_were_ready(tmp_path: Path) -> None:
         found["grey"]
 
 
+def test_images_without_colour(tmp_path: Path) -> None:
+    images, labels = known_images(4, 0)
+    grey = np.repeat(images.mean(axis=3, keepdims=True), 3, axis=3).astype(np.uint8), labels
+    made = subspect.observe(network(), grey, tmp_path / "study", show_progress=False)
+    found = subspect.decompose(made, 6, hold_out=0, show_progress=False)
+    cues = found.cues(network(), images=grey, cues=["colour", "grey", "brightness"])
+    assert cues.names == ["brightness"] and cues.left_out == dict.fromkeys(
+        ("colour", "grey"), "the images have no colour"
+    )
+    assert subspect.check(made, found).skipped["C102"] == "colour: the images have no colour"
+
+
 def test_tones_of_unknown_preprocessing() -> None:
     pixels = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     tones = Tones.of(None, pixels)
@@ -695,6 +730,8 @@ def test_one_class_only_and_few_images(tmp_path: Path) -> None:
         SubspectError, match="a cue is swapped with an image of another class, and all 2 images are of one"
     ):
         found.cues(network(), images=(images[:2], labels[:2]))
+    skipped = subspect.check(made, found).skipped
+    assert skipped["C101"] == "needs images of two classes: a cue is swapped with that of an image of another class"
     made = subspect.observe(network(), (images, labels), tmp_path / "few", show_progress=False)
     few = subspect.decompose(made, 6, hold_out=0, show_progress=False).cues(
         network(), images=(images, labels), sample=4
@@ -734,8 +771,8 @@ def test_images_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         SubspectError,
         match=r"none of the 24 images of 'train' could be opened again .*; say where they are: images='FOLDER'",
     ):
-        found.cues(network(), cues=["border"], seed=1)
-    assert found.cues(network(), cues=["border"], seed=1, images=tmp_path / "moved").images.sum() == 22
+        found.cues(network(), cues=["border"], seed=1, replace=True)
+    assert found.cues(network(), cues=["border"], seed=1, replace=True, images=tmp_path / "moved").images.sum() == 22
     # Images that go away between two passes: what is done is kept, and the rest is not taken for other images.
     monkeypatch.setattr("subspect.swapping.partners._MEMORY", 0)
 
@@ -746,8 +783,10 @@ def test_images_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             next((tmp_path / "moved" / KNOWN[1]).glob("*.png")).unlink()
             return images
 
-    with pytest.raises(SubspectError, match=r"of 'train', .*png, .* could be read in one pass .*: cues that are done are kept"):
-        found.cues(network(), cues=[Deleting(), "border"], seed=2, images=tmp_path / "moved")
+    with pytest.raises(
+        SubspectError, match=r"of 'train', .*png, .* could be read in one pass .*: cues that are done are kept"
+    ):
+        found.cues(network(), cues=[Deleting(), "border"], seed=2, replace=True, images=tmp_path / "moved")
     kept = kept_cues(made, found)
     assert kept is not None and kept.names == ["deleting"]
 

@@ -228,7 +228,7 @@ def test_to_json(study: Study, made: Decomposition, network: Network, path: Path
             "difference",
         ),
         *("dense", "dense_difference", "image_set", "neighbours", "no_maps"),
-        *("feature_names", "dense_rows", "moved_by"),
+        *("feature_names", "dense_rows", "moved_by", "lost_through"),
     }
     assert value["difference"] == one.difference == value["logits"][0] - value["logits"][1]
     assert value["dense"] == one.dense and value["predicted"] == one.predicted
@@ -520,17 +520,23 @@ def test_an_image_of_one_colour(study: Study, made: Decomposition, network: Netw
 def test_what_moves_each_feature(study: Study, made: Decomposition, network: Network, path: Path) -> None:
     before = explain(study, made, network=network, image=path)
     assert before.moved_by is None and before.to_json()["moved_by"] is None
-    assert "moved by" not in [str(column.header) for column in before.tables()[0].columns]
+    assert before.lost_through is None and before.to_json()["lost_through"] is None
+    assert "lost through it" not in [str(column.header) for column in before.tables()[0].columns]
     assert "moved_by" not in before.to_frame()
     first, *others = [term.feature for term in before.terms]
-    keep_cues(study, made, {"a": {}, "b": {}, "c": {}}, {"a": {first: 0.2}, "b": {first: 0.7}, "c": {first: 0.1}})
+    moved = {"a": {first: 0.2}, "b": {first: 0.7}, "c": {first: 0.1}}
+    place = made.class_names.index(before.predicted if before.terms[0].weights[0] else before.against), first
+    through = {"a": {place: 0.25}, "b": {place: 0.5}, "layout": {place: 3.0}}
+    keep_cues(study, made, {"a": {}, "b": {}, "c": {}, "layout": {}}, moved, through=through)
     one = explain(study, made, network=network, image=path)
+    assert one.to_json()["lost_through"] == {str(first): {"b": 0.5, "a": 0.25}, **{str(each): {} for each in others}}
     assert one.to_json()["moved_by"] == {
         str(first): {"b": 0.7, "a": 0.2, "c": 0.1},
         **{str(each): {} for each in others},
     }
     assert one.to_frame()["moved_by"].tolist() == ["b 70 %, a 20 %", *[""] * len(others)]
     last = one.tables()[0].columns[-1]
-    assert str(last.header) == "moved by"
-    assert [str(cell) for cell in last.cells] == ["b 70 %, a 20 %", *[""] * (len(others) + 2)]
+    assert str(last.header) == "lost through it"
+    assert [str(cell) for cell in last.cells] == ["b 0.50, a 0.25", *[""] * (len(others) + 2)]
+    assert "\nlost through it: median margins that " in str(one.tables()[0].caption)
     assert explain(study, replace(made, bias=made.bias + 1), network=network, image=path).moved_by is None

@@ -11,6 +11,8 @@ import subspect
 from commands import command, parsed
 from kept import keep_cues
 from subspect import Study
+from subspect.swapping.moved import lost_by, lost_through, moved_by
+from subspect.swapping.stored import kept_cues
 
 
 def test_show_says_whether_cues_are_kept(study: Study) -> None:
@@ -29,9 +31,39 @@ def test_show_says_whether_cues_are_kept(study: Study) -> None:
         "images": 30,
         "note": "30 of 90 images of 'train'",
     }
+    feature = int(made.supports[0][0])
+    through = {"border": {(0, feature): 0.25}, "place": {(0, feature): 1.0}}
+    keep_cues(study, made, {"border": {}, "place": {}}, through=through)
+    own = f"{line} --decomposition {made.name} --class {made.class_names[0]}"
+    assert (
+        f"\nlost through {feature}: border 0.25\n(by cues that are swapped, in median margins)\n" in command(own).stdout
+    )
+    assert parsed(own)["lost_through"][0][str(feature)] == {"border": 0.25}
     other = subspect.decompose(study, 1)
     assert "no cues are kept" in command(f"{line} --decomposition {other.name}").stdout
     assert parsed(f"{line} --decomposition {made.name}")["cues"]["images"] == 30
+    unmeasured = f"{line} --decomposition {other.name} --class {made.class_names[0]}"
+    assert "lost through" not in command(unmeasured).stdout and parsed(unmeasured)["lost_through"] == [None]
+
+
+def test_what_a_class_rests_on_comes_first(study: Study) -> None:
+    made = subspect.decompose(study, 2)
+    through = {
+        "detail": {(0, 1): 0.9},
+        "corner-top-left": {(0, 1): 0.2},
+        "place": {(0, 1): 2.0},
+        "border": {(0, 1): 0.04},
+    }
+    loss = {"detail": 0.5, "corner-top-left": 1.5, "place": 2.0, "border": 2.0}
+    keep_cues(study, made, {name: {0: value} for name, value in loss.items()}, through=through)
+    cues = kept_cues(study, made)
+    assert cues is not None and lost_through(cues, 0, 1) == [("corner-top-left", 0.2), ("detail", 0.9)]
+    assert lost_by(cues, 0) == [("border", 2), ("corner-top-left", 1.5), ("detail", 0.5)]
+    assert lost_by(cues, 0, things=True) == [("place", 2)]
+
+
+def test_a_share_of_the_variance_is_at_most_all_of_it() -> None:
+    assert moved_by([("layout", 1.2), ("border", 0.4)]) == "layout ≥ 100 %, border 40 %"
 
 
 def test_a_study_of_features_alone_has_none(tmp_path: Path) -> None:

@@ -60,19 +60,32 @@ def test_findings_come_first(study: Study, made: Decomposition) -> None:
 def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     [row, *_] = made.rows(0)
     moved = {"corner-top-left": {row.feature: 0.62}, "border": {row.feature: 0.4}, "colour": {row.feature: 0.2}}
-    keep_cues(study, made, LOST, moved, left_out={"grain": "it takes more pixels"})
+    lost = {
+        "corner-top-left": {(0, row.feature): 0.25},
+        "border": {(0, row.feature): 0.04},
+        "mirror": {(0, row.feature): 0.9},
+    }
+    losing = LOST | {"mirror": {0: 0.2}}
+    keep_cues(study, made, losing, moved, left_out={"grain": "it takes more pixels"}, through=lost)
     page = report(study, made)
     heat = part(page, "rests", "running")
     rows = re.findall(r'<tr><th scope="row" class="left"><a href="#c(.)">(.)</a></th>(.*?)</tr>', heat)
     assert [one[:2] for one in rows] == [("0", "a"), ("2", "c"), ("1", "b")]
-    assert rows[0][2] == '<td class="loss7">1.2</td><td class="loss2">0.4</td><td>0.0</td>'
-    assert rows[2][2] == '<td class="gain2">−0.3</td><td>0.0</td><td>0.0</td>'
+    assert rows[0][2] == '<td class="loss7">1.2</td><td class="loss2">0.4</td><td>0.0</td><td class="loss1">0.2</td>'
+    assert rows[2][2] == '<td class="gain2">−0.3</td><td>0.0</td><td>0.0</td><td>0.0</td>'
+    assert "<caption>Margin lost, in median margins; the class that loses most by any cue first</caption>" in heat
+    assert 'class="sideways"' not in heat
     assert '<th scope="col" title="the border"><span>border</span></th>' in heat
     assert "The loss of a median margin, 2.5 logits, brings a typical image to the boundary." in heat
     assert "On 30 of 90 images of 'train'. grain is left out: it takes more pixels." in heat
     own = part(page, "c0", "c1")
-    assert "<p>It loses most by corner-top-left (1.23), border (0.40), in median margins.</p>" in own
-    assert '<th scope="col" class="left">moved by</th>' in own and "corner-top-left 62 %, border 40 %</td>" in own
+    assert (
+        "<p>It loses most by corner-top-left (1.23), border (0.40), in median margins. Of cues that take the thing "
+        in own
+    )
+    assert "itself away: mirror 0.20.</p>" in own
+    assert '<th scope="col" class="left">lost through it</th>' in own
+    assert re.findall('<td class="left moved">(.*?)</td>', own) == ["corner-top-left 0.25", ""]
     assert "It loses next to nothing by any cue." in part(page, "c1", "c2")
     feature = page.partition(f'<details id="f{row.feature}"')[2].partition("</details>")[0]
     assert "<p>Moved by corner-top-left 62 %, border 40 %, colour 20 %.</p>" in feature
@@ -83,7 +96,7 @@ def test_without_cues_it_says_how_to_measure_them(study: Study, made: Decomposit
     page = report(study, made)
     line = f"not measured: <code>subspect cues STUDY --decomposition {made.name} --network …</code>"
     assert page.count(line) == 1 and 'id="rests"' not in page and "#rests" not in page
-    assert "moved by" not in page and "Moved by" not in page
+    assert "lost through it" not in page and "Moved by" not in page
     codes = "C101, C102, C103, C104, C105"
     assert (
         f"<li>{codes} skipped: needs cues: subspect cues STUDY --decomposition" in page and str(study.path) not in page
@@ -106,13 +119,13 @@ def test_pages_of_classes_and_features_say_it_too(
 ) -> None:
     monkeypatch.setattr("subspect.report.SINGLE", 2)
     [row, *_] = made.rows(0)
-    keep_cues(study, made, LOST, {"border": {row.feature: 0.4}})
+    keep_cues(study, made, LOST, {"border": {row.feature: 1.2}}, through={"border": {(0, row.feature): 0.4}})
     first = report(study, made)
     [pages] = [one for one in (study.path / "report-pages").iterdir() if one.is_dir()]
     assert f'See <a href="report-pages/{pages.name}/class-0.html">a</a>.' in first
     own = (pages / "class-0.html").read_text()
-    assert "It loses most by corner-top-left (1.23)" in own and "border 40 %</td>" in own
-    assert "Moved by border 40 %." in (pages / f"feature-{row.feature}.html").read_text()
+    assert "It loses most by corner-top-left (1.23)" in own and "border 0.40</td>" in own
+    assert "Moved by border ≥ 100 %." in (pages / f"feature-{row.feature}.html").read_text()
 
 
 def many(path: Path, n: int, names: Mapping[int, str]) -> tuple[Study, Decomposition]:
@@ -130,7 +143,7 @@ def test_of_many_only_the_worst_are_shown(tmp_path: Path) -> None:
     page = report(study, made)
     assert page.count("<b>C101</b>") == 12 and "38 more of C101: <code>subspect check STUDY --decomposition" in page
     heat = part(page, "rests", "running")
-    assert heat.count('<th scope="row"') == 40 and "; 40 of 50 classes, those that lose most</caption>" in heat
+    assert heat.count('<th scope="row"') == 40 and "any cue first; 40 of 50 classes</caption>" in heat
     raw = (study.path / "report.html").read_text()
     assert "<b>same" not in raw and "&lt;b&gt;same" in raw
     found = part(raw, "findings", "cost")

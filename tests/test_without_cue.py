@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -118,6 +120,11 @@ def test_a_head_that_leans_on_a_mark_is_mended(study: subspect.Study) -> None:
     assert said["swapped"]["corner-top-left"]["after"]["value"] == own.after.value
     shown = edited.tables()[-1]
     assert str(shown.title) == "accuracy with a cue swapped" and len(shown.rows) == 2
+    assert str(shown.caption) == "all features: a head on all features, learned in the same way"
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow.print(shown)
+    text = narrow.export_text()
+    assert "…" not in text and f"{100 * own.limit.value:.1f} %" in text
 
 
 def test_features_are_chosen_anew(study: subspect.Study) -> None:
@@ -145,9 +152,16 @@ def test_dropped_as_well(study: subspect.Study) -> None:
 def test_what_the_backbone_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     study = observed(tmp_path, seen=0.0)
     made = study[study.decomposition_names[-1]]
-    subspect.edit(
-        study, made, on="none", without_cue=without("corner-top-left", seen=0.0, test=pictures(40, 1, "none"))
-    )
+    marked = pictures(40, 3, "class")
+    subspect.observe(network(0.0), marked, study.path, "class", show_progress=False)
+    for on, test in (("none", pictures(40, 1, "none")), ("class", marked)):
+        assert (
+            "the backbone holds too little" not in caplog.text
+        )  # on images without the mark the network was no better
+        again = without("corner-top-left", seen=0.0, test=test)
+        own = subspect.edit(study, made, on=on, without_cue=again).swapped["corner-top-left"]
+    assert own.limit is not None and own.plain.value > 1.1 * max(own.after.value, own.limit.value)
+    assert f"(the network on {100 * own.plain.value:.1f} % of the same images as they are)" in caplog.text
     assert "the backbone holds too little besides it" in caplog.text
     assert "subspect retrain" in caplog.text and "--without-cue corner-top-left" in caplog.text
 
@@ -171,6 +185,8 @@ def test_refused(study: subspect.Study) -> None:
         subspect.edit(study, made, target="dense", without_cue=without("border"))
     with pytest.raises(SubspectError, match=r"no cue 'bordr' \(did you mean 'border'\?\)"):
         without("bordr")
+    with pytest.raises(SubspectError, match=r"no cue was named; name those that .* such as cues=\['border'\]"):
+        without()
     with pytest.raises(SubspectError, match="copies must be 1 or more, got 0"):
         without("border", copies=0)
     with pytest.raises(SubspectError, match="sample must be 2 or more, got 1"):
@@ -228,13 +244,14 @@ def test_batches_are_swapped_and_follow_the_step() -> None:
     assert taken <= {one[:, ring].numpy().round(4).tobytes() for one in pixels}
     one_class = torch.zeros(400, dtype=torch.int64)
     assert torch.equal(swaps(pixels, one_class, 3), pixels)
+    assert not (swaps(pixels, labels, 3, stay=False) == pixels).flatten(1).all(dim=1).any()
 
 
 def test_training_without_a_cue(tmp_path: Path) -> None:
     study = observed(tmp_path)
     made = study[study.decomposition_names[-1]]
     settings = {"epochs": 30, "batch_size": 16, "rate": 30.0, "held_out": 0.2, "layers": ("fc",), "weight_decay": 0.0}
-    ends = {}
+    ends, made_of, test = {}, {}, pictures(40, 1, "class")
     for name, cues in (("leaning", ()), ("without", tuple(cue.name for cue in CORNERS[:1]))):
         retrained = subspect.retrain(
             study,
@@ -243,15 +260,19 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             images=TRAIN,
             folder=tmp_path / name,
             settings={**settings, "without_cues": cues},
+            test=test,
             control=False,
             show_progress=False,
         )
+        made_of[name] = retrained
         images, labels = pictures(40, 5, "all")
         with torch.no_grad():
             said = retrained.retrained.model(torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255).argmax(dim=1)
         ends[name] = float((said.numpy() == labels).mean())
     assert ends["without"] > ends["leaning"] + 0.2
-    with pytest.raises(SubspectError, match="holds a training with other without_cues"):
+    with pytest.raises(
+        SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"
+    ):
         subspect.retrain(
             study,
             made,
@@ -262,5 +283,29 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             control=False,
             show_progress=False,
         )
+    with pytest.raises(
+        SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"
+    ):
+        subspect.retrain(
+            study,
+            made,
+            network=network(),
+            images=TRAIN,
+            folder=tmp_path / "without",
+            settings=settings,
+            control=False,
+            show_progress=False,
+        )
+    # The best epoch, and what is said of it, is told by held-out images and test images in which the cue is swapped.
+    plain, own = made_of["leaning"], made_of["without"]
+    assert not plain.swapped and "swapped" not in str(plain.tables()[0].caption)
+    assert own.retrained.start < 0.9 <= own.retrained.epochs[own.retrained.best - 1].held_out
+    assert plain.retrained.start == 1
+    assert own.swapped["decomposed, retrained"].value > own.swapped["decomposed"].value + 0.1
+    assert own.to_json()["swapped"]["dense"]["value"] == own.swapped["dense"].value < own.accuracy["dense"].value
+    first, last = own.tables()
+    assert "accuracy with corner-top-left swapped before this training" in str(first.caption)
+    assert f"subspect observe NEW IMAGES … --weights {own.retrained.path}" in str(first.caption)
+    assert [str(cell) for cell in last.columns[0].cells][1] == "decomposed, with corner-top-left swapped"
     with pytest.raises(SubspectError, match="no cue 'edge'"):
         subspect.Settings(without_cues=("edge",))

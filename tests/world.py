@@ -187,7 +187,7 @@ def build_shortcut(folder: Path, dropped: list[int]) -> Path:
         made.mkdir()
         save_file(model.state_dict(), made / "weights.safetensors")
         network = subspect.load_network("python:examples/shortcut.py:network", made / "weights.safetensors")
-        for seed, (name, each) in enumerate((("train", 6), ("unmarked", 5), ("test", 4))):
+        for seed, (name, each) in enumerate((("train", 15), ("unmarked", 5), ("test", 4), ("marked", 4))):
             write_images(made / "images" / name, digits, each, seed, side=8)
             subspect.observe(network, made / "images" / name, made / "study", name, show_progress=False)
         picture(np.random.default_rng(9), 8, 3).save(made / "marked.png")

@@ -178,15 +178,12 @@ class Comparison(Result):
         )
         for column in ("feature", f"weight {first}", second, f"mean {first}", second, "separates by", "used by"):
             table.add_column(column, justify="right", overflow="ellipsis" if column == "used by" else "fold")
-        if self.moved_by is not None:
-            table.add_column("moved by", overflow="fold")
         for one in self.separators:
             used = "both" if one.shared else first if one.weights[0] else second
             numbers = [f"{weight:.3g}" if weight else "" for weight in one.weights] + [
                 f"{mean:.3g}" for mean in one.means
             ]
-            moved = [moved_by(self.moved_by[one.feature])] if self.moved_by is not None else []
-            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used, *moved)
+            table.add_row(shown(one.feature, self.feature_names), *numbers, f"{one.separation:+.2f}", used)
         images = Table(title=f"confused {self.examples}", title_justify="left")
         for column in (self.examples[:-1], "is", "taken for", "dense", "by", "what tipped it, in logits"):
             images.add_column(column, justify="right" if column == "by" else "left", overflow="fold")
@@ -198,7 +195,19 @@ class Comparison(Result):
             images.add_row(
                 text if shot.text else shot.id, shot.label, shot.predicted, shot.dense, f"{shot.difference:.2f}", tipped
             )
-        return [table, images] if self.confused else [table]
+        moved = [] if self.moved_by is None else [self._moved(self.moved_by)]
+        return [table, *moved, *([images] if self.confused else [])]
+
+    def _moved(self, moves: Moves) -> Table:
+        caption = (
+            "share of the feature's variance that a swap of the cue explains; 100 % is by how much two images differ"
+        )
+        table = Table(title="what moves them", title_justify="left", caption=caption, caption_justify="left")
+        table.add_column("feature", justify="right")
+        table.add_column("moved by", overflow="fold", min_width=60)
+        for one in self.separators:
+            table.add_row(shown(one.feature, self.feature_names), moved_by(moves[one.feature]))
+        return table
 
     @drawing()
     def plot(self) -> Figure:

@@ -38,7 +38,7 @@ from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import same_network
 from subspect.studies.study import Study, StudyLike
-from subspect.swapping.moved import Moves, kept_moves, moved_by, moved_column, moves_json
+from subspect.swapping.moved import Losses, Moves, kept_losses, kept_moves, losses, moved_column, moves_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +107,8 @@ class Explanation(Result):
         dense_rows: those of the two classes that keep their dense row, since no image of theirs was seen.
         moved_by: feature → the cues that explain a tenth or more of its variance, and how much of it; None where the study
             keeps no cues of the decomposition.
+        lost_through: feature → cues by which its class (the predicted one, if that uses it) loses margin through it, in median
+            margins, but for those that take the thing itself away; None likewise.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Explanation(Result):
     feature_names: Names = field(default_factory=dict)
     dense_rows: tuple[str, ...] = ()
     moved_by: Moves | None = None
+    lost_through: Losses | None = None
 
     @property
     def difference(self) -> float:
@@ -142,12 +145,12 @@ class Explanation(Result):
     def to_json(self) -> dict[str, Any]:
         """Return all but pictures and maps as JSON values."""
         terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
-        left_out = ("picture", "maps", "terms", "neighbours", "feature_names", "moved_by")
+        left_out = ("picture", "maps", "terms", "neighbours", "feature_names", "moved_by", "lost_through")
         value = {key: one for key, one in vars(self).items() if key not in left_out}
         neighbours = [one.to_json() for one in self.neighbours]
         names = names_json(self.feature_names)
         said = {"difference": self.difference, "terms": terms, "neighbours": neighbours, "feature_names": names}
-        return {**value, **said, "moved_by": moves_json(self.moved_by)}
+        return {**value, **said, "moved_by": moves_json(self.moved_by), "lost_through": moves_json(self.lost_through)}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of either class, what says most first."""
@@ -182,16 +185,21 @@ class Explanation(Result):
             for name in self.dense_rows
         )
         caption += "\n" + self._no_maps() if self._no_maps() else ""
+        if self.lost_through is not None:
+            caption += (
+                f"\nlost through it: median margins that {self.predicted} (where that has no weight, {self.against}) loses "
+                "through the feature when a cue is that of another class's image; of the cues that it rests on most"
+            )
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
         for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
-        if self.moved_by is not None:
-            table.add_column("moved by", overflow="fold")
+        if self.lost_through is not None:
+            table.add_column("lost through it", overflow="fold")
         for term in self.terms[:most]:
             weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
-            moved = [moved_by(self.moved_by[term.feature])] if self.moved_by is not None else []
+            lost = [losses(self.lost_through[term.feature])] if self.lost_through is not None else []
             said = f"{term.contribution:+.3f}"
-            table.add_row(shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, said, *moved)
+            table.add_row(shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, said, *lost)
         rest = self.terms[most:]
         if rest:
             table.add_row(f"… and {len(rest):,} more", "", "", "", f"{sum(term.contribution for term in rest):+.3f}")
@@ -357,6 +365,9 @@ def explain(
         feature_names=occurring(used, study.feature_names),
         dense_rows=tuple(names[one] for one in (label, other) if one in decomposition.unseen),
         moved_by=kept_moves(study, decomposition, used),
+        lost_through=kept_losses(
+            study, decomposition, {term.feature: label if term.weights[0] else other for term in found}
+        ),
     )
 
 

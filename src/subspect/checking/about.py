@@ -80,6 +80,8 @@ class About:
         kept = kept_cues(self.study, self.decomposition)
         if kept is None and self.study.identity.features_alone:
             raise Skipped("needs images, which the network runs on: the study was made from features alone")
+        if kept is None and len(self.seen) < 2:
+            raise Skipped("needs images of two classes: a cue is swapped with that of an image of another class")
         if kept is None:
             raise Skipped(f"needs cues: {self.command('cues', '--network …')}")
         return kept

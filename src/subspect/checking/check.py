@@ -21,6 +21,7 @@ from subspect.networks.network import Network
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import same_network
 from subspect.studies.study import StudyLike
+from subspect.swapping.stored import kept_cues
 
 log = logging.getLogger("subspect")
 
@@ -53,13 +54,14 @@ def check(
         What was found, and which checks passed, were skipped, and why, or were ignored.
 
     Raises:
-        SubspectError: another network, no such image set, a code to ignore that no check has, what is no check, or a check
-            whose code is taken.
+        SubspectError: another network, no such image set, a code to ignore that no check has, what is no check, a check whose
+            code is taken, or a damaged file of cues.
     """
     study, decomposition = opened(study, decomposition)
     if on is not None:
         study.image_set(on)
     network = None if network is None else same_network(study, network)
+    kept_cues(study, decomposition)  # a damaged file is an error, and no reason to skip what reads it
     installed, skipped = _installed()
     all_checks = _unique([*CHECKS, *installed, *_checks_given(checks)])
     titles = {one.code: one.title for one in all_checks} | dict.fromkeys(skipped, "a check of an installed package")

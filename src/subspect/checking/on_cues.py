@@ -26,6 +26,7 @@ from subspect.checking.thresholds import (
 )
 from subspect.ground.errors import some
 from subspect.swapping.built_in import CORNERS
+from subspect.swapping.moved import explained
 from subspect.swapping.result import Cues, Swapped
 
 _CORNERS = tuple(cue.name for cue in CORNERS)
@@ -97,7 +98,7 @@ class RestsOn(Check):
         cues = about.cues
         if not any(True for _ in self._measured(cues)):
             missing = [*(name for rule in self.rules for name in (*rule.cues, *(rule.over or ())[:1]))]
-            missing = [name for name in missing if name not in cues.names]
+            missing = [name for name in dict.fromkeys(missing) if name not in cues.names]
             left_out = [f"{name}: {cues.left_out[name]}" for name in missing if name in cues.left_out]
             named = " ".join(f"--cue {name}" for name in missing)
             raise Skipped(some(left_out) or f"needs cues: {about.command('cues', named, '--network …')}")
@@ -115,7 +116,7 @@ class RestsOn(Check):
         text = (
             f"{name} rests on {one.what}: with that of an image of another class it loses {_number(loss)} of the median margin "
             f"({_number(loss - half)}–{_number(loss + half)}{compared}) and {100 * before:.0f} → {100 * after:.0f} % of its "
-            f"images are still recognised; others that are given it move {_number(pull)} towards {name}"
+            f"images are still recognised; others that are given it move {_number(pull)} median margins towards {name}"
         )
         figures = {
             "cue": one.name,
@@ -201,8 +202,8 @@ class Elsewhere(Check):
     ) -> Finding:
         name, centre = about.names[label], about.cues["centre"].moved
         each = [
-            f"{about.feature(one)} looks at {place} ({100 * most[one]:.0f} % of its variance; the centre explains "
-            f"{100 * centre[one]:.0f} %)"
+            f"{about.feature(one)} looks at {place} ({explained(most[one])} of its variance; the centre explains "
+            f"{explained(centre[one])})"
             for one, place in zip(odd, where, strict=True)
         ]
         text = f"in {name}, {some(each, 3)}, while most of the class's other features look at the centre"

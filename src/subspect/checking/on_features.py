@@ -63,9 +63,9 @@ class Unstable(Check):
         worst = int(places[stability[places].argmin()])
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
-            f"of {int(np.isfinite(stability).sum()):,} features, {len(places):,} would rather not be chosen again on redrawn "
-            f"images; the least stable is {about.feature(feature)} of {about.names[label]}, chosen in "
-            f"{100 * stability[worst]:.0f} % of the samples"
+            f"{len(places):,} of {int(np.isfinite(stability).sum()):,} features {'is' if len(places) == 1 else 'are'} chosen "
+            f"again in less than {100 * UNSTABLE:.0f} % of the samples of redrawn images; the least stable is "
+            f"{about.feature(feature)} of {about.names[label]}: in {100 * stability[worst]:.0f} % of them"
         )
         do = f"ask for a choice that stays: subspect decompose {about.place} --stable; or see what is as good: subspect show"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}

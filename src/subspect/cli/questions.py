@@ -90,6 +90,9 @@ def cues(
     ] = None,
     images: Images = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the cues in the place of those that are kept of other images.")
+    ] = False,
     label: Annotated[
         str | None,
         typer.Option("--class", help="Also print one class, feature by feature; the figure is then its own."),
@@ -122,6 +125,7 @@ def cues(
         on=on,
         images=images,
         seed=seed,
+        replace=replace,
         **running.arguments(),
     )
     draw(made.plot if index is None else partial(made.plot_class, index), figure)
@@ -136,7 +140,9 @@ def check(
     on: On = None,
     images: Images = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Code of a check to leave out; repeatable.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if anything is found.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 1 if anything is found; what was skipped counts as clean.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List what somebody should look at: classes that rest on a shortcut, doubtful features, suspect labels, and more.

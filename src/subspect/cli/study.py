@@ -274,11 +274,12 @@ def show(
 
     Examples: subspect show study --figure curve.svg | subspect show study --class cat --class dog
     """
+    from subspect.ground.tables import Table
     from subspect.heads.feature_names import names_json
     from subspect.heads.shown import curve_table, features
     from subspect.report.curve_file import write_curve
     from subspect.studies.study import Study
-    from subspect.swapping.moved import cues_json, cues_told
+    from subspect.swapping.moved import class_told, cues_json, cues_told, losses_json
     from subspect.swapping.stored import kept_cues
 
     opened = Study.open(study)
@@ -295,14 +296,18 @@ def show(
         value = {**opened.to_json(), "curve": [asdict(point) for point in points], "cues": cues_json(cues)}
         show_values(value, as_json, *opened.tables(), *curve, *told)
         return
-    labels = [loaded.label(name) for name in classes]
+    labels, cues = [loaded.label(name) for name in classes], kept_cues(opened, loaded)
     named = names_json(loaded.names_of(*labels))
     value = {
         "decomposition": loaded.name,
         "classes": [loaded.class_json(label) for label in labels],
+        "lost_through": [losses_json(cues, loaded, label) for label in labels],
         "feature_names": named,
     }
-    show_values(value, as_json, *(features(loaded, label) for label in labels))
+    shown: list[Table | str] = []
+    for label in labels:
+        shown += [features(loaded, label), *class_told(cues, loaded, label)]
+    show_values(value, as_json, *shown)
 
 
 @command("A study")

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from rich.text import Text
 
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import refit
@@ -120,12 +121,13 @@ class Edited(Result):
         return [table, *([self._swapped_table()] if self.swapped else [])]
 
     def _swapped_table(self) -> Table:
-        caption = "all features: the dense head, re-learned in the same way; more than that the backbone doesn't hold"
+        caption = "all features: a head on all features, learned in the same way"
         table = Table(
             title="accuracy with a cue swapped", title_justify="left", caption=caption, caption_justify="left"
         )
         for column in ("swapped", "dense", "before", "after", "all features"):
-            table.add_column(column, justify="left" if column == "swapped" else "right", no_wrap=True)
+            left = column == "swapped"
+            table.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold")
         overall = (
             self.before.overall.dense_accuracy,
             self.before.overall.accuracy,
@@ -136,7 +138,8 @@ class Edited(Result):
             cue: (one.dense, one.before, one.after, one.limit) for cue, one in self.swapped.items()
         }
         for name, shares in rows.items():
-            table.add_row(name, *(percent(one, 1) for one in shares), end_section=name == "nothing")
+            cells = [Text(percent(one, 1).replace(" (", "\n(")) for one in shares]  # five of which fit 80 columns
+            table.add_row(name, *cells, end_section=name == "nothing")
         return table
 
 
@@ -199,7 +202,7 @@ def edit(
     if without_cue is not None and learned is not None:
         swapped = accuracies(study, after.where, without_cue, decomposition, edited, learned.limit)
         limit = learned.limit and share(after.where.chunks(), learned.limit)
-        tell_of_limit(study, learned.leaning, swapped)
+        tell_of_limit(study, swapped)
     counts = [_confusions(study, one, after.where) for one in (decomposition, edited)]
     confusions = _taken_for(list(after.classes), [label for label, _ in entries], counts)
     dropped = tuple((edited.class_names[label], feature) for label, feature in entries)

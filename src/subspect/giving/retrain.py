@@ -4,9 +4,10 @@ The decomposed head takes the place of the dense one, its supports stay, and all
 names, go on learning by cross-entropy to the labels. As any training on these images could gain something, a *control* belongs
 beside it: the dense network trained just as long in just the same way.
 
-A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. The order of the images
-and every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run
-that was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
+A share of the images, told by a hash of their ids, is held out; the epoch that is best on them is kept. Where cues are to be
+done without, they are swapped in held-out images as well, as only there shows what leans on them. The order of the images and
+every random choice follow from the seed and the number of the step, and the state is written every minute, so that a run that
+was killed goes on, and ends as it would have. What it writes carries seals; nothing else in its folder is replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,8 @@ def train(
     with locked(folder, f"training in {folder}", wait=0):
         for name in (BEST, LOG):
             check_free(folder / name, is_sealed)
-        cues = cues_named(settings.without_cues) if settings.without_cues else ()
-        swaps = Swaps(cues, network.preprocessing, head.n_classes, settings.seed) if cues else None
         model.to(device or network.device)
-        run = Run(model, head, layers, settings, folder, json.dumps(about, sort_keys=True), swaps)
+        run = Run(model, head, layers, settings, folder, json.dumps(about, sort_keys=True), _swaps(network, settings))
         run.train(kept, held, read, show_progress)
         return run.finish(lambda trained: _plain(trained, head.layers, network.model), len(held))
 
@@ -133,6 +132,8 @@ class Retrained(Result):
         control: the dense network, trained just as long; None where that wasn't asked for.
         accuracy: what → accuracy on the test images with its 95 % interval (Wilson); empty without such.
         images: number of test images.
+        without_cues: that were swapped while training, and in the held-out images.
+        swapped: what → accuracy on the test images with these cues swapped; empty without such, or without cues.
     """
 
     decomposition: str
@@ -140,6 +141,8 @@ class Retrained(Result):
     control: Trained | None
     accuracy: Mapping[str, Estimate]
     images: int
+    without_cues: tuple[str, ...] = ()
+    swapped: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the models as JSON values."""
@@ -149,6 +152,8 @@ class Retrained(Result):
             "control": self.control and self.control.to_json(),
             "accuracy": {name: asdict(share) for name, share in self.accuracy.items()},
             "images": self.images,
+            "without_cues": list(self.without_cues),
+            "swapped": {name: asdict(share) for name, share in self.swapped.items()},
         }
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -163,23 +168,26 @@ class Retrained(Result):
 
     def tables(self) -> list[Table]:
         """Return tables for the terminal: accuracy after each epoch, and on the test images."""
+        cues = f" with {' and '.join(self.without_cues)} swapped" if self.without_cues else ""
         caption = (
-            f"held out: accuracy before this training on {self.retrained.images:,} images left out of it (the original "
+            f"held out: accuracy{cues} before this training on {self.retrained.images:,} images left out of it (the original "
             "training may have used them), then after each epoch; weights: "
         )
         caption += ", ".join(str(one.path) for one in (self.retrained, self.control) if one is not None)
-        table = Table(title=self.decomposition, caption=caption, title_justify="left", caption_justify="left")
-        for column in (
-            "",
-            "held out",
-            *(f"epoch {number}" for number in range(1, len(self.retrained.epochs) + 1)),
-            "best",
-        ):
-            table.add_column(column, justify="right" if column else "left")
-        for name, one in (("decomposed", self.retrained), ("dense (control)", self.control)):
-            if one is not None:
-                shares = (one.start, *(epoch.held_out for epoch in one.epochs))
-                table.add_row(name, *(f"{100 * share:.2f} %" for share in shares), str(one.best))
+        if cues:
+            caption += f"\nto see what it rests on now: subspect observe NEW IMAGES … --weights {self.retrained.path}, "
+            caption += "then decompose, cues and check of that new study"
+        table = Table(
+            title=self.decomposition, caption=caption, title_justify="left", caption_justify="left", min_width=72
+        )
+        runs = {"decomposed": self.retrained, "dense (control)": self.control}
+        trained = {name: one for name, one in runs.items() if one is not None}
+        for column in ("held out", *trained):
+            table.add_column(column, justify="left" if column == "held out" else "right")
+        table.add_row("before", *(f"{100 * one.start:.2f} %" for one in trained.values()), end_section=True)
+        for number in range(1, len(self.retrained.epochs) + 1):
+            shares = ((one.epochs[number - 1].held_out, " best" * (one.best == number)) for one in trained.values())
+            table.add_row(f"epoch {number}", *(f"{100 * share:.2f} %{best}" for share, best in shares))
         if not self.accuracy:
             return [table]
         test = Table(title=f"accuracy on {self.images:,} test images", title_justify="left")
@@ -189,6 +197,9 @@ class Retrained(Result):
             after = self.accuracy.get(f"{name}, retrained")
             row = f"{name} (control)" if name == "dense" and after is not None else name
             test.add_row(row, percent(self.accuracy[name]), percent(after) if after is not None else "")
+            if self.swapped:
+                ends = (self.swapped.get(f"{name}{when}") for when in ("", ", retrained"))
+                test.add_row(f"{row},{cues}", *("" if one is None else percent(one) for one in ends))
         return [table, test]
 
 
@@ -229,7 +240,7 @@ def retrain(
     """
     study, decomposition = opened(study, decomposition)
     network = same_network(study, network)
-    settings = Settings(**settings) if isinstance(settings, Mapping) else settings
+    settings = Settings(**settings) if isinstance(settings, Mapping) else settings or Settings()
     folder, source = Path(folder), open_images(images)
     find_head(network, source)
     shown = open_images(test) if test is not None else None
@@ -251,23 +262,44 @@ def retrain(
                 device=device,
                 show_progress=show_progress,
             )
-    shares: dict[str, Estimate] = {}
+    shares, swapped = dict[str, Estimate](), dict[str, Estimate]()
     if shown is not None:
         match = match_classes(shown, network.head.n_classes, study.identity.class_names, class_map)
         models = {"dense": network.model, "decomposed": decomposition.apply(network.model)}
         models |= {f"{name}, retrained".replace("control", "dense"): one.model for name, one in runs.items()}
-        cuts = cut(np.arange(len(shown)), 128)
-        with progress("test", len(models) * len(shown), "images", show=show_progress) as advance:
+        swaps = _swaps(network, settings)
+        order = np.random.default_rng([settings.seed, 5]).permutation(len(shown))  # a batch holds several classes
+        total = len(models) * len(shown) * (1 + (swaps is not None))
+        with progress("test", total, "images", show=show_progress) as advance:
+
+            def share(model: nn.Module, swaps: Swaps | None) -> Estimate:
+                positions = np.arange(len(shown)) if swaps is None else order
+                read = batches(shown, network.preprocessing, match, cut(positions, 128), workers)
+                return wilson(*right(model, network.head, read, advance, swaps))
+
             for name, model in models.items():
                 modes = {module: module.training for module in model.modules()}
-                shares[name] = wilson(
-                    *right(model, network.head, batches(shown, network.preprocessing, match, cuts, workers), advance)
-                )
+                shares[name] = share(model, None)
+                if swaps is not None:
+                    swapped[name] = share(model, swaps)
                 for module, mode in modes.items():
                     module.training = mode
     return Retrained(
-        decomposition.name, runs["decomposed"], runs.get("control"), shares, len(shown) if shown is not None else 0
+        decomposition.name,
+        runs["decomposed"],
+        runs.get("control"),
+        shares,
+        len(shown) if shown is not None else 0,
+        settings.without_cues,
+        swapped,
     )
+
+
+def _swaps(network: Network, settings: Settings) -> Swaps | None:
+    """Return how cues that are to be done without are swapped; None where there are none."""
+    if not settings.without_cues:
+        return None
+    return Swaps(cues_named(settings.without_cues), network.preprocessing, network.head.n_classes, settings.seed)
 
 
 def _refuse_study(folder: Path) -> None:

@@ -100,7 +100,7 @@ class Epoch:
 
     Attributes:
         loss: mean cross-entropy on the images that were learned from, in nats.
-        held_out: accuracy on those that were held out.
+        held_out: accuracy on those that were held out; with the cues swapped that are to be done without.
     """
 
     loss: float
@@ -137,16 +137,26 @@ class Trained:
 
 
 def right(
-    model: nn.Module, head: Head, read: Iterator[Batch], advance: Callable[[int], object] = lambda _: None
+    model: nn.Module,
+    head: Head,
+    read: Iterator[Batch],
+    advance: Callable[[int], object] = lambda _: None,
+    swaps: Swaps | None = None,
 ) -> tuple[int, int]:
-    """Return on how many images the largest logit is the label's, and their number; the model is left in evaluation mode."""
+    """Return on how many images the largest logit is the label's, and their number; the model is left in evaluation mode.
+
+    Cues are swapped in every image, in the same way each time.
+    """
     hits = images = 0
     place = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        for batch in read:
+        for number, batch in enumerate(read):
             if batch.pixels is not None:
-                logits = logits_of(called(model, moved(batch.pixels, place)), head, len(batch.labels))
+                pixels = moved(batch.pixels, place)
+                if swaps is not None:
+                    pixels = swaps(pixels, torch.from_numpy(batch.labels), number, stay=False)
+                logits = logits_of(called(model, pixels), head, len(batch.labels))
                 said = logits.argmax(dim=1).cpu().numpy()
                 hits, images = hits + int((said == batch.labels).sum()), images + len(said)
             advance(len(batch.labels) + len(batch.failed))
@@ -193,10 +203,16 @@ class Run:
     ) -> None:
         """Take all steps that are left."""
         size = self.settings.batch_size
+        if self.swaps is not None:  # cues are swapped within a batch, which must hold several classes
+            held = np.random.default_rng([self.settings.seed, 4]).permutation(held)
+
+        def share() -> float:
+            return _share(*right(self.model, self.head, read(cut(held, size)), swaps=self.swaps))
+
         steps = len(kept) // size  # what is left over takes its turn in another epoch
         total = steps * self.settings.epochs
         if np.isnan(self.start):
-            self.start = _share(*right(self.model, self.head, read(cut(held, size))))
+            self.start = share()
         saved = time.monotonic()
         place = next(self.model.parameters()).device
         with (
@@ -216,11 +232,11 @@ class Run:
                     if time.monotonic() - saved > _EVERY:
                         self._save()
                         saved = time.monotonic()
-                share = _share(*right(self.model, self.head, read(cut(held, size))))
                 best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
-                self.epochs.append(Epoch(self.loss / steps, share))
+                self.epochs.append(Epoch(self.loss / steps, share()))
                 self.loss = 0.0
-                if share > best:
+                # of equals the first is kept; where cues are swapped the last, as it has unlearned them for longest
+                if self.epochs[-1].held_out > best or (self.swaps is not None and self.epochs[-1].held_out == best):
                     self.best = len(self.epochs)
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
@@ -306,7 +322,8 @@ class Run:
             raise SubspectError(f"{path} is damaged, or no state of a training; delete it to start again") from error
         if about != self.about:
             old, new = json.loads(about), json.loads(self.about)
-            differ = [name for name in new if old.get(name) != new[name]]
+            differ = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+            differ = ["cues to do without (--without-cue)" if name == "without_cues" else name for name in differ]
             raise SubspectError(
                 f"{self.folder} holds a training with other {some(differ)}; choose another folder, or delete it to start again"
             )

@@ -1,8 +1,8 @@
 """Re-learn a head so that no weight can lean on a cue: on images, and on copies of them in which the cue is another image's.
 
 Labels stay. A copy's cue is that of an image of another class, so that r copies of each image and the images themselves,
-counted r / (C − 1) times, say nothing of the class by the cue. No new images are needed, and the backbone isn't touched. What
-it holds besides the cue is the limit: a head on all of its features, re-learned in the same way, shows it.
+counted r / (C − 1) times, say nothing of the class by the cue. No new images are needed, and the backbone isn't touched.
+What it holds besides the cue shows in a head on all of its features, learned in the same way, unless that overfits few images.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from subspect.swapping.partners import paired
 log = logging.getLogger("subspect")
 
 _WHOLE = 2**27  # numbers that the curvatures of a head on all features may take: 1 GiB
-_LITTLE = 0.9  # of the accuracy with the cue: below, the backbone holds too little besides it
+_LITTLE = 0.9  # of the accuracy on the same images as they are: below, the backbone holds too little besides the cue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,8 @@ class WithoutCue:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.cues, Sequence) and not self.cues:
+            raise SubspectError("no cue was named; name those that weights must not lean on, such as cues=['border']")
         object.__setattr__(self, "cues", cues_named(self.cues))
         for name, least in (("copies", 1), ("sample", 2)):
             if getattr(self, name) < least:
@@ -111,19 +113,22 @@ class WithoutCue:
 
 @dataclass(frozen=True)
 class SwappedAccuracy:
-    """Accuracy on images with one cue swapped: of the decomposed head before and after, of the dense one, and of the limit.
+    """Accuracy on images with one cue swapped: of the decomposed head before and after, the dense one, and one on all features.
 
     Attributes:
         before: of the decomposed head.
         after: of the one that was re-learned.
         dense: of the dense head.
-        limit: of a head on all features, re-learned in the same way; None where that would take too much memory.
+        limit: of a head on all features, re-learned in the same way, which may overfit where images are few; None where that
+            would take too much memory.
+        plain: of the dense head on the same images as they are, nothing swapped.
     """
 
     before: Estimate
     after: Estimate
     dense: Estimate
     limit: Estimate | None
+    plain: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +138,10 @@ class Relearned:
     Attributes:
         decomposition: with new weights, and new features if so wanted.
         limit: weight (C, d) and bias (C,) of a head on all features; None where that would take too much memory.
-        leaning: accuracy of the dense head on the images as they are, with the cue.
     """
 
     decomposition: Decomposition
     limit: Affine | None
-    leaning: Estimate
 
 
 def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on: str | None, prior: float) -> Relearned:
@@ -178,7 +181,7 @@ def relearned(study: Study, given: Decomposition, without: WithoutCue, refit_on:
     how = learned.loss, learned.steps, learned.converged
     step = Refitted("labels", *how, name, without_cues=cues, reselected=without.reselect or None)
     edited = edited.with_head(*learned.affine, step)
-    return Relearned(edited, limit, share(images, (weight, bias)))
+    return Relearned(edited, limit)
 
 
 def _counted(images: Block, times: float) -> list[Block]:
@@ -222,7 +225,7 @@ def accuracies(
         return {}
     groups, again = [[cue] for cue in without.named], replace(without, images=without.test)
     try:
-        _, *made = again.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
+        plain, *made = again.copied(study, where.image_set, where.part, groups, 1, SAMPLE, "measuring")
     except SubspectError as error:  # what was learned is kept all the same
         log.warning("nothing is measured on copies of %r: %s", where.image_set, error)
         return {}
@@ -234,6 +237,7 @@ def accuracies(
             after=share(blocks, after.matrix()),
             dense=share(blocks, (weight, bias)),
             limit=few and share(blocks, few),
+            plain=share(plain, (weight, bias)),
         )
         for cue, blocks in zip(without.named, made, strict=True)
     }
@@ -248,13 +252,13 @@ def share(blocks: Iterable[Block | Chunk], head: tuple[Any, Any]) -> Estimate:
     return wilson(right, images)
 
 
-def tell_of_limit(study: Study, leaning: Estimate, found: Mapping[str, SwappedAccuracy]) -> None:
+def tell_of_limit(study: Study, found: Mapping[str, SwappedAccuracy]) -> None:
     """Warn where the backbone holds too little besides a cue."""
     for cue, one in found.items():
-        if one.limit is not None and one.limit.value < _LITTLE * leaning.value:
+        if one.limit is not None and max(one.limit.value, one.after.value) < _LITTLE * one.plain.value:
             log.warning(
-                "with %s swapped even a head on all features, re-learned in the same way, is right on %.1f %% of the images "
-                "(with the cue the network was on %.1f %%): the backbone holds too little besides it; to train it without: "
-                "subspect retrain %s … --without-cue %s",
-                *(cue, 100 * one.limit.value, 100 * leaning.value, study.path, cue),
+                "with %s swapped the head is right on %.1f %% of the images, and one on all features, learned in the same way, "
+                "on %.1f %% (the network on %.1f %% of the same images as they are): the backbone holds too little besides it; "
+                "to train it without: subspect retrain %s … --without-cue %s",
+                *(cue, *(100 * share.value for share in (one.after, one.limit, one.plain)), study.path, cue),
             )

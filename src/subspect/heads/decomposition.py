@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, is_file
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.ground.text import legible
@@ -33,7 +33,7 @@ from subspect.heads.history import (
     read_curve,
     read_history,
 )
-from subspect.heads.names import check_name
+from subspect.heads.names import check_name, class_index
 from subspect.heads.placing import with_decomposed
 from subspect.heads.questions import DecompositionQuestions
 from subspect.heads.stored import SCHEMA, read_header, read_names, read_supports, read_trust
@@ -203,20 +203,7 @@ class Decomposition(DecompositionQuestions):
         Raises:
             SubspectError: there is no such class, or several have the name.
         """
-        names = self.class_names
-        if isinstance(given, str) and given in names:
-            if names.count(given) > 1:
-                which = [index for index, name in enumerate(names) if name == given]
-                raise SubspectError(f"{len(which)} classes are called {given!r}; name one by its index: {some(which)}")
-            return names.index(given)
-        whole = given.isdecimal() and len(given) < 10 if isinstance(given, str) else hasattr(given, "__index__")
-        index = int(given) if whole else -1
-        if not 0 <= index < len(names):
-            raise SubspectError(
-                f"no class {given!r}{near(str(given), names)}; the network has {len(names)}: {some(names)}, "
-                f"or 0 to {len(names) - 1}"
-            )
-        return index
+        return class_index(given, self.class_names)
 
     @property
     def edits(self) -> tuple[str, ...]:

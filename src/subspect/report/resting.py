@@ -14,14 +14,13 @@ from subspect.checking.finding import Finding
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.fidelity import Fidelity, unique
 from subspect.studies.study import Study
-from subspect.swapping.moved import MOST, moved_by
+from subspect.swapping.moved import losses, lost_by, lost_through, moved_by
 from subspect.swapping.result import Cues
 from subspect.swapping.stored import kept_cues
 
 _EACH = 12  # findings of one code
 _CLASSES = 40  # in the table of cues
 _NAMED = 3  # cues by which a class loses most
-_LITTLE = 0.05  # of a margin: not told
 _FULL = 1.5  # median margins: the strongest shade
 SHADES = 8  #: of a loss, and of a gain
 
@@ -70,16 +69,23 @@ class Resting:
             return ""
         if not self.cues.images[label]:
             return "No image of this class is among those whose cues were swapped."
-        pairs = [(float(one.loss[label]), one.name) for one in self.cues.cues]
-        most = [f"{name} ({value:.2f})" for value, name in sorted(pairs, reverse=True) if value >= _LITTLE][:_NAMED]
-        if not most:
+        most, things = lost_by(self.cues, label), lost_by(self.cues, label, things=True)
+        if not most and not things:
             return "It loses next to nothing by any cue."
-        return f"It loses most by {', '.join(most)}, in median margins."
+        said = ", ".join(f"{name} ({value:.2f})" for name, value in most[:_NAMED])
+        also = f" Of cues that take the thing itself away: {losses(things)}." if things else ""
+        return (
+            f"It loses most by {said}, in median margins." if said else "It loses next to nothing by its context."
+        ) + also
 
-    def moved(self, feature: int, most: int | None = MOST) -> str:
+    def lost(self, label: int, feature: int) -> str:
+        """Say by which cues a class loses its margin through a feature."""
+        return "" if self.cues is None else losses(lost_through(self.cues, label, feature))
+
+    def moved(self, feature: int) -> str:
         """Say by which cues a feature is moved."""
         found = [] if self.cues is None else self.cues.of_feature(feature)
-        return moved_by(found, len(found) if most is None else most)
+        return moved_by(found, len(found))
 
 
 def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity, show_images: bool = True) -> Resting:

@@ -2,14 +2,7 @@
 
 A cue *swaps*: it gives an image the cue of another image, of another class, so that over all images the cue's distribution
 stays what it was and only its link to the class is cut. Some can't come from another image (where a thing stands, how large it
-is); they are scrambled at random instead. A cue of one's own is a class with a name, and a `swap`::
-
-    class Bottom(subspect.Cue):
-        name, what = "bottom", "the lowest tenth"
-
-        def swap(self, images, others, random):
-            tenth = images.shape[-2] // 10
-            return torch.cat([images[..., :-tenth, :], others[..., -tenth:, :]], dim=-2)
+is); they are scrambled at random instead.
 """
 
 from __future__ import annotations
@@ -23,7 +16,14 @@ from subspect.ground.errors import SubspectError
 
 
 class Cue(ABC):
-    """Something in an image that can be swapped.
+    """Something in an image that can be swapped. A cue of one's own is a class with a name, and a `swap`::
+
+        class Bottom(subspect.Cue):
+            name, what = "bottom", "the lowest tenth"
+
+            def swap(self, images, others, random):
+                tenth = images.shape[-2] // 10
+                return torch.cat([images[..., :-tenth, :], others[..., -tenth:, :]], dim=-2)
 
     Attributes:
         name: as it is named on the command line.

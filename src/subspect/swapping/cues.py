@@ -7,19 +7,19 @@ is measured of a cue is kept in the study at once, so that the same call goes on
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.images.batches import lost_workers
 from subspect.images.opening import ImageSource
 from subspect.networks.network import Network
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import same_network
-from subspect.studies.study import StudyLike
+from subspect.studies.study import Study, StudyLike
 from subspect.swapping.built_in import CUES
 from subspect.swapping.cue import Cue
 from subspect.swapping.measure import Measure
@@ -41,6 +41,7 @@ def cues(
     on: str | None = None,
     images: ImageSource | None = None,
     seed: int = 0,
+    replace: bool = False,
     batch_size: int = 64,
     workers: int = 0,
     device: str | torch.device | None = None,
@@ -62,6 +63,7 @@ def cues(
             those that the network learned from.
         images: where the images are, if they were in memory or have been moved since.
         seed: of the sample, of what is swapped with what, and of what is scrambled.
+        replace: whether cues that the study keeps of other images, or of another seed, make way.
         batch_size: images in a batch of the network.
         workers: processes that read images; 0 reads them in this one.
         device: where the network runs; where it lies unless given.
@@ -69,7 +71,7 @@ def cues(
 
     Raises:
         SubspectError: a cue there is not, another network, images that can't be opened again, are no pictures, or are all of
-            one class.
+            one class, or the study keeps cues of other images.
     """
     asked = cues_named(cues)
     if sample < 2:
@@ -79,14 +81,16 @@ def cues(
     pairs = paired(study, on or decomposition.chosen_on[0], network.preprocessing, sample, seed, images, workers)
     there = kept_cues(study, decomposition)
     if there is not None and there.sample != pairs.fingerprint:
+        _check_replaced(study, there, replace)
         there = None
     missing = [cue for cue in asked if there is None or cue.name not in there.names or cue not in CUES]
     total = len(pairs.ids) * (1 + len(missing))
     with network.running(device), progress("cues", total, "images", show=show_progress) as advance:
         measure = Measure(study, decomposition, network, pairs, batch_size, advance)
-        left_out = {cue.name: _COLOURS.format(pairs.channels) for cue in asked if cue.colours and pairs.channels != 3}
+        why = _COLOURS.format(pairs.channels) if pairs.channels != 3 else "" if pairs.coloured else _GREY
+        left_out = {cue.name: why for cue in asked if cue.colours and why}
         found = there or measure.nothing()
-        found = replace(found, left_out={**found.left_out, **left_out})
+        found = dataclasses.replace(found, left_out={**found.left_out, **left_out})
         for cue in missing:
             if cue.name not in left_out:
                 found = found.with_cue(measure.swapped(cue))
@@ -94,4 +98,15 @@ def cues(
     return found.only([cue.name for cue in asked if cue.name not in left_out])
 
 
+def _check_replaced(study: Study, there: Cues, replace: bool) -> None:
+    """Refuse to put cues in the place of those of other images, unless that is wanted."""
+    if not replace:
+        raise SubspectError(
+            f"{study.path} keeps cues of {there.decomposition} of another sample ({there.note}): "
+            f"{some(there.names, 20)}; to add to them give the same sample, image set and seed (--sample, --on, --seed), to "
+            "put new ones in their place replace=True (--replace)"
+        )
+
+
 _COLOURS = "it takes three channels, and the network's images have {}"
+_GREY = "the images have no colour"

@@ -1,4 +1,4 @@
-"""Cues swapped in the batches of a training, so that a whole network can't lean on them."""
+"""Cues swapped in the batches of a training, so that a whole network can't lean on them, and in those that it is judged on."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ class Swaps:
     def __init__(self, cues: Sequence[Cue], preprocessing: AnyPreprocessing | None, n_classes: int, seed: int) -> None:
         self.cues, self.preprocessing, self.n_classes, self.seed = cues, preprocessing, n_classes, seed
 
-    def __call__(self, pixels: Pixels, labels: Tensor, step: int) -> Tensor:
+    def __call__(self, pixels: Pixels, labels: Tensor, step: int, stay: bool = True) -> Tensor:
         """Return a batch (n, channels, height, width) with its cues swapped; as it is where all images are of one class.
+
+        Args:
+            pixels: of the images.
+            labels: (n,) their classes.
+            step: its number.
+            stay: whether some stay as they are; else all are swapped.
 
         Raises:
             SubspectError: the images are no pictures, or a cue failed.
@@ -46,5 +52,5 @@ class Swaps:
         others = shown[torch.from_numpy(partners(classes, int(random.integers(2**31))))]
         for cue in self.cues:
             images = swapped(cue, images, others, random)
-        stay = torch.from_numpy(random.random(len(given)) < 1 / self.n_classes)[:, None, None, None]
-        return torch.where(stay.to(given.device), given, tones.pixels(images).to(given.device, given.dtype))
+        left = torch.from_numpy(random.random(len(given)) < stay / self.n_classes)[:, None, None, None]
+        return torch.where(left.to(given.device), given, tones.pixels(images).to(given.device, given.dtype))

@@ -167,7 +167,9 @@ class Measure:
 
     def _note(self) -> str:
         pairs = self.pairs
-        note = f"{len(self.at):,} of {pairs.total:,} images of {pairs.name!r}"
+        note = f"{len(self.at):,} of {pairs.total:,} images of {pairs.name!r}" + f", seed {pairs.seed}" * bool(
+            pairs.seed
+        )
         few, with_images = int((self.images > 0).sum()), pairs.classes
         if few < with_images:
             note += f" ({few:,} of the {with_images:,} classes that have images)"

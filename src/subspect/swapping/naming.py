@@ -19,7 +19,8 @@ def cues_named(given: Sequence[Cue | str] | Cue | str | None) -> tuple[Cue, ...]
         given: names, ``corner`` for all four, ``all``, ``python:path/file.py:callable``, which is called, or cues.
 
     Raises:
-        SubspectError: there is none of a name, two have the same, or something else was given.
+        SubspectError: there is none of a name, two have the same, one of the user's own has a built-in one's, or something
+            else was given.
     """
     listed = CUES if given is None else [given] if isinstance(given, str | Cue) else list(given)
     found = [cue for one in listed for cue in _meant(one)]
@@ -57,6 +58,9 @@ def _checked(cue: Cue) -> Cue:
         value = getattr(cue, name, None)
         if not isinstance(value, str) or not value:
             raise SubspectError(f"the cue {type(cue).__name__} must have a {name}, as text; got {value!r}")
+    taken = cue.name in _GROUPS or any(cue.name == one.name and type(cue) is not type(one) for one in CUES)
+    if taken:
+        raise SubspectError(f"the name {cue.name!r} is taken by a built-in cue; give {type(cue).__name__} another name")
     return cue
 
 

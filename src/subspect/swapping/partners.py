@@ -29,6 +29,7 @@ from subspect.swapping.pixels import AS_THEY_ARE, Enlarged, Tones, View, checked
 
 Indices = npt.NDArray[np.int64]
 _MEMORY = 2**29  # bytes of images that are kept
+_GREY = 1 / 512  # from 0 to 1: channels that differ by less are one grey
 BLOCK = 64  #: images that are swapped at a time; chance is drawn for a block, so it depends on nothing else
 
 
@@ -208,6 +209,7 @@ class Paired:
     failed: dict[str, str] = field(default_factory=dict)
     _view: View | None = None
     _channels: int = 0
+    _coloured: bool = False
     _kept: list[Pairs] | None = None
 
     @property
@@ -220,6 +222,11 @@ class Paired:
     def channels(self) -> int:
         """Of the images; known once they were gone through."""
         return self._channels
+
+    @property
+    def coloured(self) -> bool:
+        """Whether any of the images has a colour; known once they were gone through."""
+        return self._coloured
 
     def paired_anew(self, seed: int) -> Paired:
         """Return the same sample with other partners."""
@@ -251,6 +258,7 @@ class Paired:
             pixels = checked(batch.pixels)
             self._view = self._view or Tones.of(self.preprocessing, pixels)
             pictures, self._channels = self._view.pictures(pixels), pixels.shape[1]
+            self._coloured |= bool((pictures.amax(dim=1) - pictures.amin(dim=1)).max() > _GREY)
             row = {id: place for place, id in enumerate(batch.ids)}
             place = {one: row.get(self.ids[one]) for one in among.tolist()}
             pairs = [(one, place[one], place[int(self.partners[one])]) for one in block.tolist()]

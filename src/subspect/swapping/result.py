@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.text import Text
 from scipy.sparse import csr_matrix
 
 from subspect.ground.drawing import as_label, drawing, headed
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import legible
 from subspect.heads.feature_names import Names, names_json, shown
+from subspect.heads.names import class_index
 from subspect.measuring.fidelity import unique, wilson
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ _DRAWN = 40  # classes in a figure
 _FEATURES = 16  # features in one
 _LISTED = 8  # features in a table
 _LITTLE = 0.005  # of a margin: not told
+_TOLD = 0.05  # of a margin: less is next to nothing
 _MOVED = 0.1  # share of a feature's variance from which on a cue is told
 
 
@@ -225,27 +229,33 @@ class Cues(Result):
         )
         for column in ("dense", "decomposed", "lost"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("classes that lose most, recall", overflow="fold")
+        table.add_column("classes that lose most (recall)", overflow="fold")
         shares = [f"{100 * self.accuracy(None, head):.1f} %" for head in HEADS]
         table.add_row("nothing", *shares, "", "", end_section=True)
         for one in self.cues:
             shares = [f"{100 * self.accuracy(one.name, head):.1f} %" for head in HEADS]
-            table.add_row(one.name, *shares, _number(np.nanmean(one.loss)), "; ".join(self._most(one)))
+            table.add_row(one.name, *shares, _number(np.nanmean(one.loss)), Text("\n".join(self._most(one))))
         return [table]
 
     def _most(self, one: Swapped, most: int = 3) -> list[str]:
+        """Return a line for each of the classes that lose most by a cue, where it is more than next to nothing."""
         order = np.argsort(-np.nan_to_num(one.loss, nan=-np.inf), kind="stable")[:most].tolist()
         return [
-            f"{self.class_names[label]} {_number(one.loss[label])}, {self._recalls(one, label)}"
+            f"{legible(self.class_names[label])}: {_number(one.loss[label])} ({self._recalls(one, label)})"
             for label in order
-            if self.images[label]
+            if one.loss[label] >= _TOLD
         ]
 
     def _recalls(self, one: Swapped, label: int) -> str:
         return f"{100 * self.recall()[label]:.0f}\u00a0→\u00a0{100 * self.recall(one.name)[label]:.0f}\u00a0%"
 
-    def class_tables(self, label: int) -> list[Table]:
-        """Return the table of one class: a row for each cue, with the features through which its margin is lost."""
+    def class_tables(self, label: int | str) -> list[Table]:
+        """Return the table of one class, by name or index: a row for each cue, with the features its margin is lost through.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        label = class_index(label, self.class_names)
         units = f"{self._units()}; given: how much nearer others come to the class by its cue"
         table = _table(f"{self.class_names[label]}: {self.images[label]} images", units)
         for column in ("margin lost", "given", "recall"):
@@ -273,7 +283,10 @@ class Cues(Result):
 
     def _caption(self) -> str:
         left_out = "".join(f"; {name} is left out: {why}" for name, why in self.left_out.items())
-        return f"{self.note}, with the cue of an image of another class. {self._units()}{left_out}"
+        alone = [one.name for one in self.cues if np.isnan(one.pull).all()]
+        swaps = ["with the cue of an image of another class"] if len(alone) < len(self.cues) else []
+        swaps += [f"with {some(alone, len(alone))} taken away or scrambled"] if alone else []
+        return f"{self.note}, {'; '.join(swaps)}. {self._units()}{left_out}"
 
     @drawing()
     def plot(self) -> Figure:
@@ -288,12 +301,17 @@ class Cues(Result):
         return figure
 
     @drawing()
-    def plot_class(self, label: int) -> Figure:
-        """Draw through which features a class loses its margin, at most 16, those of most weight first."""
+    def plot_class(self, label: int | str) -> Figure:
+        """Draw through which features a class, by name or index, loses its margin; at most 16, those of most weight first.
+
+        Raises:
+            SubspectError: there is no such class.
+        """
+        label = class_index(label, self.class_names)
         parts = np.stack([one.through[label].toarray()[0] for one in self.cues])
         largest = np.abs(parts).max(axis=0)
         order = np.argsort(-largest, kind="stable")[:_FEATURES].tolist()
-        order = [one for one in order if largest[one] >= 0.05] or order[:1]
+        order = [one for one in order if largest[one] >= _TOLD] or order[:1]
         names = [f"feature {shown(one, self.feature_names)}" for one in order]
         figure, axes = _heat(parts[:, order].T, names, self.names)
         axes.set_title(
@@ -322,7 +340,7 @@ def _heat(values: Array, rows: Sequence[str], columns: Sequence[str]) -> tuple[F
     """Draw a matrix with its numbers: what is lost in orange, what is gained in purple."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.4 + 0.46 * len(columns), 1.9 + 0.24 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 2.4 + 0.46 * len(columns)), 1.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values, cmap="PuOr_r", vmin=-1.5, vmax=1.5, aspect="auto")
     axes.set_xticks(
@@ -330,7 +348,7 @@ def _heat(values: Array, rows: Sequence[str], columns: Sequence[str]) -> tuple[F
     )
     axes.set_yticks(range(len(rows)), [as_label(one, 24) for one in rows])
     axes.tick_params(labelsize=8)
-    for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= 0.05), strict=True):
+    for row, column in zip(*np.nonzero(np.abs(np.nan_to_num(values)) >= _TOLD), strict=True):
         value = float(values[row, column])
         colour = "white" if abs(value) > 1.1 else "black"
         axes.text(column, row, f"{value:.1f}".replace("-", "−"), ha="center", va="center", fontsize=7, color=colour)
