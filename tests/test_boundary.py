@@ -195,27 +195,6 @@ def test_ties_at_the_top_lie_on_the_boundary() -> None:
         assert choice.affine[1][label] == pytest.approx(plain[-1])
 
 
-@pytest.mark.parametrize("at", [[], [31, 32]])
-def test_resampled_folds_count_as_often_as_they_are_drawn(at: list[int]) -> None:
-    x, labels, dense = make(15)
-    weights, targets = plainly(x, labels, dense, "dense", None)
-    times = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
-    [whole] = cut(x, labels)
-    fold = (whole.prints() % np.uint64(3)).astype(np.int64)
-    for memory, groups in ((1 << 20, 1), (2 * 8 * 7 * 7 * (3 + 1), 2), (0, 4)):
-        blocks = Passes(cut(x, labels, at))
-        found = Boundary(blocks, *dense, memory=memory).each_resampled(lambda problems: problems, times)
-        assert blocks.count == 1 + groups and len(found) == 4
-        for label, samples in enumerate(found):
-            for drawn, problem in zip(times, samples, strict=True):
-                counted = FLOOR + drawn[fold] * (weights[:, label] - FLOOR)
-                expected = squares(label, x, counted, targets[:, label])
-                assert problem.label == label and problem.features.tolist() == list(range(7))
-                assert (problem.weight, problem.target) == pytest.approx((expected.weight, expected.target))
-                assert np.allclose(problem.gram, expected.gram) and np.allclose(problem.mean, expected.mean)
-                assert np.allclose(problem.moments, expected.moments)
-
-
 # The choice -----------------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +322,7 @@ def test_within_a_pool_only_its_features_are_in_the_running() -> None:
 def test_a_large_pool_is_screened_as_all_features_are() -> None:
     x, labels, dense = make(17, features=20)
     boundary, pool = Boundary(cut(x, labels), *dense, candidates=6), np.arange(1, 20, 2)
-    ranked = np.where(np.isin(np.arange(20), pool), boundary._rank(), 99)
+    ranked = np.where(np.isin(np.arange(20), pool), boundary._ranks, 99)
     best = [sorted(pool[np.argsort(row[pool], kind="stable")[:6]].tolist()) for row in ranked]
     assert boundary.within(pool).each(lambda problem: problem.features.tolist()) == best
     head = some_head(17, 4, 20)

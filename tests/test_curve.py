@@ -152,20 +152,48 @@ def with_trust(made: Decomposition) -> Decomposition:
     substitutes = torch.full((entries, 3), -1)
     stability[0], stability[1] = 0.65, 0.05
     substitutes[0, :2], recovered[0, :2] = torch.tensor([41, 37]), torch.tensor([0.97, 0.614])
-    known = Trusted(stability, torch.tensor([0.625, 1.0, 1.0]), substitutes, recovered)
+    equal, core = torch.zeros(entries, 3, dtype=torch.bool), torch.ones(entries, dtype=torch.bool)
+    equal[0, 0], core[0] = True, False
+    known = Trusted(
+        stability,
+        jaccard=torch.tensor([0.625, 1.0, 1.0]),
+        draws=torch.tensor([20, 20, 0]),
+        distinct=torch.tensor([7, 1, 0]),
+        substitutes=substitutes,
+        recovered=recovered,
+        equal=equal,
+        core=core,
+        near_equal=torch.tensor([2, 1, 1]),
+        tolerance=torch.full((3,), 0.00123),
+    )
     return replace(made, trust=known)
 
 
 def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     made = with_trust(decompose(study, 2))
     table = features(made, 0)
+    first, second = made.rows(0)
     assert [str(column.header) for column in table.columns][-2:] == ["stability", "substitutes"]
-    assert [row[-2:] for row in cells(table)] == [("65 %", "41 (97 %), 37 (61 %)"), ("5 %", "")]
-    assert [row[0] for row in cells(table)] == [str(row.feature) for row in made.rows(0)]
+    assert [row[-2:] for row in cells(table)] == [
+        ("5 % (1–24)", ""),
+        ("65 % (43–82)", "41 (97 %), 37 (61 %)"),
+    ]
+    assert [row[0] for row in cells(table)] == [str(second.feature), f"one of {first.feature}, 41"]  # the core first
     text = printed(table)
-    assert "(two draws overlap by 0.62, Jaccard: features in both as a share of those in either)" in text
-    assert "substitutes: which features could stand in" in text
-    assert [row[-2:] for row in cells(features(made, 1))] == [("100 %", "")] * 2
+    assert (
+        f"2 sets of 2 features were found that explain as much (to 0.0012 nats): all of them have {second.feature}; "
+        "20 halves of the images gave 7 different sets; two of them overlap by 0.62 (Jaccard)"
+    ) in text
+    assert "substitutes: features that could stand in" in text and "by chance" not in text
+    table = features(made, 1)
+    assert [row[-2:] for row in cells(table)] == [("100 % (84–100)", "")] * 2
+    assert "no other 2 features were found that explain as much (to 0.0012 nats); 20 halves" in printed(table)
+    assert "of the 2 that 90 % of the halves give, at most 0.8 are there by chance, on average" in printed(table)
+    table = features(made, 2)
+    assert [str(column.header) for column in table.columns][-1] == "substitutes" and len(table.columns) == 6
+    assert made.class_json(2)["jaccard"] is None and made.class_json(0)["draws"] == 20
+    none = features(replace(made, trust=replace(made.trust, core=torch.zeros(6, dtype=torch.bool))), 0)  # type: ignore[type-var]
+    assert "no feature is in all of them" in printed(none)
 
 
 def test_a_method_without_trust_has_no_such_columns(study: Study) -> None:
@@ -190,12 +218,18 @@ def page(study: Study, made: Decomposition) -> str:
 
 
 def test_the_report_shows_stability_and_substitutes(study: Study) -> None:
-    text = page(study, with_trust(decompose(study, 2)))
-    rows = re.findall(r"<td>(\d+&nbsp;%)</td><td class=\"left\">(.*?)</td>", text)
+    made = with_trust(decompose(study, 2))
+    text = page(study, made)
+    rows = re.findall(
+        r"<td>((?:\d+&nbsp;% <span class=\"dim\">\(\d+–\d+\)</span>)?)</td><td class=\"left\">(.*?)</td>", text
+    )
     first = '41&nbsp;<span class="dim">97&nbsp;%</span>, 37&nbsp;<span class="dim">61&nbsp;%</span>'
-    assert rows == [("65&nbsp;%", first), ("5&nbsp;%", "")] + [("100&nbsp;%", "")] * 4
+    told = ['5&nbsp;% <span class="dim">(1–24)</span>', '65&nbsp;% <span class="dim">(43–82)</span>']
+    whole = '100&nbsp;% <span class="dim">(84–100)</span>'
+    assert rows == [(told[0], ""), (told[1], first), (whole, ""), (whole, ""), ("", ""), ("", "")]
     assert text.count('<th scope="col">stability</th>') == 3 and "Substitutes: features that could stand in" in text
-    assert text.count("two draws of the images overlap by") == 3 and "overlap by 0.62 (Jaccard)" in text
+    assert text.count("20 halves of the images gave") == 2 and "overlap by 0.62 (Jaccard)." in text
+    assert text.count('<span class="dim"> or&nbsp;41</span>') == 1 and "2 sets of 2 features were found" in text
     assert text.count("(Jaccard): features in both as a share of those in either.") == 1
 
 
@@ -254,7 +288,7 @@ def test_the_report_tells_a_mean_and_a_pool(study: Study) -> None:
 def test_a_class_without_images_has_no_overlap_to_tell(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), (torch.rand(60, 3, 8, 8), np.arange(60) % 2), tmp_path / "study")
     text = page(study, decompose(study, 2))
-    assert text.count("two draws of the images overlap by") == 2 and "it keeps all 6 of its dense weights" in text
+    assert text.count("20 halves of the images gave") == 2 and "it keeps all 6 of its dense weights" in text
     assert "features for each class that images were seen of; the other 1 keep all</div>" in text
 
 

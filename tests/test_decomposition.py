@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "offsets": ({"offsets": torch.tensor([0, 4, 2, 6])}, {}, "its offsets don't cut 6 features into 3 classes"),
     "nan": ({"bias": torch.full((3,), float("nan"))}, {}, "bias contains NaN or infinity"),
     "substitutes": ({"substitutes": torch.full((6, 3), 99)}, {}, "its substitutes are not all among the 6 features"),
-    "half a trust": ({"jaccard": None}, {}, "expected stability, jaccard"),
+    "half a trust": ({"jaccard": None}, {}, "expected stability, core"),
 }
 
 
@@ -135,6 +135,16 @@ def test_a_flipped_bit_in_the_word_checksum_is_noticed(study: Study) -> None:
     path.write_bytes(data.replace(b"checksum", b"checkSum"))
     with pytest.raises(SubspectError, match="carries no checksum"):
         subspect.load_decomposition(study)
+
+
+def test_of_a_stability_that_was_of_one_step_nothing_is_read(study: Study) -> None:
+    made = decompose(study, 2)
+    path = decomposition_path(study.path, "pursuit-k2")
+    assert made.trust is not None and subspect.load_decomposition(study).trust is not None
+    before = dict.fromkeys(("draws", "distinct", "equal", "core", "near_equal", "tolerance"))
+    resealed(path, before)  # type: ignore[arg-type]
+    read = subspect.load_decomposition(study)
+    assert read.trust is None and read.supports == made.supports and read.rows(0)[0].stability is None
 
 
 def test_decompositions_that_do_not_fit(study: Study) -> None:

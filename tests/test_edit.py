@@ -22,9 +22,9 @@ from subspect.choosing.boundary import FLOOR
 from subspect.choosing.options import Target
 from subspect.cli import app
 from subspect.heads.history import Dropped, Part, Refitted
+from subspect.heads.trusted import ENTRIES
 
 MARK = 5  # the feature that sees the mark
-ENTRIES = ("stability", "substitutes", "recovered")
 
 
 def refit_of(made: Decomposition) -> Refitted:
@@ -82,6 +82,7 @@ def test_without_takes_just_that_entry(study: Study) -> None:
     for name in ENTRIES:
         before = getattr(made.trust, name)
         assert torch.equal(getattr(edited.trust, name), torch.cat([before[:7], before[8:]]))
+    assert edited.trust.near_equal.tolist() == [*made.trust.near_equal.tolist()[:2], 0, made.trust.near_equal[3]]
     again = edited.without(0, int(made.supports[0][0]))
     assert again.name == edited.name and len(again.history) == len(made.history) + 2
     assert made.supports.sizes.tolist() == [3] * 4  # the first stays as it was

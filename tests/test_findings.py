@@ -97,11 +97,22 @@ def own_feature(study: Study, scale: float = 2) -> Decomposition:
     return made(study, ((0,), (1,), (2,)), [scale] * C, [3] * C)
 
 
-def trust(stability: float = 1, recovered: float = 0) -> Trusted:
+def trust(stability: float = 1, recovered: float = 0, draws: int = 20) -> Trusted:
     """The same for all features, but for the second of the second class."""
     entries, share = torch.ones(3 * C), torch.zeros(3 * C, 2)
     entries[4], share[4, 0] = stability, recovered
-    return Trusted(entries, torch.ones(C), torch.full((3 * C, 2), 3), share)
+    return Trusted(
+        entries,
+        jaccard=torch.ones(C),
+        draws=torch.full((C,), draws),
+        distinct=torch.ones(C, dtype=torch.int64),
+        substitutes=torch.full((3 * C, 2), 3),
+        recovered=share,
+        equal=torch.zeros(3 * C, 2, dtype=torch.bool),
+        core=torch.ones(3 * C, dtype=torch.bool),
+        near_equal=torch.ones(C, dtype=torch.int64),
+        tolerance=torch.ones(C),
+    )
 
 
 def swapped(
@@ -241,11 +252,13 @@ def test_one_feature_alone(study: Study) -> None:
 def test_unstable_features(study: Study) -> None:
     found = only(made(study, trust=trust(stability=0.2)).findings(), "F202")
     assert found.text == (
-        "1 of 9 features is chosen again in less than 50 % of the samples of redrawn examples; the least stable is feature 2 "
-        "of b: in 20 % of them"
+        "1 of 9 features is chosen again on less than 50 % of the halves of the examples; the least stable is feature 2 of b: "
+        "on 20 % of them"
     )
-    assert "redrawn" in found.how and "nothing of other networks" in found.how and found.classes == ("b",)
+    assert "repeated on halves" in found.how and "nothing of other networks" in found.how and found.classes == ("b",)
     assert state(made(study, trust=trust()).findings(), "F202") == "passed"
+    alone = state(made(study, trust=trust(draws=0)).findings(), "F202")
+    assert alone == f"the choice wasn't repeated: subspect decompose {study.path} without --draws 0"
     assert "stability is measured with pursuit alone: subspect decompose" in state(made(study).findings(), "F202")
 
 

@@ -20,6 +20,7 @@ from subspect.choosing.boundary import Boundary
 from subspect.choosing.promise import at_least, most_lost
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Budget, allocate
+from subspect.heads.trusted import ENTRIES
 from subspect.studies.rows import Rows
 
 
@@ -350,7 +351,7 @@ def test_what_was_settled_is_saved(wide: Study, size: Budget) -> None:
     assert made.trust is not None and loaded.trust is not None
     for name, tensor in vars(made.trust).items():
         assert torch.equal(getattr(loaded.trust, name), tensor) and len(tensor) == (
-            C if name == "jaccard" else len(made.supports.flat)
+            len(made.supports.flat) if name in ENTRIES else C
         )
     assert loaded.rows(2) == made.rows(2) and json.dumps(made.to_json()) == json.dumps(loaded.to_json())
     if isinstance(size, Auto):

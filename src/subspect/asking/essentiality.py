@@ -303,12 +303,17 @@ def essentiality(
     )
 
 
-def without_each(study: Study, decomposition: Decomposition, images_of: Where) -> Array:
-    """Return (nnz,): what the dense network's class accuracy loses where each entry of the supports is set to its mean.
+def without_each(study: Study, decomposition: Decomposition, images_of: Where) -> tuple[Array, Array]:
+    """Return (nnz,), of the dense and of the decomposed head: what a class's accuracy loses where an entry is at its mean.
 
     NaN for classes without images, here or when features were chosen.
     """
-    weight, bias = (tensor.double().numpy() for tensor in study.head())
+    dense = tuple(tensor.double().numpy() for tensor in study.head())
+    few = tuple(array.astype(np.float64) for array in decomposition.matrix())
+    return tuple(_without_each(study, decomposition, images_of, *head) for head in (dense, few))  # type: ignore[return-value]
+
+
+def _without_each(study: Study, decomposition: Decomposition, images_of: Where, weight: Array, bias: Array) -> Array:
     means, deviations = _spread(study, *decomposition.chosen_on)
     right, wrong, count = (np.zeros(len(decomposition.supports.flat)) for _ in range(3))
     for chunk in images_of.chunks():

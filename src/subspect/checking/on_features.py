@@ -64,8 +64,8 @@ class Unstable(Check):
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
             f"{len(places):,} of {int(np.isfinite(stability).sum()):,} features {'is' if len(places) == 1 else 'are'} chosen "
-            f"again in less than {100 * UNSTABLE:.0f} % of the samples of redrawn images; the least stable is "
-            f"{about.feature(feature)} of {about.names[label]}: in {100 * stability[worst]:.0f} % of them"
+            f"again on less than {100 * UNSTABLE:.0f} % of the halves of the {own.examples}; the least stable is "
+            f"{about.feature(feature)} of {about.names[label]}: on {100 * stability[worst]:.0f} % of them"
         )
         do = f"ask for a choice that stays: subspect decompose {about.place} --stable; or see what is as good: subspect show"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}

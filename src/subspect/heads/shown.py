@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _CLASSES = 60  # rows, at most
 _FEATURES = 20  # named in a row
 _OFTEN = 0.9  # of the halves
+_COLUMNS = (
+    "stability: share of halves of the {} on which the choice, repeated, gives the feature again, with its 95 % interval; "
+    "overlap: features in both, as a share of those in either; substitutes: features that could stand in, and the share of the "
+    "feature's worth that they make good"
+)
 
 
 def class_table(decomposition: Decomposition) -> Table:
@@ -66,10 +71,10 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     trust = None if unseen else decomposition.trust
     if trust is not None:
         rows = core_first(rows)
-        if drawn := int(trust.draws[label]):
+        if trust.draws[label]:
             table.add_column("stability", justify="right")
         table.add_column("substitutes")
-        table.caption = _trusted(decomposition, label, rows, drawn)
+        table.caption = f"{trusted(decomposition, label)}\n{_COLUMNS.format(decomposition.examples)}"
     names = decomposition.feature_names
     for row in rows:
         cells = [
@@ -125,21 +130,17 @@ def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRo
     )
 
 
-def _trusted(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow], drawn: int) -> str:
-    """Say how far a class's choice can be trusted, and what the columns mean."""
-    trust = decomposition.trust
-    assert trust is not None
+def trusted(decomposition: Decomposition, label: int) -> str:
+    """Say how far a class's choice can be trusted: what is as good, and how often it comes back; nothing where unknown."""
+    trust, rows = decomposition.trust, decomposition.rows(label)
+    if trust is None or label in decomposition.unseen:
+        return ""
     said = [near_equals(decomposition, label, rows)]
-    if drawn:
+    if drawn := int(trust.draws[label]):
         overlap = float(trust.jaccard[label])
-        agree = f"; those of two halves overlap by {overlap:.2f}: features in both, of those in either; Jaccard"
-        said.append(
-            f"stability: share of {drawn} halves of the {decomposition.examples} on which the choice, repeated, gives the "
-            f"feature again, with its 95 % interval ({int(trust.distinct[label])} different sets were chosen"
-            f"{agree if drawn > 2 else ''})"
-        )
+        distinct = f"{drawn} halves of the {decomposition.examples} gave {int(trust.distinct[label])} different sets"
+        said.append(distinct + (f"; two of them overlap by {overlap:.2f} (Jaccard)" if drawn > 2 else ""))
         said.append(by_chance(decomposition, label, rows))
-    said.append("substitutes: which features could stand in, and the share of the feature's worth that they make good")
     return "; ".join(filter(None, said))
 
 

@@ -33,6 +33,7 @@ from subspect.heads.cost import HeadCost, NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, shown
 from subspect.heads.head import MANY, Kernel
+from subspect.heads.shown import core_first, trusted
 from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import described
@@ -56,8 +57,8 @@ _LOST = 8  # classes listed that lose most
 class ClassPage:
     """What is shown of one class.
 
-    ``cost`` is None where no image of it was measured; ``lost`` is what the dense network's class accuracy loses where each
-    feature is at its mean, NaN without images.
+    ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
+    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images.
     """
 
     label: int
@@ -65,9 +66,9 @@ class ClassPage:
     rows: Sequence[FeatureRow]
     bias: float
     unseen: bool
-    jaccard: float
+    trusted: str
     cost: Cost | None
-    lost: Sequence[float]
+    lost: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -326,21 +327,24 @@ def _shown(value: object) -> object:
 
 
 def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
-    trust = decomposition.trust
-    lost = without_each(study, decomposition, fidelity.where).tolist()
-    return [
-        ClassPage(
-            label,
-            name,
-            decomposition.rows(label),
-            float(decomposition.bias[label]),
-            label in decomposition.unseen,
-            float(trust.jaccard[label]) if trust else 0.0,
-            cost,
-            lost[slice(*decomposition.supports.offsets[label : label + 2])],
+    lost = list(zip(*(one.tolist() for one in without_each(study, decomposition, fidelity.where)), strict=True))
+    pages = []
+    for label, (name, cost) in enumerate(fidelity.classes.items()):
+        rows, own = decomposition.rows(label), lost[slice(*decomposition.supports.offsets[label : label + 2])]
+        order = [rows.index(row) for row in core_first(rows)]
+        pages.append(
+            ClassPage(
+                label,
+                name,
+                [rows[place] for place in order],
+                float(decomposition.bias[label]),
+                label in decomposition.unseen,
+                trusted(decomposition, label),
+                cost,
+                [own[place] for place in order],
+            )
         )
-        for label, (name, cost) in enumerate(fidelity.classes.items())
-    ]
+    return pages
 
 
 def _features(decomposition: Decomposition) -> dict[int, list[tuple[int, float]]]:
