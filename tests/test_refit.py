@@ -20,7 +20,7 @@ from conftest import cut
 from subspect import SubspectError
 from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit
 from subspect.choosing.options import TARGETS, Target
-from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, _Problem, refit, reselect
+from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Problem, refit, reselect
 from subspect.studies.rows import MEMORY, Block
 
 Array = npt.NDArray[np.float64]
@@ -241,14 +241,16 @@ def test_loss_and_gradient_at_any_point(
     monkeypatch.setattr("subspect.choosing.refit._FILL", fill)
     x, labels, dense = make(2)
     supports = some(2)
-    problem = _Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, MEMORY)
+    problem = Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, MEMORY)
     generator = np.random.default_rng(2)
     free = [label for label in range(4) if label not in fixed]
     for size in (0.0, 0.1, 1.0):
         vector = size * generator.standard_normal(sum(len(supports[label]) + 1 for label in free))
         value, gradient = problem(vector)
         ridge = _RIDGE / 2 * float(vector @ vector)
-        assert value == pytest.approx(loss(x, labels, dense, target, problem.head(vector)) + ridge, abs=1e-9)
+        assert value == pytest.approx(
+            loss(x, labels, dense, target, problem.head(problem.theta(vector))) + ridge, abs=1e-9
+        )
         assert gradient.shape == vector.shape
         assert check_grad(lambda v: problem(v)[0], lambda v: problem(v)[1], vector) < 1e-6
 
@@ -256,9 +258,9 @@ def test_loss_and_gradient_at_any_point(
 def test_the_start_is_where_it_begins_and_there_each_class_has_unit_curvature() -> None:
     x, labels, dense = make(3)
     supports, start = some(3), noise(3)
-    problem = _Problem(cut(x, labels), dense, supports, start, "dense", (), 0, MEMORY)
+    problem = Problem(cut(x, labels), dense, supports, start, "dense", (), 0, MEMORY)
     zero = np.zeros(len(problem.begin))
-    weight, bias = problem.head(zero)
+    weight, bias = problem.head(problem.theta(zero))
     assert np.array_equal(bias, start[1])
     for label, support in enumerate(supports):
         assert np.array_equal(weight[label, support], start[0][label, support])

@@ -69,6 +69,7 @@ def run(
     refit: bool | None = None,
     pool: int | None = None,
     stable: bool = False,
+    ternary: bool = False,
     draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     class_map: Mapping[str, int] | str | Path | None = None,
@@ -95,6 +96,7 @@ def run(
         refit: whether to re-learn the weights; with "pursuit" only, unless given.
         pool: how many features there are for all classes together to choose from.
         stable: whether to favour features that are chosen again on other images.
+        ternary: whether weights are to be readable (see `subspect.decompose`).
         draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; 0 for none.
         hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on their order, sorted or
@@ -126,7 +128,7 @@ def run(
             "among_given (--among-given) needs images with labels, which tell the classes that are given; give class folders, "
             "or leave it out"
         )
-    check_choice([k], method, network.head.n_features, target, pool, stable, draws)
+    check_choice([k], method, network.head.n_features, target, pool, stable, draws, ternary=ternary, refit=refit)
     check_report(Path(study) / "report.html", network.head.n_classes)
     for name, source in sets.items():
         opened = observe(
@@ -149,6 +151,7 @@ def run(
         refit=refit,
         pool=pool,
         stable=stable,
+        ternary=ternary,
         draws=draws,
         hold_out=hold_out,
         show_progress=show_progress,

@@ -109,6 +109,7 @@ class Explanation(Result):
             keeps no cues of the decomposition.
         lost_through: feature → cues by which its class (the predicted one, if that uses it) loses margin through it, in median
             margins, but for those that take the thing itself away; None likewise.
+        scales: feature → its scale, where weights are readable: a weight times that is the scale of the class, with a sign.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Explanation(Result):
     dense_rows: tuple[str, ...] = ()
     moved_by: Moves | None = None
     lost_through: Losses | None = None
+    scales: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def difference(self) -> float:
@@ -144,8 +146,8 @@ class Explanation(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return all but pictures and maps as JSON values."""
-        terms = [{**vars(term), "weights": list(term.weights)} for term in self.terms]
-        left_out = ("picture", "maps", "terms", "neighbours", "feature_names", "moved_by", "lost_through")
+        terms = [{**vars(term), "weights": list(term.weights), **self._scale(term)} for term in self.terms]
+        left_out = ("picture", "maps", "terms", "neighbours", "feature_names", "moved_by", "lost_through", "scales")
         value = {key: one for key, one in vars(self).items() if key not in left_out}
         neighbours = [one.to_json() for one in self.neighbours]
         names = names_json(self.feature_names)
@@ -191,21 +193,26 @@ class Explanation(Result):
                 "through the feature when a cue is that of another class's image; of the cues that it rests on most"
             )
         table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-        for column in ("feature", "value", f"weight in {self.predicted}", f"in {self.against}", "contribution"):
+        value = "value / scale" if self.scales else "value"
+        for column in ("feature", value, f"weight in {self.predicted}", f"in {self.against}", "contribution"):
             table.add_column(column, justify="right")
         if self.lost_through is not None:
             table.add_column("lost through it", overflow="fold")
         for term in self.terms[:most]:
-            weights = (f"{weight:.3g}" if weight else "" for weight in term.weights)
+            scale = self.scales.get(term.feature, 1.0)
+            weights = (f"{scale * weight:{'+' if self.scales else ''}.3g}" if weight else "" for weight in term.weights)
             lost = [losses(self.lost_through[term.feature])] if self.lost_through is not None else []
             said = f"{term.contribution:+.3f}"
-            table.add_row(shown(term.feature, self.feature_names), f"{term.value:.3g}", *weights, said, *lost)
+            table.add_row(shown(term.feature, self.feature_names), f"{term.value / scale:.3g}", *weights, said, *lost)
         rest = self.terms[most:]
         if rest:
             table.add_row(f"… and {len(rest):,} more", "", "", "", f"{sum(term.contribution for term in rest):+.3f}")
         table.add_row("bias", "", "", "", f"{self.bias:+.3f}", end_section=True)
         table.add_row("sum", "", "", "", f"{self.difference:+.3f}")
         return table
+
+    def _scale(self, term: Term) -> dict[str, float]:
+        return {"scale": self.scales[term.feature]} if term.feature in self.scales else {}
 
     def save(self, folder: str | Path) -> Path:
         """Write the figure as PNG into a folder, under the image's name, with a number if that is taken; return its path.
@@ -368,7 +375,16 @@ def explain(
         lost_through=kept_losses(
             study, decomposition, {term.feature: label if term.weights[0] else other for term in found}
         ),
+        scales=_scales(decomposition, used, label, other),
     )
+
+
+def _scales(decomposition: Decomposition, features: list[int], *labels: int) -> dict[int, float]:
+    """Return the scales of features; nothing where weights are free, as those of a dense row are."""
+    ternary = decomposition.ternary
+    if ternary is None or set(labels) & set(decomposition.unseen):
+        return {}
+    return {feature: float(ternary.feature_scales[feature]) for feature in features}
 
 
 def _nearest(

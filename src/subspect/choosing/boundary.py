@@ -84,12 +84,15 @@ class Choice:
         affine: weight (C, d) and bias (C,).
         refit: how that was re-learned, if it was.
         worth: (C,) what a feature of each class is worth, in nats; None where none is favoured.
+        scales: of each class (C,) and of each feature (d,), where weights are readable (see `subspect.choosing.ternary`): a
+            weight is the class's scale over the feature's, or less that; 0 for classes without images and unused features.
     """
 
     supports: list[Indices]
     affine: Affine
     refit: Refit | None = None
     worth: Array | None = None
+    scales: tuple[Array, Array] | None = None
 
 
 class Boundary:

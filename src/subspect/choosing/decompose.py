@@ -23,6 +23,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Chosen, Refitted, Step
 from subspect.heads.names import check_name
 from subspect.heads.supports import Supports
+from subspect.heads.ternary import Ternary
 from subspect.heads.trusted import Trusted
 from subspect.studies.decompositions import keep_in
 from subspect.studies.study import Study, StudyLike, open_study
@@ -40,6 +41,7 @@ def decompose(
     refit: bool | None = None,
     pool: int | None = None,
     stable: bool = False,
+    ternary: bool = False,
     draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     show_progress: bool = True,
@@ -61,6 +63,8 @@ def decompose(
         pool: with "pursuit", how many features there are for all classes together to choose from.
         stable: with "pursuit", whether to favour, of features that explain nearly as much, those that are chosen again on other
             images (see `subspect.choosing.boundary`).
+        ternary: with "pursuit" and refit, whether weights are to be readable: −1, 0 or +1, times one scale for each class, over
+            one for each feature (see `subspect.choosing.ternary`).
         draws: with "pursuit", on how many halves of the images the choice is repeated, to tell how far it can be trusted: an
             even number, or 0 to leave that out (see `subspect.choosing.stability`).
         hold_out: where the study has no other image set to measure the cost on, the share of the images that is held out for
@@ -80,6 +84,7 @@ def decompose(
         refit=refit,
         pool=pool,
         stable=stable,
+        ternary=ternary,
         draws=draws,
         hold_out=hold_out,
         show_progress=show_progress,
@@ -97,6 +102,7 @@ def decompose_each(
     refit: bool | None = None,
     pool: int | None = None,
     stable: bool = False,
+    ternary: bool = False,
     draws: int = DRAWS,
     hold_out: float = HOLD_OUT,
     keep_files: bool = True,
@@ -104,16 +110,20 @@ def decompose_each(
 ) -> list[Decomposition]:
     """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
     study = open_study(study)
-    sizes = check_choice(ks, method, study.identity.n_features, target, pool, stable, draws)
+    sizes = check_choice(
+        ks, method, study.identity.n_features, target, pool, stable, draws, ternary=ternary, refit=refit
+    )
     if keep_files:
         check_writable(study.path)  # before the work, not after
     refit = method == "pursuit" if refit is None else refit
-    suffix = (f"-pool{pool}" if pool else "") + ("-stable" if stable else "")
+    suffix = (f"-pool{pool}" if pool else "") + ("-stable" if stable else "") + ("-ternary" if ternary else "")
     suffix += "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
     suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out)
-    found = choose(seen, sizes, method, refit, pool, stable=stable, draws=draws, show_progress=show_progress)
+    found = choose(
+        seen, sizes, method, refit, pool, stable=stable, ternary=ternary, draws=draws, show_progress=show_progress
+    )
     made = []
     for size, one in zip(sizes, found, strict=True):
         made.append(_assemble(study, seen, one, method, size, f"{method}-{_short(size)}{suffix}", pool, stable))
@@ -130,12 +140,15 @@ def check_choice(
     pool: int | None = None,
     stable: bool = False,
     draws: int = 0,
+    *,
+    ternary: bool = False,
+    refit: bool | None = None,
 ) -> list[Checked]:
     """Check numbers of features and a method against each other and the network, before anything is computed.
 
     Raises:
-        SubspectError: an unknown method or target, a k larger than d, a size that the method doesn't know, or a wrong number of
-            halves to draw.
+        SubspectError: an unknown method or target, a k larger than d, a size that the method doesn't know, a wrong number of
+            halves to draw, or readable weights that aren't learned.
     """
     check_draws(draws)
     if method not in METHODS:
@@ -145,6 +158,12 @@ def check_choice(
     sizes = [check_budget(k, n_features, pool, method) for k in ks]
     if method != "frequency" and any(isinstance(size, float) for size in sizes):
         raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
+    if ternary and (method != "pursuit" or refit is False):
+        got = f"method {method!r}" if method != "pursuit" else "refit=False (--no-refit)"
+        raise SubspectError(
+            f"readable weights (ternary, --ternary) are chosen and learned by method 'pursuit' with refit; got {got}: leave "
+            "one of the two out"
+        )
     if method != "pursuit" and (pool or stable or any(isinstance(size, Mean | Auto) for size in sizes)):
         raise SubspectError(
             f"a pool, a stable choice, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}"
@@ -202,7 +221,17 @@ def _assemble(
     listed = fingerprint(json.dumps([row.tolist() for row in supports])) if size is None else None  # from a file
     images = study.image_set(seen.image_set).manifest.fingerprint
     chosen = Chosen(
-        method, k, seen.image_set, seen.part, seen.labelled, seen.target, pool, images, listed, stable or None
+        method,
+        k,
+        seen.image_set,
+        seen.part,
+        seen.labelled,
+        seen.target,
+        pool,
+        images,
+        listed,
+        stable or None,
+        "ternary" if choice.scales else None,
     )
     history: list[Step] = [chosen, *([result.auto] if result.auto else [])]
     if learned := choice.refit:
@@ -221,6 +250,9 @@ def _assemble(
         unseen=tuple(seen.unseen),
         history=tuple(history),
         study=study,
+        ternary=Ternary(*(torch.from_numpy(one.astype(np.float32)) for one in choice.scales))
+        if choice.scales
+        else None,
         trust=_stack(result.trusted),
         curve=tuple(result.curve),
     )

@@ -27,6 +27,7 @@ from subspect.choosing.refit import refit as relearn
 from subspect.choosing.settle import Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
+from subspect.choosing.ternary import TERNARY, readable
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.heads.history import CurvePoint, Part, Settled
@@ -149,6 +150,7 @@ def choose(
     pool: int | None,
     *,
     stable: bool = False,
+    ternary: bool = False,
     draws: int = 0,
     judge: bool = True,
     show_progress: bool = False,
@@ -162,15 +164,14 @@ def choose(
         refit: whether to re-learn weights and biases on the chosen features.
         pool: how many features there are for all classes together to choose from.
         stable: with pursuit, whether to favour features that are chosen again on other images.
+        ternary: with pursuit and refit, whether weights are to be readable.
         draws: halves of the images on which pursuit repeats its choice.
         judge: whether to look, after the choice, how far it can be trusted, and what other sizes cost.
         show_progress: whether to draw a progress bar.
     """
     if method == "pursuit":
-        drawn = draws if judge else 0
-        yield from by_pursuit(
-            seen, sizes, refit, pool, stable=stable, draws=drawn, judge=judge, show_progress=show_progress
-        )
+        pursue = partial(by_pursuit, seen, sizes, refit, pool, stable=stable, ternary=ternary)
+        yield from pursue(draws=draws if judge else 0, judge=judge, show_progress=show_progress)
     else:
         yield from (keep(seen, influential(seen, method, size), refit) for size in sizes)
 
@@ -202,6 +203,7 @@ def by_pursuit(
     pool: int | None,
     *,
     stable: bool,
+    ternary: bool,
     draws: int,
     judge: bool,
     show_progress: bool,
@@ -214,7 +216,7 @@ def by_pursuit(
         )
     total = sum(_steps(size) + _HALF * draws for size in sizes)
     with progress("pursuit", total, "steps", show=show_progress) as advance:
-        how = partial(_learn, refit=refit, pool=pool)
+        how = partial(_learn, refit=refit, pool=pool, ternary=ternary)
         learn = partial(how, boundary, advance=advance)
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
         curved = not (pool or sought) and judge
@@ -295,13 +297,14 @@ def _learn(
     *,
     refit: bool,
     pool: int | None,
+    ternary: bool = False,
     advance: Callable[[int], object],
     rounds: int = ROUNDS,
     last: bool = True,
 ) -> Choice:
     """Choose as many features as each class gets, and learn a head on them."""
     n_classes, n_features = boundary.dense[0].shape
-    if pool is None and (counts >= n_features).all():
+    if pool is None and (counts >= n_features).all() and not ternary:
         return Choice([np.arange(n_features)] * n_classes, boundary.dense)
     [choice] = boundary.choose(counts[None])
     if pool:
@@ -309,7 +312,10 @@ def _learn(
         boundary = boundary.within(shared_pool(boundary, free.supports, free.affine, pool))
         [choice] = boundary.choose(counts[None], free.affine)
     advance(1)
-    return reselect(boundary, choice, rounds=rounds, advance=advance, last=last) if refit else choice
+    if not refit:
+        return choice
+    free = reselect(boundary, choice, rounds=rounds, advance=advance, last=last and not ternary)
+    return reselect(boundary, readable(boundary, free), rounds=rounds, last=last, kind=TERNARY) if ternary else free
 
 
 def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted: Auto) -> Result:

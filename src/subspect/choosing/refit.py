@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -68,10 +67,19 @@ def refit(
     Raises:
         SubspectError: no images.
     """
-    problem = _Problem(blocks, dense, supports, start, target, fixed, prior, memory)
+    problem = Problem(blocks, dense, supports, start, target, fixed, prior, memory)
+    vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance)
+    weight, bias = problem.head(problem.theta(vector))
+    return Refit(weight, bias, loss, steps, converged)
+
+
+def least(
+    problem: Callable[[Array], tuple[float, Array]], size: int, ridge: float, tolerance: float
+) -> tuple[Array, float, int, bool]:
+    """Return where a loss and its ridge are least, from zero on; the loss alone, the steps, and whether it converged."""
     found = minimize(
         problem,
-        np.zeros(len(problem.begin)),
+        np.zeros(size),
         jac=True,
         method="L-BFGS-B",
         options={"maxcor": 20, "ftol": 0, "gtol": tolerance, "maxiter": _STEPS, "maxfun": 2 * _STEPS},
@@ -79,9 +87,37 @@ def refit(
     slope = float(np.abs(found.jac).max(initial=0))
     if slope > tolerance and found.nit >= _STEPS:
         log.warning("refit: after %d steps the gradient is %.1e, not yet %.0e", found.nit, slope, tolerance)
-    weight, bias = problem.head(found.x)
-    pull = problem.ridge / 2 * float(found.x @ found.x)
-    return Refit(weight, bias, float(found.fun) - pull, int(found.nit), slope <= tolerance)
+    pull = ridge / 2 * float(found.x @ found.x)
+    return found.x, float(found.fun) - pull, int(found.nit), slope <= tolerance
+
+
+class Kind(NamedTuple):
+    """A kind of weights.
+
+    Attributes:
+        learn: the weights of a choice, to a tolerance of the gradient.
+        anew: chooses so many features (C,) for each class at the boundaries of a choice that was learned.
+    """
+
+    learn: Callable[[Boundary, Choice, float], Choice]
+    anew: Callable[[Boundary, Choice, Indices], Choice]
+
+
+def _learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
+    learned = refit(
+        boundary.blocks,
+        boundary.dense,
+        choice.supports,
+        choice.affine,
+        boundary.target,
+        fixed=boundary.unseen,
+        tolerance=tolerance,
+        memory=boundary.memory,
+    )
+    return replace(choice, affine=learned.affine, refit=learned)
+
+
+FREE = Kind(_learn, lambda boundary, choice, sizes: boundary.choose(sizes[None], choice.affine)[0])
 
 
 def reselect(
@@ -91,6 +127,7 @@ def reselect(
     rounds: int = ROUNDS,
     advance: Callable[[int], object] = lambda _: None,
     last: bool = True,
+    kind: Kind = FREE,
 ) -> Choice:
     """Refit, and choose the features anew near the refitted head's own boundaries, a few times; keep the best.
 
@@ -99,33 +136,32 @@ def reselect(
         choice: the features to begin with; how many each class has stays.
         rounds: how often to choose anew; it ends before where a choice comes back.
         advance: called with 1 after each round.
-
         last: whether to refit the best to the end: without, its head is rough.
+        kind: of weights.
 
     Returns:
         The choice whose refit has the least loss, less by how much its features are favoured, with the head of that refit.
     """
-    learn = partial(
-        refit, boundary.blocks, boundary.dense, target=boundary.target, fixed=boundary.unseen, memory=boundary.memory
-    )
-    sizes = np.array([[len(support) for support in choice.supports]])
-    tried = [(choice, learn(choice.supports, choice.affine, tolerance=_ROUGH))]
+    sizes = np.array([len(support) for support in choice.supports])
+    tried = [kind.learn(boundary, choice, _ROUGH)]
     seen, worth = {_key(choice)}, None
     for _ in range(rounds):
-        [choice] = boundary.choose(sizes, tried[-1][1].affine)
+        choice = kind.anew(boundary, tried[-1], sizes)
         worth = choice.worth if worth is None else worth  # at one head, so that all are favoured alike
         if _key(choice) in seen:
             break
         seen.add(_key(choice))
-        tried.append((choice, learn(choice.supports, choice.affine, tolerance=_ROUGH)))
+        tried.append(kind.learn(boundary, choice, _ROUGH))
         advance(1)
-    best, rough = min(tried, key=lambda one: one[1].loss - boundary.favoured(one[0].supports, worth))
-    learned = learn(best.supports, rough.affine) if last else rough
-    return Choice(best.supports, learned.affine, learned)
+    losses = [one.refit.loss - boundary.favoured(one.supports, worth) for one in tried if one.refit]
+    best = tried[int(np.argmin(losses))]
+    return kind.learn(boundary, best, TOLERANCE) if last else best
 
 
 def _key(choice: Choice) -> bytes:
-    return b"|".join(np.sort(support).tobytes() for support in choice.supports)
+    """Return what tells choices apart: the features, and with readable weights the signs."""
+    signs = b"" if choice.scales is None else np.sign(choice.affine[0]).astype(np.int8).tobytes()
+    return b"|".join([*(np.sort(support).tobytes() for support in choice.supports), signs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +172,7 @@ class _Piece:
     fixed: Array
 
 
-class _Problem:
+class Problem:
     """The loss and its gradient as a function of one vector: weights and bias of every free class, whitened."""
 
     def __init__(
@@ -170,27 +206,30 @@ class _Problem:
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Return the loss and its gradient."""
-        theta = self._theta(vector)
+        loss, gradient = self.at(self.theta(vector))
+        white = np.empty_like(gradient)
+        for root, part in zip(self.roots, self.parts, strict=True):
+            white[part] = solve_triangular(root, gradient[part], lower=True)
+        return loss + self.ridge / 2 * float(vector @ vector), white + self.ridge * vector
+
+    def at(self, theta: Array) -> tuple[float, Array]:
+        """Return the loss and its gradient in the weights and biases themselves: of each free class the support's, then b."""
         loss, gradient = -float(theta @ self.wanted), -self.wanted
         for piece_loss, piece_gradient in self._map(lambda piece: self._normaliser(theta, piece)):
             loss += piece_loss
             gradient = gradient + piece_gradient
-        white = np.empty_like(gradient)
-        for root, part in zip(self.roots, self.parts, strict=True):
-            white[part] = solve_triangular(root, gradient[part] / self.images, lower=True)
-        pull = self.ridge / 2 * float(vector @ vector)
-        return loss / self.images + self.constant + pull, white + self.ridge * vector
+        return loss / self.images + self.constant, gradient / self.images
 
-    def head(self, vector: Array) -> Affine:
-        """Return weight (C, d) and bias (C,) at a point."""
-        theta = self._theta(vector)
+    def head(self, theta: Array) -> Affine:
+        """Return weight (C, d) and bias (C,) of the numbers that `at` takes."""
         weight, bias = np.zeros_like(self.start[0]), self.start[1].copy()
         weight[self.fixed] = self.start[0][self.fixed]
         for label, part in zip(self.free, self.parts, strict=True):
             weight[label, self.supports[label]], bias[label] = theta[part][:-1], theta[part][-1]
         return weight, bias
 
-    def _theta(self, vector: Array) -> Array:
+    def theta(self, vector: Array) -> Array:
+        """Return weights and biases at a point."""
         theta = self.begin.copy()
         for root, part in zip(self.roots, self.parts, strict=True):
             theta[part] += solve_triangular(root, vector[part], lower=True, trans="T")
@@ -214,7 +253,7 @@ class _Problem:
             raise SubspectError("refit: there are no images to learn from")
         self.kept = kept
         self.constant /= self.images
-        return [_root(curvature / self.images) for curvature in curvatures]
+        return [lower_root(curvature / self.images) for curvature in curvatures]
 
     def _take(self, piece: _Piece, wanted: Array, curvatures: list[Array]) -> None:
         self.constant -= float((wanted[self.fixed] * piece.fixed).sum())
@@ -273,7 +312,7 @@ class _Problem:
                 yield from pool.map(work, self.kept)
 
 
-def _root(curvature: Array) -> Array:
+def lower_root(curvature: Array) -> Array:
     """Return the lower Cholesky factor, with a trace of ridge for features that depend on each other or never vary."""
     curvature = curvature + np.diag(1e-9 * curvature.diagonal() + 1e-9 * curvature.diagonal().max())
     return np.asarray(cholesky(curvature, lower=True))

@@ -260,6 +260,13 @@ class Choosing:
             help="With pursuit: of features that explain nearly as much, favour those that other images give too.",
         ),
     ] = False
+    ternary: Annotated[
+        bool,
+        typer.Option(
+            "--ternary",
+            help="With pursuit: readable weights, -1, 0 or +1, times a scale for each class, over one for each feature.",
+        ),
+    ] = False
     draws: Annotated[
         int,
         typer.Option(
@@ -286,7 +293,7 @@ class Choosing:
 
     def arguments(self) -> dict[str, Any]:
         """Return all but the numbers of features as arguments by keyword."""
-        names = ("method", "target", "refit", "pool", "stable", "draws", "hold_out")
+        names = ("method", "target", "refit", "pool", "stable", "ternary", "draws", "hold_out")
         return {name: getattr(self, name) for name in names}
 
 

@@ -179,7 +179,9 @@ def decompose(
         only_with(context, "-k auto", *auto_only)
     opened = Study.open(study)
     if supports is not None:
-        only_with(context, "a method, not with --supports", "k", "method", "pool", "stable", "draws", *auto_only)
+        only_with(
+            context, "a method, not with --supports", "k", "method", "pool", "stable", "ternary", "draws", *auto_only
+        )
         one = decompose_by_file(
             opened,
             supports,

@@ -116,6 +116,8 @@ def _history(decomposition: Decomposition) -> Iterator[str]:
     if again is not None:
         towards = "the labels" if again.refit == "labels" else "the dense network's probabilities"
         yield f"Weights and biases were re-learned on those features, towards {towards}."
+    if decomposition.ternary is not None:
+        yield "Weights are −1, 0 or +1, times one scale for each class, over one for each feature."
     if decomposition.settled:
         yield f"Number of features: {written(decomposition.settled)}."
     for one in decomposition.edits:

@@ -36,8 +36,9 @@ from subspect.heads.history import (
 from subspect.heads.names import check_name, class_index
 from subspect.heads.placing import with_decomposed
 from subspect.heads.questions import DecompositionQuestions
-from subspect.heads.stored import SCHEMA, read_header, read_names, read_supports, read_trust
+from subspect.heads.stored import SCHEMA, read_header, read_names, read_supports, read_ternary, read_trust
 from subspect.heads.supports import Supports
+from subspect.heads.ternary import Ternary
 from subspect.heads.trusted import FeatureRow, Trusted
 from subspect.networks.network import weights_fingerprint
 
@@ -62,6 +63,7 @@ class Decomposition(DecompositionQuestions):
         head_name: the module name of the dense head, or of its layers (see `subspect.networks.summands`).
         unseen: classes without images, which keep their dense row.
         history: what was done, the choice of the features first: method, k, the image set and the part of it used.
+        ternary: the scales of a head with readable weights; None where weights are free.
         trust: how far the choice can be trusted; None where features weren't chosen by pursuit.
         curve: cost against the mean number of features k, on images that took no part in choosing them.
         study: that it was made in or loaded from; None where it was read from a file.
@@ -80,6 +82,7 @@ class Decomposition(DecompositionQuestions):
     head_name: str
     unseen: tuple[int, ...]
     history: tuple[Step, ...]
+    ternary: Ternary | None = None
     trust: Trusted | None = None
     curve: tuple[CurvePoint, ...] = ()
     study: Study | None = field(default=None, repr=False)
@@ -247,10 +250,15 @@ class Decomposition(DecompositionQuestions):
             SubspectError: there is no such class.
         """
         label = self.label(label)
-        rows = [{**asdict(row), "contribution": row.contribution} for row in self.rows(label)]
+        scales = self.ternary
+        rows = [
+            {**asdict(row), "contribution": row.contribution, **(scales.of(label, row) if scales else {})}
+            for row in self.rows(label)
+        ]
         trust = {} if self.trust is None else self.trust.about(label)
         about = {"class": self.class_names[label], "index": label, "bias": self.bias[label].item()}
-        return {**about, **trust, "features": rows}
+        scale = {} if scales is None else {"scale": scales.class_scales[label].item() or None}
+        return {**about, **scale, **trust, "features": rows}
 
     def __repr__(self) -> str:
         sizes = self.supports.sizes
@@ -293,12 +301,16 @@ class Decomposition(DecompositionQuestions):
     def with_head(
         self, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], step: Refitted
     ) -> Decomposition:
-        """Return a copy with weights (C, d), of which the supports' count, and biases (C,) that were re-learned, and how."""
+        """Return a copy with weights (C, d), of which the supports' count, and biases (C,) that were re-learned, and how.
+
+        Weights that were readable are free then.
+        """
         supports = self.supports
         return replace(
             self,
             weights=torch.from_numpy(weight[supports.rows, supports.flat].astype(np.float32)),
             bias=torch.from_numpy(bias.astype(np.float32)),
+            ternary=None,
             curve=(),
             history=(*self.history, step),
         )
@@ -368,6 +380,7 @@ class Decomposition(DecompositionQuestions):
             "bias": self.bias,
             "frequency": self.frequency,
             "mean": self.mean,
+            **({} if self.ternary is None else vars(self.ternary)),
             **({} if self.trust is None else vars(self.trust)),
         }
 
@@ -394,6 +407,7 @@ class Decomposition(DecompositionQuestions):
             )
         try:
             supports = read_supports(tensors, header)
+            ternary = read_ternary(tensors, supports, header)
             trust = read_trust(tensors, supports)
         except (ValueError, SubspectError) as error:
             raise SubspectError(f"{path} is not a decomposition of subspect: {error}") from error
@@ -410,6 +424,7 @@ class Decomposition(DecompositionQuestions):
             head_name=header.head,
             unseen=header.unseen,
             history=read_history(header.history, path, len(header.class_names)),
+            ternary=ternary,
             trust=trust,
             curve=read_curve(header.curve, path),
             names_in_file=read_names(header, path),

@@ -39,6 +39,7 @@ class Chosen:
         images: fingerprint of the image set; None in files of before it was kept.
         supports: fingerprint of the features, where they come from a file.
         stable: whether features were favoured that are chosen again on other images.
+        weights: "ternary" where they were chosen to be readable (see `subspect.choosing.ternary`).
     """
 
     method: str
@@ -51,6 +52,7 @@ class Chosen:
     images: str | None = None
     supports: str | None = None
     stable: bool | None = None
+    weights: Literal["ternary"] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class CurvePoint:
 
 Step = Chosen | Settled | Refitted | Dropped
 _KINDS: dict[str, type[Step]] = {"method": Chosen, "tolerance": Settled, "dropped": Dropped, "refit": Refitted}
-_LATER = ("images", "supports", "refit_on", "without_cues", "reselected")  # fields that a step may lack
+_LATER = ("images", "supports", "weights", "refit_on", "without_cues", "reselected")  # fields that a step may lack
 
 
 def history_json(history: Iterable[Step]) -> list[dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from subspect.ground.errors import some
 from subspect.ground.tables import Table
 from subspect.heads.feature_names import listed, shown
+from subspect.heads.ternary import Ternary, sign, signed
 from subspect.heads.trusted import FeatureRow, falsely_chosen
 
 if TYPE_CHECKING:
@@ -44,12 +45,16 @@ def class_features(decomposition: Decomposition, label: int, most: int) -> str:
     """Return the features of a class in a row, at most some number of them."""
     if label in decomposition.unseen:
         return f"all: no {decomposition.examples} seen"
-    found = decomposition.supports[label].tolist()
-    return listed(found[:most], decomposition.feature_names) + (" …" if len(found) > most else "")
+    found, names = decomposition.supports[label].tolist(), decomposition.feature_names
+    rows = decomposition.rows(label)[:most] if decomposition.ternary else []
+    said = signed(rows, names) if rows else listed(found[:most], names)
+    return said + (" …" if len(found) > most else "")
 
 
 def features(decomposition: Decomposition, label: int | str) -> Table:
     """Return a row for each feature of a class: weight, frequency, mean and mean contribution; of a dense row the first 20.
+
+    Where weights are readable, sign and scale take the place of the weight.
 
     Raises:
         SubspectError: there is no such class.
@@ -58,9 +63,11 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     name = decomposition.class_names[label]
     bias = decomposition.bias[label].item()
     table = Table(title=f"{name} (class {label}): bias {bias:.3f}", title_justify="left")
-    for column in ("feature", "weight", "frequency", "mean", "contribution"):
-        table.add_column(column, justify="right")
     unseen = label in decomposition.unseen
+    scales = None if unseen else decomposition.ternary
+    weights = ("weight",) if scales is None else ("sign", "scale")
+    for column in ("feature", *weights, "frequency", "mean", "contribution"):
+        table.add_column(column, justify="right")
     rows = decomposition.rows(label)
     if unseen:
         rows = rows[:_FEATURES]
@@ -75,11 +82,13 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             table.add_column("stability", justify="right")
         table.add_column("substitutes")
         table.caption = f"{trusted(decomposition, label)}\n{_COLUMNS.format(decomposition.examples)}"
+    if scales is not None:
+        table.caption = "\n".join(filter(None, [scales.formula(label, rows, bias), cast("str | None", table.caption)]))
     names = decomposition.feature_names
     for row in rows:
         cells = [
             one_of(row, names),
-            f"{row.weight:.3f}",
+            *(_signed(row, scales) if scales else (f"{row.weight:.3f}",)),
             f"{100 * row.frequency:.0f} %",
             f"{row.mean:.3f}",
             f"{row.contribution:.3f}",
@@ -91,6 +100,10 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
             cells.append(", ".join(f"{shown(f, names)} ({100 * share:.0f} %)" for f, share in row.substitutes))
         table.add_row(*cells)
     return table
+
+
+def _signed(row: FeatureRow, scales: Ternary) -> tuple[str, str]:
+    return sign(row), f"{scales.feature_scales[row.feature].item():.3g}"
 
 
 def core_first(rows: Sequence[FeatureRow]) -> list[FeatureRow]:

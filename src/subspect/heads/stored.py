@@ -17,6 +17,7 @@ from subspect.ground.schemas import as_type, misfit
 from subspect.heads.feature_names import Names, checked
 from subspect.heads.history import Index
 from subspect.heads.supports import Supports
+from subspect.heads.ternary import Ternary
 from subspect.heads.trusted import Trusted
 
 SCHEMA = 2  #: 1 had no checksum
@@ -75,7 +76,7 @@ def read_supports(tensors: Mapping[str, Tensor], header: _Header) -> Supports:
     entries = tensors["indices"].numel() if "indices" in tensors else 0
     wanted = {"indices": (whole, (entries,)), "offsets": (whole, (n_classes + 1,)), "bias": (real, (n_classes,))}
     wanted |= dict.fromkeys(("weights", "frequency", "mean"), (real, (entries,)))
-    if wrong := misfit({name: one for name, one in tensors.items() if name not in _trust_names()}, wanted):
+    if wrong := misfit({name: one for name, one in tensors.items() if name not in _optional()}, wanted):
         raise ValueError(wrong)
     offsets = tensors["offsets"].numpy()
     if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
@@ -114,5 +115,28 @@ def read_trust(tensors: Mapping[str, Tensor], supports: Supports) -> Trusted | N
     return Trusted(**given)
 
 
+def read_ternary(tensors: Mapping[str, Tensor], supports: Supports, header: _Header) -> Ternary | None:
+    """Return the scales of readable weights, once they fit the weights; None where weights are free.
+
+    Raises:
+        ValueError: they don't fit.
+    """
+    names = {one.name for one in fields(Ternary)}
+    given = {name: tensor for name, tensor in tensors.items() if name in names}
+    if not given:
+        return None
+    sizes = {"class_scales": len(supports), "feature_scales": supports.n_features}
+    if wrong := misfit(given, {name: (torch.float32, (size,)) for name, size in sizes.items()}):
+        raise ValueError(wrong)
+    scales = Ternary(**given)
+    if wrong := scales.misfit(supports, tensors["weights"], header.unseen):
+        raise ValueError(wrong)
+    return scales
+
+
 def _trust_names() -> set[str]:
     return {one.name for one in fields(Trusted)}
+
+
+def _optional() -> set[str]:
+    return _trust_names() | {one.name for one in fields(Ternary)}

@@ -58,7 +58,8 @@ class ClassPage:
     """What is shown of one class.
 
     ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
-    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images.
+    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images;
+    ``formula`` is the logit written out, where weights are readable.
     """
 
     label: int
@@ -69,6 +70,7 @@ class ClassPage:
     trusted: str
     cost: Cost | None
     lost: Sequence[tuple[float, float]]
+    formula: str = ""
 
 
 @dataclass(frozen=True)
@@ -342,6 +344,9 @@ def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> 
                 trusted(decomposition, label),
                 cost,
                 [own[place] for place in order],
+                decomposition.ternary.formula(label, rows, float(decomposition.bias[label]))
+                if decomposition.ternary
+                else "",
             )
         )
     return pages
