@@ -23,7 +23,10 @@ from subspect.choosing.refit import Kind, Problem, least, lower_root
 
 _TIE = 1e-9  # gains closer than this, relatively, are equal: the lower feature wins
 _RANK = 1e-9  # what is left of a variance, relatively, that is rounding
-_GAUGE = 1e-6  # of the mean curvature, given to all directions, since that of all a and s together has none
+_GAUGE = 1e-3  # of the mean curvature, given to all directions, since that of all a and s together has none
+_IDLE = 1e-2  # a feature that spreads less, by its scale, than this share of the median says nothing
+_SCALES = 1e-30, 1e30  # within which scales stay, since float32 ends at 1e38
+_FAR = 30  # a logarithm that changes more has left what the curvature at the start says; a step so far is taken back
 
 
 def readable(boundary: Boundary, free: Choice) -> Choice:
@@ -67,14 +70,14 @@ class Scales:
         rows, columns = inner.entries  # of weights and biases; the last column is that of the biases
         self.entries, self.biases = np.flatnonzero(columns < len(features)), np.flatnonzero(columns == len(features))
         self.places, self.owners = columns[self.entries], len(features) + rows[self.entries]
-        self.signs = np.sign(inner.begin[self.entries])
         self.root = self._root()
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Return the loss and its gradient."""
         numbers = self._numbers(vector)
-        theta = np.empty(len(self.entries) + len(self.biases))
-        theta[self.entries] = self.signs * np.exp(numbers[self.places] + numbers[self.owners])
+        theta = self.inner.begin.copy()
+        moved = numbers - self.begin
+        theta[self.entries] *= np.exp(np.clip(moved[self.places] + moved[self.owners], -_FAR, _FAR))
         theta[self.biases] = numbers[self.cut[1] :]
         loss, slopes = self.inner.at(theta)
         each = slopes[self.entries] * theta[self.entries]
@@ -110,13 +113,14 @@ class Scales:
 def anew(boundary: Boundary, choice: Choice, sizes: Indices) -> Choice:
     """Choose at most so many features (C,) for each class, and their signs, at a head's own curvature.
 
-    A feature that no class uses yet is tried at the scale at which its spread is that of the others.
+    A feature that no class uses yet, or that its scale has put out of use, is tried at the scale at which its spread is that of
+    the others.
     """
     assert choice.scales is not None
     spread, features, signs = boundary.moments.deviations(), choice.scales[1].copy(), _signs(boundary, choice)
-    alive = (features > 0) & (spread > 0)
-    typical = np.exp(np.log(spread[alive] / features[alive]).mean()) if alive.any() else 1.0
-    features = np.where(features > 0, features, np.where(spread > 0, spread / typical, 1))
+    by_scale = np.divide(spread, features, out=np.zeros_like(spread), where=features > 0)
+    typical = float(np.median(by_scale[by_scale > 0])) if by_scale.any() else 1.0
+    features = np.where(by_scale > _IDLE * typical, features, np.where(spread > 0, spread / typical, 1))
 
     def work(problem: Quadratic) -> tuple[Array, float, float, float]:
         row, label, size = np.zeros(len(features)), problem.label, int(sizes[problem.label])
@@ -220,7 +224,9 @@ def _signs(boundary: Boundary, choice: Choice) -> Array:
 
 def _choice(boundary: Boundary, signs: Array, scales: tuple[Array, Array], bias: Array) -> Choice:
     """Return the choice of some signs; scales are rounded to float32, as they are stored, classes without images stay dense."""
-    classes, features = (one.astype(np.float32).astype(np.float64) for one in scales)
+    classes, features = (
+        np.where(one > 0, np.clip(one, *_SCALES), 0).astype(np.float32).astype(np.float64) for one in scales
+    )
     weight = classes[:, None] * signs / np.where(features > 0, features, 1)
     bias = bias.copy()
     weight[boundary.unseen], bias[boundary.unseen] = (one[boundary.unseen] for one in boundary.dense)

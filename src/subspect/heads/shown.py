@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from subspect.ground.errors import some
 from subspect.ground.tables import Table
@@ -69,21 +69,21 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     for column in ("feature", *weights, "frequency", "mean", "contribution"):
         table.add_column(column, justify="right")
     rows = decomposition.rows(label)
+    said = [scales.formula(label, rows, bias)] if scales else []
     if unseen:
         rows = rows[:_FEATURES]
-        table.caption = (
+        said = [
             f"no {decomposition.examples} of this class were seen when features were chosen: it keeps its dense row, all "
             f"{decomposition.supports.n_features:,} features, of which {len(rows)} are shown"
-        )
+        ]
     trust = None if unseen else decomposition.trust
     if trust is not None:
         rows = core_first(rows)
         if trust.draws[label]:
             table.add_column("stability", justify="right")
         table.add_column("substitutes")
-        table.caption = f"{trusted(decomposition, label)}\n{_COLUMNS.format(decomposition.examples)}"
-    if scales is not None:
-        table.caption = "\n".join(filter(None, [scales.formula(label, rows, bias), cast("str | None", table.caption)]))
+        said += [trusted(decomposition, label), _COLUMNS.format(decomposition.examples)]
+    table.caption = "\n".join(said) or None
     names = decomposition.feature_names
     for row in rows:
         cells = [
