@@ -25,7 +25,7 @@ _TIE = 1e-9  # gains closer than this, relatively, are equal: the lower feature 
 _RANK = 1e-9  # what is left of a variance, relatively, that is rounding
 _GAUGE = 1e-3  # of the mean curvature, given to all directions, since that of all a and s together has none
 _IDLE = 1e-2  # a feature that spreads less, by its scale, than this share of the median says nothing
-_SCALES = 1e-30, 1e30  # within which scales stay, since float32 ends at 1e38
+_SCALES = 1e-15, 1e15  # within which scales stay, so that float32 holds their quotients
 _FAR = 30  # a logarithm that changes more has left what the curvature at the start says; a step so far is taken back
 
 
@@ -185,9 +185,12 @@ def climb(gram: Array, moments: Array, size: int, start: Array, bonus: Array | N
         if not values.max() > now * (1 + _TIE):
             break
         sign, row, feature = np.unravel_index(int(np.argmax(values >= values.max() * (1 - _TIE))), values.shape)
-        signs -= gone[row]
-        signs[feature] = 1 - 2 * int(sign)
-        best = _lower(gram, moments, signs)
+        moved = signs - gone[row]
+        moved[feature] = 1 - 2 * int(sign)
+        lower = _lower(gram, moments, moved)
+        if not lower + float(np.abs(moved) @ extra) > now:  # where features nearly cancel, sums are inexact
+            break
+        signs, best = moved, lower
     return signs, best + float(np.abs(signs) @ extra)
 
 
