@@ -145,10 +145,10 @@ def check_choice(
     sizes = [check_budget(k, n_features, pool, method) for k in ks]
     if method != "frequency" and any(isinstance(size, float) for size in sizes):
         raise SubspectError(f"a share of the mass goes with method 'frequency'; {method!r} takes a whole k, got {ks}")
-    if method != "pursuit" and (pool or stable or any(isinstance(size, Mean | Auto) for size in sizes)):
-        raise SubspectError(
-            f"a pool, a stable choice, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}"
-        )
+    if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
+        raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+    if method != "pursuit" and stable:
+        raise SubspectError(f"a stable choice (--stable) goes with method 'pursuit'; got {method!r}")
     return sizes
 
 
