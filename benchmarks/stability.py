@@ -43,13 +43,14 @@ from photographs import OwnCrop
 from subspect.choosing.methods import Seen, choose, look
 from subspect.choosing.sizes import Checked, check_budget
 from subspect.demo import train_network, write_digits
+from subspect.heads.supports import Supports
 from subspect.heads.trusted import falsely_chosen
 from subspect.studies.rows import Block
 
 DRAWS = 60
 PARTS = ("true", "time", "stays", "lite", "planted")
 Indices = npt.NDArray[np.int64]
-Supports = list[set[int]]
+Sets = list[set[int]]
 
 
 def main() -> int:
@@ -224,6 +225,13 @@ def stays(data: Path, work: Path, parts: int = 10) -> list[Row]:
                     rows += row(told, value, unit, *bar)
             paper = np.mean([_jaccard(*pair) for pair in _pairs(study, k, parts, "frequency")])
             rows += row(f"{name}, k = {k}, the paper's frequency: of disjoint halves, Jaccard", float(paper), "")
+            if name == "ResNet-20":
+                middle = "" if k == 5 else f"_{k}_{k}"
+                published = Supports.read(data / f"paper/resnet20_cifar-10{middle}_indices.json", 10, 64)
+                given = [set(row.tolist()) for row in published]
+                sides = [side for pair in _pairs(study, k, parts, "frequency") for side in pair]
+                overlap = float(np.mean([_jaccard(given, side) for side in sides]))
+                rows += row(f"{name}, k = {k}: the published features and frequency on halves, Jaccard", overlap, "")
     return rows
 
 
@@ -300,7 +308,7 @@ def _redrawn(seen: Seen, draws: int, replaced: bool) -> Iterator[Seen]:
         yield _part(seen, np.sort(rows))
 
 
-def _supports(seen: Seen, k: int | str, method: str = "pursuit", *, stable: bool = False) -> Supports:
+def _supports(seen: Seen, k: int | str, method: str = "pursuit", *, stable: bool = False) -> Sets:
     size: Checked = check_budget(k, seen.dense[0].shape[1])
     if method == "frequency":
         top = type(seen.top)(seen.top.n_classes, seen.top.n_features, [k])  # type: ignore[list-item]
@@ -313,7 +321,7 @@ def _supports(seen: Seen, k: int | str, method: str = "pursuit", *, stable: bool
 
 def _pairs(
     study: subspect.Study, k: int, parts: int, method: str = "pursuit", *, stable: bool = False
-) -> Iterator[tuple[Supports, Supports]]:
+) -> Iterator[tuple[Sets, Sets]]:
     """Choose on both sides of some cuts in two."""
     seen = _seen(study, k)
     n = sum(len(block.labels) for block in seen.rows)
