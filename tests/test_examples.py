@@ -105,7 +105,9 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "world"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md", "docs/stability.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md", "docs/stability.md"]
+)
 def test_shell_blocks_run_in_order(page: str, world: Path) -> None:
     commands = [without_dots(line) for line in lines(ROOT / page) if line.startswith("subspect ")]
     if page == "docs/compare.md":
