@@ -630,6 +630,15 @@ def test_other_images_are_told(study: subspect.Study, caplog: pytest.LogCaptureF
     (study.path / "cues" / f"{study.decomposition_names[-1]}.safetensors").unlink(missing_ok=True)
     measured(study, ["border"], images=known_images(20, 1), sample=12)
     assert "images are not those that were observed as 'train'" in caplog.text
+    caplog.clear()
+    (study.path / "cues" / f"{study.decomposition_names[-1]}.safetensors").unlink(missing_ok=True)
+    images, labels = known_images(20, 0)
+    measured(study, ["border"], images=(255 - images, labels), sample=12)  # nearly all: it may be the network
+    assert re.search(
+        r"cues: 1[12] of 12 images have other features than when 'train' was observed: either these are other images, or the "
+        r"network gives other features now: .*; give the images that were: --images FOLDER; else usual causes are another prec",
+        caplog.text,
+    )
 
 
 def test_damage_is_noticed(study: subspect.Study) -> None:

@@ -153,14 +153,17 @@ def test_noise_has_the_moments_that_it_should(alone: tuple[Study, Decomposition]
 
 
 def test_what_each_feature_alone_is_worth(study: Study, made: Decomposition) -> None:
-    lost = without_each(study, made, where(study, made, "test"))
+    lost, lost_by_few = without_each(study, made, where(study, made, "test"))
     (x, labels), means = stored(study, "test"), stored(study, "train")[0].mean(axis=0)
+    weight, bias = made.matrix()
     for place, (label, feature) in enumerate(zip(made.supports.rows, made.supports.flat, strict=True)):
         own = x[labels == label]
         changed = own.copy()
         changed[:, feature] = means[feature]
         expected = accuracy(study, own, label) - accuracy(study, changed, label)
         assert lost[place] == pytest.approx(expected, abs=1e-12)
+        right = [((one @ weight.T + bias).argmax(axis=1) == label).mean() for one in (own, changed)]
+        assert lost_by_few[place] == pytest.approx(right[0] - right[1], abs=1e-12)
 
 
 def test_a_seed_gives_the_same_whatever_the_shards(tmp_path: Path, study: Study, made: Decomposition) -> None:
@@ -183,7 +186,8 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     assert made.unseen == (2,)
     found = essentiality(study, made, repeats=1)
     assert np.isnan(found.before[2]) and found.to_json()["kinds"]["mean"]["own"][2] is None
-    assert np.isnan(without_each(study, made, where(study, made, "train"))[made.supports.rows == 2]).all()
+    for lost in without_each(study, made, where(study, made, "train")):
+        assert np.isnan(lost[made.supports.rows == 2]).all()
     assert "; 1 classes of which there are none, here or in the choice, are left out" in str(found.tables()[0].caption)
     third = subspect.observe(network, (x[:9], torch.full((9,), 2)), study.path, "third", show_progress=False)
     with pytest.raises(SubspectError, match="there are no images of classes that have influential features"):

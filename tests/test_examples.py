@@ -42,6 +42,10 @@ NOT_RUN = {
     "python benchmarks/cues.py --data DIR --only mended": "half an hour",
     "python benchmarks/cues.py --data DIR --only time": "minutes, on real data",
     "python benchmarks/cues.py --data DIR --work WORK --only real": "half an hour, on real data",
+    **{
+        f"python benchmarks/stability.py --data DIR --only {part}": "minutes, on real data"
+        for part in ("true --draws 40", "stays", "time", "planted")
+    },
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.
@@ -83,6 +87,7 @@ def test_blocks_are_found() -> None:
         "compare.md",
         "cues.md",
         "shortcut.md",
+        "stability.md",
     }
     assert {file for file, _ in docstring_blocks()} == {"__init__.py", "estimator.py", "swapping/cue.py", *TREES}
 
@@ -100,7 +105,9 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "world"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md", "docs/stability.md"]
+)
 def test_shell_blocks_run_in_order(page: str, world: Path) -> None:
     commands = [without_dots(line) for line in lines(ROOT / page) if line.startswith("subspect ")]
     if page == "docs/compare.md":

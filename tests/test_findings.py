@@ -414,10 +414,11 @@ def test_preprocessing_that_looks_wrong(model: nn.Module, tones: Any, way: str, 
     n = 12 * len(tones)
     before = 100 // len(tones)
     assert re.match(
-        rf"with {way} the network is right on 100 % \([89]\d–100\) of {n} images, as they are prepared now on {before} %",
+        rf"with {way} the network is right on 100 % \([89]\d–100\) of {n} images of 'train', as they are prepared now on "
+        rf"{before} %",
         found.text,
     )
-    assert "runs the network on 64 images" in found.how and found.figures[way] == 1
+    assert "runs the network on 64 images of each" in found.how and found.figures[way] == 1
     assert state(own.findings(), "D402").startswith("name the network: --network …")
 
 
@@ -435,6 +436,29 @@ def test_preprocessing_that_is_right(tmp_path: Path) -> None:
     other = subspect.Network(Light(np.eye(3), (0, 0, 0)))
     with pytest.raises(SubspectError, match="this is a different network"):
         own.findings(network=other)
+
+
+def test_preprocessing_of_both_sets(tmp_path: Path) -> None:
+    network, own = of_light(tmp_path, Light(2 * np.eye(3), (0, 0, 0)), COLOURS)
+    for path in (tmp_path / "images").rglob("*.png"):  # the test set's are stored as BGR
+        turned = tmp_path / "turned" / path.relative_to(tmp_path / "images")
+        turned.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1]).save(turned)
+    subspect.observe(network, tmp_path / "turned", tmp_path / "study", "test", show_progress=False)
+    assert "of 36 images of 'test', as they are" in only(own.findings(network=network), "D402").text
+    own = subspect.open_study(tmp_path / "study").decompose(2, on="test", show_progress=False)
+    found = only(own.findings(network=network, on="train"), "D402")  # chosen on what is prepared wrongly
+    assert found.text.startswith("with red and blue exchanged") and found.figures["set"] == "test"
+
+
+def test_preprocessing_of_sets_that_are_right_or_gone(tmp_path: Path) -> None:
+    network, own = of_light(tmp_path, Light(2 * np.eye(3), (0, 0, 0)), COLOURS)
+    subspect.observe(network, tmp_path / "images", tmp_path / "study", "test", show_progress=False)
+    checked = own.findings(network=network)
+    assert checked.passed["D402"] == "images of 'test' and of 'train'"
+    (tmp_path / "images").rename(tmp_path / "moved")
+    checked = own.findings(network=network, images=tmp_path / "moved")
+    assert checked.passed["D402"].startswith("images of 'test' alone; 'train': none of 36 images could be opened again")
 
 
 def test_preprocessing_without_labels_or_colours(tmp_path: Path) -> None:

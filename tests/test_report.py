@@ -116,6 +116,29 @@ def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.Log
     assert "1 images could not be read again" in caplog.text or "could not be read" not in page
 
 
+class Drifting(Tiny):
+    """The same weights, and other features than at first."""
+
+    drift = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.drift)
+
+
+def test_a_network_that_gives_the_same_files_other_features_is_told(
+    make_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Drifting()
+    made = subspect.observe(Network(model), make_folder(each=10), tmp_path / "drifting")
+    model.drift = 0.5
+    page = report(made, network=Network(model))
+    said = r"he network gives (\d+) of \1 images other features than when .{1,5}train.{1,5} was observed, though their files "
+    assert re.search(said + "are the same: ", page) and re.search(
+        said + r"are the same: .*; usual causes are another precision, device or version of a library", caplog.text
+    )
+    assert "not those that were observed" not in page + caplog.text
+
+
 def test_other_images_under_the_same_names_are_told(
     study: Study, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,7 +149,7 @@ def test_other_images_under_the_same_names_are_told(
     page = report(study, network=Network(tiny), images=tmp_path / "train")
     found = re.search(r"(\d+) images are not those that were observed as 'train'", caplog.text)
     assert found is not None and 0 < int(found[1]) <= len(set(re.findall(r"a/\d+\.png", page)))
-    assert f"{found[1]} images are not those that were observed: a/" in page
+    assert f"{found[1]} images are not those that were observed as &#39;train&#39;: a/" in page
     caplog.clear()
     page = report(study)  # where only the study says where they are, they are not shown at all
     assert f"{found[1]} images could not be read again and are left grey: a/" in page

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError
-from subspect.studies.same_network import head_of, real_images, same_network
+from subspect.images.opening import open_images
+from subspect.studies.reopen import Reopened
+from subspect.studies.same_network import head_of, not_as_observed, real_images, same_network
 
 MakeFolder = Callable[..., Path]
 
@@ -97,3 +100,47 @@ def test_another_network_is_refused(study: Study, tiny: Tiny) -> None:
         SubspectError, match=r"must be a subspect.Network, got Tiny; subspect.Network\(model\) makes one"
     ):
         same_network(study, tiny)  # type: ignore[arg-type]
+
+
+# Other features than those that were observed -------------------------------------------------------------------------
+
+
+def test_whether_the_images_or_the_network_are_others(study: Study, tmp_path: Path) -> None:
+    image_set = study.image_set("train")
+    ids = next(image_set.chunks()).ids[:10]
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / ids[0])
+    again = Reopened(image_set, ids, open_images(tmp_path / "train", outside=True))
+    assert not_as_observed(again, "train", [], 10) == []
+    [(unknown, do)] = not_as_observed(again, "train", ids, 10)  # nothing was opened, as where images are in memory
+    assert unknown.startswith(
+        "10 of 10 images have other features than when 'train' was observed: either these are other"
+    )
+    assert do.startswith(
+        "give the images that were: --images FOLDER; else usual causes are another precision, device or"
+    )
+    [(few, do)] = not_as_observed(again, "train", ids[3:5], 10)
+    assert few == f"2 images are not those that were observed as 'train': {ids[3]}, {ids[4]}"
+    assert do == "give the images that were: --images FOLDER"
+    for place in range(10):
+        again.read(place)
+    images, network = not_as_observed(again, "train", ids, 10)
+    assert images[0] == f"1 images are not those that were observed as 'train': {ids[0]}"
+    assert network[0].startswith(
+        "the network gives 9 of 10 images other features than when 'train' was observed, though their files are the same: "
+    )
+    assert network[1].endswith("not deterministic: run it as it was run then, or observe again, into another study")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cues_tell_that_the_network_is_another(
+    workers: int, study: Study, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = subspect.decompose(study, 2, show_progress=False)
+    tiny.norm.register_forward_hook(lambda *args: args[-1] + 0.5)
+    subspect.cues(
+        study, made, network=Network(tiny), cues=["border"], sample=12, on="train", workers=workers, show_progress=False
+    )
+    assert (
+        "cues: the network gives 12 of 12 images other features than when 'train' was observed, though" in caplog.text
+    )
+    assert "not those that were observed" not in caplog.text

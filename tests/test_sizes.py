@@ -443,6 +443,15 @@ def test_wrong_usage(wide: Study, options: str) -> None:
             "error: a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'frequency'",
         ),
         ("-k mean:4 --method contribution", "error: a pool, a mean k and k = 'auto' go with method 'pursuit'"),
+        (
+            "--method contribution --stable",
+            "error: a stable choice (--stable) goes with method 'pursuit'; got 'contribution'",
+        ),
+        (
+            "-k 5 --draws 3",
+            "error: draws are halves of the images, in pairs: an even number from 4 on, or 0 for none; got 3",
+        ),
+        ("--supports indices.json --stable", "error: --stable goes with a method, not with --supports"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),
         ("-k 5 --pool 41", "error: a pool must have from 1 to the 40 features; got 41"),
         ("-k mean:4:5:6", "error: a mean of 4 features needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6"),

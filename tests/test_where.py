@@ -215,7 +215,7 @@ def test_what_else_is_said_of_the_images(tiny: Tiny, tmp_path: Path) -> None:
     assert bare.note.endswith("; no labels: the dense network's own predictions stand in, so accuracy here is fidelity")
     assert set(found.to_json()) == {
         *("image_set", "part", "images", "held_out", "sized", "labelled", "unseen", "left_out", "note"),
-        *("given", "among", "among_classes"),
+        *("given", "lacking", "among", "among_classes"),
     }
 
 

@@ -105,31 +105,51 @@ class Prepared(Check):
 
     code, title = "D402", "preprocessing looks wrong"
     how = (
-        f"runs the network on {PREPARED} images, with red and blue exchanged, with pixels from 0 to 255, and with ImageNet's "
-        f"mean and std: one of these is better by {100 * BETTER:.0f} points or more, and its 95 % interval above what is"
+        f"runs the network on {PREPARED} images of each of both image sets, with red and blue exchanged, with pixels from 0 to "
+        f"255, and with ImageNet's mean and std: one of these is better by {100 * BETTER:.0f} points or more, and its 95 % "
+        "interval above what is"
     )
     why = "all that is measured is of images as the network never saw them"
 
     def find(self, about: About) -> Sequence[Finding]:
-        """Return one finding."""
+        """Return a finding for each image set: the one measured on, and the one that features were chosen on."""
         if about.network is None:
             raise Skipped("name the network: --network … on the command line, network=… in Python")
-        about.needs_labels(about.where.image_set)
-        pixels, labels = _images(about, about.network)
-        right = {
-            name: int((_said(about.network, changed) == labels).sum())
-            for name, changed in _ways(about.network, pixels).items()
-        }
+        here, other = about.where.image_set, self._other(about)
+        found = self._of(about, about.network, here)
+        try:
+            return found if other is None else [*found, *self._of(about, about.network, other)]
+        except Skipped:  # the scope says so
+            return found
+
+    def scope(self, about: About) -> str:
+        """Say of which image sets, and why not of the other."""
+        here, other = about.where.image_set, self._other(about)
+        if other is None or about.network is None:
+            return f"images of {here!r}"
+        try:
+            _images(about, about.network, other)
+        except Skipped as reason:
+            return f"images of {here!r} alone; {other!r}: {reason}"
+        return f"images of {here!r} and of {other!r}"
+
+    def _other(self, about: About) -> str | None:
+        chosen = about.decomposition.chosen_on[0]
+        return chosen if chosen != about.where.image_set and chosen in about.study.set_names else None
+
+    def _of(self, about: About, network: Network, name: str) -> list[Finding]:
+        pixels, labels = _images(about, network, name)
+        right = {way: int((_said(network, changed) == labels).sum()) for way, changed in _ways(network, pixels).items()}
         n, before = len(labels), right.pop("")
-        best = max(right, key=lambda name: right[name])
+        best = max(right, key=lambda way: right[way])
         better = wilson(right[best], n)
         if better.value - before / n < BETTER or better.low <= before / n:
             return []
         text = (
-            f"with {best} the network is right on {percent(better, 0)} of {n} images, as they are prepared now on "
+            f"with {best} the network is right on {percent(better, 0)} of {n} images of {name!r}, as they are prepared now on "
             f"{100 * before / n:.0f} %"
         )
-        figures = {"images": n, "accuracy": before / n, **{name: count / n for name, count in right.items()}}
+        figures = {"set": name, "images": n, "accuracy": before / n, **{way: count / n for way, count in right.items()}}
         do = (
             "compare the preprocessing with that of the training, and observe again with the right one, into another study: "
             "subspect observe … --mean … --std …"
@@ -198,18 +218,22 @@ def _by_chance(counted: Calibration) -> float:
     return float(gaps.sum() / max(counted.images.sum(), 1))
 
 
-def _images(about: About, network: Network) -> tuple[Tensor, Counts]:
-    """Return some images as the network gets them, and their labels.
+def _images(about: About, network: Network, name: str) -> tuple[Tensor, Counts]:
+    """Return some images of an image set as the network gets them, and their labels.
+
+    Where the user says where images are, those of the set that is measured on are meant; the other's are where they were.
 
     Raises:
-        Skipped: none can be opened again, or they have no three channels.
+        Skipped: it has no labels, none can be opened again, or they have no three channels.
     """
-    image_set = about.study.image_set(about.where.image_set)
+    about.needs_labels(name)
+    image_set = about.study.image_set(name)
+    given = about.images if name == about.where.image_set else None
     listed = [(chunk.ids, chunk.labels) for chunk in image_set.chunks()]
     ids, labels = [id for own, _ in listed for id in own], np.concatenate([own for _, own in listed])
     drawn = spread(labels, PREPARED, 0)
     known = {ids[place]: int(labels[place]) for place in drawn.tolist()}
-    images = Reopened(image_set, list(known), open_again(about.images, image_set))
+    images = Reopened(image_set, list(known), open_again(given, image_set))
     [batch] = batches(images, network.preprocessing, None, [list(range(len(images)))])
     if batch.pixels is None:
         reasons = some((f"{id}: {why}" for id, why in batch.failed), 1)

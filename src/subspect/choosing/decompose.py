@@ -164,10 +164,10 @@ def check_choice(
             f"readable weights (ternary, --ternary) are chosen and learned by method 'pursuit' with refit; got {got}: leave "
             "one of the two out"
         )
-    if method != "pursuit" and (pool or stable or any(isinstance(size, Mean | Auto) for size in sizes)):
-        raise SubspectError(
-            f"a pool, a stable choice, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}"
-        )
+    if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
+        raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+    if method != "pursuit" and stable:
+        raise SubspectError(f"a stable choice (--stable) goes with method 'pursuit'; got {method!r}")
     return sizes
 
 

@@ -151,8 +151,10 @@ def trusted(decomposition: Decomposition, label: int) -> str:
     said = [near_equals(decomposition, label, rows)]
     if drawn := int(trust.draws[label]):
         overlap = float(trust.jaccard[label])
-        distinct = f"{drawn} halves of the {decomposition.examples} gave {int(trust.distinct[label])} different sets"
-        said.append(distinct + (f"; two of them overlap by {overlap:.2f} (Jaccard)" if drawn > 2 else ""))
+        sets = int(trust.distinct[label])
+        distinct = f"{drawn} halves of the {decomposition.examples} gave {sets} different sets"
+        distinct = distinct if sets > 1 else f"all {drawn} halves of the {decomposition.examples} gave one set"
+        said.append(distinct + (f"; two of them overlap by {overlap:.2f} (Jaccard)" if drawn > 2 and sets > 1 else ""))
         said.append(by_chance(decomposition, label, rows))
     return "; ".join(filter(None, said))
 

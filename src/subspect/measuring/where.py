@@ -22,6 +22,7 @@ import numpy.typing as npt
 from subspect.ground.errors import SubspectError
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
+from subspect.studies.doubts import classes_of, lacking
 from subspect.studies.parts import counterpart, in_words
 from subspect.studies.rows import prints
 from subspect.studies.shards import Chunk
@@ -45,6 +46,7 @@ class Where:
         unseen: how many are of classes that had no image to choose features on, and so keep their dense row.
         left_out: images of the set that are the same as ones of the choice, and are none of these.
         given: of how many classes the image set has images; all of them where there are no labels.
+        lacking: names of the classes that the set chosen on has images of, and this one hasn't.
         among: whether the networks choose among "all" classes or among the "given" ones.
         among_classes: how many those are.
     """
@@ -58,11 +60,13 @@ class Where:
     unseen: int
     left_out: int
     given: int
+    lacking: tuple[str, ...]
     among: Literal["all", "given"]
     among_classes: int
     _study: Study = field(repr=False, compare=False)
     _skip: Prints = field(repr=False, compare=False)
     _given: npt.NDArray[np.int64] = field(repr=False, compare=False)
+    _lacking: str = field(repr=False, compare=False)
 
     @property
     def classes(self) -> npt.NDArray[np.int64] | None:
@@ -88,6 +92,8 @@ class Where:
         note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part, self.examples)}"
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
+        if self.lacking and self.among == "all":
+            note += f"; {self._lacking}; accuracies are over the others"
         if self.left_out:
             note += f"; {self.left_out:,} more are the same as ones that took part in choosing features or weights, and are "
             note += "left out"
@@ -156,6 +162,7 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
             f"{image_set!r} has no labels, so nothing tells which classes are given; leave out among_given (--among-given)"
         )
     given, n_classes = _given(study, image_set), study.identity.n_classes
+    absent, said = _lacking(study, decomposition.chosen_on[0], image_set, given)
     return Where(
         image_set,
         part,
@@ -166,11 +173,13 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         unseen,
         left_out,
         given=len(given),
+        lacking=tuple(study.identity.class_names[label] for label in absent.tolist()),
         among="given" if among_given else "all",
         among_classes=len(given) if among_given else n_classes,
         _study=study,
         _skip=skip,
         _given=given,
+        _lacking=said,
     )
 
 
@@ -179,7 +188,22 @@ def _given(study: Study, name: str) -> npt.NDArray[np.int64]:
     image_set = study.image_set(name)
     if not image_set.labelled:
         return np.arange(study.identity.n_classes)
-    return np.unique(np.concatenate([chunk.labels for chunk in image_set.chunks()]))
+    return classes_of(image_set)
+
+
+def _lacking(study: Study, chosen: str, name: str, given: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], str]:
+    """Return the classes that the set chosen on has images of and another set hasn't, and say so."""
+    identity = study.identity
+    if (
+        name == chosen
+        or len(given) == identity.n_classes
+        or chosen not in study.set_names
+        or not study.image_set(chosen).labelled
+    ):
+        return given[:0], ""
+    theirs = _given(study, chosen)
+    absent = np.setdiff1d(theirs, given)
+    return absent, lacking(absent, len(theirs), chosen, identity.class_names, identity.examples)
 
 
 def _set_and_part(study: Study, decomposition: Decomposition, on: str | None) -> tuple[str, Part]:

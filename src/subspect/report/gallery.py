@@ -28,7 +28,7 @@ from subspect.networks.network import Network
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
-from subspect.studies.same_network import head_of, same_network
+from subspect.studies.same_network import head_of, not_as_observed, same_network
 from subspect.studies.study import Study
 from subspect.studies.written import is_link
 
@@ -140,7 +140,9 @@ def gallery_of(
         return Shot(drawn.pictures.get((id, feature), ""), id, names[label], value)
 
     remark = _remark(image_set, drawn.no_maps, drawn.missing, opened)
-    remark += _others(image_set, sorted({*drawn.others, *again.changed}))
+    for text, do in not_as_observed(again, image_set.name, drawn.others, drawn.read):
+        log.warning("report: %s; %s", text, do)
+        remark += f" {text[0].upper()}{text[1:]}."
     return Gallery(*_arranged(strips, shot), remark)
 
 
@@ -184,17 +186,19 @@ def _arranged(
 
 @dataclass
 class _Drawn:
-    """What was drawn so far: why there are no maps; (id, feature) → picture; reasons by id of what couldn't be read; ids of
-    other images.
+    """What was drawn so far: why there are no maps; (id, feature) → picture; reasons by id of what couldn't be read; ids
+    of images with other features, of how many that the network read.
     """
 
     no_maps: str
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    read: int = 0
 
     def add(self, id: str, values: Mapping[int, float], picture: Image.Image, read: Read | None) -> None:
         """Draw an image for each of its features, whose stored values tell whether it is the image that was observed."""
+        self.read += read is not None
         if read is not None and not all(
             isclose(float(read.features[one]), value, **_SAME) for one, value in values.items()
         ):
@@ -206,19 +210,6 @@ class _Drawn:
         plain = data_uri(small) if maps is None else ""
         for feature in values:
             self.pictures[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
-
-
-def _others(image_set: ImageSet, ids: Sequence[str]) -> str:
-    """Say and warn which images are not those that were observed; nothing where all are."""
-    if not ids:
-        return ""
-    log.warning(
-        "report: %d images are not those that were observed as %r: %s; give the images that were: --images FOLDER",
-        len(ids),
-        image_set.name,
-        some(ids, 3),
-    )
-    return f" {len(ids)} images are not those that were observed: {some(ids, 3)}."
 
 
 _Shown = tuple[str, Image.Image, Read | None]

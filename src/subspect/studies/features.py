@@ -33,10 +33,11 @@ from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
 from subspect.networks.summands import two_opposite_rows
+from subspect.studies.doubts import near_chance, warn_lacking
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.name_features import filled_in, name_features
-from subspect.studies.observe import complete, near_chance, shard_rows
+from subspect.studies.observe import complete, shard_rows
 from subspect.studies.shards import Chunk, shard_bytes
 from subspect.studies.study import Study, check_disk, check_set_name
 from subspect.studies.written import as_links, as_texts
@@ -115,6 +116,8 @@ def from_features(
         _store(image_set, given, show_progress)
         right, _ = complete(image_set)
     _tell(image_set, right)
+    others = [opened.image_set(other) for other in opened.set_names if other != name]
+    warn_lacking(image_set, others, names, identity.examples)
     return opened
 
 

@@ -2,8 +2,8 @@
 
 Images are cut into batches, and batches into shards, at places that depend only on their number, so that a run that was killed
 resumes at the first missing shard and ends with the same bytes. Before a long run starts, up to 64 images spread over the set
-are tried: the head is found and checked, labels are matched, time and disk are estimated, and an accuracy near chance is
-pointed out.
+are tried: the head is found and checked, labels are matched, time and disk are estimated, and what makes one doubt the rest
+is pointed out (`subspect.studies.doubts`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from subspect.networks.calls import failed_on
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
+from subspect.studies.doubts import check_repeatable, warn_lacking, warn_lower, warn_near_chance
 from subspect.studies.first_images import find_head, reasons, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
@@ -42,7 +42,6 @@ from subspect.studies.study import Study, check_disk, check_set_name
 
 log = logging.getLogger("subspect")
 
-_ALIKE = 0.9  # the share of predictions from which one class has nearly all
 _SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 
 
@@ -118,9 +117,10 @@ def observe(
         with advice(
             f"{image_set.folder} stays, unfinished: once that is put right, the same command goes on from there"
         ):
-            told = _try(network, source, match, image_set)
+            others = [opened.image_set(other) for other in opened.set_names if other != name]
+            told = _try(network, source, match, image_set, others)
             _run(network, source, match, image_set, workers, max_failed, show_progress)
-            _finish(image_set, None if told else network, match.names)
+            _finish(image_set, None if told else network, match.names, others)
     return opened
 
 
@@ -203,11 +203,14 @@ def shard_rows(width: int, batch_size: int) -> int:
     return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
 
 
-def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet) -> bool:
+def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet, others: Sequence[ImageSet]) -> bool:
     """Run the spread images through everything: say what the run will cost, and whether it looks right.
 
     Returns:
-        Whether an accuracy near chance was pointed out.
+        Whether an accuracy that is too low was pointed out.
+
+    Raises:
+        SubspectError: the network isn't deterministic, features are NaN, or the disk is too small.
     """
     manifest, positions = image_set.manifest, spread(source)
     left = manifest.images - _positions(manifest, image_set.done)
@@ -221,6 +224,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         assert batch.pixels is not None  # it was given some
         raise failed_on(network.model, batch.pixels, error) from error
     seconds = (time.perf_counter() - start) / len(positions) * left
+    check_repeatable(network, chunk.features, _chunk(network, batch, manifest).features)
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     _tell_one_logit(network.head, match.names)
@@ -236,7 +240,10 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
     check_disk(image_set.folder, needed)
     right = int((chunk.labels == chunk.predictions).sum())
     predicted = np.bincount(chunk.predictions, minlength=network.head.n_classes)
-    return source.labelled and _warn_near_chance(right, predicted, network, manifest, match.names, "tried first")
+    return source.labelled and (
+        warn_lower(image_set.name, right, len(chunk.labels), others)
+        or warn_near_chance(right, predicted, network, manifest, match.names, "tried first")
+    )
 
 
 def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
@@ -290,13 +297,14 @@ def _run(
             image_set.write(index, joined(chunks), fresh)
 
 
-def _finish(image_set: ImageSet, network: Network | None, names: Sequence[str]) -> None:
+def _finish(image_set: ImageSet, network: Network | None, names: Sequence[str], others: Sequence[ImageSet]) -> None:
     """Write the manifest that says that the set is complete, and say what was found.
 
     Args:
         image_set: whose shards are all there.
-        network: that made it; None where an accuracy near chance was pointed out already.
+        network: that made it; None where an accuracy that is too low was pointed out already.
         names: of its classes.
+        others: the study's other image sets, complete.
     """
     right, predicted = complete(image_set)
     name, manifest = image_set.name, image_set.manifest
@@ -310,7 +318,8 @@ def _finish(image_set: ImageSet, network: Network | None, names: Sequence[str]) 
             "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
         )
         if network is not None:
-            _warn_near_chance(right, predicted, network, manifest, names, f"of {name!r}")
+            warn_near_chance(right, predicted, network, manifest, names, f"of {name!r}")
+        warn_lacking(image_set, others, names)
 
 
 def complete(image_set: ImageSet) -> tuple[int, npt.NDArray[np.int64]]:
@@ -384,52 +393,6 @@ def _check_failed(failed: list[tuple[str, str]], image_set: ImageSet, most: floa
             f"{len(failed)} of {images:,} images could not be used, more than the allowed share of "
             f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed"
         )
-
-
-def _warn_near_chance(
-    right: int,
-    predicted: npt.NDArray[np.int64],
-    network: Network,
-    manifest: SetManifest,
-    names: Sequence[str],
-    which: str,
-) -> bool:
-    """Warn if the accuracy could come from guessing; say whether. ``predicted`` is how many predictions each class gets."""
-    images, most = int(predicted.sum()), int(predicted.argmax())
-    near = near_chance(right, images, network.head.n_classes)
-    if near:
-        log.warning(
-            "accuracy near chance: only %d of %s images %s are classified correctly, with %d classes%s. Usual causes: %s",
-            right,
-            f"{images:,}",
-            which,
-            network.head.n_classes,
-            f"; {predicted[most]:,} are taken for {names[most]!r}" if predicted[most] >= _ALIKE * images else "",
-            "; ".join(_causes(network, manifest)),
-        )
-    return near
-
-
-def _causes(network: Network, manifest: SetManifest) -> list[str]:
-    """List what an accuracy near chance usually comes of."""
-    causes = [
-        "the labels count the classes in a different order than the network does"
-        if manifest.root is None
-        else "the class folders are in a different order than the network's classes (see --class-map)",
-        "the inputs, which were given ready for the network, are not prepared as they were in training (scale, mean, std)"
-        if dict(manifest.preprocessing) == GIVEN_AS_TENSORS
-        else "the preprocessing (size, mean, std, RGB or BGR) isn't the one used in training",
-    ]
-    if network.weights_given:
-        return [*causes, "the weights are random, or of another training"]
-    return ["no weights were given (--weights), so they may be random", *causes]
-
-
-def near_chance(right: int, images: int, n_classes: int) -> bool:
-    """Tell whether an accuracy could come from guessing: within three standard deviations of 1 in C, or lower."""
-    chance = 1 / n_classes
-    limit = chance + 3 * sqrt(chance * (1 - chance) / max(images, 1))
-    return bool(images) and right / images <= limit < 1  # of very few images all may be right by chance
 
 
 def _duration(seconds: float) -> str:

@@ -36,13 +36,14 @@ class Reopened(Images):
         source: where the user says that they are now; unless given, the folder that the study says.
 
     Attributes:
-        changed: ids of images opened from ``source`` so far that are other files than those that were observed.
+        changed: ids of images opened so far that are other files than those that were observed; known by `compare`.
+        same: ids of those that are the same files.
     """
 
     kind, labelled = "study", False
 
     def __init__(self, image_set: ImageSet, ids: Sequence[str], source: Images | None = None) -> None:
-        self._ids, self._source, self.changed = list(ids), source, list[str]()
+        self._ids, self._source, self.changed, self.same = list(ids), source, set[str](), set[str]()
         self._manifest = image_set.manifest
         self.ready = source is not None and source.ready
         wanted = set(self._ids)
@@ -74,6 +75,12 @@ class Reopened(Images):
         """Return the digest that an image had when it was observed, if that was kept."""
         return self._digests.get(id)
 
+    def compare(self, id: str, digest: bytes | None) -> None:
+        """Take in the digest of an image that was opened, as by another process."""
+        known = self._digests.get(id)
+        if known is not None and digest is not None:
+            (self.same if digest == known else self.changed).add(id)
+
     def given_with_digest(self, id: str) -> tuple[Picture, bytes | None]:
         """Open the image of an id.
 
@@ -83,8 +90,7 @@ class Reopened(Images):
         known = self._digests.get(id)
         if self._source is not None:
             image, digest = self._source.given_with_digest(id)
-            if None not in (known, digest) and known != digest and id not in self.changed:
-                self.changed.append(id)
+            self.compare(id, digest)
             return image, digest
         if self._manifest.root is None:
             raise Unusable("it was in memory")
@@ -94,6 +100,7 @@ class Reopened(Images):
         picture, digest = decode_with_digest(place) if isinstance(place, Path) else place.given_with_digest(id)
         if digest != known:
             raise Unusable("it is not the image that was observed")
+        self.compare(id, digest)
         return picture, digest
 
     def _place_of(self, id: str, root: str) -> Images | Path:

@@ -6,6 +6,8 @@ observed is used, even if a batch would lead to the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from subspect.ground.errors import SubspectError, Unusable, some
 from subspect.images.inputs import Pixels, concatenated, mirrored
 from subspect.images.opening import ImageSource, open_images
@@ -17,6 +19,12 @@ from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
 
 _LOOKED_FOR = 64  # images of the study that are tried
+_NEARLY_ALL = 0.9  # of the images: then it isn't one or another of them that is at fault
+_GIVE = "give the images that were: --images FOLDER"
+_CAUSES = (
+    "usual causes are another precision, device or version of a library, and a network or a transform that is not "
+    "deterministic: run it as it was run then, or observe again, into another study"
+)
 _PICTURES = "give some: in Python images=x, with x as it was observed; on the command line --images FOLDER"
 _TENSORS = "give some as they were observed, from Python: images=x; the command line reads only pictures"
 
@@ -116,3 +124,36 @@ def _observed_images(study: Study) -> Reopened:
         f"the observed images are no longer at {again.place} ({some(reasons, 1)}); to check with real images, "
         f"say where they are now: images='FOLDER' in Python, --images FOLDER on the command line"
     )
+
+
+def not_as_observed(again: Reopened, name: str, other: Iterable[str], tried: int) -> list[tuple[str, str]]:
+    """Say whether images are other ones or the network gives other features than when an image set was observed.
+
+    What tells is whether files have the same bytes; where that isn't known, whether nearly all images are concerned.
+
+    Args:
+        again: the images, as they were opened again.
+        name: of the image set.
+        other: ids of those whose features are not the stored ones.
+        tried: how many images were looked at.
+
+    Returns:
+        What is so, and what to do, for each of the two; nothing where all is as it was.
+    """
+    other = sorted(set(other))
+    same = [id for id in other if id in again.same]
+    unknown = [id for id in other if id not in again.same and id not in again.changed]
+    told, many = [], len(other) >= _NEARLY_ALL * tried and tried > 1
+    if not many or again.changed:  # some are others, so these may be as well
+        images, unknown = sorted({*unknown, *again.changed}), []
+        told += [
+            (f"{len(images)} images are not those that were observed as {name!r}: {some(images, 3)}", _GIVE)
+        ] * bool(images)
+    then = f"than when {name!r} was observed"
+    if same:
+        text = f"the network gives {len(same)} of {tried} images other features {then}, though their files are the same"
+        told.append((f"{text}: {some(same, 3)}", _CAUSES))
+    if unknown:
+        text = f"{len(unknown)} of {tried} images have other features {then}: either these are other images, or the network "
+        told.append((f"{text}gives other features now: {some(unknown, 3)}", f"{_GIVE}; else {_CAUSES}"))
+    return told

@@ -15,7 +15,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.heads.decomposition import Decomposition
 from subspect.images.inputs import split
 from subspect.networks.network import Network
-from subspect.studies.same_network import head_of
+from subspect.studies.same_network import head_of, not_as_observed
 from subspect.studies.study import Study
 from subspect.swapping.cue import Cue
 from subspect.swapping.margins import through
@@ -147,14 +147,9 @@ class Measure:
         """Warn where images have other features than those that were stored."""
         stored = self.pairs.features[self.at]
         other = ~np.isclose(self.x, stored, rtol=0.01, atol=0.01).all(axis=1)
-        if other.any():
-            log.warning(
-                "cues: %d of %d images are not those that were observed as %r: %s; give the images that were: --images FOLDER",
-                int(other.sum()),
-                len(self.at),
-                self.pairs.name,
-                some((self.pairs.ids[place] for place in self.at[other].tolist()), 3),
-            )
+        ids = [self.pairs.ids[place] for place in self.at[other].tolist()]
+        for text, do in not_as_observed(self.pairs.images, self.pairs.name, ids, len(self.at)):
+            log.warning("cues: %s; %s", text, do)
 
     def _check_still_there(self, here: slice, at: Counts) -> None:
         """Refuse a pass that reads other images than the first one did."""

@@ -20,7 +20,6 @@ from subspect.heads.history import Part
 from subspect.images.batches import batches
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import AnyPreprocessing
-from subspect.images.sources import Images
 from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.study import Study
@@ -197,7 +196,7 @@ class Paired:
     total: int
     classes: int
     labelled: bool
-    images: Images
+    images: Reopened
     preprocessing: AnyPreprocessing | None
     ids: list[str]
     labels: Indices
@@ -253,6 +252,8 @@ class Paired:
         read = batches(self.images, prepared, None, [one.tolist() for one in wanted], self.workers)
         for block, among, batch in zip(blocks, wanted, read, strict=True):
             self.failed |= dict(batch.failed)
+            for id, digest in zip(batch.ids, batch.digests, strict=True):  # read by other processes
+                self.images.compare(id, digest)
             if batch.pixels is None:
                 continue
             pixels = checked(batch.pixels)
