@@ -7,6 +7,7 @@
 - *Stays*: mean Jaccard between disjoint halves of `train`, accuracy and fidelity on `test`, free and `--stable`, and of the
   paper's frequency.
 - *Lite*: figures of EfficientNet-Lite0, chosen on 1,300 photographs; cost is on one other photograph of each of 1,000 classes.
+- *Ternary*: readable weights, −1, 0 and +1, with 5 features from a pool of 32 (`--ternary`).
 - *Planted*: supports that are known, on 200 samples: core against planted, and what the bound on chance allows.
 
 Needs ``cifar10-jpeg.tar``, ``imagenet-one-per-class.tar``, ``imagenet-val-1300.tar`` and ``weights/`` in the folder given by
@@ -48,7 +49,7 @@ from subspect.heads.trusted import falsely_chosen
 from subspect.studies.rows import Block
 
 DRAWS = 60
-PARTS = ("true", "time", "stays", "lite", "planted")
+PARTS = ("true", "time", "stays", "lite", "ternary", "planted")
 Indices = npt.NDArray[np.int64]
 Sets = list[set[int]]
 
@@ -78,6 +79,8 @@ def main() -> int:
                 rows += stays(data, work)
             elif part == "lite":
                 rows += lite(data, work)
+            elif part == "ternary":
+                rows += ternary(data, work)
             else:
                 rows += planted()
     return 0 if publish("Stability", rows, arguments.json) else 1
@@ -241,8 +244,10 @@ def lite(data: Path, work: Path) -> list[Row]:
     for name, archive in (("train", "imagenet-val-1300"), ("test", "imagenet-one-per-class")):
         study = subspect.observe(network, unpacked(data, archive, work), work / "lite0", name, show_progress=False)
     rows: list[Row] = []
-    for how, stable in (("free", False), ("stable", True)):
-        made = subspect.decompose(study, 10, stable=stable, draws=4, show_progress=False)
+    for how in ("free", "stable", "ternary"):
+        made = subspect.decompose(
+            study, 10, stable=how == "stable", ternary=how == "ternary", draws=4, show_progress=False
+        )
         cost = subspect.evaluate(study, made).overall
         assert made.trust is not None
         rows += row(f"EfficientNet-Lite0, k = 10, {how}: fidelity", 100 * cost.fidelity.value, "%")
@@ -250,6 +255,24 @@ def lite(data: Path, work: Path) -> list[Row]:
         known = made.trust.draws.numpy() > 2
         overlap = float(made.trust.jaccard.numpy()[known].mean())
         rows += row(f"EfficientNet-Lite0, k = 10, {how}: Jaccard of two halves, {known.sum()} classes", overlap, "")
+    return rows
+
+
+def ternary(data: Path, work: Path) -> list[Row]:
+    """Measure what readable weights keep."""
+    rows: list[Row] = []
+    for depth, pool in ((20, 32), (20, None), (56, 32), (56, None)):
+        study = resnet(depth, data, work)
+        started = time.perf_counter()
+        made = subspect.decompose(study, 5, pool=pool, ternary=True, draws=0, show_progress=False)
+        seconds = time.perf_counter() - started
+        cost = subspect.evaluate(study, made, on="test").overall
+        kept = 100 * cost.accuracy.value / cost.dense_accuracy.value
+        what, barred = f"ResNet-{depth}, k = 5{f' from a pool of {pool}' if pool else ''}, ternary", pool is not None
+        rows += row(f"{what}: accuracy", 100 * cost.accuracy.value, "%", *[">= 86.85"] * (barred and depth == 20))
+        rows += row(f"{what}: of the dense accuracy", kept, "%", *[">= 98.5"] * barred)
+        rows += row(f"{what}: fidelity", 100 * cost.fidelity.value, "%", *[">= 94.4"] * barred)
+        rows += row(f"{what}: made in", seconds, "s")
     return rows
 
 
