@@ -194,6 +194,7 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     assert "of the 2 that 90 % of the halves give, at most 0.8 are there by chance, on average" in printed(table)
     table = features(made, 2)
     assert [str(column.header) for column in table.columns][-1] == "substitutes" and len(table.columns) == 6
+    assert "substitutes: features that" in printed(table) and "stability" not in printed(table)
     assert made.class_json(2)["jaccard"] is None and made.class_json(0)["draws"] == 20
     none = features(replace(made, trust=replace(made.trust, core=torch.zeros(6, dtype=torch.bool))), 0)  # type: ignore[type-var]
     assert "no feature is in all of them" in printed(none)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _CLASSES = 60  # rows, at most
 _FEATURES = 20  # named in a row
 _OFTEN = 0.9  # of the halves
-_COLUMNS = (
+_STABILITY = (
     "stability: share of halves of the {} on which the choice, repeated, gives the feature again, with its 95 % interval; "
-    "overlap: features in both, as a share of those in either; substitutes: features that could stand in, and the share of the "
-    "feature's worth that they make good"
+    "overlap: features in both, as a share of those in either; "
 )
+_SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's worth that they make good"
 
 
 def class_table(decomposition: Decomposition) -> Table:
@@ -79,10 +79,12 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     trust = None if unseen else decomposition.trust
     if trust is not None:
         rows = core_first(rows)
-        if trust.draws[label]:
+        drawn = bool(trust.draws[label])
+        if drawn:
             table.add_column("stability", justify="right")
         table.add_column("substitutes")
-        said += [trusted(decomposition, label), _COLUMNS.format(decomposition.examples)]
+        meaning = _STABILITY.format(decomposition.examples) * drawn + _SUBSTITUTES
+        said += [trusted(decomposition, label), meaning]
     table.caption = "\n".join(said) or None
     names = decomposition.feature_names
     for row in rows:
