@@ -109,7 +109,11 @@ def halves(work: Path) -> tuple[Path, Path]:
 def decomposed(study: subspect.Study, k: int | subspect.Auto, refit: bool = True) -> subspect.Decomposition:
     """Choose features on the training images, or take the choice that the study holds already."""
     name = f"pursuit-{f'k{k}' if isinstance(k, int) else k}" + ("" if refit else "-raw")
-    return study[name] if name in study.decomposition_names else subspect.decompose(study, k, on="train", refit=refit, draws=0)
+    return (
+        study[name]
+        if name in study.decomposition_names
+        else subspect.decompose(study, k, on="train", refit=refit, draws=0)
+    )
 
 
 def costs(what: str, found: subspect.Fidelity, dense: float | None) -> list[Row]:
