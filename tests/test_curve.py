@@ -192,6 +192,9 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
         in printed(table)
     )
     assert "of the 2 that 90 % of the halves give, at most 0.8 are there by chance, on average" in printed(table)
+    steady = replace(made, history=(replace(made.chosen, stable=True), *made.history[1:]))
+    assert "by chance" not in printed(features(steady, 1))
+    assert "by chance" not in printed(features(made.without(1, made.rows(1)[0].feature), 1))
     table = features(made, 2)
     assert [str(column.header) for column in table.columns][-1] == "substitutes" and len(table.columns) == 6
     assert "substitutes: features that" in printed(table) and "stability" not in printed(table)

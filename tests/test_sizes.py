@@ -449,7 +449,7 @@ def test_wrong_usage(wide: Study, options: str) -> None:
         ),
         (
             "-k 5 --draws 3",
-            "error: draws are halves of the images, in pairs: an even number from 4 on, or 0 for none; got 3",
+            "error: draws are halves of the images, in pairs: an even number from 4 to 1,000, or 0 for none; got 3",
         ),
         ("--supports indices.json --stable", "error: --stable goes with a method, not with --supports"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),

@@ -18,17 +18,19 @@ import numpy as np
 from subspect.ground.errors import SubspectError
 from subspect.studies.rows import MEMORY, Block, Kept
 
+_MOST = 1000  # more take hours, and tell no more
+
 
 def check_draws(draws: int) -> int:
     """Check a number of halves.
 
     Raises:
-        SubspectError: it is odd, negative, or 2, of which no two overlap.
+        SubspectError: it is odd, negative, 2, of which no two overlap, or more than anybody waits for.
     """
-    if draws == 0 or (draws >= 4 and draws % 2 == 0):
+    if draws == 0 or (4 <= draws <= _MOST and draws % 2 == 0):
         return draws
     raise SubspectError(
-        f"draws are halves of the images, in pairs: an even number from 4 on, or 0 for none; got {draws}"
+        f"draws are halves of the images, in pairs: an even number from 4 to {_MOST:,}, or 0 for none; got {draws:,}"
     )
 
 

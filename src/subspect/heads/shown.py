@@ -134,9 +134,15 @@ def near_equals(decomposition: Decomposition, label: int, rows: Sequence[Feature
 
 
 def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow]) -> str:
-    """Say how many of the features that nearly all halves give may be there by chance; nothing where no bound is of use."""
+    """Say how many of the features that nearly all halves give may be there by chance; nothing where no bound is of use.
+
+    It is of a choice that images alone made, of as many features on each half; not of a stable one, nor of one that was edited.
+    """
+    k, trust = decomposition.k, decomposition.trust
+    if not isinstance(k, int) or decomposition.chosen.stable or trust is None or not trust.near_equal[label]:
+        return ""
     often = [row for row in rows if row.stability is not None and row.stability >= _OFTEN]
-    most = falsely_chosen(len(rows), decomposition.supports.n_features, _OFTEN)
+    most = falsely_chosen(k, decomposition.supports.n_features, _OFTEN)
     if not often or most >= len(often):
         return ""
     return (
