@@ -111,7 +111,7 @@ def test_a_study_of_features_alone_is_not_asked_for_cues(tmp_path: Path) -> None
     study = subspect.from_features(x, np.eye(3, 4), None, path, labels=labels, show_progress=False)
     page = report(study, subspect.decompose(study, 2))
     assert "subspect cues" not in page and "made from features alone" in page
-    assert "subspect decompose STUDY -k …" in page and str(path) not in page
+    assert re.search(r"subspect \w+ STUDY", page) and str(path) not in page
 
 
 def test_pages_of_classes_and_features_say_it_too(

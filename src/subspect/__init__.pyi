@@ -29,6 +29,7 @@ from .heads.head import DecomposedHead
 from .heads.history import Chosen, CurvePoint, Dropped, Promised, Refitted, Settled
 from .heads.supports import Supports
 from .heads.terms import Term
+from .heads.ternary import Ternary
 from .heads.trusted import FeatureRow, Trusted
 from .images.memory import Arrays, DatasetImages
 from .images.opening import ImageSource, open_images
@@ -130,6 +131,7 @@ __all__ = [
     "Swapped",
     "SwappedAccuracy",
     "Term",
+    "Ternary",
     "Tradeoff",
     "TradeoffPoint",
     "Trained",
