@@ -256,14 +256,12 @@ def _again(
         return [None] * len(whole.supports)
     boundary = Boundary(half, *seen.dense, seen.target, stable=stable)
     learn = partial(how, boundary, advance=lambda _: None)
-    if not isinstance(size, Auto):
-        choice = learn(_counts(boundary, size, pool), last=False)
-    elif size.promise is None:
-        choice = settle(boundary, partial(learn, rounds=_FEW_ROUNDS), size, seen.checked).chosen.choice
-    else:  # what was promised isn't promised anew: as many features are handed out
+    if isinstance(size, Auto):  # as many features are handed out: how many keep a tolerance isn't sought anew
         total = sum(len(one) for label, one in enumerate(whole.supports) if label not in seen.unseen)
         counts = allocate(helped(boundary, size.most), total, 1, size.most)
         choice = learn(counts, rounds=_FEW_ROUNDS, last=False)
+    else:
+        choice = learn(_counts(boundary, size, pool), last=False)
     unseen = set(boundary.unseen)
     return [None if label in unseen else one for label, one in enumerate(choice.supports)]
 

@@ -1,8 +1,8 @@
 """Can the choice be trusted? How it changes with the images, and what could stand in for each feature.
 
-*Stability*: the whole choice (pursuit, refit, choosing anew, numbers of features) is repeated on halves of the images
-(`subspect.choosing.halves`). A feature's stability is the share of halves in which its class gets it; a class's, the mean
-Jaccard index between its supports of two halves that overlap by chance.
+*Stability*: the whole choice (pursuit, refit, choosing anew, how many features each class gets of as many in all) is repeated
+on halves of the images (`subspect.choosing.halves`). A feature's stability is the share of halves in which its class gets it;
+a class's, the mean Jaccard index between its supports of two halves that overlap by chance.
 
 *Substitutes*: leaving a feature out costs some of the loss that its class's support explains. Another feature, taken in its
 stead with all weights fitted anew, makes good a share of that; those that make good half of it or more are substitutes.
