@@ -311,12 +311,16 @@ def test_the_model_card_says_it(study: Study) -> None:
     assert "Weights are −1" not in "\n".join(_history(decompose(study, 3, draws=0)))
 
 
-def test_edits(study: Study) -> None:
+def test_edits(study: Study, caplog: pytest.LogCaptureFixture) -> None:
     made = ternary(study)
     without = made.without(0, made.rows(0)[0].feature)
     assert without.ternary is made.ternary and Decomposition is type(without)
     free = edit(study, made, drop=[(0, made.rows(0)[0].feature)], refit_on="train").decomposition
     assert free.ternary is None
+    assert f"the weights of {made.name!r} were readable (--ternary); those that are re-learned are free" in caplog.text
+    caplog.clear()
+    edit(study, made, drop=[(0, made.rows(0)[0].feature)])
+    assert "readable" not in caplog.text
 
 
 def test_damaged_scales_are_refused(study: Study, tmp_path: Path) -> None:

@@ -308,24 +308,21 @@ def without_each(study: Study, decomposition: Decomposition, images_of: Where) -
 
     NaN for classes without images, here or when features were chosen.
     """
-    dense = tuple(tensor.double().numpy() for tensor in study.head())
-    few = tuple(array.astype(np.float64) for array in decomposition.matrix())
-    return tuple(_without_each(study, decomposition, images_of, *head) for head in (dense, few))  # type: ignore[return-value]
-
-
-def _without_each(study: Study, decomposition: Decomposition, images_of: Where, weight: Array, bias: Array) -> Array:
+    dense = [tensor.double().numpy() for tensor in study.head()]
+    few = [array.astype(np.float64) for array in decomposition.matrix()]
     means, deviations = _spread(study, *decomposition.chosen_on)
-    right, wrong, count = (np.zeros(len(decomposition.supports.flat)) for _ in range(3))
+    lost, count = np.zeros((2, len(decomposition.supports.flat))), np.zeros(len(decomposition.supports.flat))
     for chunk in images_of.chunks():
         for label in set(np.unique(chunk.labels).tolist()) - set(decomposition.unseen):
             place = slice(*decomposition.supports.offsets[label : label + 2])
             own = chunk.features[chunk.labels == label].astype(np.float64)
-            images = _Images(own, label, weight, bias, means, deviations)
-            hits = [images.hits(np.array([feature]), "mean") for feature in decomposition.supports[label]]
-            right[place] += images.hits(np.empty(0, np.int64), "mean")
-            wrong[place] += hits
             count[place] += len(own)
-    return np.asarray(np.where(count > 0, (right - wrong) / np.maximum(count, 1), np.nan))
+            for row, (weight, bias) in zip(lost, (dense, few), strict=True):
+                images = _Images(own, label, weight, bias, means, deviations)
+                hits = [images.hits(np.array([feature]), "mean") for feature in decomposition.supports[label]]
+                row[place] += images.hits(np.empty(0, np.int64), "mean") - np.array(hits)
+    by_dense, by_few = np.where(count > 0, lost / np.maximum(count, 1), np.nan)
+    return by_dense, by_few
 
 
 class _Images:

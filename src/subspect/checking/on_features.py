@@ -55,8 +55,11 @@ class Unstable(Check):
         """Return one finding for all classes."""
         own, trust = about.decomposition, trusted(about)
         if not trust.draws.any():
-            raise Skipped(f"the choice wasn't repeated: subspect decompose {about.place} without --draws 0")
-        stability = np.where(_seen_entries(about), trust.stability.numpy(), np.nan)
+            raise Skipped(
+                f"the choice wasn't repeated: decompose again, without --draws 0: subspect decompose {about.place}"
+            )
+        drawn = trust.draws.numpy()[own.supports.rows] > 0
+        stability = np.where(_seen_entries(about) & drawn, trust.stability.numpy(), np.nan)
         places = np.flatnonzero(stability < UNSTABLE)
         if not len(places):
             return []
@@ -67,7 +70,9 @@ class Unstable(Check):
             f"again on less than {100 * UNSTABLE:.0f} % of the halves of the {own.examples}; the least stable is "
             f"{about.feature(feature)} of {about.names[label]}: on {100 * stability[worst]:.0f} % of them"
         )
-        do = f"ask for a choice that stays: subspect decompose {about.place} --stable; or see what is as good: subspect show"
+        do = _show(about, label)
+        if not own.chosen.stable:
+            do = f"choose again in the same way, with --stable: subspect decompose {about.place} … --stable; or {do}"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}
         return [self.found(text, do, _classes(about, places), figures)]
 
@@ -159,6 +164,8 @@ def trusted(about: About) -> Trusted:
     Raises:
         Skipped: that wasn't measured.
     """
+    if about.decomposition.trust is None and about.decomposition.method == "pursuit":
+        raise Skipped(f"it was made before this was measured: decompose again: subspect decompose {about.place}")
     if about.decomposition.trust is None:
         raise Skipped(f"stability is measured with pursuit alone: subspect decompose {about.place} --method pursuit")
     return about.decomposition.trust

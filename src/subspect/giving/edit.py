@@ -193,6 +193,10 @@ def edit(
         edited = learned.decomposition
     elif refit_on is not None:
         edited = _relearned(study, edited, refit_on, target)
+    if decomposition.ternary is not None and edited.ternary is None:
+        log.warning(
+            "the weights of %r were readable (--ternary); those that are re-learned are free", decomposition.name
+        )
     after = evaluate(study, edited, on=on)
     before = evaluate(study, decomposition, on=after.where.image_set)
     with writing(study.path):
