@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import subspect
+import subspect.choosing.options
 from _torchvision import importable
 from skips import NO_DATA
 from skips import pytest_make_collect_report as pytest_make_collect_report
@@ -30,6 +31,9 @@ from skips import pytest_runtest_makereport as pytest_runtest_makereport
 from subspect.ground.seals import write_json
 from subspect.studies.rows import Block
 
+subspect.choosing.options.DRAWS = (
+    4  # a choice is repeated on few halves unless told, before anything takes it as a default
+)
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)  # tests run in parallel, one process a core
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test is one of time

@@ -299,7 +299,7 @@ def test_the_report_tells_a_mean_and_a_pool(study: Study) -> None:
 def test_a_class_without_images_has_no_overlap_to_tell(tiny: Tiny, tmp_path: Path) -> None:
     study = subspect.observe(subspect.Network(tiny), (torch.rand(60, 3, 8, 8), np.arange(60) % 2), tmp_path / "study")
     text = page(study, decompose(study, 2))
-    assert text.count("20 halves of the images gave") == 2 and "it keeps all 6 of its dense weights" in text
+    assert text.count("4 halves of the images gave") == 2 and "it keeps all 6 of its dense weights" in text
     assert "features for each class that images were seen of; the other 1 keep all</div>" in text
 
 

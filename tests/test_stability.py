@@ -17,7 +17,7 @@ from conftest import cut
 from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Affine, Boundary
 from subspect.choosing.halves import Half, check_draws, halves
 from subspect.choosing.methods import Seen, choose, gathered
-from subspect.choosing.options import DRAWS, TARGETS, Target
+from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic, pursue, worths
 from subspect.choosing.refit import reselect
 from subspect.choosing.settle import helped
@@ -285,7 +285,7 @@ def planted(noise: float | None = None) -> tuple[Features, Ints, Affine, list[li
 
 
 def trusted(x: Features, labels: Ints, dense: Affine, size: int) -> tuple[list[Ints], list[Trust]]:
-    [result] = choose(seen_of(x, labels, dense, [size]), [size], "pursuit", False, None, draws=DRAWS)
+    [result] = choose(seen_of(x, labels, dense, [size]), [size], "pursuit", False, None, draws=20)
     return result.choice.supports, list(result.trusted)
 
 
