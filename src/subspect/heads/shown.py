@@ -143,7 +143,7 @@ def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRo
         return ""
     often = [row for row in rows if row.stability is not None and row.stability >= _OFTEN]
     most = falsely_chosen(k, decomposition.supports.n_features, _OFTEN)
-    if not often or most >= len(often):
+    if not often or most > len(often) / 2:
         return ""
     return (
         f"of the {len(often)} that {100 * _OFTEN:.0f} % of the halves give, at most {most:.1g} are there by chance, on average "
