@@ -75,6 +75,36 @@ def test_features_that_are_all_the_same(tmp_path: Path) -> None:
     assert len(observed(tmp_path / "study", "train", (images * 0, labels)).image_set("train")) == 60
 
 
+class Batchwise(Pixel):
+    """Normalised by the statistics of the batch, as batch normalisation is that stays in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.batch_norm(x, None, None, training=True)
+        out: torch.Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+def test_a_network_whose_features_depend_on_the_batch_is_refused(tmp_path: Path) -> None:
+    network = Network(Batchwise(), class_names=NAMES)
+    with pytest.raises(
+        SubspectError,
+        match=r"features of an image depend on the other images of its batch: among others they differ by \d\.?\d* times the "
+        r"mean deviation of a feature; .*self\.train\(\) in forward.*wrap the network so that each image's features are",
+    ):
+        observed(tmp_path / "study", "train", pictures(20), network)
+    alone = subspect.observe(network, pictures(20), tmp_path / "one", batch_size=1, show_progress=False)
+    assert len(alone.image_set("train")) == 60  # alone in its batch, an image has features of its own
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_quantisation_whose_scale_is_the_batchs_passes(tmp_path: Path) -> None:
+    layers = [nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)]
+    model = nn.Sequential(*layers)
+    torch.ao.quantization.quantize_dynamic(model, {"1", "3"}, inplace=True)  # type: ignore[no-untyped-call]
+    network = Network(model, class_names=NAMES, preprocessing=PIXELS)
+    assert len(observed(tmp_path / "study", "train", pictures(20), network).image_set("train")) == 60
+
+
 # Weights that were never loaded ---------------------------------------------------------------------------------------
 
 FRESH = "Usual causes: the weights look as they are before any training: load those that were trained; the labels count"

@@ -1,6 +1,6 @@
 """What makes one doubt what is observed: a network that isn't deterministic, an accuracy too low, classes without images.
 
-The first two are asked of the images that are tried first, before hours are spent.
+All but the last are asked of the images that are tried first, before hours are spent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _NOISE, _ULPS = (
     1e-3,
     8,
 )  # of the features' size; and units in the last place: kernels of a GPU may add up in another order
+_OTHERS = 0.25  # of the features' mean deviation; quantisation whose scale is the batch's moves them by some hundredths
 _LOWER, _AT_LEAST = 0.2, 0.1  # of accuracy, below another image set's: as measured, and beyond chance
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _SHARDS = 64  # of another image set that are asked for its accuracy
@@ -53,6 +54,28 @@ def check_repeatable(network: Network, features: npt.NDArray[np.float32], again:
             "evaluation mode (model.eval()) is set already, so usual causes are dropout in forward (F.dropout is on unless "
             "it is given training=self.training), random augmentation inside the network, and statistics of batches that "
             "forward changes; wrap the network so that its forward gives the same for the same images"
+        )
+
+
+def check_alone(features: npt.NDArray[np.float32], again: npt.NDArray[np.float32]) -> None:
+    """Refuse a network whose features of an image depend on the other images of its batch.
+
+    Args:
+        features: (n, d), of the images that are tried.
+        again: (m, d), of the first m, each among others than before.
+
+    Raises:
+        SubspectError: they differ by a quarter of the mean deviation of a feature, on average.
+    """
+    spread = float(np.abs(features - features.mean(axis=0)).mean()) if len(features) else 0.0
+    apart = float(np.abs(again - features[: len(again)]).mean()) if len(again) else 0.0
+    if apart > _OTHERS * spread > 0:
+        raise SubspectError(
+            "the network's features of an image depend on the other images of its batch: among others they differ by "
+            f"{apart / spread:.2g} times the mean deviation of a feature; evaluation mode (model.eval()) is set already, so "
+            "usual causes are batch normalisation that forward keeps in training mode (F.batch_norm(training=True), "
+            "self.train() in forward, track_running_stats=False) and normalising over the batch; wrap the network so that "
+            "each image's features are its own"
         )
 
 

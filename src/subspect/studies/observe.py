@@ -33,7 +33,7 @@ from subspect.networks.calls import failed_on
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
-from subspect.studies.doubts import check_repeatable, warn_lacking, warn_lower, warn_near_chance
+from subspect.studies.doubts import check_alone, check_repeatable, warn_lacking, warn_lower, warn_near_chance
 from subspect.studies.first_images import find_head, reasons, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
@@ -210,7 +210,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         Whether an accuracy that is too low was pointed out.
 
     Raises:
-        SubspectError: the network isn't deterministic, features are NaN, or the disk is too small.
+        SubspectError: the network isn't deterministic, features depend on the batch or are NaN, or the disk is too small.
     """
     manifest, positions = image_set.manifest, spread(source)
     left = manifest.images - _positions(manifest, image_set.done)
@@ -225,6 +225,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         raise failed_on(network.model, batch.pixels, error) from error
     seconds = (time.perf_counter() - start) / len(positions) * left
     check_repeatable(network, chunk.features, _chunk(network, batch, manifest).features)
+    check_alone(chunk.features, _among_others(network, batch, manifest.batch_size))
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     _tell_one_logit(network.head, match.names)
@@ -244,6 +245,15 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         warn_lower(image_set.name, right, len(chunk.labels), others)
         or warn_near_chance(right, predicted, network, manifest, match.names, "tried first")
     )
+
+
+def _among_others(network: Network, batch: Batch, size: int) -> npt.NDArray[np.float32]:
+    """Return features of the first image, (1, d), in a batch of the second alone; (0, d) where batches are of one."""
+    first = None if batch.pixels is None else batch.pixels[:size]
+    if first is None or len(first) < 2:
+        return np.empty((0, network.head.n_features), np.float32)
+    found: npt.NDArray[np.float32] = network.read(first[[0] + [1] * (len(first) - 1)])[0][:1].float().cpu().numpy()
+    return found
 
 
 def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
