@@ -46,7 +46,7 @@ def test_the_main_job(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("run python:model.py:declared train --test test -o study -k 2")
     assert "preprocessing: resize 8 (bilinear), centre crop 8, mean (0.5, 0.5, 0.5)" in result.stderr
     assert "python:model.py:declared → head 'fc': 3 classes, 6 features" in result.stderr
-    assert "2 of 6 on average" in result.stdout and "30 images of 'test'" in result.stdout
+    assert "2 of 6 " in result.stdout and "30 images of 'test'" in result.stdout
     assert (tmp_path / "study/report.html").exists() and "report: study/report.html" in result.stdout
     again = run("run python:model.py:declared train --test test -o study -k 2 --json")
     value = parsed(again)

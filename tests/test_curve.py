@@ -27,6 +27,7 @@ from subspect.heads.shown import curve_table, features
 from subspect.heads.trusted import Trusted
 from subspect.report.curve_file import write_curve
 from subspect.report.figures import curve_figure
+from subspect.report.terminal import summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -171,6 +172,14 @@ def with_trust(made: Decomposition) -> Decomposition:
 
 def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     made = with_trust(decompose(study, 2))
+    assert made.trust is not None
+    share = 100 * made.trust.stability[:4].mean().item()  # those of the third class weren't drawn
+    stays = (
+        f"stability: on halves of the images, {share:.0f} % of these features are chosen again, on average over 20; `"
+    )
+    assert stays in printed(made.tables()[0]) and stays in printed(summary(made, evaluate(study, made)))
+    undrawn = replace(made, trust=replace(made.trust, draws=torch.zeros(3, dtype=torch.int64)))
+    assert "stability" not in printed(undrawn.tables()[0])
     table = features(made, 0)
     first, second = made.rows(0)
     assert [str(column.header) for column in table.columns][-2:] == ["stability", "substitutes"]
@@ -194,12 +203,14 @@ def test_stability_and_substitutes_in_the_terminal(study: Study) -> None:
     assert "of the 2 that 90 % of the halves give, at most 0.8 are there by chance, on average" in printed(table)
     steady = replace(made, history=(replace(made.chosen, stable=True), *made.history[1:]))
     assert "by chance" not in printed(features(steady, 1))
+    assert "ties are broken by the dense head's weights, alike on all halves" in printed(features(steady, 1))
+    assert "stability: share" not in printed(features(made, 1, legend=False))
     assert "by chance" not in printed(features(made.without(1, made.rows(1)[0].feature), 1))
     table = features(made, 2)
     assert [str(column.header) for column in table.columns][-1] == "substitutes" and len(table.columns) == 6
     assert "substitutes: features that" in printed(table) and "stability" not in printed(table)
     assert made.class_json(2)["jaccard"] is None and made.class_json(0)["draws"] == 20
-    none = features(replace(made, trust=replace(made.trust, core=torch.zeros(6, dtype=torch.bool))), 0)  # type: ignore[type-var]
+    none = features(replace(made, trust=replace(made.trust, core=torch.zeros(6, dtype=torch.bool))), 0)
     assert "no feature is in all of them" in printed(none)
 
 

@@ -60,7 +60,16 @@ def test_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
 
 @pytest.mark.parametrize("classes", ["abc", "ab"])
 @pytest.mark.parametrize(
-    "options", [{}, {"method": "contribution"}, {"method": "frequency"}, {"target": "labels"}, {"pool": 6}]
+    "options",
+    [
+        {},
+        {"method": "contribution"},
+        {"method": "frequency"},
+        {"target": "labels"},
+        {"pool": 6},
+        {"stable": True},
+        {"ternary": True},
+    ],
 )
 def test_the_same_choice_as_decompose(classes: str, options: dict[str, Any], tmp_path: Path) -> None:
     x, y = planted(200, classes)
@@ -71,6 +80,10 @@ def test_the_same_choice_as_decompose(classes: str, options: dict[str, Any], tmp
     )
     made = study.decompose(k=3, hold_out=0, show_progress=False, **options)
     weight, bias = made.matrix()
+    assert (fitted.scales_ is None) == (made.ternary is None)
+    if fitted.scales_ is not None and made.ternary is not None:
+        assert np.allclose(fitted.scales_[0], made.ternary.class_scales, atol=1e-4)
+        assert np.allclose(fitted.scales_[1], made.ternary.feature_scales, atol=1e-4)
     supports = [row.tolist() for row in made.supports]
     if len(classes) == 2:
         weight, bias, supports = weight[1:] - weight[:1], bias[1:] - bias[:1], [[*supports[1], *supports[0]]]

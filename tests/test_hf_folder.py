@@ -111,7 +111,7 @@ def test_the_card_says_what_decides_at_what_cost(made: tuple[Study, Decompositio
     assert f"| accuracy | {100 * cost.dense_accuracy.value:.2f} %" in card and "| fidelity |  |" in card
     assert f"{100 * cost.fidelity.value:.2f} %" in card and "45 images of 'test'" in card.replace("\\", "")
     for label, name in enumerate(NAMES):
-        features = ", ".join(written(f"{one} · f|{one} <b>") for one in edited.supports[label].tolist())
+        features = written(", ".join(f"{one} · f|{one} <b>" for one in edited.supports[label].tolist()))
         assert f"| {name} | {features} |" in card and "<b>" not in card
     assert "chosen by pursuit" in card and "re\\-learned on train" in card and "Edited:" in card
     assert 'AutoModelForImageClassification.from_pretrained("FOLDER")' in card

@@ -451,6 +451,10 @@ def test_wrong_usage(wide: Study, options: str) -> None:
             "-k 5 --draws 3",
             "error: draws are halves of the images, in pairs: an even number from 4 to 1,000, or 0 for none; got 3",
         ),
+        (
+            "--method frequency --draws 20",
+            "error: halves of the images on which the choice is repeated (--draws) go with method 'pursuit'; got 20 and",
+        ),
         ("--supports indices.json --stable", "error: --stable goes with a method, not with --supports"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),
         ("-k 5 --pool 41", "error: a pool must have from 1 to the 40 features; got 41"),

@@ -36,7 +36,7 @@ from subspect.choosing.boundary import Affine, Boundary, Choice
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import TOLERANCE, reselect
 from subspect.choosing.ternary import TERNARY, Scales, anew, climb, learn, pair, readable
-from subspect.giving.card import _history
+from subspect.giving.card import _classes, _history, written
 from subspect.ground.seals import read_tensors, tensor_bytes
 from subspect.heads.shown import class_table, features
 from subspect.studies.decompositions import load_decomposition
@@ -265,6 +265,8 @@ def test_signs_are_shown(study: Study, tmp_path: Path) -> None:
     ]
     assert one["scale"] == made.ternary.class_scales[0].item()
     formula = made.ternary.formula(0, rows, made.bias[0].item())
+    assert one["formula"] == formula and made.ternary.formula(0, [], -2.5) == "logit = −2.5"
+    assert [row.sign for row in rows] == [row["sign"] for row in one["features"]]
     assert formula.startswith("logit = ") and formula.count("/") == 3 and f"x{rows[0].feature} / " in formula
     assert list(made.to_frame()["sign"][:3]) == [1 if sign == "+" else -1 for sign in signs]
     page = write_report(study, made, fidelity=evaluate(study, made)).read_text()
@@ -273,6 +275,7 @@ def test_signs_are_shown(study: Study, tmp_path: Path) -> None:
     console.print(class_table(made), features(made, 0))
     text = console.export_text()
     assert written in text and formula in text and "scale" in text
+    assert "these, and sets that explain as much, are of free weights" in text
 
 
 def test_the_formula_is_the_logit(study: Study) -> None:
@@ -309,6 +312,8 @@ def test_an_explanation_shows_values_over_scales(study: Study) -> None:
 def test_the_model_card_says_it(study: Study) -> None:
     assert "Weights are −1, 0 or +1" in "\n".join(_history(ternary(study)))
     assert "Weights are −1" not in "\n".join(_history(decompose(study, 3, draws=0)))
+    signed = [f"{'+' if row.weight > 0 else '−'}{row.feature}" for row in made.rows(0)]
+    assert f"| {written(', '.join(signed))} |" in "\n".join(_classes(made, evaluate(study, made)))
 
 
 def test_edits(study: Study, caplog: pytest.LogCaptureFixture) -> None:
@@ -374,6 +379,7 @@ def test_a_class_without_images_keeps_its_dense_row(tmp_path: Path) -> None:
     made = ternary(study, draws=0)
     assert made.unseen == (2,) and made.ternary is not None and not made.ternary.class_scales[2]
     assert np.allclose(made.matrix()[0][2], weight[2].astype(np.float32))
-    assert made.ternary.formula(2, made.rows(2), 0.0) == "" and "sign" not in made.class_json(2)["features"][0]
+    assert made.ternary.formula(2, made.rows(2), 0.0) == "" and made.class_json(2)["formula"] is None
+    assert made.class_json(2)["features"][0]["scale"] is None
     assert made.class_json(2)["scale"] is None
     assert Decomposition.load(study.path / f"decompositions/{made.name}.safetensors").ternary is not None

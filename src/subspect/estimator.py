@@ -65,6 +65,9 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         target: what the scores are to come close to, those of the "dense" head or the "labels".
         refit: whether to re-learn weights and biases on the chosen features; with "pursuit" only, unless given.
         pool: with "pursuit", how many features there are for all classes together to choose from.
+        stable: with "pursuit", whether to favour, of features that explain nearly as much, those that other rows give too.
+        ternary: with "pursuit", whether weights are to be readable: −1, 0 or +1, times one scale for each class, over one for
+            each feature. With two classes ``coef_`` is the difference of both.
         hold_out: with "auto", the share of each class's rows that is set apart to find the number of features on; 0 takes all
             rows for both. Otherwise features are chosen on all rows.
         random_state: draws the rows that are set apart.
@@ -75,6 +78,8 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         intercept_: (C,) biases, or (1,).
         supports_: for each row of ``coef_`` the indices of its features, the most important first. With two classes they are
             those of both, which are the same where pursuit chooses a whole number.
+        scales_: with ``ternary``, the scales of classes (C,) and of features (d,), 0 for those that no class reads: a weight is
+            the one over the other, or less that; else None.
         dense_: the dense classifier.
         fidelity_: the share of rows on which it has the same prediction as the dense one: of the rows set apart where there are
             such, else of all rows of `fit`, which flatters.
@@ -92,6 +97,8 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         target: Target = TARGETS[0],
         refit: bool | None = None,
         pool: int | None = None,
+        stable: bool = False,
+        ternary: bool = False,
         hold_out: float = HOLD_OUT,
         random_state: Any = None,
     ) -> None:
@@ -102,6 +109,8 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.target = target
         self.refit = refit
         self.pool = pool
+        self.stable = stable
+        self.ternary = ternary
         self.hold_out = hold_out
         self.random_state = random_state
 
@@ -135,6 +144,7 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         result = self._choose(rows, checked, dense, size)
         [counts] = count(checked, [result.choice.affine])
         self.fidelity_ = counts.agree / counts.images
+        self.scales_ = result.choice.scales
         self.coef_, self.intercept_, self.supports_ = _as_scikit_learn(result.choice.affine, result.choice.supports)
         return self
 
@@ -183,7 +193,16 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             asked = int(asked)
         if isinstance(asked, int) and not isinstance(asked, bool):
             asked = min(asked, n_features)
-        [size] = check_choice([asked], self.method, n_features, self.target, self.pool)
+        [size] = check_choice(
+            [asked],
+            self.method,
+            n_features,
+            self.target,
+            self.pool,
+            self.stable,
+            ternary=self.ternary,
+            refit=self.refit,
+        )
         return size
 
     def _set_apart(self, y: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -224,7 +243,9 @@ class SparseHeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             "the rows of fit", "all", True, rows, (weight, bias), self.target, top, sums, (check, "all"), checked, True
         )
         refit = self.method == METHODS[0] if self.refit is None else self.refit
-        [result] = choose(seen, [size], self.method, refit, self.pool, judge=False)
+        [result] = choose(
+            seen, [size], self.method, refit, self.pool, stable=self.stable, ternary=self.ternary, judge=False
+        )
         return result
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from subspect.choosing.decompose import check_choice, decompose
-from subspect.choosing.options import DRAWS, HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
@@ -70,7 +70,7 @@ def run(
     pool: int | None = None,
     stable: bool = False,
     ternary: bool = False,
-    draws: int = DRAWS,
+    draws: int | None = None,
     hold_out: float = HOLD_OUT,
     class_map: Mapping[str, int] | str | Path | None = None,
     batch_size: int = 64,
@@ -97,7 +97,8 @@ def run(
         pool: how many features there are for all classes together to choose from.
         stable: whether to favour features that are chosen again on other images.
         ternary: whether weights are to be readable (see `subspect.decompose`).
-        draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; 0 for none.
+        draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; 0 for none, 20 unless
+            given.
         hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on their order, sorted or
             the data set's own.

@@ -183,17 +183,17 @@ class Suspects(Check):
                 "label": about.names[int(outcomes.labels[row])],
                 "said": about.names[int(outcomes.dense[row])],
             }
-            for row in rows[:LISTED]
+            for row in rows
         ]
-        first = ", ".join(f"{one['id']} ({one['label']}, said to be {one['said']})" for one in listed[:3])
+        first = some([f"{one['id']} ({one['label']}, said to be {one['said']})" for one in listed], 3)
         text = (
             f"both heads are sure that {len(rows):,} of {n:,} {about.study.identity.examples} of {about.where.image_set!r} "
-            f"({100 * len(rows) / n:.1f} %) are of another class than their label: {first}{', …' * (len(rows) > 3)}"
+            f"({100 * len(rows) / n:.1f} %) are of another class than their label: {first}"
         )
         on = f"--on {about.where.image_set}"
         do = f"look at them; their ids: {about.command('check', on, '--json')}; mend labels, then observe again"
         classes = [about.names[one] for one in np.unique(outcomes.labels[rows]).tolist()]
-        return [self.found(text, do, classes, {"images": len(rows), "share": len(rows) / n, "listed": listed})]
+        return [self.found(text, do, classes, {"images": len(rows), "share": len(rows) / n, "listed": listed[:LISTED]})]
 
     def scope(self, about: About) -> str:
         """Say on which images."""

@@ -11,7 +11,7 @@ from subspect.checking.about import About
 from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import ALONE, MANY, SUBSTITUTE, UNSTABLE
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.trusted import Trusted
+from subspect.heads.trusted import Trusted, interval
 
 
 class Alone(Check):
@@ -47,7 +47,7 @@ class Unstable(Check):
     code, title = "F202", "unstable choice of features"
     how = (
         f"the whole choice was repeated on halves of the images, and less than {100 * UNSTABLE:.0f} % of them give the class "
-        "this feature; it says nothing of other networks or other training"
+        "this feature, the upper end of the 95 % interval included; it says nothing of other networks or other training"
     )
     why = "with other images of the same kind, another feature would have been named: don't read much into this one"
 
@@ -58,15 +58,17 @@ class Unstable(Check):
             raise Skipped(
                 f"the choice wasn't repeated: decompose again, without --draws 0: subspect decompose {about.place}"
             )
-        drawn = trust.draws.numpy()[own.supports.rows] > 0
-        stability = np.where(_seen_entries(about) & drawn, trust.stability.numpy(), np.nan)
-        places = np.flatnonzero(stability < UNSTABLE)
+        draws = trust.draws.numpy()[own.supports.rows]
+        stability = np.where(_seen_entries(about) & (draws > 0), trust.stability.numpy(), np.nan)
+        measured = np.flatnonzero(np.isfinite(stability))
+        ends = [interval(round(stability[place] * draws[place]), int(draws[place]))[1] for place in measured.tolist()]
+        places = measured[np.array(ends) < UNSTABLE]
         if not len(places):
             return []
         worst = int(places[stability[places].argmin()])
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
-            f"{len(places):,} of {int(np.isfinite(stability).sum()):,} features {'is' if len(places) == 1 else 'are'} chosen "
+            f"{len(places):,} of {len(measured):,} features {'is' if len(places) == 1 else 'are'} chosen "
             f"again on less than {100 * UNSTABLE:.0f} % of the halves of the {own.examples}; the least stable is "
             f"{about.feature(feature)} of {about.names[label]}: on {100 * stability[worst]:.0f} % of them"
         )

@@ -42,7 +42,7 @@ def decompose(
     pool: int | None = None,
     stable: bool = False,
     ternary: bool = False,
-    draws: int = DRAWS,
+    draws: int | None = None,
     hold_out: float = HOLD_OUT,
     show_progress: bool = True,
 ) -> Decomposition:
@@ -66,7 +66,7 @@ def decompose(
         ternary: with "pursuit" and refit, whether weights are to be readable: −1, 0 or +1, times one scale for each class, over
             one for each feature (see `subspect.choosing.ternary`).
         draws: with "pursuit", on how many halves of the images the choice is repeated, to tell how far it can be trusted: an
-            even number, or 0 to leave that out (see `subspect.choosing.stability`).
+            even number, 20 unless given, or 0 to leave that out (see `subspect.choosing.stability`).
         hold_out: where the study has no other image set to measure the cost on, the share of the images that is held out for
             that, by a hash of the image id; 0 chooses on all, and figures on the same images flatter.
         show_progress: whether to draw a progress bar.
@@ -103,7 +103,7 @@ def decompose_each(
     pool: int | None = None,
     stable: bool = False,
     ternary: bool = False,
-    draws: int = DRAWS,
+    draws: int | None = None,
     hold_out: float = HOLD_OUT,
     keep_files: bool = True,
     show_progress: bool = True,
@@ -121,6 +121,7 @@ def decompose_each(
     suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out)
+    draws = DRAWS if draws is None else draws
     found = choose(
         seen, sizes, method, refit, pool, stable=stable, ternary=ternary, draws=draws, show_progress=show_progress
     )
@@ -139,7 +140,7 @@ def check_choice(
     target: str = TARGETS[0],
     pool: int | None = None,
     stable: bool = False,
-    draws: int = 0,
+    draws: int | None = None,
     *,
     ternary: bool = False,
     refit: bool | None = None,
@@ -150,7 +151,7 @@ def check_choice(
         SubspectError: an unknown method or target, a k larger than d, a size that the method doesn't know, a wrong number of
             halves to draw, or readable weights that aren't learned.
     """
-    check_draws(draws)
+    check_draws(draws or 0)
     if method not in METHODS:
         raise SubspectError(f"method must be one of {', '.join(METHODS)}; got {method!r}{near(method, METHODS)}")
     if target not in TARGETS:
@@ -166,6 +167,11 @@ def check_choice(
         )
     if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
         raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+    if method != "pursuit" and draws:
+        raise SubspectError(
+            f"halves of the images on which the choice is repeated (--draws) go with method 'pursuit'; got {draws} and "
+            f"{method!r}"
+        )
     if method != "pursuit" and stable:
         raise SubspectError(f"a stable choice (--stable) goes with method 'pursuit'; got {method!r}")
     return sizes

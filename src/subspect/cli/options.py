@@ -268,11 +268,12 @@ class Choosing:
         ),
     ] = False
     draws: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays; 0: don't."
+            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays; 0: don't. Default: "
+            f"{DRAWS}."
         ),
-    ] = DRAWS
+    ] = None
     tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (
         Auto.tolerance
     )

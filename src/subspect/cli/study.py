@@ -308,7 +308,7 @@ def show(
     }
     shown: list[Table | str] = []
     for label in labels:
-        shown += [features(loaded, label), *class_told(cues, loaded, label)]
+        shown += [features(loaded, label, legend=label == labels[-1]), *class_told(cues, loaded, label)]
     show_values(value, as_json, *shown)
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.feature_names import shown
+from subspect.heads.shown import class_features
 from subspect.images.preprocessing import described
 from subspect.measuring.fidelity import Fidelity, evaluate, percent
 from subspect.studies.parts import in_words
@@ -96,14 +96,10 @@ def _costs(fidelity: Fidelity) -> list[str]:
 
 
 def _classes(decomposition: Decomposition, fidelity: Fidelity) -> Iterator[str]:
-    names = decomposition.feature_names
     yield "| class | features | accuracy, dense | decomposed |"
     yield "| --- | --- | --- | --- |"
     for label, (name, cost) in enumerate(fidelity.classes.items()):
-        own = decomposition.supports[label].tolist()
-        said = ", ".join(written(shown(one, names)) for one in own[:_FEATURES]) + (" …" if len(own) > _FEATURES else "")
-        if label in decomposition.unseen:
-            said = "all: no images seen"
+        said = written(class_features(decomposition, label, _FEATURES))
         shares = (f"{100 * one.value:.1f} %" for one in ((cost.dense_accuracy, cost.accuracy) if cost else ()))
         dense, few = tuple(shares) or ("", "")
         yield f"| {written(name)} | {said} | {dense} | {few} |"

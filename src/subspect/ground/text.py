@@ -28,6 +28,11 @@ def in_line(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number with what it counts: "1 class", "1,000 classes"."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
 def is_text(text: str) -> bool:
     """Tell whether a string can be encoded at all: halves of surrogate pairs cannot."""
     return re.search("[\ud800-\udfff]", text) is None

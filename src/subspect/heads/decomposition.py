@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, is_file
 from subspect.ground.seals import read_tensors, tensor_bytes
-from subspect.ground.text import legible
+from subspect.ground.text import counted, legible
 from subspect.heads.feature_names import Names, names_json, occurring, shown
 from subspect.heads.head import DecomposedHead
 from subspect.heads.history import (
@@ -172,8 +172,10 @@ class Decomposition(DecompositionQuestions):
         part = slice(*self.supports.offsets[label : label + 2])
         columns = [self.weights[part].tolist(), self.frequency[part].tolist(), self.mean[part].tolist()]
         known = [{}] * len(self.supports[label]) if self.trust is None else self.trust.rows(label, part)
-        rows = zip(self.supports[label].tolist(), *columns, known, strict=True)
-        return [FeatureRow(feature, *numbers, **more) for feature, *numbers, more in rows]
+        features = self.supports[label].tolist()
+        scales = [None] * len(features) if self.ternary is None else self.ternary.scales(label, features)
+        rows = zip(features, *columns, known, scales, strict=True)
+        return [FeatureRow(feature, *numbers, **{**more, "scale": scale}) for feature, *numbers, more, scale in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Return how it came to be and the features of every class as JSON values."""
@@ -250,20 +252,21 @@ class Decomposition(DecompositionQuestions):
             SubspectError: there is no such class.
         """
         label = self.label(label)
-        scales = self.ternary
-        rows = [
-            {**asdict(row), "contribution": row.contribution, **(scales.of(label, row) if scales else {})}
-            for row in self.rows(label)
-        ]
+        scales, rows, bias = self.ternary, self.rows(label), self.bias[label].item()
         trust = {} if self.trust is None else self.trust.about(label)
-        about = {"class": self.class_names[label], "index": label, "bias": self.bias[label].item()}
-        scale = {} if scales is None else {"scale": scales.class_scales[label].item() or None}
-        return {**about, **scale, **trust, "features": rows}
+        about = {"class": self.class_names[label], "index": label, "bias": bias}
+        formula = scales and {
+            "scale": scales.class_scales[label].item() or None,
+            "formula": scales.formula(label, rows, bias) or None,
+        }
+        features = [{**asdict(row), "sign": row.sign, "contribution": row.contribution} for row in rows]
+        return {**about, **(formula or {}), **trust, "features": features}
 
     def __repr__(self) -> str:
         sizes = self.supports.sizes
         each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-        return f"Decomposition({self.name!r}: {each} of {self.supports.n_features} features for {len(sizes)} classes)"
+        classes = counted(len(sizes), "class", "classes")
+        return f"Decomposition({self.name!r}: {each} of {self.supports.n_features} features for {classes})"
 
     def without(self, label: int | str, feature: int) -> Decomposition:
         """Return a copy in which a class does without a feature; all other weights stay, and the history says so.

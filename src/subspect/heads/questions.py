@@ -113,14 +113,14 @@ class DecompositionQuestions(Result):
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for each feature of each class."""
         own = self._decomposition
-        names, scales = own.feature_names, own.ternary
+        names = own.feature_names
         return [
             {
                 "class": name,
                 **columns(row.feature, names),
                 **asdict(row),
+                "sign": row.sign,
                 "contribution": row.contribution,
-                **(scales.of(label, row) if scales else {}),
             }
             for label, name in enumerate(own.class_names)
             for row in own.rows(label)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from subspect.ground.errors import some
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.feature_names import listed, shown
-from subspect.heads.ternary import Ternary, sign, signed
+from subspect.heads.ternary import sign, signed
 from subspect.heads.trusted import FeatureRow, falsely_chosen
 
 if TYPE_CHECKING:
@@ -22,13 +25,15 @@ _STABILITY = (
     "overlap: features in both, as a share of those in either; "
 )
 _SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's worth that they make good"
+_FREE = "; these, and sets that explain as much, are of free weights"
+_FAVOURED = "ties are broken by the dense head's weights, alike on all halves, which is part of these shares; "
 
 
 def class_table(decomposition: Decomposition) -> Table:
     """Return a row for each class, at most 60, with its features, the most important first."""
     names = decomposition.class_names
     more = len(names) - _CLASSES
-    caption = "\n".join(filter(None, [decomposition.settled, *decomposition.edits]))
+    caption = "\n".join(filter(None, [decomposition.settled, *decomposition.edits, stays(decomposition)]))
     table = Table(title=repr(decomposition), title_justify="left", caption=caption or None)
     table.add_column("class", overflow="fold")
     order = "in the order of the file" if decomposition.chosen.supports else "most important first"
@@ -37,7 +42,7 @@ def class_table(decomposition: Decomposition) -> Table:
     for label, name in enumerate(names[:_CLASSES]):
         table.add_row(name, class_features(decomposition, label, _FEATURES), f"{decomposition.bias[label].item():.3f}")
     if more > 0:
-        table.add_row("…", f"({more} classes more)", "")
+        table.add_row("…", f"({counted(more, 'class', 'classes')} more)", "")
     return table
 
 
@@ -51,10 +56,10 @@ def class_features(decomposition: Decomposition, label: int, most: int) -> str:
     return said + (" …" if len(found) > most else "")
 
 
-def features(decomposition: Decomposition, label: int | str) -> Table:
+def features(decomposition: Decomposition, label: int | str, *, legend: bool = True) -> Table:
     """Return a row for each feature of a class: weight, frequency, mean and mean contribution; of a dense row the first 20.
 
-    Where weights are readable, sign and scale take the place of the weight.
+    Where weights are readable, sign and scale take the place of the weight. The legend says what the last columns mean.
 
     Raises:
         SubspectError: there is no such class.
@@ -83,14 +88,13 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
         if drawn:
             table.add_column("stability", justify="right")
         table.add_column("substitutes")
-        meaning = _STABILITY.format(decomposition.examples) * drawn + _SUBSTITUTES
-        said += [trusted(decomposition, label), meaning]
-    table.caption = "\n".join(said) or None
+        said += [trusted(decomposition, label), _legend(decomposition, drawn) if legend else ""]
+    table.caption = "\n".join(filter(None, said)) or None
     names = decomposition.feature_names
     for row in rows:
         cells = [
             one_of(row, names),
-            *(_signed(row, scales) if scales else (f"{row.weight:.3f}",)),
+            *((sign(row), f"{row.scale:.3g}") if scales else (f"{row.weight:.3f}",)),
             f"{100 * row.frequency:.0f} %",
             f"{row.mean:.3f}",
             f"{row.contribution:.3f}",
@@ -104,8 +108,10 @@ def features(decomposition: Decomposition, label: int | str) -> Table:
     return table
 
 
-def _signed(row: FeatureRow, scales: Ternary) -> tuple[str, str]:
-    return sign(row), f"{scales.feature_scales[row.feature].item():.3g}"
+def _legend(decomposition: Decomposition, drawn: bool) -> str:
+    """Say what stability, where halves were drawn, and substitutes are."""
+    stability = _STABILITY.format(decomposition.examples) + _FAVOURED * bool(decomposition.chosen.stable)
+    return stability * drawn + _SUBSTITUTES + _FREE * bool(decomposition.ternary)
 
 
 def core_first(rows: Sequence[FeatureRow]) -> list[FeatureRow]:
@@ -148,6 +154,18 @@ def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRo
     return (
         f"of the {len(often)} that {100 * _OFTEN:.0f} % of the halves give, at most {most:.1g} are there by chance, on average "
         "(Shah & Samworth 2013)"
+    )
+
+
+def stays(decomposition: Decomposition) -> str:
+    """Say how many of all features are chosen again on halves of the images; nothing where that wasn't measured."""
+    trust = decomposition.trust
+    if trust is None or not len(known := np.flatnonzero(trust.draws.numpy()[decomposition.supports.rows])):
+        return ""
+    share, draws = float(trust.stability.numpy()[known].mean()), int(trust.draws.max())
+    return (
+        f"stability: on halves of the {decomposition.examples}, {100 * share:.0f} % of these features are chosen again, on "
+        f"average over {draws}; `subspect show --class` says which, and which others would do"
     )
 
 

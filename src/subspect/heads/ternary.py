@@ -39,20 +39,22 @@ class Ternary:
             return "its weights are not those of its scales"
         return ""
 
-    def of(self, label: int, row: FeatureRow) -> dict[str, float]:
-        """Return sign and scale of a feature of a class, as JSON values; none of a dense row."""
+    def scales(self, label: int, features: Sequence[int]) -> list[float | None]:
+        """Return the scales of some features of a class; None of a dense row."""
         if not self.class_scales[label]:
-            return {}
-        return {"sign": 1 if row.weight > 0 else -1, "scale": float(self.feature_scales[row.feature])}
+            return [None] * len(features)
+        return [float(self.feature_scales[feature]) for feature in features]
 
     def formula(self, label: int, rows: Sequence[FeatureRow], bias: float) -> str:
         """Write out the logit of a class; nothing for a dense row."""
         if not self.class_scales[label]:
             return ""
-        terms = [f"{sign(row)} x{row.feature} / {self.feature_scales[row.feature].item():.3g}" for row in rows]
+        if not rows:
+            return f"logit = {bias:.3g}".replace("-", "−")
+        terms = [f"{sign(row)} x{row.feature} / {row.scale:.3g}" for row in rows]
         said = " ".join(terms).removeprefix("+ ").replace("− ", "−", 1 if terms[:1] and terms[0][0] == "−" else 0)
         added = f"{'−' if bias < 0 else '+'} {abs(bias):.3g}"
-        return f"logit = {self.class_scales[label].item():.3g} · ({said or 0}) {added}"
+        return f"logit = {self.class_scales[label].item():.3g} · ({said}) {added}"
 
 
 def sign(row: FeatureRow) -> str:

@@ -27,6 +27,8 @@ class FeatureRow:
         core: whether all near-equal supports of the class have it; None where that wasn't measured.
         equals: those of the substitutes with which the class's support is near-equal.
         interval: of the stability, 95 %, after Wilson (1927): the halves are few.
+        scale: how much of it counts as 1, where weights are readable; then the weight is the class's scale over this, or less
+            that (see `subspect.choosing.ternary`). None where weights are free.
     """
 
     feature: int
@@ -38,6 +40,12 @@ class FeatureRow:
     core: bool | None = None
     equals: tuple[int, ...] = ()
     interval: tuple[float, float] | None = None
+    scale: float | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 where it speaks for the class, −1 where it speaks against it, 0 where its weight is 0."""
+        return (self.weight > 0) - (self.weight < 0)
 
     @property
     def contribution(self) -> float:

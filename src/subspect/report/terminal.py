@@ -6,8 +6,9 @@ import numpy as np
 from rich.text import Text
 
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.shown import class_features
+from subspect.heads.shown import class_features, stays
 from subspect.measuring.fidelity import Fidelity, percent
 
 _FEATURES = 10  # named in a row
@@ -21,7 +22,7 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
     table = Table(
         title=f"{decomposition.name}: features of each class and what they cost",
         title_justify="left",
-        caption="\n".join(filter(None, [fidelity.note, decomposition.settled])),
+        caption="\n".join(filter(None, [fidelity.note, decomposition.settled, stays(decomposition)])),
     )
     table.add_column("class", overflow="fold")
     order = "in the order of the file" if decomposition.chosen.supports else "most important first"
@@ -35,15 +36,15 @@ def summary(decomposition: Decomposition, fidelity: Fidelity, *, most: int = 20)
         estimates = (cost.dense_accuracy, cost.accuracy, cost.fidelity) if cost else ()
         table.add_row(name, shown, *(f"{100 * estimate.value:.1f} %" for estimate in estimates))
     if len(seen[:most]) < len(costs):
-        table.add_row("…", f"({len(costs) - len(seen[:most]):,} classes more)")
+        table.add_row("…", f"({counted(len(costs) - len(seen[:most]), 'class', 'classes')} more)")
     table.add_section()
     sizes = np.delete(decomposition.supports.sizes, list(decomposition.unseen))
-    unseen = (
-        f"; all for {len(decomposition.unseen):,} classes without {decomposition.examples}"
-        if decomposition.unseen
-        else ""
-    )
-    each = f"{sizes.mean() if len(sizes) else 0:.3g} of {decomposition.supports.n_features} on average{unseen}"
+    without = counted(len(decomposition.unseen), "class", "classes")
+    unseen = f"; all for {without} without {decomposition.examples}" if decomposition.unseen else ""
+    pool = decomposition.chosen.pool
+    of = f"{decomposition.supports.n_features}{f' (from a pool of {pool})' if pool else ''}"
+    varied = " on average" * (len(np.unique(sizes)) > 1)
+    each = f"{sizes.mean() if len(sizes) else 0:.3g} of {of}{varied}{unseen}"
     overall = fidelity.overall
     estimates = (overall.dense_accuracy, overall.accuracy, overall.fidelity)
     table.add_row(
