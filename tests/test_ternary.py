@@ -310,7 +310,8 @@ def test_an_explanation_shows_values_over_scales(study: Study) -> None:
 
 
 def test_the_model_card_says_it(study: Study) -> None:
-    assert "Weights are −1, 0 or +1" in "\n".join(_history(ternary(study)))
+    made = ternary(study)
+    assert "Weights are −1, 0 or +1" in "\n".join(_history(made))
     assert "Weights are −1" not in "\n".join(_history(decompose(study, 3, draws=0)))
     signed = [f"{'+' if row.weight > 0 else '−'}{row.feature}" for row in made.rows(0)]
     assert f"| {written(', '.join(signed))} |" in "\n".join(_classes(made, evaluate(study, made)))
