@@ -23,7 +23,7 @@ from subspect import demo
 from subspect.cli import app
 from subspect.ground.files import is_part
 from subspect.report import curve_file, terminal
-from subspect.studies import observe
+from subspect.studies import shards
 
 READY = (
     demo,
@@ -147,7 +147,7 @@ def start(
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.chdir(folder)
         torch.set_num_threads(1)
-        observe._SHARD_IMAGES = _SHARD
+        shards._SHARD_IMAGES = _SHARD
         counter = _Counter(folder, kill_at, full_at)
         code = _do(line)
         counter.on = False

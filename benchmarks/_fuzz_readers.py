@@ -56,6 +56,7 @@ from subspect.studies.feature_names import FILE
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.name_features import as_mapping, read_names
 from subspect.studies.name_features import kept_names as name_table
+from subspect.studies.pieces import observing
 from subspect.studies.shards import Chunk, Entry, read_shard
 from subspect.studies.study import Study
 
@@ -128,7 +129,7 @@ def small_study(folder: Path) -> Study:
             shard_size=EACH,
             layers={"conv": 2},
         )
-        with study.observing(name):
+        with observing(study.path, name):
             image_set = study.begin(name, manifest)
             failed, last = (("lost.png", "no such file"),), images // EACH - 1
             for index in range(last + 1):

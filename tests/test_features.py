@@ -233,7 +233,7 @@ import subspect
 from subspect.studies.image_set import ImageSet
 sys.path.insert(0, {tests!r})
 from test_features import numbers
-importlib.import_module("subspect.studies.observe")._SHARD_IMAGES = 64
+importlib.import_module("subspect.studies.shards")._SHARD_IMAGES = 64
 write = ImageSet.write
 def slow(*arguments):
     time.sleep(0.3)
@@ -247,7 +247,7 @@ subspect.from_features(x, weight, bias, {study!r}, labels=labels)
 def test_killed_and_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", 64)
+    monkeypatch.setattr(sys.modules["subspect.studies.shards"], "_SHARD_IMAGES", 64)
     script = SCRIPT.format(tests=str(Path(__file__).parent), study=str(tmp_path / "killed"))
     process = subprocess.Popen([sys.executable, "-c", script])
     x, weight, bias, labels = numbers()

@@ -141,7 +141,7 @@ def test_other_layers_under_the_same_name(tiny: Tiny, make_folder: MakeFolder, t
 def test_a_run_that_was_killed_goes_on_with_the_same_bytes(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", 16)
+    monkeypatch.setattr(sys.modules["subspect.studies.shards"], "_SHARD_IMAGES", 16)
     folder = make_folder("train", each=12)
     study = subspect.observe(Network(tiny), folder, tmp_path / "study", batch_size=8, layers=["conv"])
     shards = sorted((study.path / "sets/train").glob("*.arrow"))

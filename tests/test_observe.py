@@ -27,6 +27,7 @@ from conftest import PIXELS, Tiny, reseal
 from subspect import Network, Study, SubspectError, observe
 from subspect.ground.files import part_name
 from subspect.images.decoding import decode
+from subspect.studies.pieces import observing
 
 MakeFolder = Callable[..., Path]
 
@@ -90,7 +91,7 @@ def test_workers_and_repeats_change_nothing(
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, images: int = 8) -> None:
-    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", images)
+    monkeypatch.setattr(sys.modules["subspect.studies.shards"], "_SHARD_IMAGES", images)
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bytes(
@@ -134,7 +135,7 @@ import sys, time, torch
 sys.path[:0] = {paths!r}
 from conftest import Tiny
 import subspect, importlib
-importlib.import_module("subspect.studies.observe")._SHARD_IMAGES = 8
+importlib.import_module("subspect.studies.shards")._SHARD_IMAGES = 8
 class Slow(Tiny):
     def forward(self, x):
         time.sleep({pause})
@@ -191,15 +192,15 @@ def test_a_dataset_that_is_used_again(tiny: Tiny, tmp_path: Path, caplog: pytest
 def test_a_second_writer_is_kept_out(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.studies.study._WAIT", 0.1)
+    monkeypatch.setattr("subspect.studies.pieces._WAIT", 0.1)
     folder = make_folder()
     busy = pytest.raises(
         SubspectError, match="another process is observing the image set 'test' of the study .*; wait for it"
     )
     study = observe(Network(tiny), folder, tmp_path / "study")
-    with study.observing("test"), busy:
+    with observing(study.path, "test"), busy:
         observe(Network(tiny), folder, tmp_path / "study", "test")
-    with study.observing("test"):  # another set, or a decomposition, is none of its business
+    with observing(study.path, "test"):  # another set, or a decomposition, is none of its business
         observe(Network(tiny), folder, tmp_path / "study", "other")
         subspect.decompose(study, 2)
     observe(Network(tiny), folder, tmp_path / "study", "test")  # the lock is free again

@@ -27,7 +27,7 @@ ROW = 6 * 4  # bytes of an image's features
 @pytest.fixture
 def image_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """120 images with six features in eight shards."""
-    monkeypatch.setattr("subspect.studies.observe._SHARD_IMAGES", SHARD)
+    monkeypatch.setattr("subspect.studies.shards._SHARD_IMAGES", SHARD)
     study = write_study(tmp_path)
     assert len(study.image_set("train")) == IMAGES and study.image_set("train").manifest.n_shards == 8
     return study.image_set("train")

@@ -220,7 +220,7 @@ def test_other_images_in_the_same_place_are_not_shown(make_folder: MakeFolder, t
 def test_what_was_stopped_goes_on_with_the_same_bytes(
     make_folder: MakeFolder, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.studies.observe._SHARD_IMAGES", 8)
+    monkeypatch.setattr("subspect.studies.shards._SHARD_IMAGES", 8)
     name = packed(kind, make_folder(), tmp_path)
     expected = stored(name, tmp_path / "whole")
     stopped = tmp_path / "stopped"

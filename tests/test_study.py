@@ -23,7 +23,7 @@ from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError, verify
 from subspect.ground.files import part_name
 from subspect.heads.names import check_name
-from subspect.studies.study import check_set_name
+from subspect.studies.names import check_set_name
 
 MakeFolder = Callable[..., Path]
 
@@ -254,7 +254,7 @@ def test_older_studies_are_read_and_get_their_checksums(study: Study, caplog: py
 def test_older_sets_are_gone_on_with(
     tiny: Tiny, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["subspect.studies.observe"], "_SHARD_IMAGES", 8)
+    monkeypatch.setattr(sys.modules["subspect.studies.shards"], "_SHARD_IMAGES", 8)
     folder = make_folder()
     study = subspect.observe(subspect.Network(tiny), folder, tmp_path / "study", batch_size=8)
     whole = study.image_set("train").whole()

@@ -28,6 +28,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.studies.feature_names import FILE, read_feature_names
 from subspect.studies.image_set import ImageSet
 from subspect.studies.names import decomposition_names, decomposition_path
+from subspect.studies.pieces import is_lock, observing
 from subspect.studies.shards import Chunk, shard_name
 from subspect.studies.study import Study, StudyLike
 from subspect.swapping.stored import is_current
@@ -285,10 +286,11 @@ def _strays(study: Study) -> Iterator[str]:
     names = [entry.name for entry in entries(study.path) if entry.name not in known]
     for name in study.set_folders():
         try:
-            own = {"set.json", ".lock", *map(shard_name, range(study.manifest(name).n_shards))}
+            own = {"set.json", *map(shard_name, range(study.manifest(name).n_shards))}
         except SubspectError:  # told as a fault
             continue
-        names += [f"sets/{name}/{one.name}" for one in entries(study.path / "sets" / name) if one.name not in own]
+        there = [one.name for one in entries(study.path / "sets" / name)]
+        names += [f"sets/{name}/{one}" for one in there if one not in own and not is_lock(one)]
     kept = entries(study.path / "decompositions")
     names += [f"decompositions/{one.name}" for one in kept if not one.name.endswith((".safetensors", "order.json"))]
     names += [f"cues/{one.name}" for one in entries(study.path / "cues") if not one.name.endswith(".safetensors")]
@@ -303,7 +305,7 @@ def _strays(study: Study) -> Iterator[str]:
 def _write(study: Study) -> None:
     """Give a study of before checksums were kept its checksums."""
     for name in study.set_folders():
-        with study.observing(name):
+        with observing(study.path, name):
             manifest = study.manifest(name)
             study.as_set(name, manifest).save(manifest)
     for name in study.decomposition_names:

@@ -61,6 +61,13 @@ def observe(
             "layer but the head.",
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/OF",
+            help="Fill one part of the set, such as 3/16, where several processes share the study; the last closes the set.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the network once over an image set and store its features in a study.
@@ -77,6 +84,7 @@ def observe(
         class_map=class_map,
         max_failed=max_failed,
         layers=tuple(layer or ()),
+        part=part,
         **running.arguments(),
     )
     show_made(made, as_json)

@@ -222,18 +222,18 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str, *, wait: float = -1) -> Iterator[None]:
+def locked(folder: Path, what: str, *, wait: float = -1, name: str = ".lock") -> Iterator[None]:
     """Keep every other process that asks for the same out while the block runs; the system frees a killed holder's lock.
 
     Args:
-        folder: where ``.lock`` lies; made if need be.
+        folder: where the lock's file, of the name given, lies; made if need be.
         what: that others do meanwhile, for the messages, such as "writing to the study S".
         wait: seconds, at most; as long as it takes unless given. That it waits is said.
 
     Raises:
         SubspectError: another process holds it for longer, or the folder cannot be written.
     """
-    path = folder / ".lock"
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):

@@ -33,13 +33,15 @@ from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
 from subspect.networks.summands import two_opposite_rows
+from subspect.studies.closing import complete
 from subspect.studies.doubts import near_chance, warn_lacking
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.name_features import filled_in, name_features
-from subspect.studies.observe import complete, shard_rows
-from subspect.studies.shards import Chunk, shard_bytes
-from subspect.studies.study import Study, check_disk, check_set_name
+from subspect.studies.names import check_set_name
+from subspect.studies.pieces import observing
+from subspect.studies.shards import Chunk, shard_bytes, shard_rows
+from subspect.studies.study import Study, check_disk
 from subspect.studies.written import as_links, as_texts
 
 log = logging.getLogger("subspect")
@@ -108,7 +110,7 @@ def from_features(
     opened = Study.create(folder, identity, *map(torch.from_numpy, head))
     if called and called != dict(opened.feature_names):
         name_features(opened, called)
-    with opened.observing(name):
+    with observing(opened.path, name):
         image_set = opened.begin(name, _manifest(given, identity))
         if image_set.manifest.complete:
             log.info("%s: all %s rows of %r are already stored", folder, f"{len(image_set):,}", name)

@@ -1,4 +1,4 @@
-"""What a study's decompositions are called, and where each lies."""
+"""What a study's image sets and decompositions are called, and where each decomposition lies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from subspect.ground.files import entries, is_file, read_json, refuse_links
 from subspect.ground.seals import open_json
 from subspect.heads.names import check_name
 
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  #: of an image set
 _NAMED = re.compile(r"[^.].*\.safetensors", re.DOTALL)
 
 
@@ -47,3 +48,15 @@ def _order(study: Path) -> list[str]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise SubspectError(f"{path} is not a list of decompositions")
     return names
+
+
+def check_set_name(name: str) -> None:
+    """Check the name of an image set.
+
+    Raises:
+        SubspectError: the name is not allowed.
+    """
+    if not SET_NAME.fullmatch(name):
+        raise SubspectError(
+            f"image set name {name!r} must be letters, digits, '_', '.' and '-', at most 100 of them, such as 'train'"
+        )

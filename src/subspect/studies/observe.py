@@ -12,7 +12,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,16 +33,17 @@ from subspect.networks.calls import failed_on
 from subspect.networks.finding import Head
 from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
-from subspect.studies.doubts import check_alone, check_repeatable, warn_lacking, warn_lower, warn_near_chance
-from subspect.studies.first_images import find_head, reasons, sample, spread
+from subspect.studies.closing import check_failed, finish, is_last
+from subspect.studies.doubts import check_alone, check_repeatable, warn_lower, warn_near_chance
+from subspect.studies.first_images import find_head, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
-from subspect.studies.shards import Chunk, joined, shard_bytes
-from subspect.studies.study import Study, check_disk, check_set_name
+from subspect.studies.names import check_set_name
+from subspect.studies.pieces import deciding, observing, piece_of
+from subspect.studies.shards import Chunk, joined, shard_bytes, shard_rows
+from subspect.studies.study import Study, check_disk
 
 log = logging.getLogger("subspect")
-
-_SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 
 
 @lost_workers()
@@ -58,6 +59,7 @@ def observe(
     class_map: Mapping[str, int] | str | Path | None = None,
     max_failed: float = 0.01,
     layers: str | Sequence[str] = (),
+    part: str | tuple[int, int] | None = None,
     show_progress: bool = True,
 ) -> Study:
     """Run a network once over images and store features, labels, predictions and ids in a study.
@@ -78,10 +80,12 @@ def observe(
         max_failed: the share of images that may be unusable before the run stops with an error.
         layers: names of layers to watch besides the features, averaged over space; "all" for every convolution and linear
             layer (see `subspect.networks.layers`).
+        part: which of how many parts of the set to fill, "3/16" or (3, 16), where several processes fill it at once (see
+            `subspect.studies.pieces`); the one after which nothing is missing closes the set.
         show_progress: whether to draw a progress bar.
 
     Returns:
-        The study, which now contains the image set.
+        The study, which now contains the image set, or a part of it.
 
     Raises:
         SubspectError: something doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN features, too
@@ -93,6 +97,7 @@ def observe(
         )
     check_network(network)
     check_set_name(name)
+    piece = None if part is None else piece_of(part)
     layers = (layers,) if isinstance(layers, str) else layers
     folder, source = Path(study), open_images(images, name)
     network = _as_before(network, source, folder)
@@ -103,8 +108,9 @@ def observe(
         identity = _identity(network, source, match)
         manifest = _manifest(source, match, identity, batch_size, widths)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
-        held.enter_context(opened.observing(name))
-        image_set = opened.begin(name, manifest)
+        held.enter_context(observing(folder, name, piece))
+        with nullcontext() if piece is None else deciding(folder, name):
+            image_set = opened.begin(name, manifest, piece)
         if image_set.manifest.complete:
             log.info("%s: all %s images of %r are already stored", folder, f"{len(image_set):,}", name)
             if source.kind == "dataset":
@@ -118,9 +124,12 @@ def observe(
             f"{image_set.folder} stays, unfinished: once that is put right, the same command goes on from there"
         ):
             others = [opened.image_set(other) for other in opened.set_names if other != name]
-            told = _try(network, source, match, image_set, others)
-            _run(network, source, match, image_set, workers, max_failed, show_progress)
-            _finish(image_set, None if told else network, match.names, others)
+            own = range(manifest.n_shards) if piece is None else piece.shards(manifest.n_shards)
+            told = _try(network, source, match, image_set, own, others)
+            _run(network, source, match, image_set, own, workers, max_failed, show_progress)
+            with nullcontext() if piece is None else deciding(folder, name):
+                if piece is None or is_last(opened, image_set, piece, max_failed):
+                    finish(image_set, None if told else network, match.names, others)
     return opened
 
 
@@ -198,12 +207,14 @@ def _manifest(
     )
 
 
-def shard_rows(width: int, batch_size: int) -> int:
-    """Return how many images of so many numbers go into a shard, a multiple of the batch size."""
-    return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
-
-
-def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSet, others: Sequence[ImageSet]) -> bool:
+def _try(
+    network: Network,
+    source: Images,
+    match: ClassMatch,
+    image_set: ImageSet,
+    own: range,
+    others: Sequence[ImageSet],
+) -> bool:
     """Run the spread images through everything: say what the run will cost, and whether it looks right.
 
     Returns:
@@ -213,7 +224,7 @@ def _try(network: Network, source: Images, match: ClassMatch, image_set: ImageSe
         SubspectError: the network isn't deterministic, features depend on the batch or are NaN, or the disk is too small.
     """
     manifest, positions = image_set.manifest, spread(source)
-    left = manifest.images - _positions(manifest, image_set.done)
+    left = _positions(manifest, set(own) - set(image_set.done))
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
     try:
@@ -283,71 +294,30 @@ def _run(
     source: Images,
     match: ClassMatch,
     image_set: ImageSet,
+    own: range,
     workers: int,
     max_failed: float,
     show: bool,
 ) -> None:
-    """Write the missing shards."""
-    manifest, done = image_set.manifest, set(image_set.done)
+    """Write those of the own shards that are missing."""
+    manifest, done = image_set.manifest, set(image_set.done).intersection(own)
     failed = [failure for index in done for failure in image_set.shard(index)[1]]
-    _check_failed(failed, image_set, max_failed)
+    check_failed(failed, image_set, max_failed)
     if done:
-        log.info("resuming: %d of %d shards are already stored", len(done), manifest.n_shards)
-    cuts = {index: _cuts(manifest, index) for index in range(manifest.n_shards) if index not in done}
+        log.info("resuming: %d of %d shards are already stored", len(done), len(own))
+    cuts = {index: _cuts(manifest, index) for index in own if index not in done}
     positions = [positions for shard in cuts.values() for positions in shard]
     read = batches(source, network.preprocessing, match, positions, workers)
-    with progress(image_set.name, manifest.images, "images", done=_positions(manifest, done), show=show) as advance:
+    images = _positions(manifest, own)
+    with progress(image_set.name, images, "images", done=_positions(manifest, done), show=show) as advance:
         for index, shard in cuts.items():
             chunks, fresh = [], []
             for cut, batch in zip(shard, read, strict=False):
                 chunks.append(_chunk(network, batch, manifest))
                 fresh += batch.failed
                 advance(len(cut))
-            _check_failed(failed := failed + fresh, image_set, max_failed)
+            check_failed(failed := failed + fresh, image_set, max_failed)
             image_set.write(index, joined(chunks), fresh)
-
-
-def _finish(image_set: ImageSet, network: Network | None, names: Sequence[str], others: Sequence[ImageSet]) -> None:
-    """Write the manifest that says that the set is complete, and say what was found.
-
-    Args:
-        image_set: whose shards are all there.
-        network: that made it; None where an accuracy that is too low was pointed out already.
-        names: of its classes.
-        others: the study's other image sets, complete.
-    """
-    right, predicted = complete(image_set)
-    name, manifest = image_set.name, image_set.manifest
-    if manifest.failed:
-        failed, of = manifest.failed, f"{manifest.images:,}"
-        log.warning("%d of %s images could not be used: %s", len(failed), of, reasons(failed))
-    if manifest.labelled:
-        rows = manifest.rows
-        share, among = 100 * right / max(rows, 1), f"{image_set.shape.n_classes:,}"
-        log.info(
-            "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
-        )
-        if network is not None:
-            warn_near_chance(right, predicted, network, manifest, names, f"of {name!r}")
-        warn_lacking(image_set, others, names)
-
-
-def complete(image_set: ImageSet) -> tuple[int, npt.NDArray[np.int64]]:
-    """Write the manifest that marks a set as complete, once all its shards are stored.
-
-    Returns:
-        How many predictions match the label, and (C,) how many there are of each class.
-    """
-    rows = right = 0
-    predicted = np.zeros(image_set.shape.n_classes, np.int64)
-    failed: list[tuple[str, str]] = []
-    for index in range(image_set.manifest.n_shards):
-        chunk, unusable = image_set.shard(index)
-        rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())
-        predicted += np.bincount(chunk.predictions, minlength=len(predicted))
-        failed += unusable
-    image_set.save(replace(image_set.manifest, complete=True, rows=rows, failed=tuple(failed)))
-    return right, predicted
 
 
 def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
@@ -394,15 +364,6 @@ def _cuts(manifest: SetManifest, shard: int) -> list[range]:
 
 def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
     return sum(end - first for first, end in map(manifest.ends, shards))
-
-
-def _check_failed(failed: list[tuple[str, str]], image_set: ImageSet, most: float) -> None:
-    images = image_set.manifest.images
-    if len(failed) > most * images:
-        raise SubspectError(
-            f"{len(failed)} of {images:,} images could not be used, more than the allowed share of "
-            f"{most:g}: {reasons(failed)}; fix or remove them, or allow more with --max-failed"
-        )
 
 
 def _duration(seconds: float) -> str:

@@ -30,6 +30,7 @@ from subspect.ground.files import atomic, open_file, parse_json
 _LAYER = "layer:"  # before the name of a layer's column
 NOTES = ("text", "link")  #: columns of what an example is, where that is no picture
 DIGEST = 16  #: bytes of an image's digest, the SHA-256 of its file cut short
+_SHARD_IMAGES, _SHARD_BYTES = 1024, 16 * 2**20  # what a kill loses at most
 _MARK = b"ARROW1\0\0"  # what an Arrow file begins with
 _U32 = struct.Struct("<I")
 _believed: set[tuple[object, ...]] = set()  # shards that were looked at, and how they then were
@@ -115,6 +116,11 @@ class Shape:
 def shard_name(index: int) -> str:
     """Return the file name of a shard."""
     return f"{index:05d}.arrow"
+
+
+def shard_rows(width: int, batch_size: int) -> int:
+    """Return how many images of so many numbers go into a shard, a multiple of the batch size."""
+    return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * width)) // batch_size) * batch_size
 
 
 def shard_bytes(n_features: int, images: int) -> int:

@@ -21,10 +21,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ from subspect.images.preprocessing import described
 from subspect.studies.feature_names import read_feature_names
 from subspect.studies.image_set import ImageSet, shards_in
 from subspect.studies.manifests import SCHEMA, UNSEALED, Identity, SetManifest, by_number, is_manifest, versioned
-from subspect.studies.names import decomposition_names, decomposition_path
+from subspect.studies.names import SET_NAME, check_set_name, decomposition_names, decomposition_path
+from subspect.studies.pieces import Piece, busy, is_lock
 from subspect.studies.questions import StudyQuestions
 from subspect.studies.shards import Shape
 
@@ -58,8 +58,6 @@ _SAME = (
     "layers",
     "shard_size",
 )
-_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
 _OWN = (".lock", "sets", "decompositions", "head.safetensors")  # what a study may hold before its manifest
 _told: set[Path] = set()  # studies of which it was said that they have no checksums
 
@@ -240,8 +238,8 @@ class Study(StudyQuestions):
             )
         return image_set
 
-    def begin(self, name: str, manifest: SetManifest) -> ImageSet:
-        """Start an image set or resume it, and return it as it is; the caller holds its `observing`.
+    def begin(self, name: str, manifest: SetManifest, piece: Piece | None = None) -> ImageSet:
+        """Start an image set or resume it, and return it as it is; the caller holds its `observing`, or a piece of it.
 
         Raises:
             SubspectError: an image set of that name contains other images or is cut differently, or the folder contains files
@@ -251,7 +249,7 @@ class Study(StudyQuestions):
         folder = self.path / "sets" / name
         sweep(folder)  # a kill may have come before the manifest was there
         if not os.path.lexists(folder / "set.json"):
-            foreign = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+            foreign = [entry.name for entry in folder.iterdir() if not is_lock(entry.name)]
             if foreign:
                 raise SubspectError(
                     f"{folder} contains {some(foreign)}, which doesn't belong to an image set; choose another "
@@ -265,21 +263,9 @@ class Study(StudyQuestions):
                 root, table, column = manifest.root, manifest.table, manifest.image_column
                 found.save(replace(stored, root=root, table=table, image_column=column))
             return found
-        if stored.complete or found.done:
+        if stored.complete or found.done or busy(folder, but=piece):
             raise SubspectError(_difference(self.path, name, stored, manifest))
         return self._begun(name, manifest)
-
-    def observing(self, name: str) -> AbstractContextManager[None]:
-        """Keep every other writer out of an image set while the block runs.
-
-        Raises:
-            SubspectError: another process is still writing it after ten seconds, or the folder cannot be written.
-        """
-        check_set_name(name)
-        refuse_links(self.path, "sets", name)
-        return locked(
-            self.path / "sets" / name, f"observing the image set {name!r} of the study {self.path}", wait=_WAIT
-        )
 
     def manifest(self, name: str) -> SetManifest:
         """Read the manifest of an image set.
@@ -319,7 +305,7 @@ class Study(StudyQuestions):
             SubspectError: a folder cannot be read, or is a link.
         """
         refuse_links(self.path, "sets")
-        names = [entry.name for entry in entries(self.path / "sets") if _SET_NAME.fullmatch(entry.name)]
+        names = [entry.name for entry in entries(self.path / "sets") if SET_NAME.fullmatch(entry.name)]
         found = []
         for name in sorted(names):
             refuse_links(self.path, "sets", name)
@@ -356,18 +342,6 @@ def writing(path: Path) -> Iterator[None]:
         sweep(path / "decompositions")
         sweep(path / "cues")
         yield
-
-
-def check_set_name(name: str) -> None:
-    """Check the name of an image set.
-
-    Raises:
-        SubspectError: the name is not allowed.
-    """
-    if not _SET_NAME.fullmatch(name):
-        raise SubspectError(
-            f"image set name {name!r} must be letters, digits, '_', '.' and '-', at most 100 of them, such as 'train'"
-        )
 
 
 def check_disk(path: Path, needed: int) -> None:
