@@ -80,10 +80,10 @@ def test_most_features_of_auto_unless_told() -> None:
 @pytest.mark.parametrize(
     ("size", "pool", "message"),
     [
-        (2, 0, "a pool must have from 1 to the 6 features; got 0"),
-        (2, 7, "a pool must have from 1 to the 6 features; got 7"),
+        (2, 0, "a pool must have from 1 to 6 features; got 0"),
+        (2, 7, "a pool must have from 1 to 6 features; got 7"),
         (4, 3, "a class cannot have 4 features from a pool of 3"),
-        (7, None, "k = 7 must be a whole number from 1 to the 6 features"),
+        (7, None, "k = 7 must be a whole number from 1 to 6, the number of features"),
         (Mean(7), None, "a mean of 7 features needs 1 ≤ least ≤ mean ≤ most ≤ 6; got least 1 and most 6"),
         (Mean(4), 3, "a mean of 4 features needs 1 ≤ least ≤ mean ≤ most ≤ 3; got least 1 and most 3"),
         (Mean(2.5, 3), None, "a mean of 2.5 features needs 1 ≤ least ≤ mean ≤ most ≤ 6; got least 3 and most 6"),
@@ -120,7 +120,7 @@ def test_sizes_that_do_not_fit(size: Budget, pool: int | None, message: str) -> 
 def test_what_k_may_be_goes_by_the_method(size: Budget, method: str, besides: str) -> None:
     with pytest.raises(SubspectError) as caught:
         check_budget(size, 6, None, method)
-    assert str(caught.value).endswith(f"must be a whole number from 1 to the 6 features{besides}")
+    assert str(caught.value).endswith(f"must be a whole number from 1 to 6, the number of features{besides}")
 
 
 def test_short_names_of_sizes() -> None:

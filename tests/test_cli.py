@@ -167,7 +167,7 @@ def test_weights_names_and_map(run: Callable[..., Result], tmp_path: Path) -> No
         ("run python:model.py:make train -o study --mean 0.5,0.5,0.5", "missing: resize, crop, std"),
         (
             f"run python:model.py:make train -o study {PIXELS} -k 7",
-            "k = 7 must be a whole number from 1 to the 6 features",
+            "k = 7 must be a whole number from 1 to 6, the number of features",
         ),
         (
             f"run python:model.py:make train -o study {PIXELS} --method magic",

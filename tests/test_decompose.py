@@ -54,7 +54,7 @@ def test_indices_from_a_file(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [0, 7, 1.5])
 def test_a_k_that_makes_no_sense(study: Study, k: float) -> None:
-    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 6 features"):
+    with pytest.raises(SubspectError, match="must be a whole number from 1 to 6, the number of features"):
         decompose(study, k)
 
 
@@ -99,17 +99,17 @@ def test_what_was_asked_for_is_in_the_name() -> None:
     [
         (
             {"k": Mean(3), "method": "contribution"},
-            "a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'contr",
+            "a mean k goes with method 'pursuit'; got 'contr",
         ),
-        ({"k": "auto", "method": "frequency"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'freq"),
-        ({"k": 3, "pool": 5, "method": "contribution"}, "a pool, a mean k and k = 'auto' go with method 'pursuit'"),
-        ({"k": 3, "pool": 41}, "a pool must have from 1 to the 40 features; got 41"),
+        ({"k": "auto", "method": "frequency"}, "k = 'auto' goes with method 'pursuit'; got 'freq"),
+        ({"k": 3, "pool": 5, "method": "contribution"}, "a pool goes with method 'pursuit'"),
+        ({"k": 3, "pool": 41}, "a pool must have from 1 to 40 features; got 41"),
         ({"k": 5, "pool": 4}, "a class cannot have 5 features from a pool of 4"),
         ({"k": Mean(5), "pool": 4}, "a mean of 5 features needs 1 ≤ least ≤ mean ≤ most ≤ 4"),
         ({"k": Auto(1.5)}, "the tolerance is a share between 0 and 1, such as 0.01; got 1.5"),
         ({"k": Auto(most=0)}, "most must be at least 1"),
         ({"k": 0.5}, "a share of the mass goes with method 'frequency'; 'pursuit' takes a whole k"),
-        ({"k": "five"}, "k = 'five' must be a whole number from 1 to the 40 features"),
+        ({"k": "five"}, "k = 'five' must be a whole number from 1 to 40, the number of features"),
     ],
 )
 def test_what_does_not_go_together(wide: Study, options: dict[str, Any], message: str) -> None:

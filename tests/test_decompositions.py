@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -97,3 +98,15 @@ def test_a_copy_knows_which_decomposition_is_the_newest(study: Study, tmp_path: 
     assert "decompositions/order.json" in {fault.path for fault in verify(copied.path).faults}
     order.unlink()
     assert set(copied.decomposition_names) == {"mine", "pursuit-k1", "pursuit-k2", "pursuit-k3"}  # by their time
+
+
+def test_what_more_halves_said_is_kept(study: Study, caplog: pytest.LogCaptureFixture) -> None:
+    def draws(count: int) -> int:
+        made = decompose(study, 2, show_progress=False, draws=count)
+        assert made.trust is not None and load_decomposition(study, "pursuit-k2").trust is not None
+        return int(made.trust.draws.max())
+
+    assert [draws(8), draws(12)] == [8, 12]
+    with caplog.at_level(logging.INFO, logger="subspect"):
+        assert [draws(4), draws(0)] == [12, 12]
+    assert "pursuit-k2 was chosen before, and repeated on 12 halves: what that says is kept" in caplog.text

@@ -73,7 +73,7 @@ def made(
 ) -> Decomposition:
     """A decomposition with any features, weights and means."""
     flat, identity = torch.tensor(weights, dtype=torch.float32), study.identity
-    k = options.pop("k", {"mean": 3})
+    k = options.pop("k", {"k": 3, "least": 1, "most": None})
     return Decomposition(
         name="made",
         supports=Supports(supports, D),
@@ -265,7 +265,7 @@ def test_unstable_features(study: Study) -> None:
     show = f"look at its features: subspect show {study.path} --decomposition made --class b"
     assert (
         found.do
-        == f"choose again in the same way, with --stable: subspect decompose {study.path} … --stable; or {show}"
+        == f"choose again in the same way, with --stable: subspect decompose {study.path} -k mean:3 --stable; or {show}"
     )
     own = made(study, trust=trust(stability=0.2))
     stays = replace(own, history=(replace(own.chosen, stable=True), *own.history[1:]))
@@ -477,10 +477,28 @@ def test_preprocessing_of_sets_that_are_right_or_gone(tmp_path: Path) -> None:
     network, own = of_light(tmp_path, Light(2 * np.eye(3), (0, 0, 0)), COLOURS)
     subspect.observe(network, tmp_path / "images", tmp_path / "study", "test", show_progress=False)
     checked = own.findings(network=network)
-    assert checked.passed["D402"] == "images of 'test' and of 'train'"
+    assert checked.passed["D402"] == "36 images of 'test', and 36 images of 'train'"
     (tmp_path / "images").rename(tmp_path / "moved")
     checked = own.findings(network=network, images=tmp_path / "moved")
-    assert checked.passed["D402"].startswith("images of 'test' alone; 'train': none of 36 images could be opened again")
+    assert checked.passed["D402"].startswith(
+        "36 images of 'test' alone; 'train': none of 36 images could be opened again"
+    )
+
+
+def test_a_small_difference_is_looked_at_on_more_images(tmp_path: Path) -> None:
+    pixels = np.zeros((600, 3, 4, 4), np.float32)
+    labels = np.arange(600) % 2
+    pixels[1::2, 1] = 1
+    for place in range(300):  # of class 0: a half right either way, a fourth with red and blue exchanged
+        pixels[2 * place, (0, 2) if place % 20 < 10 else (2,) if place % 20 < 15 else (1,)] = 1
+    network = subspect.Network(Light(np.eye(3), (0, 0, 0)), class_names=("0", "1", "2"))
+    for place, image in enumerate(pixels):
+        file = tmp_path / f"images/{labels[place]}/{place:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * image).astype(np.uint8).transpose(1, 2, 0)).save(file)
+    study = subspect.observe(network, tmp_path / "images", tmp_path / "study", show_progress=False)
+    found = only(study.decompose(2, draws=0, show_progress=False).findings(network=network), "D402")
+    assert found.figures["images"] == 256 and found.text.startswith("with red and blue exchanged")
 
 
 def test_preprocessing_without_labels_or_colours(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_main_job_promises(tiny: Tiny, make_folder: Callable[..., Path], tmp
         subspect.run(network, folders[0], tmp_path / "other", promise=folders[0], k=Auto())
     with pytest.raises(SubspectError, match="images to promise something on go with k = 'auto'"):
         subspect.run(network, folders[0], tmp_path / "other", promise=folders[2], k=5)
-    with pytest.raises(SubspectError, match="a pool must have from 1 to the 6 features; got 7"):
+    with pytest.raises(SubspectError, match="a pool must have from 1 to 6 features; got 7"):
         subspect.run(network, folders[0], tmp_path / "other", k=5, pool=7)
     assert not (tmp_path / "other").exists()
 

@@ -440,9 +440,9 @@ def test_wrong_usage(wide: Study, options: str) -> None:
         ("-k auto --tolerance 1", "error: the tolerance is a share between 0 and 1, such as 0.01; got 1"),
         (
             "-k auto --method frequency",
-            "error: a pool, a mean k and k = 'auto' go with method 'pursuit'; got 'frequency'",
+            "error: k = 'auto' goes with method 'pursuit'; got 'frequency'",
         ),
-        ("-k mean:4 --method contribution", "error: a pool, a mean k and k = 'auto' go with method 'pursuit'"),
+        ("-k mean:4 --method contribution", "error: a mean k goes with method 'pursuit'"),
         (
             "--method contribution --stable",
             "error: a stable choice (--stable) goes with method 'pursuit'; got 'contribution'",
@@ -457,10 +457,10 @@ def test_wrong_usage(wide: Study, options: str) -> None:
         ),
         ("--supports indices.json --stable", "error: --stable goes with a method, not with --supports"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),
-        ("-k 5 --pool 41", "error: a pool must have from 1 to the 40 features; got 41"),
+        ("-k 5 --pool 41", "error: a pool must have from 1 to 40 features; got 41"),
         ("-k mean:4:5:6", "error: a mean of 4 features needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6"),
         ("-k mean:inf", "error: a mean of inf features needs"),
-        ("-k nan", "error: k = nan must be a whole number from 1 to the 40 features"),
+        ("-k nan", "error: k = nan must be a whole number from 1 to 40, the number of features"),
         ("-k -3", "error: k = -3.0 must be a whole number"),
     ],
 )

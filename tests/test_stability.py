@@ -22,9 +22,9 @@ from subspect.choosing.pursuit import Quadratic, pursue, worths
 from subspect.choosing.refit import reselect
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Auto, Checked, Mean, allocate
-from subspect.choosing.stability import FOUND, MOST, NEAR, Trust, near_equal, substitutes, trust
+from subspect.choosing.stability import MOST, NEAR, Trust, near_equal, substitutes, trust
 from subspect.ground.errors import SubspectError
-from subspect.heads.trusted import falsely_chosen
+from subspect.heads.trusted import FOUND, falsely_chosen
 from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]

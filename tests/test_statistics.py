@@ -164,7 +164,7 @@ def test_counts_never_exceed_the_images() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, D + 1, 1.5, 0.0, 1.0, 5.0, True])
 def test_a_size_that_makes_no_sense(size: float) -> None:
-    with pytest.raises(SubspectError, match="must be a whole number from 1 to the 7 features"):
+    with pytest.raises(SubspectError, match="must be a whole number from 1 to 7, the number of features"):
         check_size(size, D)
 
 

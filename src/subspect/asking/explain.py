@@ -178,6 +178,7 @@ class Explanation(Result):
 
     def _table(self, most: int) -> Table:
         label = f" (label: {self.label})" if self.label is not None else ""
+        label += "" if self.agrees else f"; the dense network says {next(iter(self.dense))}"
         title = f"{self.name}: {self.predicted} and not {self.against}{label}"
         says = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.dense.items())
         near = "; ".join(f"{one.label} ({one.id})" for one in self.neighbours)
@@ -244,9 +245,7 @@ class Explanation(Result):
         near = [one for one in self.neighbours if one.picture is not None]
         heights = [4.2] + [1.9] * (bool(looked) + bool(near))
         figure = Figure(figsize=(10, sum(heights)), layout="constrained")
-        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[
-            :, 0
-        ].tolist()  # own columns each
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel().tolist()  # own columns
         picture, bars = parts[0].subplots(1, 2, width_ratios=[1, 2.2])
         said, against = as_label(self.predicted), as_label(self.against)
         likely = sorted(self.dense.items(), key=lambda pair: -pair[1])[:2]

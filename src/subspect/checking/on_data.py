@@ -105,9 +105,9 @@ class Prepared(Check):
 
     code, title = "D402", "preprocessing looks wrong"
     how = (
-        f"runs the network on {PREPARED} images of each of both image sets, with red and blue exchanged, with pixels from 0 to "
-        f"255, and with ImageNet's mean and std: one of these is better by {100 * BETTER:.0f} points or more, and its 95 % "
-        "interval above what is"
+        f"runs the network on {PREPARED[0]} images of each of both image sets, with red and blue exchanged, with pixels from 0 "
+        f"to 255, and with ImageNet's mean and std: one of these is better by {100 * BETTER:.0f} points or more, and its 95 % "
+        f"interval above what is; where only the interval isn't, on {PREPARED[1]} images"
     )
     why = "all that is measured is of images as the network never saw them"
 
@@ -126,23 +126,30 @@ class Prepared(Check):
         """Say of which image sets, and why not of the other."""
         here, other = about.where.image_set, self._other(about)
         if other is None or about.network is None:
-            return f"images of {here!r}"
+            return self._tried(about, here)
         try:
-            _images(about, about.network, other)
+            _images(about, about.network, other, PREPARED[0])
         except Skipped as reason:
-            return f"images of {here!r} alone; {other!r}: {reason}"
-        return f"images of {here!r} and of {other!r}"
+            return f"{self._tried(about, here)} alone; {other!r}: {reason}"
+        return f"{self._tried(about, here)}, and {self._tried(about, other)}"
+
+    def _tried(self, about: About, name: str) -> str:
+        return f"{min(len(about.study.image_set(name)), PREPARED[0])} images of {name!r}"
 
     def _other(self, about: About) -> str | None:
         chosen = about.decomposition.chosen_on[0]
         return chosen if chosen != about.where.image_set and chosen in about.study.set_names else None
 
     def _of(self, about: About, network: Network, name: str) -> list[Finding]:
-        pixels, labels = _images(about, network, name)
-        right = {way: int((_said(network, changed) == labels).sum()) for way, changed in _ways(network, pixels).items()}
-        n, before = len(labels), right.pop("")
-        best = max(right, key=lambda way: right[way])
-        better = wilson(right[best], n)
+        for count in PREPARED:
+            pixels, labels = _images(about, network, name, count)
+            ways = _ways(network, pixels)
+            right = {way: int((_said(network, changed) == labels).sum()) for way, changed in ways.items()}
+            n, before = len(labels), right.pop("")
+            best = max(right, key=lambda way: right[way])
+            better = wilson(right[best], n)
+            if n < count or better.value - before / n < BETTER or better.low > before / n:
+                break
         if better.value - before / n < BETTER or better.low <= before / n:
             return []
         text = (
@@ -218,8 +225,8 @@ def _by_chance(counted: Calibration) -> float:
     return float(gaps.sum() / max(counted.images.sum(), 1))
 
 
-def _images(about: About, network: Network, name: str) -> tuple[Tensor, Counts]:
-    """Return some images of an image set as the network gets them, and their labels.
+def _images(about: About, network: Network, name: str, count: int) -> tuple[Tensor, Counts]:
+    """Return so many images of an image set as the network gets them, and their labels.
 
     Where the user says where images are, those of the set that is measured on are meant; the other's are where they were.
 
@@ -231,7 +238,7 @@ def _images(about: About, network: Network, name: str) -> tuple[Tensor, Counts]:
     given = about.images if name == about.where.image_set else None
     listed = [(chunk.ids, chunk.labels) for chunk in image_set.chunks()]
     ids, labels = [id for own, _ in listed for id in own], np.concatenate([own for _, own in listed])
-    drawn = spread(labels, PREPARED, 0)
+    drawn = spread(labels, count, 0)
     known = {ids[place]: int(labels[place]) for place in drawn.tolist()}
     images = Reopened(image_set, list(known), open_again(given, image_set))
     [batch] = batches(images, network.preprocessing, None, [list(range(len(images)))])
@@ -263,7 +270,7 @@ def _ways(network: Network, pixels: Tensor) -> dict[str, Tensor]:
 
 def _said(network: Network, pixels: Tensor) -> Counts:
     with network.running():
-        return read(network, pixels, PREPARED)[1]
+        return read(network, pixels, PREPARED[0])[1]
 
 
 ON_DATA: tuple[Check, ...] = (Apart(), Prepared(), Suspects())

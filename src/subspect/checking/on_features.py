@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,8 @@ class Unstable(Check):
         )
         do = _show(about, label)
         if not own.chosen.stable:
-            do = f"choose again in the same way, with --stable: subspect decompose {about.place} … --stable; or {do}"
+            options = replace(own.chosen, stable=True).options
+            do = f"choose again in the same way, with --stable: subspect decompose {about.place} {options}; or {do}"
         figures = {"features": len(places), "worst": _entry(about, worst), "stability": float(stability[worst])}
         return [self.found(text, do, _classes(about, places), figures)]
 

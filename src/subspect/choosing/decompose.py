@@ -166,7 +166,8 @@ def check_choice(
             "one of the two out"
         )
     if method != "pursuit" and (pool or any(isinstance(size, Mean | Auto) for size in sizes)):
-        raise SubspectError(f"a pool, a mean k and k = 'auto' go with method 'pursuit'; got {method!r}")
+        what = "a pool" if pool else "a mean k" if any(isinstance(size, Mean) for size in sizes) else "k = 'auto'"
+        raise SubspectError(f"{what} goes with method 'pursuit'; got {method!r}")
     if method != "pursuit" and draws:
         raise SubspectError(
             f"halves of the images on which the choice is repeated (--draws) go with method 'pursuit'; got {draws} and "
@@ -236,7 +237,7 @@ def _assemble(
         pool,
         images,
         listed,
-        stable or None,
+        stable,
         "ternary" if choice.scales else None,
     )
     history: list[Step] = [chosen, *([result.auto] if result.auto else [])]

@@ -104,15 +104,15 @@ def check_budget(size: Budget, n_features: int, pool: int | None = None, method:
         SubspectError: more than d, none, or limits that contradict each other.
     """
     if pool is not None and not 1 <= pool <= n_features:
-        raise SubspectError(f"a pool must have from 1 to the {n_features} features; got {pool}")
+        raise SubspectError(f"a pool must have from 1 to {n_features} features; got {pool}")
     limit = n_features if pool is None else pool
     if isinstance(size, str):
         try:
             size = read_size(size)
         except ValueError:
             raise SubspectError(
-                f"k = {shortened(repr(size))}{near(size, ['auto', 'mean:5'])} must be a whole number from 1 to the "
-                f"{n_features} features{_BESIDES[method]}"
+                f"k = {shortened(repr(size))}{near(size, ['auto', 'mean:5'])} must be a whole number from 1 to "
+                f"{n_features}, the number of features{_BESIDES[method]}"
             ) from None
     size = Auto() if size == "auto" else size
     if isinstance(size, Mean):

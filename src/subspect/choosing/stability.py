@@ -24,11 +24,11 @@ import numpy.typing as npt
 
 from subspect.choosing.boundary import Affine, Boundary
 from subspect.choosing.pursuit import Factor, Indices, Quadratic
+from subspect.heads.trusted import FOUND
 
 MOST = 3  #: substitutes named for a feature
 LEAST = 0.5  #: share of a feature's worth that a substitute makes good
 NEAR = 0.1  #: of what a feature is worth, that a near-equal support may explain less
-FOUND = 100  #: near-equal supports, from which on no more are looked for
 
 Bools = npt.NDArray[np.bool_]
 Reals = npt.NDArray[np.float64]

@@ -270,8 +270,8 @@ class Choosing:
     draws: Annotated[
         int | None,
         typer.Option(
-            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays; 0: don't. Default: "
-            f"{DRAWS}."
+            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays: an even number from 4 "
+            f"to 1,000, or 0 for none. Default: {DRAWS}."
         ),
     ] = None
     tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (

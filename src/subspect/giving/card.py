@@ -100,6 +100,9 @@ def _classes(decomposition: Decomposition, fidelity: Fidelity) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for label, (name, cost) in enumerate(fidelity.classes.items()):
         said = written(class_features(decomposition, label, _FEATURES))
+        if decomposition.ternary and label not in decomposition.unseen:
+            rows = decomposition.rows(label)
+            said = written(decomposition.ternary.formula(label, rows, decomposition.bias[label].item()))
         shares = (f"{100 * one.value:.1f} %" for one in ((cost.dense_accuracy, cost.accuracy) if cost else ()))
         dense, few = tuple(shares) or ("", "")
         yield f"| {written(name)} | {said} | {dense} | {few} |"
@@ -108,6 +111,7 @@ def _classes(decomposition: Decomposition, fidelity: Fidelity) -> Iterator[str]:
 def _history(decomposition: Decomposition) -> Iterator[str]:
     chosen, again = decomposition.chosen, decomposition.refitted
     size = f", k = {json.dumps(chosen.k)}" if chosen.k is not None else ""
+    size += f", from a pool of {chosen.pool}" * bool(chosen.pool) + chosen.favoured
     yield f"Features were chosen by {written(chosen.method)}{written(size)}, on {written(chosen.set)}{in_words(chosen.part)}."
     if again is not None:
         towards = "the labels" if again.refit == "labels" else "the dense network's probabilities"

@@ -27,6 +27,7 @@ from subspect.ground.errors import MissingExtra, SubspectError, shortened
 _NOT_HERE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")  # errors of Hugging Face's packages
 _PATIENCE = 5.0  #: seconds that the request before a download may take
 _BARS = ("transformers.utils.logging", "datasets.utils")  # modules that switch progress bars on and off
+_LATE = {"transformers": "PreTrainedModel"}  # what a package imports only when it is asked for
 _PICKLES = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
 
 
@@ -43,11 +44,14 @@ def package(name: str, extra: str, purpose: str) -> Any:
         SubspectError: it can't be imported; the message says if it is torchvision, because it was built for another torch.
     """
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtra((error.name or name).partition(".")[0], extra, purpose) from error
+        found = importlib.import_module(name)
+        if name in _LATE:
+            getattr(found, _LATE[name])
+        return found
     except Exception as error:  # torchvision's own import ends in a RuntimeError where its operators aren't there
-        if name != "torchvision" and "torchvision" in str(error):
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            raise MissingExtra(error.name.partition(".")[0], extra, purpose) from error
+        if name != "torchvision" and any("torchvision" in str(one) for one in _chain(error)):
             package("torchvision", extra, purpose)
         raise SubspectError(_unfit(name, error)) from error
 
@@ -156,12 +160,17 @@ def _no_pickles() -> Iterator[None]:
 
 def _not_here(error: BaseException) -> bool:
     """Tell whether an error, or one that led to it, says that a file is not on this machine."""
-    met: BaseException | None = error
-    while met is not None:
-        if type(met).__name__ in _NOT_HERE or re.search("connect to|Couldn't reach|is not cached", str(met)):
-            return True
-        met = met.__cause__ or met.__context__
-    return False
+    return any(
+        type(met).__name__ in _NOT_HERE or re.search("connect to|Couldn't reach|is not cached", str(met))
+        for met in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Return an error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _cannot_fetch(spec: str, reason: str, instead: str) -> str:

@@ -286,7 +286,8 @@ class Decomposition(DecompositionQuestions):
                 f"class {self.class_names[label]!r} doesn't use feature {shown(feature, names)} in {self.name!r}; it uses "
                 f"{some((shown(one, names) for one in own), 20)}"
             )
-        place = int(self.supports.offsets[label]) + own.index(feature)
+        entries = slice(*self.supports.offsets[label : label + 2].tolist())
+        place = entries.start + own.index(feature)
         kept = torch.arange(len(self.weights)) != place
         rows = [row[row != feature] if one == label else row for one, row in enumerate(self.supports)]
         return replace(
@@ -296,7 +297,7 @@ class Decomposition(DecompositionQuestions):
             weights=self.weights[kept],
             frequency=self.frequency[kept],
             mean=self.mean[kept],
-            trust=self.trust and self.trust.without(label, place),
+            trust=self.trust and self.trust.without(label, entries, place),
             curve=(),
             history=(*self.history, Dropped((label, feature))),
         )

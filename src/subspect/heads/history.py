@@ -54,6 +54,22 @@ class Chosen:
     stable: bool | None = None
     weights: Literal["ternary"] | None = None
 
+    @property
+    def options(self) -> str:
+        """Write what was asked for, of pursuit, as options of the command line."""
+        size = self.k
+        if isinstance(size, dict):
+            limits = [str(size.get(name)) for name in ("least", "most")] if size.get("most") else []
+            size = ":".join(["mean", str(size.get("k")).removesuffix(".0"), *limits])
+        pool, target = f" --pool {self.pool}" * bool(self.pool), f" --target {self.target}" * (self.target == "labels")
+        return f"-k {size}{pool}{target}{' --stable' * bool(self.stable)}{' --ternary' * bool(self.weights)}"
+
+    @property
+    def favoured(self) -> str:
+        """Say what was asked for besides features that explain most; nothing where nothing was."""
+        stable = ", favouring those that the dense head leans on (--stable), alike on all images" * bool(self.stable)
+        return stable + ", with readable weights (--ternary)" * bool(self.weights)
+
 
 @dataclass(frozen=True)
 class Promised:

@@ -12,7 +12,7 @@ from subspect.ground.tables import Table
 from subspect.ground.text import counted
 from subspect.heads.feature_names import listed, shown
 from subspect.heads.ternary import sign, signed
-from subspect.heads.trusted import FeatureRow, falsely_chosen
+from subspect.heads.trusted import FOUND, FeatureRow, falsely_chosen
 
 if TYPE_CHECKING:
     from subspect.heads.decomposition import Decomposition
@@ -22,7 +22,7 @@ _FEATURES = 20  # named in a row
 _OFTEN = 0.9  # of the halves
 _STABILITY = (
     "stability: share of halves of the {} on which the choice, repeated, gives the feature again, with its 95 % interval; "
-    "overlap: features in both, as a share of those in either; "
+    "what two halves share, which have half of their images in common: features in both, of those in either (Jaccard); "
 )
 _SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's worth that they make good"
 _FREE = "; these, and sets that explain as much, are of free weights"
@@ -136,7 +136,8 @@ def near_equals(decomposition: Decomposition, label: int, rows: Sequence[Feature
         return f"no other {len(rows)} features were found that explain as much (to {nats:.2g} nats)"
     core = [shown(row.feature, decomposition.feature_names) for row in rows if row.core]
     common = f"all of them have {some(core, 10)}" if core else "no feature is in all of them"
-    return f"{count:,} sets of {len(rows)} features were found that explain as much (to {nats:.2g} nats): {common}"
+    found = f"{FOUND} sets or more" if count >= FOUND else f"{count} sets"
+    return f"{found} of {len(rows)} features were found that explain as much (to {nats:.2g} nats): {common}"
 
 
 def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow]) -> str:
@@ -151,9 +152,10 @@ def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRo
     most = falsely_chosen(k, decomposition.supports.n_features, _OFTEN)
     if not often or most > len(often) / 2:
         return ""
+    which = "the one" if len(often) == 1 else f"the {len(often)}"
     return (
-        f"of the {len(often)} that {100 * _OFTEN:.0f} % of the halves give, at most {most:.1g} are there by chance, on average "
-        "(Shah & Samworth 2013)"
+        f"of {which} that {100 * _OFTEN:.0f} % of the halves or more give, at most {most:.1g} "
+        f"{'is' if len(often) == 1 else 'are'} there by chance, on average (Shah & Samworth 2013)"
     )
 
 
@@ -180,7 +182,14 @@ def trusted(decomposition: Decomposition, label: int) -> str:
         sets = int(trust.distinct[label])
         distinct = f"{drawn} halves of the {decomposition.examples} gave {sets} different sets"
         distinct = distinct if sets > 1 else f"all {drawn} halves of the {decomposition.examples} gave one set"
-        said.append(distinct + (f"; two of them overlap by {overlap:.2f} (Jaccard)" if drawn > 2 and sets > 1 else ""))
+        said.append(
+            distinct
+            + (
+                f"; two halves share {100 * overlap:.0f} % of the features, on average"
+                if drawn > 2 and sets > 1
+                else ""
+            )
+        )
         said.append(by_chance(decomposition, label, rows))
     return "; ".join(filter(None, said))
 

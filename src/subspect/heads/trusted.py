@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FOUND = 100  #: near-equal supports, from which on no more are looked for
 _Z = 1.959963984540054  # of a 95 % interval
 
 
@@ -82,12 +83,15 @@ class Trusted:
     near_equal: Tensor
     tolerance: Tensor
 
-    def without(self, label: int, place: int) -> Trusted:
-        """Return the same without one entry of a class: of its other supports nothing is known any more."""
+    def without(self, label: int, own: slice, place: int) -> Trusted:
+        """Return the same without one of a class's own entries: of what is left of it nothing is known any more."""
         kept = torch.arange(len(self.stability)) != place
-        near_equal = self.near_equal.clone()
-        near_equal[label] = 0
-        return replace(self, near_equal=near_equal, **{name: getattr(self, name)[kept] for name in ENTRIES})
+        blank = {"draws": 0, "distinct": 0, "near_equal": 0, "jaccard": 0}
+        nothing = {"stability": 0, "substitutes": -1, "recovered": 0, "equal": False, "core": False}
+        classes = {name: _with(getattr(self, name), label, value) for name, value in blank.items()}
+        return replace(
+            self, **classes, **{name: _with(getattr(self, name), own, value)[kept] for name, value in nothing.items()}
+        )
 
     def about(self, label: int) -> dict[str, Any]:
         """Return what is known of a class as a whole, as JSON values; None for what isn't known."""
@@ -100,17 +104,25 @@ class Trusted:
 
     def rows(self, label: int, part: slice) -> Iterator[dict[str, Any]]:
         """Return for each feature of a class, whose entries are a part, what of a `FeatureRow` is known here."""
-        draws = int(self.draws[label])
+        draws, known = int(self.draws[label]), bool(self.near_equal[label])
         columns = (getattr(self, name)[part].tolist() for name in ENTRIES)
         for stability, substitutes, recovered, equal, core in zip(*columns, strict=True):
             there = [place for place, feature in enumerate(substitutes) if feature >= 0]
+            came = round(stability * draws)  # a count, which float32 doesn't hold as a share
             yield {
-                "stability": stability if draws else None,
+                "stability": came / draws if draws else None,
                 "substitutes": tuple((substitutes[place], recovered[place]) for place in there),
-                "core": core,
+                "core": core if known else None,
                 "equals": tuple(substitutes[place] for place in there if equal[place]),
-                "interval": interval(round(stability * draws), draws) if draws else None,
+                "interval": interval(came, draws) if draws else None,
             }
+
+
+def _with(values: Tensor, where: int | slice, value: float) -> Tensor:
+    """Return a copy with some entries of one value."""
+    values = values.clone()
+    values[where] = value
+    return values
 
 
 #: attributes of `Trusted` that have an entry for each feature of a support

@@ -241,4 +241,4 @@ def check_size(
         return size
     if isinstance(size, float) and 0 < size < 1:
         return size
-    raise SubspectError(f"k = {size!r} must be a whole number from 1 to the {n_features} features{besides}")
+    raise SubspectError(f"k = {size!r} must be a whole number from 1 to {n_features}, the number of features{besides}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import is_file
@@ -83,9 +86,23 @@ def keep_in(study: Study, decomposition: Decomposition) -> Decomposition:
                 decomposition.name,
                 name,
             )
-        named = replace(decomposition, name=name, study=study)
+        named = _as_trusted(replace(decomposition, name=name, study=study), decomposition_path(study.path, name))
         store(study, named)
     return named
+
+
+def _as_trusted(decomposition: Decomposition, path: Path) -> Decomposition:
+    """Return a decomposition with what the same one in a file, which it replaces, says of its stability from more halves."""
+    if not (is_file(path) and is_decomposition(path)):
+        return decomposition
+    known, now = Decomposition.load(path), decomposition.trust
+    draws = 0 if now is None else int(now.draws.max())
+    if known.trust is None or known.trust.draws.max() <= draws or not torch.equal(known.weights, decomposition.weights):
+        return decomposition
+    log.info(
+        "%s was chosen before, and repeated on %d halves: what that says is kept", known.name, known.trust.draws.max()
+    )
+    return replace(decomposition, trust=known.trust)
 
 
 def _free_name(study: Study, decomposition: Decomposition) -> str:

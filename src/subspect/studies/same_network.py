@@ -6,17 +6,20 @@ observed is used, even if a batch would lead to the other.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from subspect.ground.errors import SubspectError, Unusable, some
 from subspect.images.inputs import Pixels, concatenated, mirrored
 from subspect.images.opening import ImageSource, open_images
-from subspect.images.preprocessing import GIVEN_AS_TENSORS, described, from_description
+from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
 from subspect.networks.finding import Head
 from subspect.networks.network import Network, check_network
 from subspect.studies.first_images import sample
 from subspect.studies.reopen import Reopened
 from subspect.studies.study import Study
+
+log = logging.getLogger("subspect")
 
 _LOOKED_FOR = 64  # images of the study that are tried
 _NEARLY_ALL = 0.9  # of the images: then it isn't one or another of them that is at fault
@@ -47,10 +50,11 @@ def refuse_features_alone(study: Study, what: str = "there is no network to run"
 def same_network(study: Study, network: Network) -> Network:
     """Check that a network is the study's, and return it with the study's head, preprocessing and class names.
 
-    The preprocessing is None if images were given ready.
+    Images are prepared as they were when they were observed, whatever the network declares; the preprocessing is None if they
+    were given ready.
 
     Raises:
-        SubspectError: the weights or the preprocessing differ, the preprocessing can't be rebuilt from the study, or the study
+        SubspectError: the weights differ, the preprocessing was a transform of the user's and isn't the one given, or the study
             was made from features alone.
     """
     refuse_features_alone(study)
@@ -64,9 +68,12 @@ def same_network(study: Study, network: Network) -> Network:
     stored, declared = dict(identity.preprocessing), network.preprocessing
     if stored == GIVEN_AS_TENSORS:
         return network.known_as(identity.head_name, None, identity.class_names)
-    if declared is not None and dict(declared.describe()) != stored:
-        raise SubspectError(f"the preprocessing given ({declared}) is not that of the study: {described(stored)}")
-    return network.known_as(identity.head_name, declared or from_description(stored), identity.class_names)
+    if declared is not None and dict(declared.describe()) == stored:
+        return network.known_as(identity.head_name, declared, identity.class_names)
+    again = from_description(stored)
+    if declared is not None:
+        log.info("preprocessing: %s, as in the study; the network declares another: %s", again, declared)
+    return network.known_as(identity.head_name, again, identity.class_names)
 
 
 def head_of(network: Network, pixels: Pixels) -> Head:
