@@ -159,5 +159,5 @@ def test_nan_in_a_layer(tiny: Tiny, make_folder: MakeFolder, tmp_path: Path) -> 
             out: Tensor = self.fc(self.conv(x).tanh().mean((2, 3)))
             return out
 
-    with pytest.raises(SubspectError, match="features of 12 images are NaN or infinite"):
+    with pytest.raises(SubspectError, match="features of 12 of the 12 images tried first are NaN or infinite"):
         subspect.observe(Network(Broken()), make_folder("train", each=4), tmp_path / "study", layers=["norm"])

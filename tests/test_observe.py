@@ -12,6 +12,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -405,9 +406,86 @@ def test_nan_features(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first_tried = np.linspace(0, 79, 64).round()
     place = next(index for index in range(40, 80) if index not in first_tried)
     images[place, 0, 0, 0] = float("nan")
-    with pytest.raises(SubspectError, match=f"features of 1 images are NaN or infinite, first {place}; check"):
+    message = f"1 of 80 images could not be used, more than the allowed share of 0.01: {place}: its features are NaN or"
+    with pytest.raises(SubspectError, match=message):
         observe(Network(tiny), images, tmp_path / "study", batch_size=4)
     assert len(list((tmp_path / "study/sets/train").glob("*.arrow"))) == place // 4  # what was stored is kept
+    study = observe(Network(tiny), images, tmp_path / "study", batch_size=4, max_failed=0.02)
+    image_set = study.image_set("train")
+    assert len(image_set) == 79 and image_set.manifest.failed == ((str(place), "its features are NaN or infinite"),)
+    observe(Network(tiny), images[[one for one in range(80) if one != place]], tmp_path / "others", batch_size=4)
+    assert np.allclose(image_set.whole().features, Study.open(tmp_path / "others").image_set("train").whole().features)
+
+
+@pytest.mark.parametrize("bad", [1, 32])
+def test_nan_features_among_the_images_tried_first(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: int
+) -> None:
+    images = torch.rand(64, 3, 8, 8)
+    images[2 : bad + 2, 0, 0, 0] = float("nan")
+    told = f"features of {bad} of the 64 images tried first are NaN or infinite, first 2"
+    if bad == 32:
+        with pytest.raises(SubspectError, match=f"{told}, 3, 4, … .29 more.; check the network's weights"):
+            observe(Network(tiny), images, tmp_path / "study", max_failed=1)
+    else:
+        assert len(observe(Network(tiny), images, tmp_path / "study", max_failed=0.1).image_set("train")) == 63
+        assert f"{told}; such images are left out and listed, up to the share" in caplog.text
+
+
+class Greedy(Tiny):
+    """A network that runs out of memory above some number of images at once."""
+
+    most = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(x)
+
+
+def test_a_batch_that_memory_has_no_room_for_is_halved(
+    make_folder: MakeFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, network = make_folder(each=11), Greedy()
+    study = observe(Network(network), folder, tmp_path / "study", batch_size=8, layers="norm")
+    assert "out of memory on 8 images at once: from now on the network gets 4; what is stored is cut" in caplog.text
+    assert caplog.text.count("out of memory on 8 ") == 2 == caplog.text.count("out of memory on 4 ")  # tried, and run
+    Greedy.most = 99
+    try:
+        whole = observe(Network(network), folder, tmp_path / "whole", batch_size=8, layers="norm")
+    finally:
+        Greedy.most = 3
+    one, other = (each.image_set("train") for each in (study, whole))
+    assert replace(one.manifest, shards={}) == replace(other.manifest, shards={})
+    assert np.allclose(one.whole().features, other.whole().features, atol=1e-6)
+    assert one.whole().ids == other.whole().ids
+
+
+def test_memory_without_room_for_one_image(make_folder: MakeFolder, tmp_path: Path) -> None:
+    class Full(Tiny):
+        known = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.known:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+            self.known = True  # the head is found with two images
+            return super().forward(x)
+
+    network = Network(Full())
+    message = r"out of memory on one image alone, \(1, 3, 8, 8\): take smaller images .*: \[enforce fail at"
+    with pytest.raises(SubspectError, match=message):
+        observe(network, make_folder(), tmp_path / "study", batch_size=8)
+
+
+def test_other_errors_of_the_network_are_told(make_folder: MakeFolder, tmp_path: Path) -> None:
+    class Broken(Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise RuntimeError("something else")
+            return super().forward(x)
+
+    with pytest.raises(SubspectError, match="the network failed on a batch .* RuntimeError: something else"):
+        observe(Network(Broken()), make_folder(), tmp_path / "study")
 
 
 def test_a_network_without_a_linear_head(make_folder: MakeFolder, tmp_path: Path) -> None:

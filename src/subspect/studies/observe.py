@@ -17,14 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from subspect.ground.errors import SubspectError, advice, some
 from subspect.ground.files import is_file
 from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
-from subspect.images.inputs import split
 from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
@@ -40,7 +38,8 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.names import check_set_name
 from subspect.studies.pieces import deciding, observing, piece_of
-from subspect.studies.shards import Chunk, joined, shard_bytes, shard_rows
+from subspect.studies.running import Runner
+from subspect.studies.shards import joined, shard_bytes, shard_rows
 from subspect.studies.study import Study, check_disk
 
 log = logging.getLogger("subspect")
@@ -227,16 +226,20 @@ def _try(
     left = _positions(manifest, set(own) - set(image_set.done))
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
+    run = Runner(network, manifest)
     try:
-        chunk = _chunk(network, batch, manifest)
+        chunk, failed = run(batch)
     except SubspectError:
         raise
     except Exception as error:  # of the network's own, as on inputs of another shape than its head was found with
         assert batch.pixels is not None  # it was given some
         raise failed_on(network.model, batch.pixels, error) from error
     seconds = (time.perf_counter() - start) / len(positions) * left
-    check_repeatable(network, chunk.features, _chunk(network, batch, manifest).features)
-    check_alone(chunk.features, _among_others(network, batch, manifest.batch_size))
+    _tell_failed(failed, batch)
+    again, _ = run(batch)
+    both = sorted(set(chunk.ids) & set(again.ids))
+    check_repeatable(network, *(one.features[np.isin(one.ids, both)] for one in (chunk, again)))
+    check_alone(chunk.features, run.among_others(batch))
     needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     _tell_one_logit(network.head, match.names)
@@ -258,13 +261,22 @@ def _try(
     )
 
 
-def _among_others(network: Network, batch: Batch, size: int) -> npt.NDArray[np.float32]:
-    """Return features of the first image, (1, d), in a batch of the second alone; (0, d) where batches are of one."""
-    first = None if batch.pixels is None else batch.pixels[:size]
-    if first is None or len(first) < 2:
-        return np.empty((0, network.head.n_features), np.float32)
-    found: npt.NDArray[np.float32] = network.read(first[[0] + [1] * (len(first) - 1)])[0][:1].float().cpu().numpy()
-    return found
+def _tell_failed(failed: Sequence[tuple[str, str]], batch: Batch) -> None:
+    """Say which of the images that the network was given it made nothing of.
+
+    Raises:
+        SubspectError: half of them or more.
+    """
+    ids = {id for id, _ in batch.failed}
+    bad = [id for id, _ in failed if id not in ids]
+    if not bad:
+        return
+    told = (
+        f"features of {len(bad)} of the {len(batch.ids)} images tried first are NaN or infinite, first {some(bad, 3)}"
+    )
+    if 2 * len(bad) >= len(batch.ids):
+        raise SubspectError(f"{told}; check the network's weights and precision, and those images")
+    log.warning("%s; such images are left out and listed, up to the share that may fail (--max-failed)", told)
 
 
 def _tell_one_logit(head: Head, names: Sequence[str]) -> None:
@@ -309,51 +321,17 @@ def _run(
     positions = [positions for shard in cuts.values() for positions in shard]
     read = batches(source, network.preprocessing, match, positions, workers)
     images = _positions(manifest, own)
+    run = Runner(network, manifest)
     with progress(image_set.name, images, "images", done=_positions(manifest, done), show=show) as advance:
         for index, shard in cuts.items():
             chunks, fresh = [], []
             for cut, batch in zip(shard, read, strict=False):
-                chunks.append(_chunk(network, batch, manifest))
-                fresh += batch.failed
+                chunk, unusable = run(batch)
+                chunks.append(chunk)
+                fresh += unusable
                 advance(len(cut))
             check_failed(failed := failed + fresh, image_set, max_failed)
             image_set.write(index, joined(chunks), fresh)
-
-
-def _chunk(network: Network, batch: Batch, manifest: SetManifest) -> Chunk:
-    """Run a batch through the network.
-
-    Raises:
-        SubspectError: a feature is NaN or infinite.
-    """
-    features = [torch.empty(0, network.head.n_features)]
-    predictions = [torch.empty(0, dtype=torch.int64)]
-    layers = {name: [torch.empty(0, width)] for name, width in manifest.layers.items()}
-    with watching(network.model, tuple(layers)) as said:
-        for pixels in () if batch.pixels is None else split(batch.pixels, manifest.batch_size):
-            x, logits = network.read(pixels)
-            features.append(x.cpu())
-            predictions.append(logits.argmax(dim=1).cpu())
-            for name, parts in layers.items():
-                parts.append(said[name].cpu())
-    chunk = Chunk(
-        torch.cat(features).numpy(),
-        batch.labels,
-        torch.cat(predictions).numpy(),
-        batch.ids,
-        {name: torch.cat(parts).numpy() for name, parts in layers.items()},
-        batch.digests,
-    )
-    bad = np.flatnonzero(
-        ~np.all([np.isfinite(x).all(axis=1) for x in (chunk.features, *chunk.layers.values())], axis=0)
-    )
-    if len(bad):
-        ids = [batch.ids[row] for row in bad]
-        raise SubspectError(
-            f"features of {len(ids)} images are NaN or infinite, first {some(ids, 3)}; check the network's "
-            "weights and precision, and those images"
-        )
-    return chunk
 
 
 def _cuts(manifest: SetManifest, shard: int) -> list[range]:
