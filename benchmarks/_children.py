@@ -218,7 +218,7 @@ def tree(folder: Path) -> Tree:
         if path.is_symlink():
             found[name] = b"-> " + os.fsencode(path.readlink())
         elif path.is_file():
-            if path.name != ".lock" and "__pycache__" not in name:
+            if not path.name.startswith(".lock") and "__pycache__" not in name:
                 found[name] = path.read_bytes()
         elif not path.is_dir():
             found[name] = b"special"

@@ -41,6 +41,8 @@ from subspect.ground.seals import is_sealed
 NETWORK = "--network python:model.py:small"
 COMMANDS = {
     "observe": "observe python:model.py:small train -o new --batch-size 8",
+    "observe a part": "observe python:model.py:small train -o new --batch-size 8 --part 2/2",
+    "observe the other part": "observe python:model.py:small train -o new --batch-size 8 --part 1/2",
     "observe more": "observe python:model.py:small many/00 -o study --name other --batch-size 1",
     "observe with workers": "observe python:model.py:small train -o new --batch-size 8 --workers 2",
     "decompose": "decompose study -k 2",
@@ -384,7 +386,9 @@ def _after_pair(sandbox: Path, names: tuple[str, str], ended: list[Ended], alone
     for name, one in zip(names, ended, strict=True):
         if not one.in_words:
             yield f"{name} ended with {one.code}: {one.said[-400:]}"
-        elif one.code and not any(word in one.said for word in ("another process", "exists", "appeared")):
+        elif one.code and not any(
+            word in one.said for word in ("another process", "other processes", "exists", "appeared")
+        ):
             yield f"{name} refused: {one.said[-400:]}"
     done = [name for name, one in zip(names, ended, strict=True) if not one.code]
     if not done:

@@ -21,7 +21,7 @@ from subspect import SubspectError
 from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Problem, refit, reselect
-from subspect.studies.rows import MEMORY, Block
+from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -241,7 +241,7 @@ def test_loss_and_gradient_at_any_point(
     monkeypatch.setattr("subspect.choosing.refit._FILL", fill)
     x, labels, dense = make(2)
     supports = some(2)
-    problem = Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, MEMORY)
+    problem = Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, 1 << 30)
     generator = np.random.default_rng(2)
     free = [label for label in range(4) if label not in fixed]
     for size in (0.0, 0.1, 1.0):
@@ -258,7 +258,7 @@ def test_loss_and_gradient_at_any_point(
 def test_the_start_is_where_it_begins_and_there_each_class_has_unit_curvature() -> None:
     x, labels, dense = make(3)
     supports, start = some(3), noise(3)
-    problem = Problem(cut(x, labels), dense, supports, start, "dense", (), 0, MEMORY)
+    problem = Problem(cut(x, labels), dense, supports, start, "dense", (), 0, 1 << 30)
     zero = np.zeros(len(problem.begin))
     weight, bias = problem.head(problem.theta(zero))
     assert np.array_equal(bias, start[1])
@@ -279,7 +279,7 @@ def test_little_memory_reads_the_features_at_every_step_to_the_same_answer(targe
     supports = [np.array([5, 1]), np.array([1]), np.array([3, 5]), np.arange(8)]
     row = 120 * 8  # kept are the three features of the free classes, ones for the biases and the logits of the fixed
     found, passes = [], []
-    for memory in (MEMORY, 5 * row, 5 * row - 1, 0):
+    for memory in (1 << 30, 5 * row, 5 * row - 1, 0):
         blocks = Passes(cut(x, labels, [20, 90]))
         found.append(refit(blocks, dense, supports, dense, target, fixed=[3], memory=memory))
         passes.append(blocks.count)
@@ -291,7 +291,7 @@ def test_little_memory_reads_the_features_at_every_step_to_the_same_answer(targe
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("memory", [MEMORY, 0])
+@pytest.mark.parametrize("memory", [1 << 30, 0])
 def test_neither_the_order_of_images_nor_their_blocks_matter(
     target: Target, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

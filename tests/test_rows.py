@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_read_anew(image_set: ImageSet, reads: list[str], m
 def test_only_features_of_the_part_count_as_memory(image_set: ImageSet, reads: list[str]) -> None:
     own = len(Rows(image_set, "held out 20 %"))
     reads.clear()
-    for memory, passes in ((own * ROW, 1), (own * ROW - 1, 2)):
+    for memory, passes in ((2 * own * ROW, 1), (own * ROW // 2, 2)):
         rows = Rows(image_set, "held out 20 %", memory)
         assert joined(gone_through(rows)) == joined(gone_through(rows))
         assert len(reads) == 8 * passes

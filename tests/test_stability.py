@@ -15,11 +15,11 @@ from scipy.special import softmax
 
 from conftest import cut
 from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Affine, Boundary
-from subspect.choosing.halves import Half, check_draws, halves
+from subspect.choosing.halves import Drawn, check_draws, halves
 from subspect.choosing.methods import Seen, choose, gathered
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic, pursue, worths
-from subspect.choosing.refit import reselect
+from subspect.choosing.refit import TOLERANCE, learned_from, reselect
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Auto, Checked, Mean, allocate
 from subspect.choosing.stability import MOST, NEAR, Trust, near_equal, substitutes, trust
@@ -105,7 +105,7 @@ def assert_same(one: Quadratic, other: Quadratic, rtol: float = 1e-9) -> None:
 # Halves ---------------------------------------------------------------------------------------------------------------
 
 
-def ids_in(half: Half) -> list[int]:
+def ids_in(half: Drawn) -> list[int]:
     return sorted(int(one) for block in half for one in block.labels)
 
 
@@ -129,9 +129,9 @@ def test_equal_images_go_together_and_what_memory_does_not_hold_is_read_again() 
     blocks = Passes(cut(np.concatenate([x, x]), np.tile(np.arange(90), 2), [50]))
     for memory, passes in ((1 << 20, 1), (0, 3)):
         blocks.count = 0
-        [first, *_] = halves(blocks, 4, memory)
+        first = Drawn(blocks, 0, 0, 0.5, memory)
         kept = [ids_in(first) for _ in range(3)]
-        assert blocks.count == passes and kept[0] == kept[1] == kept[2]
+        assert blocks.count == passes + 1 and kept[0] == kept[1] == kept[2]
         assert all(kept[0].count(one) == 2 for one in kept[0]) and len(first) == len(kept[0])
 
 
@@ -581,3 +581,33 @@ def test_a_stable_choice_comes_back_more_often_and_says_so() -> None:
     leaning = np.abs(dense[0] - dense[0].mean(axis=0)) * x.std(axis=0)
     favoured = [np.mean([leaning[c, s].mean() for c, s in enumerate(each.choice.supports)]) for each in (free, stays)]
     assert favoured[1] > favoured[0]
+
+
+# Many images ----------------------------------------------------------------------------------------------------------
+
+
+def test_halves_of_many_images_are_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((4000, 3)).astype(np.float32)
+    blocks = cut(x, np.arange(4000), [1500])
+    monkeypatch.setattr("subspect.choosing.halves.LARGEST", 500)
+    whole = [set(ids_in(one)) for one in halves(blocks, 4)]
+    some = [set(ids_in(one)) for one in halves(blocks, 4, 4000)]
+    for large, small in zip(whole, some, strict=True):
+        assert small < large and 400 < len(small) < 600
+    assert not some[0] & some[1] and some[0] & some[2]
+    assert [len(one) for one in halves(blocks, 2, 900)] == [len(one) for one in whole[:2]]  # fewer than a half may have
+
+
+def test_rough_heads_are_learned_from_a_sample_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels, dense = make(3)
+    blocks = cut(x, labels, [50])
+    assert Boundary(blocks, *dense).few is blocks
+    whole = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
+    monkeypatch.setattr("subspect.choosing.halves.FEW", 45)
+    boundary = Boundary(blocks, *dense)
+    drawn = np.concatenate([block.features for block in boundary.few])
+    assert 25 < len(drawn) < 65 and {row.tobytes() for row in drawn} <= {row.tobytes() for row in x}
+    assert learned_from(boundary, TOLERANCE) is blocks and learned_from(boundary, 1e-4) is boundary.few
+    some = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
+    assert whole.choice.refit is not None and some.choice.refit is not None
+    assert some.choice.refit.converged and some.choice.refit.loss < 2 * whole.choice.refit.loss + 0.01

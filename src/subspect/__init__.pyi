@@ -22,6 +22,7 @@ from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from .giving.training import Epoch, Settings, Trained
 from .giving.without_cue import SwappedAccuracy, WithoutCue
 from .ground.errors import MissingExtra, SubspectError
+from .ground.memory import memory_limit
 from .ground.results import Result
 from .heads.cost import NetworkSize
 from .heads.decomposition import Decomposition
@@ -159,6 +160,7 @@ __all__ = [
     "geometry",
     "load_decomposition",
     "load_network",
+    "memory_limit",
     "name_features",
     "observe",
     "open_images",

@@ -28,12 +28,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from subspect.choosing.halves import few
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Array, Indices, Quadratic, Step
 from subspect.ground.errors import SubspectError
+from subspect.ground.memory import budget
 from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
-from subspect.studies.rows import MEMORY, Block, workers
+from subspect.studies.rows import STATISTICS, Block, workers
 
 Affine = tuple[Array, Array]  #: weight (C, d) and bias (C,)
 T = TypeVar("T")
@@ -108,12 +110,14 @@ class Boundary:
         candidates: at most so many features stay in the running for a class: those whose contribution to the dense logit
             varies most, and those that go along with it most.
         stable: whether, of features that explain nearly as much, those are favoured that the dense head leans on.
-        memory: bytes that the statistics of a group of classes may take; more groups take more passes.
+        memory: bytes that the statistics of a group of classes may take, a fourth of what a command may unless given; more
+            groups take more passes.
 
     Attributes:
         moments: second moments of the features of all images.
         images: (C,) images of each class.
         margin: median over the images of the largest dense logit less the second.
+        few: the blocks, or a sample of them where there are many images: for heads that need not be exact.
 
     Raises:
         SubspectError: an unknown target, or fewer than two images.
@@ -128,11 +132,12 @@ class Boundary:
         *,
         candidates: int = CANDIDATES,
         stable: bool = False,
-        memory: int = MEMORY,
+        memory: int | None = None,
     ) -> None:
         if target not in TARGETS:
             raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
-        self.blocks, self.target, self.memory = blocks, target, memory
+        self.blocks, self.target = blocks, target
+        self.memory = budget() // STATISTICS if memory is None else memory
         self.dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
         self.moments, self.images = Moments(weight.shape[1]), np.zeros(len(weight), np.int64)
         margins = [np.empty(0)]
@@ -145,6 +150,7 @@ class Boundary:
             raise SubspectError(
                 f"pursuit compares images, and there is {self.moments.images}; give more, or take method 'contribution'"
             )
+        self.few = few(blocks, self.moments.images)
         self.margin = float(np.median(np.concatenate(margins)))
         leaning = self._leaning()
         self.candidates, self._ranks = candidates, self._rank(leaning)

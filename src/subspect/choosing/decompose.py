@@ -120,7 +120,7 @@ def decompose_each(
     suffix += "" if target == TARGETS[0] or not (refit or method == METHODS[0]) else f"-{target}"
     suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
-    seen = look(study, on, sizes, target, hold_out)
+    seen = look(study, on, sizes, target, hold_out, again=refit or method == "pursuit")
     draws = DRAWS if draws is None else draws
     found = choose(
         seen, sizes, method, refit, pool, stable=stable, ternary=ternary, draws=draws, show_progress=show_progress
@@ -200,7 +200,7 @@ def decompose_by_file(
     name = check_name(name or Path(path).stem + ("-refit" if refit else ""))
     supports = Supports.read(path, study.identity.n_classes, study.identity.n_features)
     check_writable(study.path)
-    seen = look(study, on, [int(supports.sizes.max())], target, hold_out)
+    seen = look(study, on, [int(supports.sizes.max())], target, hold_out, again=refit)
     made = _assemble(study, seen, keep(seen, supports, refit), f"indices of {Path(path).name}", None, name)
     return keep_in(study, made)
 

@@ -12,13 +12,17 @@ equal images go together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 
 from subspect.ground.errors import SubspectError
-from subspect.studies.rows import MEMORY, Block, Kept
+from subspect.studies.rows import Block, Kept, bytes_of
 
 _MOST = 1000  # more take hours, and tell no more
+LARGEST = 100_000  #: images of a half, of however many there are
+_SAMPLE = 2**32  # a hash of its own
+FEW = 200_000  #: images that rough heads are learned from, of however many there are
 
 
 def check_draws(draws: int) -> int:
@@ -34,32 +38,54 @@ def check_draws(draws: int) -> int:
     )
 
 
-def halves(rows: Iterable[Block], draws: int, memory: int = MEMORY // 2) -> Iterator[Half]:
-    """Return as many halves of some rows; two that follow each other have no image in common."""
+def halves(rows: Iterable[Block], draws: int, images: int = 0) -> Iterator[Drawn]:
+    """Return as many halves of some rows; two that follow each other have no image in common.
+
+    Of many ``images`` no more than `LARGEST` are taken, so that time and memory don't grow with them. Such a half varies more
+    than one of all, so that a choice is then more stable than is said.
+    """
+    share = min(1.0, LARGEST / max(1, images // 2))
     for draw in range(draws):
-        yield Half(rows, draw // 2, draw % 2, memory)
+        yield half(rows, draw // 2, draw % 2, share)
 
 
-class Half(Kept):
-    """One half of some rows; may be iterated over any number of times.
+def half(rows: Iterable[Block], pair: int, side: int, share: float = 1.0) -> Drawn:
+    """Return a half of some rows, or a share of it: of a cut in two, given by its number, the side 0 or 1."""
+    return Drawn(rows, pair, side / 2, (side + share) / 2)
+
+
+def few(rows: Iterable[Block], images: int) -> Iterable[Block]:
+    """Return some rows of so many images if there are few, else a sample of them."""
+    return rows if images <= FEW else Drawn(rows, _SAMPLE, 0, FEW / images)
+
+
+class Drawn(Kept):
+    """Those of some rows whose hash lies within limits; may be iterated over any number of times.
 
     Args:
         rows: all of them.
-        pair: which cut in two.
-        side: which of its sides, 0 or 1.
+        seed: which hash; each spreads images evenly from 0 to 1, independent of the others.
+        low: the least hash.
+        high: above the largest.
         memory: bytes that may be kept.
     """
 
-    def __init__(self, rows: Iterable[Block], pair: int, side: int, memory: int) -> None:
+    def __init__(self, rows: Iterable[Block], seed: int, low: float, high: float, memory: int | None = None) -> None:
         super().__init__(memory)
-        self._rows, self._side = rows, side
-        self._factor = np.random.default_rng(pair).integers(1, 2**63, dtype=np.uint64) | np.uint64(1)
+        self._rows, self._low, self._high = rows, low, high
+        self._factor = np.random.default_rng(seed).integers(1, 2**63, dtype=np.uint64) | np.uint64(1)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the features, about."""
+        return int(bytes_of(self._rows) * (self._high - self._low))
 
     def _read(self) -> Iterator[Block]:
         for block in self._rows:
             mixed = block.prints() * self._factor
             mixed ^= mixed >> np.uint64(32)
             mixed *= np.uint64(0xD6E8FEB86659FD93)
-            own = np.flatnonzero(mixed >> np.uint64(63) == self._side)
+            hashes = (mixed >> np.uint64(11)).astype(np.float64) / 2**53
+            own = np.flatnonzero((self._low <= hashes) & (hashes < self._high))
             if len(own):
                 yield Block(block.features[own], block.labels[own], block.predictions[own])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from subspect.choosing import influence
 from subspect.choosing.boundary import Affine, Boundary, Choice
-from subspect.choosing.halves import Half, halves
+from subspect.choosing.halves import Drawn, halves
 from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
@@ -98,11 +98,13 @@ class Result:
     curve: Sequence[CurvePoint] = ()
 
 
-def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target, hold_out: float) -> Seen:
+def look(
+    study: Study, on: str | None, sizes: Sequence[Checked], target: Target, hold_out: float, *, again: bool = True
+) -> Seen:
     """Gather, in one pass over the features to choose on, what the methods and every decomposition need.
 
     Images that are to be promised on are neither chosen nor measured on. Where no other image set is left to measure the
-    cost on, some of its images are held out for that.
+    cost on, some of its images are held out for that. What is gone through ``again`` is kept where there is memory for it.
 
     Raises:
         SubspectError: no such image set, or labels are asked for where there are none.
@@ -124,7 +126,7 @@ def look(study: Study, on: str | None, sizes: Sequence[Checked], target: Target,
     if others:
         part, check = "all", ("test" if "test" in others else others[0], "all")
     weight, bias = (tensor.double().numpy() for tensor in study.head())
-    rows, measured = Rows(image_set, part), study.image_set(check[0])
+    rows, measured = Rows(image_set, part, None if again else 0), study.image_set(check[0])
     top, sums = gathered(rows, weight.shape, sizes)
     checked = Rows(measured, check[1])
     about = image_set.name, part, image_set.labelled
@@ -233,7 +235,7 @@ def by_pursuit(
             choice = in_order(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
             again = []
-            for half in halves(seen.rows, draws):
+            for half in halves(seen.rows, draws, boundary.moments.images):
                 again.append(_again(seen, half, choice, size, how, pool, stable=stable))
                 advance(_HALF)
             trusted = trust(running, choice.supports, choice.affine, again) if judge else ()
@@ -243,7 +245,7 @@ def by_pursuit(
 
 def _again(
     seen: Seen,
-    half: Half,
+    half: Drawn,
     whole: Choice,
     size: Checked,
     how: Callable[..., Choice],

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from subspect.choosing.boundary import Affine, Boundary
 from subspect.choosing.pursuit import Array, Factor, Indices, Quadratic
 
+_BYTES = 2**30  # that the classes' Gram matrices of all features in the running may take
 _NONE = np.empty(0, np.int64)
 
 
@@ -30,7 +31,7 @@ def shared_pool(boundary: Boundary, supports: Sequence[Indices], head: Affine, s
     """
     unseen = set(boundary.unseen)
     used = np.unique(np.concatenate([_NONE, *(s for label, s in enumerate(supports) if label not in unseen)]))
-    most = max(size, int(np.sqrt(boundary.memory / (8 * len(supports)))))
+    most = max(size, int(np.sqrt(_BYTES / (8 * len(supports)))))
     if len(used) > most:  # too many for the memory: begin with those that move the logits most
         spread = np.abs(head[0][:, used]).sum(axis=0) * boundary.moments.deviations()[used]
         used = np.sort(used[np.argsort(-spread, kind="stable")[:most]])

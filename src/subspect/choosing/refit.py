@@ -25,7 +25,8 @@ from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit, l
 from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices
 from subspect.ground.errors import SubspectError
-from subspect.studies.rows import MEMORY, Block, workers
+from subspect.ground.memory import budget
+from subspect.studies.rows import STATISTICS, Block, bytes_of, workers
 
 log = logging.getLogger("subspect")
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def refit(
     fixed: Iterable[int] = (),
     prior: float = 0,
     tolerance: float = TOLERANCE,
-    memory: int = MEMORY,
+    memory: int | None = None,
 ) -> Refit:
     """Re-learn weights and biases on fixed supports.
 
@@ -62,7 +63,7 @@ def refit(
         fixed: classes that keep all of their row of ``start``, whatever their support.
         prior: as how many images more the start counts: a pull towards it, in units of its curvature.
         tolerance: the largest coordinate of the gradient at which to stop.
-        memory: bytes that features may take.
+        memory: bytes that features may take, a fourth of what a command may unless given.
 
     Raises:
         SubspectError: no images.
@@ -103,9 +104,14 @@ class Kind(NamedTuple):
     anew: Callable[[Boundary, Choice, Indices], Choice]
 
 
+def learned_from(boundary: Boundary, tolerance: float) -> Iterable[Block]:
+    """Return the images to learn a head from: all, or for one between rounds a sample where there are many."""
+    return boundary.few if tolerance >= _ROUGH else boundary.blocks
+
+
 def _learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
     learned = refit(
-        boundary.blocks,
+        learned_from(boundary, tolerance),
         boundary.dense,
         choice.supports,
         choice.affine,
@@ -184,7 +190,7 @@ class Problem:
         target: Target,
         fixed: Iterable[int],
         prior: float,
-        memory: int,
+        memory: int | None,
     ) -> None:
         self.start, self.supports, self.fixed = start, supports, sorted(set(fixed))
         self.free = [label for label in range(len(supports)) if label not in self.fixed]
@@ -198,7 +204,12 @@ class Problem:
         self.begin = np.concatenate(
             [np.empty(0), *(np.append(start[0][label, supports[label]], start[1][label]) for label in self.free)]
         )
-        self.blocks, self.memory = blocks, memory
+        self.blocks = blocks
+        memory = budget() // STATISTICS if memory is None else memory
+        rows = bytes_of(blocks) // (
+            4 * start[0].shape[1]
+        )  # kept or read anew: known at once, so that nothing is kept in vain
+        self.keeps = 8 * rows * (len(self.union) + 1 + len(self.fixed)) <= memory
         self.kept: list[_Piece] | None = None
         self.images, self.constant, self.wanted = 0, 0.0, np.zeros(len(self.begin))
         self.roots = self._prepare(dense, target)
@@ -238,8 +249,7 @@ class Problem:
     def _prepare(self, dense: Affine, target: Target) -> list[Array]:
         """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
         curvatures = [np.zeros((len(places), len(places))) for places in self.places]
-        kept: list[_Piece] | None = []
-        size = 0
+        kept = list[_Piece]()
         for block in self.blocks:
             said = logits(block, dense).astype(np.float64)
             wanted = np.eye(said.shape[1])[block.labels] if target == "labels" else softmax(said, axis=1)
@@ -247,11 +257,11 @@ class Problem:
             self.constant -= float(entr(wanted).sum())
             for start, piece in self._cut(block):
                 self._take(piece, wanted[start : start + _ROWS].T, curvatures)
-                size += piece.features.nbytes + piece.fixed.nbytes
-                kept = [*kept, piece] if kept is not None and size <= self.memory else None
+                if self.keeps:
+                    kept.append(piece)
         if not self.images:
             raise SubspectError("refit: there are no images to learn from")
-        self.kept = kept
+        self.kept = kept if self.keeps else None
         self.constant /= self.images
         return [lower_root(curvature / self.images) for curvature in curvatures]
 

@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -17,6 +18,7 @@ from rich.text import Text
 import subspect
 from subspect.cli.printing import Formatter, ToStderr, err, let_go_of_stdout, out, said_of
 from subspect.ground.errors import SubspectError
+from subspect.ground.memory import memory_limit
 from subspect.ground.text import legible
 
 app = typer.Typer(
@@ -32,6 +34,12 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors to stderr.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; 1 is fastest for small networks.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Memory for features and statistics, such as 4G; by default a quarter of what is free."
+    ),
+]
 _RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues")
 _GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]
@@ -42,13 +50,16 @@ def command(panel: str) -> Callable[[Command], Command]:
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
-        def guarded(*, quiet: bool = False, threads: int | None = None, **kwargs: Any) -> None:
+        def guarded(
+            *, quiet: bool = False, threads: int | None = None, memory: str | None = None, **kwargs: Any
+        ) -> None:
             try:
                 if quiet:
                     logging.getLogger("subspect").setLevel(logging.WARNING)
                 if threads is not None:
                     _keep_to(threads)
-                function(**_gathered(function, kwargs))
+                with nullcontext() if memory is None else memory_limit(memory):
+                    function(**_gathered(function, kwargs))
             except (SubspectError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # whoever read our output has seen enough
@@ -70,7 +81,7 @@ def command(panel: str) -> Callable[[Command], Command]:
     return register
 
 
-def _common(*, quiet: Quiet = False, threads: Threads = None) -> None:
+def _common(*, quiet: Quiet = False, threads: Threads = None, memory: Memory = None) -> None:
     """Declare the options that every command has."""
 
 

@@ -44,6 +44,14 @@ def in_words(part: Part, examples: str = "images") -> str:
     )
 
 
+def share_of(part: Part) -> float:
+    """Return the share of an image set that a part is, about."""
+    if part == "all":
+        return 1.0
+    share = float(part.split()[2]) / 100
+    return share if part.startswith("held out") else 1 - share
+
+
 def in_part(ids: Sequence[str], part: Part) -> npt.NDArray[np.bool_]:
     """Tell which images lie in a part of a set: (n,), by BLAKE2b of the image id, the same in every run."""
     if part == "all":

@@ -1,7 +1,8 @@
 """The stored features of an image set, in blocks that are gone through again and again.
 
-Pursuit, refit and budget each pass over the same features several times. Blocks join the shards of a study to pieces
-that matrix products like; they are kept in memory where all of them fit the stated budget, and read anew where not.
+Pursuit, refit and budget each pass over the same features several times. Blocks join the shards of a study to pieces that
+matrix products like; they are kept in memory where all of them have room (`subspect.ground.memory`), and read anew where not,
+without any being kept meanwhile, so that memory doesn't grow with the images.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
+from subspect.ground.memory import budget
 from subspect.heads.history import Part
 from subspect.studies.image_set import ImageSet
+from subspect.studies.parts import share_of
 from subspect.studies.shards import Chunk
 
-MEMORY = 1 << 30  #: bytes that features, and likewise statistics, may take
+KEPT, STATISTICS = (
+    8,
+    4,
+)  #: of the memory there is, a share of one in so many for features that are kept, and for statistics
 _BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048
 
 
@@ -64,12 +70,17 @@ class Kept(ABC):
     """Blocks that may be gone through any number of times: kept in memory where all fit, and read anew where not.
 
     Args:
-        memory: bytes that may be kept.
+        memory: bytes that may be kept; an eighth of what a command may take unless given.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int | None = None) -> None:
         self._kept: list[Block] | None = None
-        self._memory = memory
+        self._memory = budget() // KEPT if memory is None else memory
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the features, about."""
 
     @abstractmethod
     def _read(self) -> Iterator[Block]:
@@ -79,16 +90,20 @@ class Kept(ABC):
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Block] | None = []
-        size = 0
+        kept, fits = list[Block](), self.nbytes <= self._memory
         for block in self._read():
-            size += block.features.nbytes
-            kept = [*kept, block] if kept is not None and size <= self._memory else None
+            if fits:
+                kept.append(block)
             yield block
-        self._kept = kept
+        self._kept = kept if fits else None
 
     def __len__(self) -> int:
         return sum(len(block.labels) for block in self)
+
+
+def bytes_of(blocks: Iterable[Block]) -> int:
+    """Return the bytes of the features of some blocks, about."""
+    return blocks.nbytes if isinstance(blocks, Kept) else sum(block.features.nbytes for block in blocks)
 
 
 class Rows(Kept):
@@ -100,9 +115,14 @@ class Rows(Kept):
         memory: bytes that may be kept; more than that is read from disk on each pass.
     """
 
-    def __init__(self, image_set: ImageSet, part: Part = "all", memory: int = MEMORY) -> None:
+    def __init__(self, image_set: ImageSet, part: Part = "all", memory: int | None = None) -> None:
         super().__init__(memory)
         self._image_set, self._part = image_set, part
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features; of a part, about."""
+        return int(4 * self._image_set.shape.n_features * len(self._image_set) * share_of(self._part))
 
     def _read(self) -> Iterator[Block]:
         return _join(self._image_set.chunks(self._part))

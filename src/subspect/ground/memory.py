@@ -1,0 +1,85 @@
+"""How much memory a command may take: a quarter of what was free when it was first asked, or what the user says.
+
+What keeps numbers in memory asks here for its share, and reads from disk again what has no room. No result depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+
+from subspect.ground.errors import SubspectError
+
+_LEAST = 64 * 2**20  #: bytes below which nothing gets done
+_OF_FREE = 4  # of what is free, a share of one in so many
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LIMITS = (
+    ("/sys/fs/cgroup/memory", ".max", ".current"),
+    ("/sys/fs/cgroup/memory/memory", ".limit_in_bytes", ".usage_in_bytes"),
+)
+_told: ContextVar[int | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def memory_limit(size: int | str) -> Iterator[None]:
+    """Keep to so much memory while the block runs, besides what Python, the libraries and the network take.
+
+    Args:
+        size: bytes, or text such as "4G" or "500M", in powers of 1,024.
+
+    Raises:
+        SubspectError: it is no such size, or less than 64 MB.
+    """
+    before = _told.set(bytes_of(size))
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def bytes_of(size: int | str) -> int:
+    """Return a size in bytes.
+
+    Raises:
+        SubspectError: it is none, or less than 64 MB.
+    """
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)i?b?", str(size).strip().lower())
+    number = int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found and not isinstance(size, bool) else 0
+    if number < _LEAST:
+        raise SubspectError(
+            f"memory (--memory) is a size of at least 64 MB, in bytes or such as 4G or 500M; got {size!r}"
+        )
+    return number
+
+
+def budget() -> int:
+    """Return how many bytes a command may take."""
+    told = _told.get()
+    return max(_LEAST, free() // _OF_FREE) if told is None else told
+
+
+@cache
+def free() -> int:
+    """Return how many bytes were free when this was first asked: of the machine, or of the container if that has fewer."""
+    return min(_of_machine(), *(_of_container(*names) for names in _LIMITS))
+
+
+def _of_machine() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names else 2**20
+        return int(pages * (os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096) // 2)
+
+
+def _of_container(place: str, limit: str, used: str) -> int:
+    try:
+        return max(0, int(Path(place + limit).read_text()) - int(Path(place + used).read_text()))
+    except (OSError, ValueError):  # there is none, or it has no limit
+        return 2**62

@@ -1,0 +1,53 @@
+"""How much memory a command may take, and that nothing but time depends on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from subspect import SubspectError, memory_limit
+from subspect.ground import memory
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4G", 4 * 2**30),
+        ("500M", 500 * 2**20),
+        ("0.5 GB", 2**29),
+        ("100mib", 100 * 2**20),
+        (2**27, 2**27),
+        ("1t", 2**40),
+    ],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    with memory_limit(text):
+        assert memory.budget() == size
+    assert memory.budget() == max(2**26, memory.free() // 4)
+
+
+@pytest.mark.parametrize("text", ["", "much", "4X", "-4G", 0, "63M", True, "4G4", "nan", "1e9"])
+def test_what_is_no_size(text: str | int) -> None:
+    message = "memory .--memory. is a size of at least 64 MB, in bytes or such as 4G or 500M; got "
+    with pytest.raises(SubspectError, match=message), memory_limit(text):
+        pass
+
+
+def test_limits_within_limits() -> None:
+    with memory_limit("1G"):
+        with pytest.raises(SubspectError), memory_limit("1"):
+            pass
+        with memory_limit("2G"):
+            assert memory.budget() == 2 * 2**30
+        assert memory.budget() == 2**30
+
+
+def test_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert 0 < memory.free() < 2**50
+    (tmp_path / "memory.max").write_text("3000000000\n")
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    monkeypatch.setattr(memory, "_LIMITS", ((str(tmp_path / "memory"), ".max", ".current"),))
+    assert memory.free.__wrapped__() == min(2_000_000_000, memory._of_machine())
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free.__wrapped__() == memory._of_machine()
