@@ -46,6 +46,7 @@ NOT_RUN = {
         f"python benchmarks/stability.py --data DIR --only {part}": "minutes, on real data"
         for part in ("true", "stays", "time", "planted")
     },
+    "python benchmarks/scale.py --work WORK --only memory --draws 0": "a quarter of an hour, and 10 GB",
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.
@@ -86,6 +87,7 @@ def test_blocks_are_found() -> None:
         "README.md",
         "compare.md",
         "cues.md",
+        "scale.md",
         "shortcut.md",
         "stability.md",
     }
@@ -106,7 +108,7 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/compare.md", "docs/cues.md", "docs/shortcut.md", "docs/stability.md"]
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("compare", "cues", "scale", "shortcut", "stability"))]
 )
 def test_shell_blocks_run_in_order(page: str, world: Path) -> None:
     commands = [without_dots(line) for line in lines(ROOT / page) if line.startswith("subspect ")]

@@ -126,7 +126,7 @@ def observe(
             own = range(manifest.n_shards) if piece is None else piece.shards(manifest.n_shards)
             told = _try(network, source, match, image_set, own, others)
             _run(network, source, match, image_set, own, workers, max_failed, show_progress)
-            with nullcontext() if piece is None else deciding(folder, name):
+            with nullcontext() if piece is None else deciding(folder, name, -1):
                 if piece is None or is_last(opened, image_set, piece, max_failed):
                     finish(image_set, None if told else network, match.names, others)
     return opened

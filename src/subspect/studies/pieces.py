@@ -86,7 +86,8 @@ def deciding(study: Path, name: str, wait: float = 60) -> AbstractContextManager
     """Keep every other process from beginning or closing an image set while the block runs.
 
     Raises:
-        SubspectError: another one is still at it after so many seconds, or the folder cannot be written.
+        SubspectError: another one is still at it after so many seconds (−1: as long as it takes), or the folder cannot be
+            written.
     """
     return _locked(study, name, wait)
 
