@@ -204,6 +204,12 @@ class Boundary:
         other.candidates = _FEWER * len(pool) if whole else self.candidates
         return other
 
+    def on_few(self) -> Boundary:
+        """Return the same, of which heads are learned on the sample alone."""
+        other = copy.copy(self)
+        other.blocks = self.few
+        return other
+
     def choose(self, sizes: Indices, head: Affine | None = None) -> list[Choice]:
         """Choose features for every class, for one or more sets of sizes.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -161,6 +162,8 @@ def reselect(
         advance(1)
     losses = [one.refit.loss - boundary.favoured(one.supports, worth) for one in tried if one.refit]
     best = tried[int(np.argmin(losses))]
+    if last and boundary.few is not boundary.blocks:  # from the optimum of the sample few steps are left
+        best = kind.learn(boundary.on_few(), best, TOLERANCE)
     return kind.learn(boundary, best, TOLERANCE) if last else best
 
 
@@ -255,7 +258,8 @@ class Problem:
             wanted = np.eye(said.shape[1])[block.labels] if target == "labels" else softmax(said, axis=1)
             self.images += len(wanted)
             self.constant -= float(entr(wanted).sum())
-            for start, piece in self._cut(block):
+            for start in range(0, len(block.labels), _ROWS):
+                piece = self._piece(block, start)
                 self._take(piece, wanted[start : start + _ROWS].T, curvatures)
                 if self.keeps:
                     kept.append(piece)
@@ -304,22 +308,30 @@ class Problem:
                 z[label] = theta[part] @ piece.features[places]
         return z
 
-    def _cut(self, block: Block) -> Iterator[tuple[int, _Piece]]:
-        """Cut a block into pieces, each with the row that it starts at."""
-        for start in range(0, len(block.labels), _ROWS):
-            x = block.features[start : start + _ROWS]
-            fixed = self.start[0][self.fixed] @ x.T.astype(np.float64) + self.start[1][self.fixed, None]
-            features = np.ones((len(self.union) + 1, len(x)))
-            features[:-1] = x[:, self.union].T
-            yield start, _Piece(features, fixed)
+    def _piece(self, block: Block, start: int) -> _Piece:
+        """Cut a piece out of a block, from a row on."""
+        x = block.features[start : start + _ROWS]
+        fixed = self.start[0][self.fixed] @ x.T.astype(np.float64) + self.start[1][self.fixed, None]
+        features = np.ones((len(self.union) + 1, len(x)))
+        features[:-1] = x[:, self.union].T
+        return _Piece(features, fixed)
+
+    def _worked(self, work: Callable[[_Piece], T], block: Block, start: int) -> T:
+        return work(self._piece(block, start))
 
     def _map(self, work: Callable[[_Piece], T]) -> Iterator[T]:
-        if self.kept is None:
-            for block in self.blocks:
-                yield from (work(piece) for _, piece in self._cut(block))
-        else:
-            with workers() as pool:
+        """Do some work on every piece, in several threads; a block is read while the one before is worked on."""
+        with workers() as pool:
+            if self.kept is not None:
                 yield from pool.map(work, self.kept)
+                return
+            before: list[Future[T]] = []
+            for block in self.blocks:
+                cuts = range(0, len(block.labels), _ROWS)
+                now = [pool.submit(self._worked, work, block, start) for start in cuts]
+                yield from (one.result() for one in before)
+                before = now
+            yield from (one.result() for one in before)
 
 
 def lower_root(curvature: Array) -> Array:
