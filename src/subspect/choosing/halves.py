@@ -22,7 +22,7 @@ from subspect.studies.rows import Block, Kept, bytes_of
 _MOST = 1000  # more take hours, and tell no more
 LARGEST = 100_000  #: images of a half, of however many there are
 _SAMPLE = 2**32  # a hash of its own
-FEW = 200_000  #: images that rough heads are learned from, of however many there are
+FEW = 100_000  #: images that rough heads are learned from, of however many there are
 
 
 def check_draws(draws: int) -> int:
