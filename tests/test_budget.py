@@ -804,17 +804,17 @@ def test_a_class_without_images_claims_no_place_in_the_pool() -> None:
     assert shared_pool(one, free.supports, free.affine, 10).tolist() == list(range(8))
 
 
-def test_what_exceeds_the_memory_is_first_cut_to_what_moves_the_logits_most() -> None:
+def test_what_exceeds_the_memory_is_first_cut_to_what_moves_the_logits_most(monkeypatch: pytest.MonkeyPatch) -> None:
     x, labels, dense = twins()
     x[:, 5] /= 256
     dense[0][:, 5] *= 256
     one = Boundary(cut(x, labels), *dense)
     free = one.choose(np.full((1, 4), 2))[0]
     spread = np.abs(free.affine[0]).sum(axis=0) * x.std(axis=0)
-    one.memory = 8 * 4 * 6**2
+    monkeypatch.setattr("subspect.choosing.pool._BYTES", 8 * 4 * 6**2)
     pool = shared_pool(one, free.supports, free.affine, 5)
     assert len(pool) == 5 and set(pool) < set(np.argsort(-spread)[:6])
-    one.memory = 0
+    monkeypatch.setattr("subspect.choosing.pool._BYTES", 0)
     assert shared_pool(one, free.supports, free.affine, 4).tolist() == sorted(np.argsort(-spread)[:4])
 
 

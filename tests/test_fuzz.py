@@ -13,7 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize(("engine", "inputs"), [("chance", "300"), ("hypothesis", "120")])
+@pytest.mark.parametrize(("engine", "inputs"), [("chance", "300"), ("hypothesis", "200")])
 def test_every_reader_bears_what_it_is_given(tmp_path: Path, engine: str, inputs: str) -> None:
     options = ["--engine", engine, "--inputs", inputs, "--findings", str(tmp_path), "--json", str(tmp_path / "a")]
     done = subprocess.run([sys.executable, BENCHMARKS / "fuzz.py", *options], capture_output=True, text=True)

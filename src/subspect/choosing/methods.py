@@ -223,13 +223,13 @@ def by_pursuit(
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
         curved = not (pool or sought) and judge
         skip = _the_same(seen) if curved else None
-        ladder = _ladder(boundary, seen.checked, skip) if curved else []
+        ladder, firsts = _ladder(boundary, seen.checked, skip, sizes) if curved else ([], {})
         for size in sizes:
             if isinstance(size, Auto):
                 size = replace(size, most=min(size.most, pool or boundary.dense[0].shape[1]))
                 result = _settle(seen, boundary, learn, size)
             else:
-                choice = learn(_counts(boundary, size, pool))
+                choice = learn(_counts(boundary, size, pool), first=firsts.get(size))
                 [counts] = count(seen.checked, [choice.affine], skip) if ladder else [None]
                 result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
             choice = in_order(result.choice, boundary)
@@ -301,12 +301,13 @@ def _learn(
     advance: Callable[[int], object],
     rounds: int = ROUNDS,
     last: bool = True,
+    first: Choice | None = None,
 ) -> Choice:
-    """Choose as many features as each class gets, and learn a head on them."""
+    """Choose as many features as each class gets, unless that choice is there already, and learn a head on them."""
     n_classes, n_features = boundary.dense[0].shape
     if pool is None and (counts >= n_features).all() and not ternary:
         return Choice([np.arange(n_features)] * n_classes, boundary.dense)
-    [choice] = boundary.choose(counts[None])
+    choice = boundary.choose(counts[None])[0] if first is None else first
     if pool:
         free = reselect(boundary, choice, rounds=1)
         boundary = boundary.within(shared_pool(boundary, free.supports, free.affine, pool))
@@ -410,13 +411,20 @@ def _the_same(seen: Seen) -> npt.NDArray[np.uint64] | None:
     return None if all(np.isin(block.prints(), skip).all() for block in seen.checked) else skip
 
 
-def _ladder(boundary: Boundary, check: Iterable[Block], skip: npt.NDArray[np.uint64] | None) -> list[CurvePoint]:
-    """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none."""
+def _ladder(
+    boundary: Boundary, check: Iterable[Block], skip: npt.NDArray[np.uint64] | None, asked: Sequence[Checked]
+) -> tuple[list[CurvePoint], dict[Checked, Choice]]:
+    """Return what sizes from 1 up cost before any refit, on the images to measure on; nothing where there are none.
+
+    And the choices of those sizes that are asked for; where features are favoured they depend on the largest, and don't count.
+    """
     n_classes, n_features = boundary.dense[0].shape
     sizes = [k for k in LADDER if k <= min(n_features, _CURVE)]
     tried = boundary.choose(np.array([[k] * n_classes for k in sizes]))
     counts = count(check, [one.affine for one in tried], skip)
-    return [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
+    points = [_point(one, boundary, counted) for one, counted in zip(tried, counts, strict=True) if counted.images]
+    known = zip(sizes, tried, strict=True) if boundary.favour is None else ()
+    return points, {size: choice for size, choice in known if size in asked}
 
 
 def _point(choice: Choice, boundary: Boundary, counts: Counts) -> CurvePoint:
