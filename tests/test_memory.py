@@ -46,8 +46,10 @@ def test_limits_within_limits() -> None:
 def test_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert 0 < memory.free() < 2**50
     (tmp_path / "memory.max").write_text("3000000000\n")
-    (tmp_path / "memory.current").write_text("1000000000\n")
-    monkeypatch.setattr(memory, "_LIMITS", ((str(tmp_path / "memory"), ".max", ".current"),))
-    assert memory.free.__wrapped__() == min(2_000_000_000, memory._of_machine())
+    (tmp_path / "memory.current").write_text("2500000000\n")
+    (tmp_path / "memory.stat").write_text("anon 900000000\nfile 1600000000\ninactive_file 1500000000\n")
+    monkeypatch.setattr(memory, "_LIMITS", ((str(tmp_path / "memory"), ".max", ".current", "inactive_file"),))
+    monkeypatch.setattr(memory, "_of_machine", lambda: 9_000_000_000)
+    assert memory.free.__wrapped__() == 2_000_000_000  # files that were read are given up at need
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free.__wrapped__() == memory._of_machine()
+    assert memory.free.__wrapped__() == 9_000_000_000

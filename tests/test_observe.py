@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -25,6 +24,7 @@ from torch import nn
 
 import subspect
 from conftest import PIXELS, Tiny, reseal
+from elsewhere import Slow, observing_slowly, wait_for
 from subspect import Network, Study, SubspectError, observe
 from subspect.ground.files import part_name
 from subspect.images.decoding import decode
@@ -131,41 +131,16 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
 
 
-SCRIPT = """
-import sys, time, torch
-sys.path[:0] = {paths!r}
-from conftest import Tiny
-import subspect, importlib
-importlib.import_module("subspect.studies.shards")._SHARD_IMAGES = 8
-class Slow(Tiny):
-    def forward(self, x):
-        time.sleep({pause})
-        return super().forward(x)
-subspect.observe(subspect.Network(Slow()), {folder!r}, {study!r}, batch_size=4)
-"""
-
-
-class Slow(Tiny):
-    """The network of the script, without its pauses."""
-
-
-def script(pause: float, folder: Path, study: Path) -> list[str]:
-    source = SCRIPT.format(paths=sys.path, pause=pause, folder=str(folder), study=str(study))
-    return [sys.executable, "-c", source]
-
-
 def test_killed_and_run_again(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(each=20)
     small_shards(monkeypatch)
-    process = subprocess.Popen(script(0.15, folder, tmp_path / "killed"))
+    process = observing_slowly(folder, tmp_path / "killed", 0.15)
     observe(Network(Slow()), folder, tmp_path / "whole", batch_size=4)
     first = tmp_path / "killed/sets/train/00000.arrow"
-    deadline = time.monotonic() + 60
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(first)
     time.sleep(0.2)  # into the next shard
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     left = sorted(path.name for path in first.parent.glob("*.arrow"))
     assert 0 < len(left) < 8
     (first.parent / part_name()).write_bytes(b"half a shard")  # what a kill within a write leaves

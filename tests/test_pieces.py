@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -17,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from conftest import Tiny
+from elsewhere import Slow, observing_slowly, wait_for
 from subspect import Network, Study, SubspectError, observe, verify
 from subspect.cli import app
 from subspect.ground.files import locked
@@ -123,43 +121,20 @@ def test_on_the_command_line(
 
 # At once --------------------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import importlib, sys, time, torch
-sys.path[:0] = {paths!r}
-from conftest import Tiny
-import subspect
-importlib.import_module("subspect.studies.shards")._SHARD_IMAGES = 8
-class Slow(Tiny):
-    def forward(self, x):
-        time.sleep({pause})
-        return super().forward(x)
-subspect.observe(subspect.Network(Slow()), {folder!r}, {study!r}, batch_size=4, part={part!r}, show_progress=False)
-"""
-
-
-class Slow(Tiny):
-    """The network of the script, without its pauses."""
-
-
-def started(folder: Path, study: Path, part: tuple[int, int], pause: float = 0.0) -> subprocess.Popen[str]:
-    source = SCRIPT.format(paths=sys.path, folder=str(folder), study=str(study), part=part, pause=pause)
-    return subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE, text=True)
-
 
 def test_three_processes_at_once_one_of_them_killed(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder(each=20)
     observe(Network(Slow()), folder, tmp_path / "whole", batch_size=4)
-    slow, *others = [started(folder, tmp_path / "study", (n, 3), 0.1 * (n == 1)) for n in (1, 2, 3)]
-    first, deadline = tmp_path / "study/sets/train/00000.arrow", time.monotonic() + 60
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    slow, *others = [observing_slowly(folder, tmp_path / "study", 0.1 * (n == 1), (n, 3)) for n in (1, 2, 3)]
+    first = tmp_path / "study/sets/train/00000.arrow"
+    wait_for(first)
     slow.send_signal(signal.SIGKILL)
     slow.communicate()
     said = [other.communicate()[1] for other in others]
     assert [other.returncode for other in others] == [0, 0], said
     assert Study.open(tmp_path / "study").unfinished == ["train"]
     written = first.stat().st_mtime_ns
-    again = started(folder, tmp_path / "study", (1, 3))
+    again = observing_slowly(folder, tmp_path / "study", part=(1, 3))
     said = [again.communicate()[1]]
     assert again.returncode == 0, said
     assert files(tmp_path / "study") == files(tmp_path / "whole") and first.stat().st_mtime_ns == written

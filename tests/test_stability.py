@@ -19,7 +19,7 @@ from subspect.choosing.halves import Drawn, check_draws, halves
 from subspect.choosing.methods import Seen, choose, gathered
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic, pursue, worths
-from subspect.choosing.refit import TOLERANCE, learned_from, reselect
+from subspect.choosing.refit import reselect
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Auto, Checked, Mean, allocate
 from subspect.choosing.stability import MOST, NEAR, Trust, near_equal, substitutes, trust
@@ -601,13 +601,14 @@ def test_halves_of_many_images_are_of_a_sample(monkeypatch: pytest.MonkeyPatch) 
 def test_rough_heads_are_learned_from_a_sample_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     x, labels, dense = make(3)
     blocks = cut(x, labels, [50])
-    assert Boundary(blocks, *dense).few is blocks
+    every = Boundary(blocks, *dense)
+    assert every.few is blocks and every.on_few() is every
     whole = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
     monkeypatch.setattr("subspect.choosing.halves.FEW", 45)
     boundary = Boundary(blocks, *dense)
     drawn = np.concatenate([block.features for block in boundary.few])
     assert 25 < len(drawn) < 65 and {row.tobytes() for row in drawn} <= {row.tobytes() for row in x}
-    assert learned_from(boundary, TOLERANCE) is blocks and learned_from(boundary, 1e-4) is boundary.few
+    assert boundary.on_few().blocks is boundary.few and boundary.blocks is blocks
     some = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
     assert whole.choice.refit is not None and some.choice.refit is not None
     assert some.choice.refit.converged and some.choice.refit.loss < 2 * whole.choice.refit.loss + 0.01

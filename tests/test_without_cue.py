@@ -252,8 +252,9 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
     made = study[study.decomposition_names[-1]]
     settings = {"epochs": 30, "batch_size": 16, "rate": 30.0, "held_out": 0.2, "layers": ("fc",), "weight_decay": 0.0}
     ends, made_of, test = {}, {}, pictures(40, 1, "class")
-    for name, cues in (("leaning", ()), ("without", tuple(cue.name for cue in CORNERS[:1]))):
-        retrained = subspect.retrain(
+
+    def trained(name: str, cues: tuple[str, ...]) -> subspect.Retrained:
+        return subspect.retrain(
             study,
             made,
             network=network(),
@@ -264,7 +265,9 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
             control=False,
             show_progress=False,
         )
-        made_of[name] = retrained
+
+    for name, cues in (("leaning", ()), ("without", tuple(cue.name for cue in CORNERS[:1]))):
+        made_of[name] = retrained = trained(name, cues)
         images, labels = pictures(40, 5, "all")
         with torch.no_grad():
             said = retrained.retrained.model(torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255).argmax(dim=1)
@@ -274,16 +277,7 @@ def test_training_without_a_cue(tmp_path: Path) -> None:
         with pytest.raises(
             SubspectError, match=r"holds a training with other cues to do without \(--without-cue\); choose"
         ):
-            subspect.retrain(
-                study,
-                made,
-                network=network(),
-                images=TRAIN,
-                folder=tmp_path / name,
-                settings={**settings, "without_cues": cues},
-                control=False,
-                show_progress=False,
-            )
+            trained(name, cues)
     # The best epoch, and what is said of it, is told by held-out images and test images in which the cue is swapped.
     plain, own = made_of["leaning"], made_of["without"]
     assert not plain.swapped and "swapped" not in str(plain.tables()[0].caption)

@@ -134,7 +134,7 @@ class Prepared(Check):
         return f"{self._tried(about, here)}, and {self._tried(about, other)}"
 
     def _tried(self, about: About, name: str) -> str:
-        return f"{min(len(about.study.image_set(name)), PREPARED[0])} images of {name!r}"
+        return f"{min(len(about.study.image_set(name)), PREPARED[0])} images or more of {name!r}"
 
     def _other(self, about: About) -> str | None:
         chosen = about.decomposition.chosen_on[0]

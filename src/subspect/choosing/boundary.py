@@ -205,7 +205,9 @@ class Boundary:
         return other
 
     def on_few(self) -> Boundary:
-        """Return the same, of which heads are learned on the sample alone."""
+        """Return the same with the sample alone as its blocks, for heads that need not be exact; itself, where all are few."""
+        if self.few is self.blocks:
+            return self
         other = copy.copy(self)
         other.blocks = self.few
         return other

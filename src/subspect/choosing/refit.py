@@ -105,14 +105,9 @@ class Kind(NamedTuple):
     anew: Callable[[Boundary, Choice, Indices], Choice]
 
 
-def learned_from(boundary: Boundary, tolerance: float) -> Iterable[Block]:
-    """Return the images to learn a head from: all, or for one between rounds a sample where there are many."""
-    return boundary.few if tolerance >= _ROUGH else boundary.blocks
-
-
 def _learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
     learned = refit(
-        learned_from(boundary, tolerance),
+        boundary.blocks,
         boundary.dense,
         choice.supports,
         choice.affine,
@@ -150,7 +145,8 @@ def reselect(
         The choice whose refit has the least loss, less by how much its features are favoured, with the head of that refit.
     """
     sizes = np.array([len(support) for support in choice.supports])
-    tried = [kind.learn(boundary, choice, _ROUGH)]
+    rough = boundary.on_few()
+    tried = [kind.learn(rough, choice, _ROUGH)]
     seen, worth = {_key(choice)}, None
     for _ in range(rounds):
         choice = kind.anew(boundary, tried[-1], sizes)
@@ -158,12 +154,12 @@ def reselect(
         if _key(choice) in seen:
             break
         seen.add(_key(choice))
-        tried.append(kind.learn(boundary, choice, _ROUGH))
+        tried.append(kind.learn(rough, choice, _ROUGH))
         advance(1)
     losses = [one.refit.loss - boundary.favoured(one.supports, worth) for one in tried if one.refit]
     best = tried[int(np.argmin(losses))]
-    if last and boundary.few is not boundary.blocks:  # from the optimum of the sample few steps are left
-        best = kind.learn(boundary.on_few(), best, TOLERANCE)
+    if last and rough is not boundary:  # from the optimum of the sample few steps are left
+        best = kind.learn(rough, best, TOLERANCE)
     return kind.learn(boundary, best, TOLERANCE) if last else best
 
 
@@ -209,10 +205,10 @@ class Problem:
         )
         self.blocks = blocks
         memory = budget() // STATISTICS if memory is None else memory
-        rows = bytes_of(blocks) // (
-            4 * start[0].shape[1]
-        )  # kept or read anew: known at once, so that nothing is kept in vain
-        self.keeps = 8 * rows * (len(self.union) + 1 + len(self.fixed)) <= memory
+        rows = bytes_of(blocks) // (4 * start[0].shape[1])
+        self.keeps = (
+            8 * rows * (len(self.union) + 1 + len(self.fixed)) <= memory
+        )  # known at once: nothing is kept in vain
         self.kept: list[_Piece] | None = None
         self.images, self.constant, self.wanted = 0, 0.0, np.zeros(len(self.begin))
         self.roots = self._prepare(dense, target)

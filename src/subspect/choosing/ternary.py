@@ -19,7 +19,7 @@ from scipy.linalg import solve_triangular
 
 from subspect.choosing.boundary import Boundary, Choice, Refit
 from subspect.choosing.pursuit import Array, Indices, Quadratic
-from subspect.choosing.refit import Kind, Problem, learned_from, least, lower_root
+from subspect.choosing.refit import Kind, Problem, least, lower_root
 
 _TIE = 1e-9  # gains closer than this, relatively, are equal: the lower feature wins
 _RANK = 1e-9  # what is left of a variance, relatively, that is rounding
@@ -41,7 +41,7 @@ def readable(boundary: Boundary, free: Choice) -> Choice:
 
 def learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
     """Learn all scales and biases; features and signs stay."""
-    problem = Scales(boundary, choice, tolerance)
+    problem = Scales(boundary, choice)
     vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance)
     scales, bias = problem.scales(vector)
     learned = _choice(boundary, _signs(boundary, choice), scales, bias)
@@ -51,10 +51,10 @@ def learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
 class Scales:
     """The loss and its gradient as a function of one vector: log 1/s of the features used, log a and b of the free classes."""
 
-    def __init__(self, boundary: Boundary, choice: Choice, tolerance: float = 0) -> None:
+    def __init__(self, boundary: Boundary, choice: Choice) -> None:
         assert choice.scales is not None
         self.inner = inner = Problem(
-            learned_from(boundary, tolerance),
+            boundary.blocks,
             boundary.dense,
             choice.supports,
             choice.affine,

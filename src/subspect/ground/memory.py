@@ -18,9 +18,9 @@ from subspect.ground.errors import SubspectError
 _LEAST = 64 * 2**20  #: bytes below which nothing gets done
 _OF_FREE = 4  # of what is free, a share of one in so many
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_LIMITS = (
-    ("/sys/fs/cgroup/memory", ".max", ".current"),
-    ("/sys/fs/cgroup/memory/memory", ".limit_in_bytes", ".usage_in_bytes"),
+_LIMITS = (  # a container's: where its limit stands, what it uses, and what of that is files read, which give way at need
+    ("/sys/fs/cgroup/memory", ".max", ".current", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory", ".limit_in_bytes", ".usage_in_bytes", "total_inactive_file"),
 )
 _told: ContextVar[int | None] = ContextVar("memory", default=None)
 
@@ -35,14 +35,14 @@ def memory_limit(size: int | str) -> Iterator[None]:
     Raises:
         SubspectError: it is no such size, or less than 64 MB.
     """
-    before = _told.set(bytes_of(size))
+    before = _told.set(in_bytes(size))
     try:
         yield
     finally:
         _told.reset(before)
 
 
-def bytes_of(size: int | str) -> int:
+def in_bytes(size: int | str) -> int:
     """Return a size in bytes.
 
     Raises:
@@ -78,8 +78,10 @@ def _of_machine() -> int:
         return int(pages * (os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096) // 2)
 
 
-def _of_container(place: str, limit: str, used: str) -> int:
+def _of_container(place: str, limit: str, used: str, cached: str) -> int:
     try:
-        return max(0, int(Path(place + limit).read_text()) - int(Path(place + used).read_text()))
-    except (OSError, ValueError):  # there is none, or it has no limit
+        lines = dict(line.split() for line in Path(place + ".stat").read_text().splitlines())
+        taken = int(Path(place + used).read_text()) - int(lines[cached])
+        return max(0, int(Path(place + limit).read_text()) - taken)
+    except (OSError, ValueError, KeyError):  # there is none, or it has no limit
         return 2**62

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from subspect.ground.errors import SubspectError
@@ -97,7 +98,10 @@ def _as_trusted(decomposition: Decomposition, path: Path) -> Decomposition:
         return decomposition
     known, now = Decomposition.load(path), decomposition.trust
     draws = 0 if now is None else int(now.draws.max())
-    if known.trust is None or known.trust.draws.max() <= draws or not torch.equal(known.weights, decomposition.weights):
+    same = np.array_equal(known.supports.flat, decomposition.supports.flat) and torch.equal(
+        known.weights, decomposition.weights
+    )
+    if known.trust is None or known.trust.draws.max() <= draws or not same:
         return decomposition
     log.info(
         "%s was chosen before, and repeated on %d halves: what that says is kept", known.name, known.trust.draws.max()

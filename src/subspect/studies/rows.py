@@ -25,10 +25,8 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.parts import share_of
 from subspect.studies.shards import Chunk
 
-KEPT, STATISTICS = (
-    8,
-    4,
-)  #: of the memory there is, a share of one in so many for features that are kept, and for statistics
+KEPT = 8  #: features that are kept may take one in so many parts of the memory there is
+STATISTICS = 4  #: and what is summed of them one in so many
 _BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048
 
 
