@@ -41,7 +41,8 @@ import subspect
 from _archives import unpacked
 from _rows import Row, publish, row
 from photographs import OwnCrop
-from subspect.choosing.methods import Seen, choose, look
+from subspect.choosing.methods import choose
+from subspect.choosing.seen import Seen, look
 from subspect.choosing.sizes import Checked, check_budget
 from subspect.demo import train_network, write_digits
 from subspect.heads.supports import Supports

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,11 +11,11 @@ from scipy.special import softmax
 from scipy.stats import rankdata
 
 from conftest import cut
+from passes import Passes
 from subspect import SubspectError
 from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Affine, Boundary, Choice, logits
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic
-from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,17 +36,6 @@ def make(seed: int, images: int = 90, features: int = 7, classes: int = 4) -> tu
     x = coarse(x / 2 + generator.uniform(-1, 1, features))
     head = coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
     return x.astype(np.float32), np.arange(images) % classes, head
-
-
-class Passes:
-    """Blocks that count how often they are gone through."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        self.blocks, self.count = blocks, 0
-
-    def __iter__(self) -> Iterator[Block]:
-        self.count += 1
-        return iter(self.blocks)
 
 
 def plainly(x: Features, labels: Ints, dense: Affine, target: Target, head: Affine | None) -> tuple[Array, Array]:
@@ -310,9 +297,9 @@ def test_within_a_pool_only_its_features_are_in_the_running() -> None:
     blocks = Passes(cut(x, labels))
     boundary = Boundary(blocks, *dense, candidates=6)
     before = boundary.each(lambda problem: problem.features.tolist())
-    blocks.count = 0
+    blocks.read = 0
     within = boundary.within(np.array([17, 2, 9, 4]))
-    assert blocks.count == 0
+    assert blocks.passes == 0
     for head in (None, some_head(17, 4, 20)):
         assert within.each(lambda problem: problem.features.tolist(), head) == [[2, 4, 9, 17]] * 4
         assert all(set(support) <= {2, 4, 9, 17} for support in choose(within, 3, head).supports)
@@ -339,12 +326,12 @@ def test_a_large_pool_is_screened_as_all_features_are() -> None:
 def test_little_memory_takes_more_passes_to_the_same_answer(target: Target) -> None:
     x, labels, dense = make(7, classes=5)
     expected = choose(Boundary(cut(x, labels, [40]), *dense, target), 3)
-    for memory, groups in ((0, 5), (8 * 7 * 7 * 2, 3), (8 * 7 * 7 * 5, 1)):
+    for memory, groups in ((0, 5), (2 * 8 * 7 * 7 * 2, 3), (2 * 8 * 7 * 7 * 5, 1)):
         blocks = Passes(cut(x, labels, [40]))
         boundary = Boundary(blocks, *dense, target, memory=memory)
-        assert blocks.count == 1
+        assert blocks.passes == 1
         found = choose(boundary, 3)
-        assert blocks.count == 1 + groups
+        assert blocks.passes == 1 + groups
         assert [s.tolist() for s in found.supports] == [s.tolist() for s in expected.supports]
         assert np.array_equal(found.affine[0], expected.affine[0]) and np.array_equal(
             found.affine[1], expected.affine[1]

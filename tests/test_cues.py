@@ -783,7 +783,7 @@ def test_images_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         found.cues(network(), cues=["border"], seed=1, replace=True)
     assert found.cues(network(), cues=["border"], seed=1, replace=True, images=tmp_path / "moved").images.sum() == 22
     # Images that go away between two passes: what is done is kept, and the rest is not taken for other images.
-    monkeypatch.setattr("subspect.swapping.partners._MEMORY", 0)
+    monkeypatch.setattr("subspect.swapping.partners.budget", lambda: 0)
 
     class Deleting(Bottom):
         name = "deleting"

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from conftest import cut
+from passes import Passes
 from subspect import SubspectError
 from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit
 from subspect.choosing.options import TARGETS, Target
@@ -75,17 +76,6 @@ def nothing(classes: int = 4, features: int = 8) -> Affine:
 def noise(seed: int, classes: int = 4, features: int = 8) -> Affine:
     generator = np.random.default_rng(seed)
     return generator.standard_normal((classes, features)), generator.standard_normal(classes)
-
-
-class Passes:
-    """Blocks that count how often they are gone through."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        self.blocks, self.count = blocks, 0
-
-    def __iter__(self) -> Iterator[Block]:
-        self.count += 1
-        return iter(self.blocks)
 
 
 def wanted(x: Features, labels: Ints, dense: Affine, target: Target) -> Array:
@@ -238,7 +228,7 @@ def test_a_prior_pulls_towards_the_start_as_so_many_images(target: Target) -> No
 def test_loss_and_gradient_at_any_point(
     target: Target, fixed: tuple[int, ...], fill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subspect.choosing.refit._FILL", fill)
+    monkeypatch.setattr("subspect.choosing.layout._FILL", fill)
     x, labels, dense = make(2)
     supports = some(2)
     problem = Problem(cut(x, labels, [33]), dense, supports, noise(2), target, fixed, 0, 1 << 30)
@@ -282,7 +272,7 @@ def test_little_memory_reads_the_features_at_every_step_to_the_same_answer(targe
     for memory in (1 << 30, 5 * row, 5 * row - 1, 0):
         blocks = Passes(cut(x, labels, [20, 90]))
         found.append(refit(blocks, dense, supports, dense, target, fixed=[3], memory=memory))
-        passes.append(blocks.count)
+        passes.append(blocks.passes)
     assert passes[0] == passes[1] < 5 and found[0].steps > 5
     assert passes[2] == passes[3] > found[0].steps
     for other in found[1:]:
@@ -298,7 +288,7 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
     x, labels, dense = make(5)
     order = np.random.default_rng(5).permutation(120)
     one = refit(cut(x, labels), dense, some(5), dense, target, tolerance=1e-9)
-    monkeypatch.setattr("subspect.choosing.refit._ROWS", 17)
+    monkeypatch.setattr("subspect.choosing.layout._ROWS", 17)
     blocks = cut(x[order], labels[order], [0, 20, 34, 100, 120])
     other = refit(blocks, dense, some(5), dense, target, memory=memory, tolerance=1e-9)
     assert other.loss == pytest.approx(one.loss, abs=1e-12)
@@ -312,7 +302,7 @@ def test_one_matrix_product_for_all_classes_or_one_for_each_is_the_same(
     x, labels, dense = make(18)
     supports = [np.array([6, 2]), np.empty(0, np.int64), np.array([1, 7, 5]), np.array([2])]
     one = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
-    monkeypatch.setattr("subspect.choosing.refit._FILL", 0)
+    monkeypatch.setattr("subspect.choosing.layout._FILL", 0)
     other = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
     assert one.loss == pytest.approx(other.loss, abs=1e-12)
     assert np.allclose(one.weight, other.weight, atol=1e-6) and np.allclose(one.bias, other.bias, atol=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -14,12 +13,14 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from conftest import cut
+from passes import Passes
 from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Affine, Boundary
 from subspect.choosing.halves import Drawn, check_draws, halves
-from subspect.choosing.methods import Seen, choose, gathered
+from subspect.choosing.methods import choose
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic, pursue, worths
 from subspect.choosing.refit import reselect
+from subspect.choosing.seen import Seen, gathered
 from subspect.choosing.settle import helped
 from subspect.choosing.sizes import Auto, Checked, Mean, allocate
 from subspect.choosing.stability import MOST, NEAR, Trust, near_equal, substitutes, trust
@@ -52,17 +53,6 @@ def make(seed: int, images: int = 90, features: int = 6, classes: int = 3) -> tu
 def some_head(seed: int, classes: int = 3, features: int = 6) -> Affine:
     generator = np.random.default_rng(seed)
     return coarse(generator.standard_normal((classes, features))), coarse(generator.standard_normal(classes))
-
-
-class Passes:
-    """Blocks that count how often they are gone through."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        self.blocks, self.count = blocks, 0
-
-    def __iter__(self) -> Iterator[Block]:
-        self.count += 1
-        return iter(self.blocks)
 
 
 def plainly(
@@ -128,10 +118,10 @@ def test_equal_images_go_together_and_what_memory_does_not_hold_is_read_again() 
     x, _, _ = make(1)
     blocks = Passes(cut(np.concatenate([x, x]), np.tile(np.arange(90), 2), [50]))
     for memory, passes in ((1 << 20, 1), (0, 3)):
-        blocks.count = 0
+        blocks.read = 0
         first = Drawn(blocks, 0, 0, 0.5, memory)
         kept = [ids_in(first) for _ in range(3)]
-        assert blocks.count == passes + 1 and kept[0] == kept[1] == kept[2]
+        assert blocks.passes == passes and kept[0] == kept[1] == kept[2]
         assert all(kept[0].count(one) == 2 for one in kept[0]) and len(first) == len(kept[0])
 
 
@@ -602,13 +592,13 @@ def test_rough_heads_are_learned_from_a_sample_of_many_images(monkeypatch: pytes
     x, labels, dense = make(3)
     blocks = cut(x, labels, [50])
     every = Boundary(blocks, *dense)
-    assert every.few is blocks and every.on_few() is every
+    assert every.few is every.blocks and every.on_few() is every
     whole = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
     monkeypatch.setattr("subspect.choosing.halves.FEW", 45)
     boundary = Boundary(blocks, *dense)
     drawn = np.concatenate([block.features for block in boundary.few])
     assert 25 < len(drawn) < 65 and {row.tobytes() for row in drawn} <= {row.tobytes() for row in x}
-    assert boundary.on_few().blocks is boundary.few and boundary.blocks is blocks
+    assert boundary.on_few().blocks is boundary.few is not boundary.blocks
     some = next(iter(choose(seen_of(x, labels, dense, [2]), [2], "pursuit", True, None)))
     assert whole.choice.refit is not None and some.choice.refit is not None
     assert some.choice.refit.converged and some.choice.refit.loss < 2 * whole.choice.refit.loss + 0.01

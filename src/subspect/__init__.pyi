@@ -21,6 +21,7 @@ from .giving.timing import Ratio
 from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from .giving.training import Epoch, Settings, Trained
 from .giving.without_cue import SwappedAccuracy, WithoutCue
+from .ground.clusters import engine
 from .ground.errors import MissingExtra, SubspectError
 from .ground.memory import memory_limit
 from .ground.results import Result
@@ -151,6 +152,7 @@ __all__ = [
     "diff",
     "doctor",
     "edit",
+    "engine",
     "essentiality",
     "evaluate",
     "explain",

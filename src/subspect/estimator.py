@@ -14,10 +14,11 @@ from scipy.special import expit, softmax
 
 from subspect.choosing.boundary import Affine
 from subspect.choosing.decompose import check_choice
-from subspect.choosing.methods import Result, Seen, choose, gathered
+from subspect.choosing.methods import Result, choose
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.promise import count
 from subspect.choosing.pursuit import Array, Indices
+from subspect.choosing.seen import Seen, gathered
 from subspect.choosing.sizes import Auto, Budget, Checked
 from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import MissingExtra, SubspectError, some

@@ -18,9 +18,9 @@ from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.network import Network
 from subspect.statistics.outcomes import Calibration
 from subspect.studies.reopen import Reopened, open_again
-from subspect.swapping.measure import read
 from subspect.swapping.partners import spread
 from subspect.swapping.pixels import Tones, checked
+from subspect.swapping.through import read
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

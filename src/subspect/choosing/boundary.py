@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +36,8 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.memory import budget
 from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
-from subspect.studies.rows import STATISTICS, Block, workers
+from subspect.studies.blocks import STATISTICS, kept, total
+from subspect.studies.rows import Block, workers
 
 Affine = tuple[Array, Array]  #: weight (C, d) and bias (C,)
 T = TypeVar("T")
@@ -136,22 +138,17 @@ class Boundary:
     ) -> None:
         if target not in TARGETS:
             raise SubspectError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
-        self.blocks, self.target = blocks, target
+        self.blocks, self.target = kept(blocks), target
         self.memory = budget() // STATISTICS if memory is None else memory
         self.dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
-        self.moments, self.images = Moments(weight.shape[1]), np.zeros(len(weight), np.int64)
-        margins = [np.empty(0)]
-        for block in blocks:
-            self.moments.update(block.features)
-            self.images += np.bincount(block.labels, minlength=len(weight))
-            two = np.partition(self._exactly(block), -2, axis=1)[:, -2:]
-            margins.append(two[:, 1] - two[:, 0])
+        nothing = partial(_nothing, *weight.shape)
+        self.moments, self.images, margins = total(self.blocks, nothing, partial(_look, self.dense))
         if self.moments.images < 2:
             raise SubspectError(
                 f"pursuit compares images, and there is {self.moments.images}; give more, or take method 'contribution'"
             )
-        self.few = few(blocks, self.moments.images)
-        self.margin = float(np.median(np.concatenate(margins)))
+        self.few = few(self.blocks, self.moments.images)
+        self.margin = float(np.median(np.concatenate([np.empty(0), *margins])))
         leaning = self._leaning()
         self.candidates, self._ranks = candidates, self._rank(leaning)
         largest = leaning.max(axis=1, keepdims=True)
@@ -176,12 +173,11 @@ class Boundary:
         weight, bias = head or (self.dense[0] - self.dense[0].mean(axis=0), self.dense[1] - self.dense[1].mean())
         pulls = self.moments.products @ weight.T + np.outer(self.moments.sums, bias)  # (d, C), of all images alike
         pull = weight @ self.moments.sums + self.moments.images * bias
-        group = max(1, self.memory // (8 * max(1, features.shape[1] ** 2)))
+        group = max(1, self.memory // (2 * 8 * max(1, features.shape[1] ** 2)))  # the whole, and a part of it
         done: list[T] = []
         for start in range(0, len(weight), group):
-            near = WeightedMoments(features[start : start + group])
-            for block in self.blocks:
-                self._update(near, start, block, head)
+            nothing = partial(WeightedMoments, features[start : start + group])
+            near = total(self.blocks, nothing, partial(self._update, start, head))
 
             def at(place: int, start: int = start, near: WeightedMoments = near) -> T:
                 label = start + place
@@ -250,7 +246,7 @@ class Boundary:
         rows = zip(worth.tolist(), self.favour, supports, strict=True)
         return float(sum(one * favour[support].sum() for one, favour, support in rows))
 
-    def _update(self, near: WeightedMoments, start: int, block: Block, head: Affine | None) -> None:
+    def _update(self, start: int, head: Affine | None, near: WeightedMoments, block: Block) -> WeightedMoments:
         """Add what the images of a block say of the classes whose boundary they are near."""
         weights, pulls = self._weigh(block, head)
 
@@ -264,6 +260,7 @@ class Boundary:
         seen = [place for place in range(len(near.features)) if self.images[start + place]]
         with workers() as pool:
             list(pool.map(at, seen))
+        return near
 
     def _weigh(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
@@ -278,7 +275,7 @@ class Boundary:
         return np.where(near, weights, 0), np.where(near, weights * said + residual, 0)
 
     def _by_margin(self, block: Block) -> tuple[Array, Array]:
-        dense = self._exactly(block)
+        dense = _exactly(block, self.dense)
         two = np.partition(dense, -2, axis=1)[:, -2:]
         margins = dense - np.where(dense == two[:, 1:], two[:, :1], two[:, 1:])
         weights = np.exp(-np.abs(margins) / (SHARPNESS * self.margin)) if self.margin else np.ones_like(margins)
@@ -289,10 +286,6 @@ class Boundary:
             )
             weights = np.where(weights > SAMPLED * (chance % 1), np.maximum(weights, SAMPLED), 0)
         return weights, weights * (dense - dense.mean(axis=1, keepdims=True))
-
-    def _exactly(self, block: Block) -> Array:
-        """Return (m, C) the dense logits; where they decide what is drawn, float32 would let the cut into blocks decide."""
-        return block.features @ self.dense[0].T + self.dense[1]
 
     def _quadratic(self, label: int, near: WeightedMoments, place: int, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
@@ -337,3 +330,22 @@ class Boundary:
 def logits(block: Block, head: Affine) -> npt.NDArray[np.float32]:
     """Return (m, C), what a head says of some images."""
     return say(block.features, head[0].astype(np.float32), head[1].astype(np.float32))
+
+
+def _exactly(block: Block, dense: Affine) -> Array:
+    """Return (m, C) the dense logits; where they decide what is drawn, float32 would let the cut into blocks decide."""
+    return block.features @ dense[0].T + dense[1]
+
+
+_Looked = tuple[Moments, Indices, list[Array]]  # second moments, images of each class, margins
+
+
+def _nothing(n_classes: int, n_features: int) -> _Looked:
+    return Moments(n_features), np.zeros(n_classes, np.int64), []
+
+
+def _look(dense: Affine, so_far: _Looked, block: Block) -> _Looked:
+    moments, images, margins = so_far
+    moments.update(block.features)
+    two = np.partition(_exactly(block, dense), -2, axis=1)[:, -2:]
+    return moments, images + np.bincount(block.labels, minlength=len(images)), [*margins, two[:, 1] - two[:, 0]]

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from subspect.choosing.halves import check_draws
-from subspect.choosing.methods import Result, Seen, choose, keep, look
+from subspect.choosing.methods import Result, choose, keep
 from subspect.choosing.options import DRAWS, HOLD_OUT, METHODS, TARGETS, Target
+from subspect.choosing.seen import Seen, look
 from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, near, some

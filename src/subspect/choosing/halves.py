@@ -17,7 +17,8 @@ from functools import cached_property
 import numpy as np
 
 from subspect.ground.errors import SubspectError
-from subspect.studies.rows import Block, Kept, bytes_of
+from subspect.studies.blocks import Kept, kept
+from subspect.studies.rows import Block, bytes_of, n_rows
 
 _MOST = 1000  # more take hours, and tell no more
 LARGEST = 100_000  #: images of a half, of however many there are
@@ -54,12 +55,12 @@ def half(rows: Iterable[Block], pair: int, side: int, share: float = 1.0) -> Dra
     return Drawn(rows, pair, side / 2, (side + share) / 2)
 
 
-def few(rows: Iterable[Block], images: int) -> Iterable[Block]:
+def few(rows: Kept[Block], images: int) -> Kept[Block]:
     """Return some rows of so many images if there are few, else a sample of them."""
     return rows if images <= FEW else Drawn(rows, _SAMPLE, 0, FEW / images)
 
 
-class Drawn(Kept):
+class Drawn(Kept[Block]):
     """Those of some rows whose hash lies within limits; may be iterated over any number of times.
 
     Args:
@@ -72,7 +73,7 @@ class Drawn(Kept):
 
     def __init__(self, rows: Iterable[Block], seed: int, low: float, high: float, memory: int | None = None) -> None:
         super().__init__(memory)
-        self._rows, self._low, self._high = rows, low, high
+        self._rows, self._low, self._high = kept(rows), low, high
         self._factor = np.random.default_rng(seed).integers(1, 2**63, dtype=np.uint64) | np.uint64(1)
 
     @cached_property
@@ -80,12 +81,19 @@ class Drawn(Kept):
         """Bytes of the features, about."""
         return int(bytes_of(self._rows) * (self._high - self._low))
 
-    def _read(self) -> Iterator[Block]:
-        for block in self._rows:
-            mixed = block.prints() * self._factor
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0xD6E8FEB86659FD93)
-            hashes = (mixed >> np.uint64(11)).astype(np.float64) / 2**53
-            own = np.flatnonzero((self._low <= hashes) & (hashes < self._high))
-            if len(own):
-                yield Block(block.features[own], block.labels[own], block.predictions[own])
+    @property
+    def count(self) -> int:
+        """Number of blocks, some of which may be empty."""
+        return self._rows.count
+
+    def __len__(self) -> int:
+        return n_rows(self)
+
+    def _read(self, index: int) -> Block:
+        block = self._rows.block(index)
+        mixed = block.prints() * self._factor
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= np.uint64(0xD6E8FEB86659FD93)
+        hashes = (mixed >> np.uint64(11)).astype(np.float64) / 2**53
+        own = np.flatnonzero((self._low <= hashes) & (hashes < self._high))
+        return Block(block.features[own], block.labels[own], block.predictions[own])

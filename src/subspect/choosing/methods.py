@@ -16,76 +16,28 @@ import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing import influence
-from subspect.choosing.boundary import Affine, Boundary, Choice
+from subspect.choosing.boundary import Boundary, Choice
 from subspect.choosing.halves import Drawn, halves
-from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices
 from subspect.choosing.refit import ROUNDS, reselect
 from subspect.choosing.refit import refit as relearn
+from subspect.choosing.seen import Seen
 from subspect.choosing.settle import Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
 from subspect.choosing.ternary import TERNARY, readable
-from subspect.ground.errors import SubspectError, some
+from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
-from subspect.heads.history import CurvePoint, Part, Settled
+from subspect.heads.history import CurvePoint, Settled
 from subspect.heads.supports import Supports
-from subspect.statistics.largest import TopFeatures
-from subspect.statistics.moments import ClassSums
-from subspect.studies.parts import split
-from subspect.studies.rows import Block, Rows, prints
-from subspect.studies.study import Study
+from subspect.studies.rows import Block, Rows, printed, prints
 
 _CURVE = 32  # features for each class at which the curve ends
 _FEW_ROUNDS = 2  # of choosing anew, for each size that is tried
 _HALF = 3  # steps of the progress bar that a choice on a half of the images takes
 log = logging.getLogger("subspect")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one pass over the features has gathered.
-
-    Attributes:
-        study: that images to promise on are taken from; None where rows were given without one.
-        check: the image set, and the part of it, on which a size is chosen and the cost is measured.
-        checked: its rows.
-        check_labelled: whether it has labels.
-    """
-
-    image_set: str
-    part: Part
-    labelled: bool
-    rows: Iterable[Block]
-    dense: Affine
-    target: Target
-    top: TopFeatures
-    sums: ClassSums
-    check: tuple[str, Part]
-    checked: Iterable[Block]
-    check_labelled: bool
-    study: Study | None = None
-
-    @property
-    def unseen(self) -> list[int]:
-        """Classes without images."""
-        return np.flatnonzero(self.sums.images == 0).tolist()
-
-    @property
-    def examples(self) -> str:
-        """What to call the rows."""
-        return "rows" if self.study is None else self.study.identity.examples
-
-    def frequency(self, size: int | float) -> npt.NDArray[np.float64]:
-        """Return (C, d): the share of a class's images that have each feature among their largest."""
-        top = self.top
-        if size not in top.sizes:
-            top = TopFeatures(top.n_classes, top.n_features, [size])
-            for block in self.rows:
-                top.update(block.features, block.labels)
-        return top.counts(size) / np.maximum(top.images, 1)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,52 +48,6 @@ class Result:
     auto: Settled | None = None
     trusted: Sequence[Trust] = ()
     curve: Sequence[CurvePoint] = ()
-
-
-def look(
-    study: Study, on: str | None, sizes: Sequence[Checked], target: Target, hold_out: float, *, again: bool = True
-) -> Seen:
-    """Gather, in one pass over the features to choose on, what the methods and every decomposition need.
-
-    Images that are to be promised on are neither chosen nor measured on. Where no other image set is left to measure the
-    cost on, some of its images are held out for that. What is gone through ``again`` is kept where there is memory for it.
-
-    Raises:
-        SubspectError: no such image set, or labels are asked for where there are none.
-    """
-    promised = {size.promise for size in sizes if isinstance(size, Auto) and size.promise}
-    names = [name for name in study.set_names if name not in promised or name in ("train", on)] or study.set_names
-    if on is None and not names and not study.unfinished:
-        raise SubspectError(f"the study {study.path} has no finished image set; observe one first")
-    unfinished_train = "train" in study.unfinished and on is None
-    first = "train" if unfinished_train else [*names, *study.unfinished][0]  # of an unfinished one it is said
-    image_set = study.image_set(on if on is not None else first)
-    if target == "labels" and not image_set.labelled:
-        raise SubspectError(f"target 'labels' needs labels, and {image_set.name!r} has none; take target 'dense'")
-    others = [name for name in names if name != image_set.name]
-    part, held_out = split(hold_out)
-    check = image_set.name, held_out
-    if others and hold_out != HOLD_OUT:
-        log.warning("hold_out (--hold-out) has no effect: the study has %s to measure on", some(map(repr, others)))
-    if others:
-        part, check = "all", ("test" if "test" in others else others[0], "all")
-    weight, bias = (tensor.double().numpy() for tensor in study.head())
-    rows, measured = Rows(image_set, part, None if again else 0), study.image_set(check[0])
-    top, sums = gathered(rows, weight.shape, sizes)
-    checked = Rows(measured, check[1])
-    about = image_set.name, part, image_set.labelled
-    return Seen(*about, rows, (weight, bias), target, top, sums, check, checked, measured.labelled, study)
-
-
-def gathered(rows: Iterable[Block], shape: tuple[int, ...], sizes: Sequence[Checked]) -> tuple[TopFeatures, ClassSums]:
-    """Gather, in one pass over rows, what the methods need of C classes and d features; ``shape`` is (C, d)."""
-    n_classes, n_features = shape
-    known = [size for size in sizes if isinstance(size, int | float)] or [1]
-    top, sums = TopFeatures(n_classes, n_features, known), ClassSums(n_classes, n_features)
-    for block in rows:
-        top.update(block.features, block.labels)
-        sums.update(block.features, block.labels)
-    return top, sums
 
 
 def choose(
@@ -329,8 +235,8 @@ def _settle(seen: Seen, boundary: Boundary, learn: Callable[..., Choice], wanted
     promise, skip = None, None
     if reason is None and seen.study is not None:
         promise = Rows(seen.study.image_set(str(wanted.promise)))
-        skip = np.concatenate([block.prints() for rows in (seen.rows, seen.checked) for block in rows])
-        known = sum(int(np.isin(block.prints(), skip).sum()) for block in promise)
+        skip = np.concatenate([printed(seen.rows), printed(seen.checked)])
+        known = int(np.isin(printed(promise), skip).sum())
         if known == len(promise):
             reason, promise = f"since all {seen.examples} of {wanted.promise!r} took part in a choice", None
         elif known:
@@ -407,8 +313,8 @@ def _the_same(seen: Seen) -> npt.NDArray[np.uint64] | None:
     None where that would leave none. Rows of zeros tell no image from another, and stay.
     """
     nothing = prints(np.zeros((1, seen.dense[0].shape[1]), np.float32))
-    skip = np.setdiff1d(np.concatenate([block.prints() for block in seen.rows]), nothing)
-    return None if all(np.isin(block.prints(), skip).all() for block in seen.checked) else skip
+    skip = np.setdiff1d(printed(seen.rows), nothing)
+    return None if np.isin(printed(seen.checked), skip).all() else skip
 
 
 def _ladder(

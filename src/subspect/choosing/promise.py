@@ -7,6 +7,7 @@ difference of two paired shares (see `most_lost`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import ceil
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from scipy.stats import beta, binom
 from subspect.choosing.boundary import Affine, logits
 from subspect.choosing.sizes import CONFIDENCE, Auto, Measure
 from subspect.heads.history import Promised
+from subspect.studies.blocks import total
 from subspect.studies.rows import Block
 
 _NUISANCE = 1e-3  # error rate spent on the share of images where exactly one network is right
@@ -54,16 +56,21 @@ class Counts(NamedTuple):
 
 def count(blocks: Iterable[Block], heads: Sequence[Affine], skip: npt.NDArray[np.uint64] | None = None) -> list[Counts]:
     """Count how each of some heads fares, in one pass; images whose row print is in ``skip`` are left out."""
-    totals = np.zeros((len(heads), 5), np.int64)
-    for block in blocks:
-        kept = np.ones(len(block.labels), bool) if skip is None else ~np.isin(block.prints(), skip)
-        dense = block.predictions == block.labels
-        for place, head in enumerate(heads):
-            said = logits(block, head).argmax(axis=1)
-            right = said == block.labels
-            hits = (kept, said == block.predictions, right, dense & ~right, right & ~dense)
-            totals[place] += [int((hit & kept).sum()) for hit in hits]
-    return [Counts(*row) for row in totals.tolist()]
+    nothing = partial(np.zeros, (len(heads), 5), np.int64)
+    return [Counts(*row) for row in total(blocks, nothing, partial(_count, heads, skip)).tolist()]
+
+
+def _count(
+    heads: Sequence[Affine], skip: npt.NDArray[np.uint64] | None, so_far: npt.NDArray[np.int64], block: Block
+) -> npt.NDArray[np.int64]:
+    kept = np.ones(len(block.labels), bool) if skip is None else ~np.isin(block.prints(), skip)
+    dense = block.predictions == block.labels
+    for place, head in enumerate(heads):
+        said = logits(block, head).argmax(axis=1)
+        right = said == block.labels
+        hits = (kept, said == block.predictions, right, dense & ~right, right & ~dense)
+        so_far[place] += [int((hit & kept).sum()) for hit in hits]
+    return so_far
 
 
 def at_least(successes: int, n: int, confidence: float = CONFIDENCE) -> float:

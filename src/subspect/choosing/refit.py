@@ -4,41 +4,35 @@ Minimised is the mean Kullback-Leibler divergence from the dense network's proba
 labels) over the stored images, which is convex in weights and biases. L-BFGS starts from the weights given and works in
 coordinates in which each class's own curvature at the start is the unit matrix, so that no scale of features or logits
 matters and few steps are needed. It has converged when no coordinate of the gradient exceeds a tolerance.
-
-With ``z = x W' + b``, the loss is ``mean(logsumexp(z) − p·z)`` and a constant: the wanted probabilities p enter by one sum,
-taken once, and a step reads only the features of the supports.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import entr, softmax
 
-from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit, logits
+from subspect.choosing.boundary import Affine, Boundary, Choice, Refit
+from subspect.choosing.layout import Layout
 from subspect.choosing.options import Target
 from subspect.choosing.pursuit import Array, Indices
 from subspect.ground.errors import SubspectError
-from subspect.ground.memory import budget
-from subspect.studies.rows import STATISTICS, Block, bytes_of, workers
+from subspect.studies.blocks import STATISTICS, Beside, Mapped, kept, total
+from subspect.studies.rows import Block, bytes_of
 
 log = logging.getLogger("subspect")
-T = TypeVar("T")
 
 TOLERANCE = 1e-6  #: of the gradient; its square is about the divergence that is still to be gained, in nats
 _RIDGE = 1e-6  # pull towards the start, in units of its curvature; keeps labels that can be separated from running off
 ROUNDS = 5  #: of choosing features anew
 _ROUGH = 1e-4  # tolerance between rounds
 _STEPS = 500
-_ROWS = 4096  # images handled at a time
-_FILL = 32  # up to so many times the entries of the supports, a full matrix product is faster than one for each class
 
 
 def refit(
@@ -169,14 +163,6 @@ def _key(choice: Choice) -> bytes:
     return b"|".join([*(np.sort(support).tobytes() for support in choice.supports), signs])
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Some images: the features (u + 1, r) of all supports together and a row of ones; the fixed classes' logits (f, r)."""
-
-    features: Array
-    fixed: Array
-
-
 class Problem:
     """The loss and its gradient as a function of one vector: weights and bias of every free class, whitened."""
 
@@ -191,27 +177,24 @@ class Problem:
         prior: float,
         memory: int | None,
     ) -> None:
-        self.start, self.supports, self.fixed = start, supports, sorted(set(fixed))
-        self.free = [label for label in range(len(supports)) if label not in self.fixed]
-        self.union = np.unique(np.concatenate([np.empty(0, np.int64), *(supports[label] for label in self.free)]))
-        # A class's places in a piece's features; the last, beyond the union, is the row of ones that carries the bias.
-        self.places = [np.append(np.searchsorted(self.union, supports[label]), len(self.union)) for label in self.free]
-        sizes = [len(places) for places in self.places]
-        self.parts = [slice(end - size, end) for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True)]
-        self.entries = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.empty(0, np.int64), *self.places])
-        self.full = len(self.free) * (len(self.union) + 1) <= _FILL * sum(sizes)
+        self.start, self.supports = start, supports
+        self.layout = layout = Layout.of(supports, start, fixed)
+        self.fixed, self.free, self.union, self.parts = layout.fixed, layout.free, layout.union, layout.parts
+        self.places, self.entries = layout.places, layout.entries
         self.begin = np.concatenate(
             [np.empty(0), *(np.append(start[0][label, supports[label]], start[1][label]) for label in self.free)]
         )
-        self.blocks = blocks
-        memory = budget() // STATISTICS if memory is None else memory
-        rows = bytes_of(blocks) // (4 * start[0].shape[1])
-        self.keeps = (
-            8 * rows * (len(self.union) + 1 + len(self.fixed)) <= memory
-        )  # known at once: nothing is kept in vain
-        self.kept: list[_Piece] | None = None
-        self.images, self.constant, self.wanted = 0, 0.0, np.zeros(len(self.begin))
-        self.roots = self._prepare(dense, target)
+        source = kept(blocks)
+        rows = bytes_of(source) // (4 * start[0].shape[1])
+        size = 8 * rows * (len(self.union) + 1 + len(self.fixed))
+        self.cut = Mapped(source, layout.cut, size, memory, STATISTICS)
+        self.images, self.constant, self.wanted, curvatures = total(
+            Beside(self.cut), layout.nothing, partial(layout.take, dense, target, self.begin)
+        )
+        if not self.images:
+            raise SubspectError("refit: there are no images to learn from")
+        self.constant /= self.images
+        self.roots = [lower_root(curvature / self.images) for curvature in curvatures]
         self.ridge = _RIDGE + prior / self.images
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
@@ -224,11 +207,8 @@ class Problem:
 
     def at(self, theta: Array) -> tuple[float, Array]:
         """Return the loss and its gradient in the weights and biases themselves: of each free class the support's, then b."""
-        loss, gradient = -float(theta @ self.wanted), -self.wanted
-        for piece_loss, piece_gradient in self._map(lambda piece: self._normaliser(theta, piece)):
-            loss += piece_loss
-            gradient = gradient + piece_gradient
-        return loss / self.images + self.constant, gradient / self.images
+        loss, gradient = total(self.cut, partial(_zero, len(theta)), partial(self.layout.normalise, theta))
+        return (loss - float(theta @ self.wanted)) / self.images + self.constant, (gradient - self.wanted) / self.images
 
     def head(self, theta: Array) -> Affine:
         """Return weight (C, d) and bias (C,) of the numbers that `at` takes."""
@@ -245,89 +225,9 @@ class Problem:
             theta[part] += solve_triangular(root, vector[part], lower=True, trans="T")
         return theta
 
-    def _prepare(self, dense: Affine, target: Target) -> list[Array]:
-        """Sum what is wanted, and return the Cholesky factors of the classes' curvatures at the start."""
-        curvatures = [np.zeros((len(places), len(places))) for places in self.places]
-        kept = list[_Piece]()
-        for block in self.blocks:
-            said = logits(block, dense).astype(np.float64)
-            wanted = np.eye(said.shape[1])[block.labels] if target == "labels" else softmax(said, axis=1)
-            self.images += len(wanted)
-            self.constant -= float(entr(wanted).sum())
-            for start in range(0, len(block.labels), _ROWS):
-                piece = self._piece(block, start)
-                self._take(piece, wanted[start : start + _ROWS].T, curvatures)
-                if self.keeps:
-                    kept.append(piece)
-        if not self.images:
-            raise SubspectError("refit: there are no images to learn from")
-        self.kept = kept if self.keeps else None
-        self.constant /= self.images
-        return [lower_root(curvature / self.images) for curvature in curvatures]
 
-    def _take(self, piece: _Piece, wanted: Array, curvatures: list[Array]) -> None:
-        self.constant -= float((wanted[self.fixed] * piece.fixed).sum())
-        q = softmax(self._logits(self.begin, piece), axis=0)
-        weights = q * (1 - q) + FLOOR
-
-        def at(c: int) -> None:
-            x, label = piece.features[self.places[c]], self.free[c]
-            self.wanted[self.parts[c]] += x @ wanted[label]
-            curvatures[c] += (x * weights[label]) @ x.T
-
-        with workers() as pool:
-            list(pool.map(at, range(len(self.free))))
-
-    def _normaliser(self, theta: Array, piece: _Piece) -> tuple[float, Array]:
-        """Return the sum over images of logsumexp(z), and its gradient."""
-        z = self._logits(theta, piece)
-        largest = z.max(axis=0)
-        q = np.exp(z - largest)
-        total = q.sum(axis=0)
-        q /= total
-        loss = float((largest + np.log(total)).sum())
-        if self.full:
-            return loss, (q[self.free] @ piece.features.T)[self.entries]
-        return loss, np.concatenate(
-            [piece.features[places] @ q[label] for places, label in zip(self.places, self.free, strict=True)]
-        )
-
-    def _logits(self, theta: Array, piece: _Piece) -> Array:
-        z = np.empty((len(self.supports), piece.features.shape[1]))
-        z[self.fixed] = piece.fixed
-        if self.full:
-            weight = np.zeros((len(self.free), len(piece.features)))
-            weight[self.entries] = theta
-            z[self.free] = weight @ piece.features
-        else:
-            for places, part, label in zip(self.places, self.parts, self.free, strict=True):
-                z[label] = theta[part] @ piece.features[places]
-        return z
-
-    def _piece(self, block: Block, start: int) -> _Piece:
-        """Cut a piece out of a block, from a row on."""
-        x = block.features[start : start + _ROWS]
-        fixed = self.start[0][self.fixed] @ x.T.astype(np.float64) + self.start[1][self.fixed, None]
-        features = np.ones((len(self.union) + 1, len(x)))
-        features[:-1] = x[:, self.union].T
-        return _Piece(features, fixed)
-
-    def _worked(self, work: Callable[[_Piece], T], block: Block, start: int) -> T:
-        return work(self._piece(block, start))
-
-    def _map(self, work: Callable[[_Piece], T]) -> Iterator[T]:
-        """Do some work on every piece, in several threads; a block is read while the one before is worked on."""
-        with workers() as pool:
-            if self.kept is not None:
-                yield from pool.map(work, self.kept)
-                return
-            before: list[Future[T]] = []
-            for block in self.blocks:
-                cuts = range(0, len(block.labels), _ROWS)
-                now = [pool.submit(self._worked, work, block, start) for start in cuts]
-                yield from (one.result() for one in before)
-                before = now
-            yield from (one.result() for one in before)
+def _zero(size: int) -> tuple[float, Array]:
+    return 0.0, np.zeros(size)
 
 
 def lower_root(curvature: Array) -> Array:

@@ -8,7 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -40,13 +40,29 @@ Memory = Annotated[
         metavar="SIZE", help="Memory for features and statistics, such as 4G; by default a quarter of what is free."
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where images are gone through: local, or ray, by the actors of a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE", help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT; unless given, this machine alone."
+    ),
+]
+Actors = Annotated[int | None, typer.Option(min=1, help="Number of Ray actors; by default a CPU less than there are.")]
 _RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues")
 _GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]
 
 
-def command(panel: str) -> Callable[[Command], Command]:
-    """Register a command in a panel of the help; its errors become one line on stderr and an exit code."""
+def command(panel: str, *, engine: bool = False) -> Callable[[Command], Command]:
+    """Register a command in a panel of the help; its errors become one line on stderr and an exit code.
+
+    Args:
+        panel: its heading in the help.
+        engine: whether it goes through images in a way that a cluster can, and so takes ``--engine``.
+    """
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
@@ -58,7 +74,10 @@ def command(panel: str) -> Callable[[Command], Command]:
                     logging.getLogger("subspect").setLevel(logging.WARNING)
                 if threads is not None:
                     _keep_to(threads)
-                with nullcontext() if memory is None else memory_limit(memory):
+                with (
+                    nullcontext() if memory is None else memory_limit(memory),
+                    _on(kwargs) if engine else nullcontext(),
+                ):
                     function(**_gathered(function, kwargs))
             except (SubspectError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
@@ -71,7 +90,7 @@ def command(panel: str) -> Callable[[Command], Command]:
                 err.print(f"interrupted; what was stored is kept{_GOES_ON if function.__name__ in _RESUMED else ''}")
                 raise typer.Exit(130) from error
 
-        parameters = [*_spread(function), *_spread(_common)]
+        parameters = [*_spread(function), *(_spread(_engine) if engine else []), *_spread(_common)]
         guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {one.name: one.annotation for one in parameters}
         return app.command(no_args_is_help=any(one.default is one.empty for one in parameters), rich_help_panel=panel)(
@@ -83,6 +102,16 @@ def command(panel: str) -> Callable[[Command], Command]:
 
 def _common(*, quiet: Quiet = False, threads: Threads = None, memory: Memory = None) -> None:
     """Declare the options that every command has."""
+
+
+def _engine(*, engine: Engine = None, address: Address = None, actors: Actors = None) -> None:
+    """Declare the options of commands that a cluster can work for."""
+
+
+def _on(values: dict[str, Any]) -> AbstractContextManager[None]:
+    """Take the engine's options out of a command's, and use that engine."""
+    name, address, actors = (values.pop(one) for one in ("engine", "address", "actors"))
+    return subspect.engine(name or "local", address, actors)
 
 
 def _spread(function: Command) -> list[inspect.Parameter]:

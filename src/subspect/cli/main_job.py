@@ -28,7 +28,7 @@ from subspect.cli.printing import show, show_job
 from subspect.ground.errors import SubspectError
 
 
-@command("The main job")
+@command("The main job", engine=True)
 def run(
     context: typer.Context,
     network: Spec,

@@ -71,7 +71,7 @@ def explain(
     show_values([one.to_json() for one in made], as_json, *tables, *drawn)
 
 
-@command("Questions")
+@command("Questions", engine=True)
 def cues(
     study: StudyPath,
     observed: Observed,

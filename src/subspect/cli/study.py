@@ -41,7 +41,7 @@ from subspect.cli.printing import show as show_made
 from subspect.ground.errors import SubspectError
 
 
-@command("A study")
+@command("A study", engine=True)
 def observe(
     network: Spec,
     images: ImagesPath,
@@ -156,7 +156,7 @@ def features(
     show_made(made, as_json)
 
 
-@command("A study")
+@command("A study", engine=True)
 def decompose(
     context: typer.Context,
     study: StudyPath,
@@ -208,7 +208,7 @@ def decompose(
     show_values(rows, as_json, *(summary(*pair) for pair in pairs))
 
 
-@command("A study")
+@command("A study", engine=True)
 def evaluate(
     study: StudyPath,
     decomposition: Which = None,

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from subspect.choosing.boundary import Affine, Boundary
-from subspect.choosing.methods import gathered, in_order
+from subspect.choosing.methods import in_order
 from subspect.choosing.refit import refit, reselect
+from subspect.choosing.seen import gathered
 from subspect.giving.options import COPIES, LEARNED
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress

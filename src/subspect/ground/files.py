@@ -59,7 +59,7 @@ def atomic(path: Path, ours: Callable[[Path], bool] | None = None) -> Iterator[B
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        temporary, handle = _open_part(path.parent)
+        temporary, handle = open_part(path.parent)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -147,8 +147,8 @@ def _check_digits(digits: str) -> str:
     return hashlib.sha256(f"part of subspect {digits}".encode()).hexdigest()[:8]
 
 
-def _open_part(folder: Path) -> tuple[Path, int]:
-    """Make a file under a new name, held locked."""
+def open_part(folder: Path) -> tuple[Path, int]:
+    """Make a file under a new name, held locked, and return its open handle."""
     while True:
         path = folder / part_name()
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o666)
@@ -190,7 +190,7 @@ def check_writable(folder: Path) -> None:
         SubspectError: they cannot.
     """
     try:
-        path, handle = _open_part(folder)
+        path, handle = open_part(folder)
         os.close(handle)
         path.unlink()
     except OSError as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import check_free, explain, make_folder, part_name, sync_folder
+from subspect.ground.files import check_free, explain, make_folder, open_part, part_name, sync_folder
 
 
 @contextmanager
@@ -37,6 +37,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[str]:
+    """Keep a file in a folder while the block runs, by whose name others know whether they see the same folder.
+
+    Raises:
+        SubspectError: the folder cannot be written.
+    """
+    try:
+        path, handle = open_part(folder)
+    except OSError as error:
+        raise SubspectError(explain(error, folder)) from error
+    try:
+        yield path.name
+    finally:
+        os.close(handle)
+        path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

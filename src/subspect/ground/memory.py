@@ -15,7 +15,7 @@ from pathlib import Path
 
 from subspect.ground.errors import SubspectError
 
-_LEAST = 64 * 2**20  #: bytes below which nothing gets done
+LEAST = 64 * 2**20  #: bytes below which nothing gets done
 _OF_FREE = 4  # of what is free, a share of one in so many
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LIMITS = (  # a container's: where its limit stands, what it uses, and what of that is files read, which give way at need
@@ -50,7 +50,7 @@ def in_bytes(size: int | str) -> int:
     """
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)i?b?", str(size).strip().lower())
     number = int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found and not isinstance(size, bool) else 0
-    if number < _LEAST:
+    if number < LEAST:
         raise SubspectError(
             f"memory (--memory) is a size of at least 64 MB, in bytes or such as 4G or 500M; got {size!r}"
         )
@@ -60,7 +60,12 @@ def in_bytes(size: int | str) -> int:
 def budget() -> int:
     """Return how many bytes a command may take."""
     told = _told.get()
-    return max(_LEAST, free() // _OF_FREE) if told is None else told
+    return max(LEAST, free() // _OF_FREE) if told is None else told
+
+
+def told() -> int | None:
+    """Return how many bytes the user said that a command may take, if so."""
+    return _told.get()
 
 
 @cache

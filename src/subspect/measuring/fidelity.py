@@ -7,10 +7,12 @@ the study has only one, those of it that a hash of the image id held out.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import floor, log10, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -19,9 +21,11 @@ from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.trusted import interval
-from subspect.measuring.heads_say import Said, heads_say
+from subspect.measuring.heads_say import Heads, Said
 from subspect.measuring.where import Where, where
+from subspect.studies.blocks import total
 from subspect.studies.decompositions import DecompositionLike, opened
+from subspect.studies.shards import Chunk
 from subspect.studies.study import StudyLike
 
 if TYPE_CHECKING:
@@ -184,9 +188,8 @@ def evaluate(
     """
     study, decomposition = opened(study, decomposition)
     images = where(study, decomposition, on, among_given=among_given)
-    tally = _Tally(study.identity.n_classes, images.among_classes)
-    for said in heads_say(study, decomposition, images):
-        tally.update(said)
+    nothing = partial(_Tally, study.identity.n_classes, images.among_classes)
+    tally = total(images.chunks(), nothing, partial(_take, Heads.of(study, decomposition, images)))
     return Fidelity(
         decomposition=decomposition.name,
         where=images,
@@ -196,6 +199,11 @@ def evaluate(
             for label, name in enumerate(unique(study.identity.class_names))
         },
     )
+
+
+def _take(heads: Heads, tally: _Tally, chunk: Chunk) -> _Tally:
+    tally.update(heads.say(chunk))
+    return tally
 
 
 class _Tally:
@@ -227,6 +235,16 @@ class _Tally:
         divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0).numpy()
         self.divergence += np.bincount(chunk.labels, divergence, n)
         self.squares += np.bincount(chunk.labels, divergence**2, n)
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        joined = copy.deepcopy(self)
+        joined.images += other.images
+        joined.divergence += other.divergence
+        joined.squares += other.squares
+        for name, counts in other.counts.items():
+            joined.counts[name] += counts
+        return joined
 
     def cost(self, classes: slice) -> Cost:
         """Return the figures on the images of some classes."""

@@ -37,16 +37,33 @@ class Said:
 
 def heads_say(study: Study, decomposition: Decomposition, where: Where) -> Iterator[Said]:
     """Go through images once with what both heads say of them."""
-    dense = tuple(tensor.numpy() for tensor in study.head())
-    few = decomposition.matrix()
-    for chunk in where.chunks():
-        said = say(chunk.features, *dense), say(chunk.features, *few)
-        if where.classes is not None:
-            others = np.setdiff1d(np.arange(len(dense[1])), where.classes)
+    both = Heads.of(study, decomposition, where)
+    return map(both.say, where.chunks())
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Both heads, weight (C, d) and bias (C,) each, and the classes that they choose among; None for all."""
+
+    dense: tuple[Logits, Logits]
+    decomposed: tuple[Logits, Logits]
+    classes: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, study: Study, decomposition: Decomposition, where: Where) -> Heads:
+        """Return the heads of a study and of a decomposition, for some images."""
+        weight, bias = (tensor.numpy() for tensor in study.head())
+        return cls((weight, bias), decomposition.matrix(), where.classes)
+
+    def say(self, chunk: Chunk) -> Said:
+        """Return what both say of some images."""
+        said = say(chunk.features, *self.dense), say(chunk.features, *self.decomposed)
+        if self.classes is not None:
+            others = np.setdiff1d(np.arange(len(self.dense[1])), self.classes)
             for logits in said:
                 logits[:, others] = _NEVER
             chunk = replace(chunk, predictions=said[0].argmax(axis=1))
-        yield Said(chunk, *said)
+        return Said(chunk, *said)
 
 
 def say(features: npt.NDArray[np.float32], weight: Logits, bias: Logits) -> Logits:

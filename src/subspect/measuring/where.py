@@ -11,8 +11,9 @@ those few, which is easier; its note says which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -22,13 +23,15 @@ import numpy.typing as npt
 from subspect.ground.errors import SubspectError
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
+from subspect.studies.blocks import total
 from subspect.studies.doubts import classes_of, lacking
 from subspect.studies.parts import counterpart, in_words
-from subspect.studies.rows import prints
+from subspect.studies.rows import Shards, printed, prints
 from subspect.studies.shards import Chunk
 from subspect.studies.study import Study
 
 Prints = npt.NDArray[np.uint64]
+_NONE = np.zeros(4, np.int64)
 _known: WeakKeyDictionary[Study, dict[tuple[str, str, Part], Prints]] = WeakKeyDictionary()
 
 
@@ -113,10 +116,9 @@ class Where:
         """Return all of it as JSON values."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")} | {"note": self.note}
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Go through these images once, a shard at a time."""
-        for chunk in self._study.image_set(self.image_set).chunks(self.part):
-            yield chunk if not self.left_out else chunk.at(~np.isin(prints(chunk.features), self._skip))
+    def chunks(self) -> Shards:
+        """Return these images, a shard at a time."""
+        return Shards(self._study.image_set(self.image_set), self.part, self._skip if self.left_out else None)
 
 
 def where(study: Study, decomposition: Decomposition, on: str | None = None, *, among_given: bool = False) -> Where:
@@ -140,16 +142,12 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
     skip = np.empty(0, np.uint64)
     if not taken:
         skip = np.setdiff1d(np.concatenate([skip, *(_prints(study, *one) for one in learned)]), _nothing(study))
-    unseen = images = left_out = 0
-    for chunk in study.image_set(image_set).chunks(part):
-        seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
-        images, left_out = images + int((~seen).sum()), left_out + int(seen.sum())
-        unseen += int(np.isin(chunk.labels[~seen], decomposition.unseen).sum())
+    shards = Shards(study.image_set(image_set), part)
+    images, left_out, unseen, all_unseen = total(
+        shards, _NONE.copy, partial(_seen, skip, decomposition.unseen)
+    ).tolist()
     if not images and left_out:  # every one of them: measured all the same, and said
-        images, left_out, taken = left_out, 0, True
-        unseen = sum(
-            int(np.isin(c.labels, decomposition.unseen).sum()) for c in study.image_set(image_set).chunks(part)
-        )
+        images, left_out, unseen, taken = left_out, 0, all_unseen, True
     if not images:
         raise SubspectError(
             f"no {(examples := study.identity.examples)} to evaluate on: there are none of {image_set!r}"
@@ -236,8 +234,16 @@ def _prints(study: Study, name: str, part: Part) -> Prints:
     known = _known.setdefault(study, {})
     key = (name, study.image_set(name).manifest.fingerprint, part)
     if key not in known:
-        known[key] = np.concatenate([prints(chunk.features) for chunk in study.image_set(name).chunks(part)])
+        known[key] = printed(Shards(study.image_set(name), part))
     return known[key]
+
+
+def _seen(skip: Prints, unseen: Sequence[int], so_far: npt.NDArray[np.int64], chunk: Chunk) -> npt.NDArray[np.int64]:
+    """Count images, those left out, and those of classes that had none to choose on, without and with those left out."""
+    seen = np.isin(prints(chunk.features), skip) if len(skip) else np.zeros(len(chunk.ids), bool)
+    lost = np.isin(chunk.labels, unseen)
+    so_far += np.array([(~seen).sum(), seen.sum(), (lost & ~seen).sum(), lost.sum()])
+    return so_far
 
 
 def _nothing(study: Study) -> Prints:

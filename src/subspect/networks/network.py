@@ -63,6 +63,11 @@ class Network:
         self._head_name = head
         self._head: Head | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return it for another process, with the model where every machine can take it."""
+        model = self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return {**vars(self), "model": model}
+
     def __repr__(self) -> str:
         return f"Network({self.name!r}, preprocessing: {self.preprocessing or 'not known'})"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,32 @@ import numpy.typing as npt
 from subspect.ground.arrays import Features, Integers, Wide
 
 
-class ClassSums:
+class _Sums:
+    """Arrays and numbers that add up."""
+
+    _summed: ClassVar[tuple[str, ...]]
+
+    def __iadd__(self, other: Self) -> Self:
+        for name in self._summed:
+            value = getattr(self, name)
+            value += getattr(other, name)  # an array in its place
+            setattr(self, name, value)
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Join what two runs over different images have seen."""
+        return copy.deepcopy(self).__iadd__(other)
+
+
+class ClassSums(_Sums):
     """Images and sum of the features of each class, for the mean feature of a class.
 
     Attributes:
         images: (C,) images seen of each class.
         sums: (C, d) float64.
     """
+
+    _summed = "images", "sums"
 
     def __init__(self, n_classes: int, n_features: int) -> None:
         self.images = np.zeros(n_classes, np.int64)
@@ -29,18 +49,12 @@ class ClassSums:
         for label in np.unique(labels):
             self.sums[label] += features[labels == label].sum(axis=0, dtype=np.float64)
 
-    def merge(self, other: Self) -> Self:
-        """Join what two runs over different images have seen."""
-        joined = type(self)(*self.sums.shape)
-        joined.images, joined.sums = self.images + other.images, self.sums + other.sums
-        return joined
-
     def means(self) -> npt.NDArray[np.float64]:
         """Return the mean features of each class, (C, d); zeros for a class without images."""
         return self.sums / np.maximum(self.images, 1)[:, None]
 
 
-class Moments:
+class Moments(_Sums):
     """Second moments of the features: what least squares over all images need.
 
     Attributes:
@@ -48,6 +62,8 @@ class Moments:
         sums: (d,) float64.
         products: (d, d) float64, the sum over images of ``x x'``.
     """
+
+    _summed = "images", "sums", "products"
 
     def __init__(self, n_features: int) -> None:
         self.images = 0
@@ -66,15 +82,8 @@ class Moments:
         n = max(self.images, 1)
         return np.sqrt(np.maximum(self.products.diagonal() / n - (self.sums / n) ** 2, 0))
 
-    def merge(self, other: Self) -> Self:
-        """Join what two runs over different images have seen."""
-        joined = type(self)(len(self.sums))
-        joined.images, joined.sums = self.images + other.images, self.sums + other.sums
-        joined.products = self.products + other.products
-        return joined
 
-
-class WeightedMoments:
+class WeightedMoments(_Sums):
     """For each of some classes, weighted second moments of its own choice of features, and their moments with a target.
 
     Args:
@@ -87,6 +96,8 @@ class WeightedMoments:
         target: (B,) sum of the pulls; an image's pull is its weight times its target.
         moments: (B, m) sums of ``x`` times the pull.
     """
+
+    _summed = "weight", "sums", "products", "target", "moments"
 
     def __init__(self, features: Integers) -> None:
         n_classes, size = features.shape
@@ -104,10 +115,3 @@ class WeightedMoments:
         self.products[place] += weighted.T @ weighted
         self.target[place] += pulls.sum()
         self.moments[place] += pulls @ wide
-
-    def merge(self, other: Self) -> Self:
-        """Join what two runs over different images have seen."""
-        joined = type(self)(self.features)
-        for name in ("weight", "sums", "products", "target", "moments"):
-            setattr(joined, name, getattr(self, name) + getattr(other, name))
-        return joined

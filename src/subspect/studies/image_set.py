@@ -32,22 +32,24 @@ class ImageSet:
         """Whether the images have labels; if not, the network's own predictions are used instead."""
         return self.manifest.labelled
 
-    def chunks(self, part: Part = "all", layers: Sequence[str] = ()) -> Iterator[Chunk]:
+    def chunks(self, part: Part = "all", layers: Sequence[str] = (), *, shards: range | None = None) -> Iterator[Chunk]:
         """Iterate over the stored images once, one memory-mapped shard at a time.
 
         Args:
             part: the images to read.
             layers: the watched layers to read besides the features.
+            shards: the numbers of the shards to read, all unless given.
 
         Raises:
             SubspectError: a shard is missing or damaged.
         """
         rows = 0
-        for index in range(self.manifest.n_shards):
+        every = range(self.manifest.n_shards)
+        for index in every if shards is None else every[shards.start : shards.stop]:
             chunk, _ = self.shard(index, layers)
             rows += len(chunk.ids)
             yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
-        if rows != self.manifest.rows:
+        if shards is None and rows != self.manifest.rows:
             raise SubspectError(
                 f"image set {self.name!r} in {self.folder} is damaged: its shards contain {rows:,} images, but "
                 f"its manifest says {self.manifest.rows:,}; delete {self.folder} and observe it again"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from subspect.ground.engines import here
 from subspect.ground.errors import SubspectError, advice, some
 from subspect.ground.files import is_file
-from subspect.ground.progress import progress
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes
 from subspect.images.opening import ImageSource, open_images
@@ -33,13 +33,14 @@ from subspect.networks.layers import layer_names, watching
 from subspect.networks.network import Network, check_network
 from subspect.studies.closing import check_failed, finish, is_last
 from subspect.studies.doubts import check_alone, check_repeatable, warn_lower, warn_near_chance
+from subspect.studies.filling import fill, positions_in
 from subspect.studies.first_images import find_head, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.names import check_set_name
 from subspect.studies.pieces import deciding, observing, piece_of
 from subspect.studies.running import Runner
-from subspect.studies.shards import joined, shard_bytes, shard_rows
+from subspect.studies.shards import shard_bytes, shard_rows
 from subspect.studies.study import Study, check_disk
 
 log = logging.getLogger("subspect")
@@ -100,7 +101,7 @@ def observe(
     layers = (layers,) if isinstance(layers, str) else layers
     folder, source = Path(study), open_images(images, name)
     network = _as_before(network, source, folder)
-    with network.running(device), ExitStack() as held:
+    with network.running(here(device)), ExitStack() as held:
         head = find_head(network, source)
         widths = _widths(network, source, layers)
         match = _match(network, source, head.n_classes, folder, name, class_map)
@@ -125,7 +126,19 @@ def observe(
             others = [opened.image_set(other) for other in opened.set_names if other != name]
             own = range(manifest.n_shards) if piece is None else piece.shards(manifest.n_shards)
             told = _try(network, source, match, image_set, own, others)
-            _run(network, source, match, image_set, own, workers, max_failed, show_progress)
+            if done := set(image_set.done).intersection(own):
+                log.info("resuming: %d of %d shards are already stored", len(done), len(own))
+            fill(
+                network,
+                source,
+                match,
+                image_set,
+                own,
+                workers=workers,
+                device=device,
+                check=lambda failed: check_failed(failed, image_set, max_failed),
+                show=show_progress,
+            )
             with nullcontext() if piece is None else deciding(folder, name, -1):
                 if piece is None or is_last(opened, image_set, piece, max_failed):
                     finish(image_set, None if told else network, match.names, others)
@@ -223,7 +236,7 @@ def _try(
         SubspectError: the network isn't deterministic, features depend on the batch or are NaN, or the disk is too small.
     """
     manifest, positions = image_set.manifest, spread(source)
-    left = _positions(manifest, set(own) - set(image_set.done))
+    left = positions_in(manifest, set(own) - set(image_set.done))
     start = time.perf_counter()
     batch = next(batches(source, network.preprocessing, match, [positions]))
     run = Runner(network, manifest)
@@ -299,49 +312,6 @@ def _tell_labels(manifest: SetManifest, n_classes: int) -> None:
             "single-label classifier; for multi-label or regression outputs this, and every figure based on it, is meaningless",
             n_classes,
         )
-
-
-def _run(
-    network: Network,
-    source: Images,
-    match: ClassMatch,
-    image_set: ImageSet,
-    own: range,
-    workers: int,
-    max_failed: float,
-    show: bool,
-) -> None:
-    """Write those of the own shards that are missing."""
-    manifest, done = image_set.manifest, set(image_set.done).intersection(own)
-    failed = [failure for index in done for failure in image_set.shard(index)[1]]
-    check_failed(failed, image_set, max_failed)
-    if done:
-        log.info("resuming: %d of %d shards are already stored", len(done), len(own))
-    cuts = {index: _cuts(manifest, index) for index in own if index not in done}
-    positions = [positions for shard in cuts.values() for positions in shard]
-    read = batches(source, network.preprocessing, match, positions, workers)
-    images = _positions(manifest, own)
-    run = Runner(network, manifest)
-    with progress(image_set.name, images, "images", done=_positions(manifest, done), show=show) as advance:
-        for index, shard in cuts.items():
-            chunks, fresh = [], []
-            for cut, batch in zip(shard, read, strict=False):
-                chunk, unusable = run(batch)
-                chunks.append(chunk)
-                fresh += unusable
-                advance(len(cut))
-            check_failed(failed := failed + fresh, image_set, max_failed)
-            image_set.write(index, joined(chunks), fresh)
-
-
-def _cuts(manifest: SetManifest, shard: int) -> list[range]:
-    """Cut a shard's positions into batches; always at the same places, so that a resumed run gives the same bytes."""
-    first, end = manifest.ends(shard)
-    return [range(start, min(start + manifest.batch_size, end)) for start in range(first, end, manifest.batch_size)]
-
-
-def _positions(manifest: SetManifest, shards: Iterable[int]) -> int:
-    return sum(end - first for first, end in map(manifest.ends, shards))
 
 
 def _duration(seconds: float) -> str:

@@ -1,13 +1,7 @@
-"""The stored features of an image set, in blocks that are gone through again and again.
-
-Pursuit, refit and budget each pass over the same features several times. Blocks join the shards of a study to pieces that
-matrix products like; they are kept in memory where all of them have room (`subspect.ground.memory`), and read anew where not,
-without any being kept meanwhile, so that memory doesn't grow with the images.
-"""
+"""The stored features of an image set, in blocks: shards joined to pieces that matrix products like."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,15 +13,14 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
-from subspect.ground.memory import budget
 from subspect.heads.history import Part
+from subspect.studies.blocks import Kept, total
 from subspect.studies.image_set import ImageSet
 from subspect.studies.parts import share_of
 from subspect.studies.shards import Chunk
 
-KEPT = 8  #: features that are kept may take one in so many parts of the memory there is
-STATISTICS = 4  #: and what is summed of them one in so many
-_BLOCK = 1 << 26  # bytes of features in a block: 8,192 rows at d = 2,048
+_BLOCK = 1 << 26  # bytes of features in a block, unless it has as many
+_ROWS = 8192  # rows: so that there are several blocks to share, where features are few
 
 
 @dataclass(frozen=True)
@@ -64,47 +57,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-class Kept(ABC):
-    """Blocks that may be gone through any number of times: kept in memory where all fit, and read anew where not.
-
-    Args:
-        memory: bytes that may be kept; an eighth of what a command may take unless given.
-    """
-
-    def __init__(self, memory: int | None = None) -> None:
-        self._kept: list[Block] | None = None
-        self._memory = budget() // KEPT if memory is None else memory
-
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes of the features, about."""
-
-    @abstractmethod
-    def _read(self) -> Iterator[Block]:
-        """Read the blocks."""
-
-    def __iter__(self) -> Iterator[Block]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept, fits = list[Block](), self.nbytes <= self._memory
-        for block in self._read():
-            if fits:
-                kept.append(block)
-            yield block
-        self._kept = kept if fits else None
-
-    def __len__(self) -> int:
-        return sum(len(block.labels) for block in self)
-
-
-def bytes_of(blocks: Iterable[Block]) -> int:
-    """Return the bytes of the features of some blocks, about."""
-    return blocks.nbytes if isinstance(blocks, Kept) else sum(block.features.nbytes for block in blocks)
-
-
-class Rows(Kept):
+class Rows(Kept[Block]):
     """The features of an image set, or of a part of it.
 
     Args:
@@ -116,27 +69,70 @@ class Rows(Kept):
     def __init__(self, image_set: ImageSet, part: Part = "all", memory: int | None = None) -> None:
         super().__init__(memory)
         self._image_set, self._part = image_set, part
+        size = image_set.manifest.shard_size
+        full = -(-_BLOCK // (4 * image_set.shape.n_features * size))
+        self._shards = max(1, min(full, _ROWS // size))  # in a block
 
     @property
     def nbytes(self) -> int:
         """Bytes of the features; of a part, about."""
         return int(4 * self._image_set.shape.n_features * len(self._image_set) * share_of(self._part))
 
-    def _read(self) -> Iterator[Block]:
-        return _join(self._image_set.chunks(self._part))
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return -(-self._image_set.manifest.n_shards // self._shards)
+
+    def __len__(self) -> int:
+        return n_rows(self)
+
+    def _read(self, index: int) -> Block:
+        first = index * self._shards
+        return _block(list(self._image_set.chunks(self._part, shards=range(first, first + self._shards))))
 
 
-def _join(chunks: Iterable[Chunk]) -> Iterator[Block]:
-    gathered: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        gathered.append(chunk)
-        size += chunk.features.nbytes
-        if size >= _BLOCK:
-            yield _block(gathered)
-            gathered, size = [], 0
-    if gathered:
-        yield _block(gathered)
+class Shards(Kept[Chunk]):
+    """The images of a part of an image set as they are stored, a shard at a time; left to the system's cache of files."""
+
+    def __init__(self, image_set: ImageSet, part: Part = "all", skip: npt.NDArray[np.uint64] | None = None) -> None:
+        super().__init__(0)
+        self._image_set, self._part, self._skip = image_set, part, skip
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features, about."""
+        return 4 * self._image_set.shape.n_features * len(self._image_set) + 1
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return self._image_set.manifest.n_shards
+
+    def _read(self, index: int) -> Chunk:
+        [chunk] = self._image_set.chunks(self._part, shards=range(index, index + 1))
+        return chunk if self._skip is None else chunk.at(~np.isin(prints(chunk.features), self._skip))
+
+
+def n_rows(blocks: Iterable[Block]) -> int:
+    """Return how many images some blocks hold."""
+    return total(blocks, int, lambda rows, block: rows + len(block.labels))
+
+
+def bytes_of(blocks: Iterable[Block]) -> int:
+    """Return the bytes of the features of some blocks, about."""
+    if isinstance(blocks, Kept) and blocks.nbytes:
+        return blocks.nbytes
+    return sum(block.features.nbytes for block in blocks)
+
+
+def printed(blocks: Iterable[Block] | Iterable[Chunk]) -> npt.NDArray[np.uint64]:
+    """Return the hashes of all rows of some blocks, in order."""
+    found: list[npt.NDArray[np.uint64]] = total(blocks, list, _printed)  # type: ignore[arg-type]
+    return np.concatenate([np.empty(0, np.uint64), *found])
+
+
+def _printed(known: list[npt.NDArray[np.uint64]], block: Block | Chunk) -> list[npt.NDArray[np.uint64]]:
+    return [*known, prints(block.features)]
 
 
 def _block(chunks: list[Chunk]) -> Block:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from subspect.networks.network import Network
 from subspect.studies.rows import Block
 from subspect.swapping.cue import Cue
-from subspect.swapping.measure import read
 from subspect.swapping.partners import Paired
+from subspect.swapping.through import Reader
 
 
 def swapped_copies(
@@ -26,10 +26,5 @@ def swapped_copies(
     Raises:
         SubspectError: none can be opened again, they are no pictures, or a cue failed.
     """
-    count = 0
-    for one in pairs:
-        features, said = read(network, one.swapped(cues, pairs.seed), batch_size)
-        advance(len(said))
-        yield Block(features, pairs.labels[one.at], said)
-        count += 1
-    pairs.check_read(count)
+    for one in Reader(network, pairs, batch_size).through(cues, advance):
+        yield Block(one.features, pairs.labels[one.at], one.said)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from subspect.ground.engines import here
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.images.batches import lost_workers
@@ -28,6 +29,7 @@ from subspect.swapping.options import SAMPLE
 from subspect.swapping.partners import paired
 from subspect.swapping.result import Cues
 from subspect.swapping.stored import keep, kept_cues
+from subspect.swapping.through import Reader
 
 
 @lost_workers()
@@ -85,8 +87,9 @@ def cues(
         there = None
     missing = [cue for cue in asked if there is None or cue.name not in there.names or cue not in CUES]
     total = len(pairs.ids) * (1 + len(missing))
-    with network.running(device), progress("cues", total, "images", show=show_progress) as advance:
-        measure = Measure(study, decomposition, network, pairs, batch_size, advance)
+    with network.running(here(device)), progress("cues", total, "images", show=show_progress) as advance:
+        reader = Reader(network, pairs, batch_size, device)
+        measure = Measure(study, decomposition, reader, advance)
         why = _COLOURS.format(pairs.channels) if pairs.channels != 3 else "" if pairs.coloured else _GREY
         left_out = {cue.name: why for cue in asked if cue.colours and why}
         found = there or measure.nothing()

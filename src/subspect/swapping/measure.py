@@ -7,21 +7,18 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.sparse import csr_matrix
 from scipy.special import stdtrit
 
 from subspect.ground.errors import SubspectError, some
 from subspect.heads.decomposition import Decomposition
-from subspect.images.inputs import split
-from subspect.networks.network import Network
-from subspect.studies.same_network import head_of, not_as_observed
+from subspect.studies.same_network import not_as_observed
 from subspect.studies.study import Study
 from subspect.swapping.cue import Cue
 from subspect.swapping.margins import through
-from subspect.swapping.partners import Paired
 from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 from subspect.swapping.stored import made_by
+from subspect.swapping.through import Reader
 
 log = logging.getLogger("subspect")
 
@@ -36,9 +33,7 @@ class Measure:
     Args:
         study: of the images.
         decomposition: whose classes are asked.
-        network: of the study; it runs where it is now.
-        pairs: the images and their partners.
-        batch_size: images in a batch of the network.
+        reader: of the images and their partners, with the study's network.
         advance: called with the number of images that ran.
 
     Raises:
@@ -49,21 +44,18 @@ class Measure:
         self,
         study: Study,
         decomposition: Decomposition,
-        network: Network,
-        pairs: Paired,
-        batch_size: int,
+        reader: Reader,
         advance: Callable[[int], None],
     ) -> None:
-        self.study, self.decomposition, self.network, self.pairs = study, decomposition, network, pairs
-        self.batch_size, self.advance = batch_size, advance
+        self.study, self.decomposition, self.reader, self.advance = study, decomposition, reader, advance
+        self.pairs = pairs = reader.pairs
         self.weight, self.bias = (array.astype(np.float64) for array in decomposition.matrix())
-        blocks = [(one.at, *self._read(one.plain())) for one in pairs]
-        pairs.check_read(len(blocks))
-        self.at = np.concatenate([block[0] for block in blocks])
+        blocks = list(reader.through((), advance))
+        self.at = np.concatenate([block.at for block in blocks])
         self.labels = pairs.labels[self.at]
-        self.x = np.concatenate([block[1] for block in blocks])
+        self.x = np.concatenate([block.features for block in blocks]).astype(np.float64)
         self.images = np.bincount(self.labels, minlength=len(self.bias))
-        self.right = {"dense": self._counts(np.concatenate([block[2] for block in blocks]) == self.labels)}
+        self.right = {"dense": self._counts(np.concatenate([block.said for block in blocks]) == self.labels)}
         logits = self.x @ self.weight.T + self.bias
         self.right["decomposed"] = self._counts(logits.argmax(axis=1) == self.labels)
         largest = np.partition(logits, -2, axis=1)
@@ -97,11 +89,11 @@ class Measure:
         pull = _Pull(n_classes) if cue.exchanged else None
         loss, lost = np.zeros((2, n_classes)), [csr_matrix((n_classes, d)) for _ in range(2)]
         row = 0
-        for one in self.pairs:
+        for one in self.reader.through([cue], self.advance):
             here = slice(row, row := row + len(one.at))
             self._check_still_there(here, one.at)
             x, own = self.x[here], self.labels[here]
-            changed, dense = self._read(one.swapped([cue], self.pairs.seed))
+            changed, dense = one.features.astype(np.float64), one.said
             moved.update((x - changed) ** 2 / 2)
             parts = through(x, changed, own, self.weight, self.bias) / self.margin
             of_class = csr_matrix((np.ones(len(own)), (own, np.arange(len(own)))), (n_classes, len(own)))
@@ -134,11 +126,6 @@ class Measure:
             through_half=lost_half,
             right=right,
         )
-
-    def _read(self, pixels: torch.Tensor) -> tuple[Array, Counts]:
-        features, said = read(self.network, pixels, self.batch_size)
-        self.advance(len(pixels))
-        return features.astype(np.float64), said
 
     def _counts(self, hits: npt.NDArray[np.bool_]) -> Counts:
         return np.bincount(self.labels[hits], minlength=len(self.bias))
@@ -173,14 +160,6 @@ class Measure:
         if not pairs.labelled:
             note += "; no labels: the dense network's own predictions stand in"
         return note
-
-
-def read(network: Network, pixels: torch.Tensor, batch_size: int) -> tuple[npt.NDArray[np.float32], Counts]:
-    """Run images; return features (m, d) and the classes (m,) that the network gives them."""
-    head_of(network, pixels)
-    parts = [network.read(one) for one in split(pixels, batch_size)]
-    features, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))
-    return features.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
 
 
 class _Mean:

@@ -7,19 +7,23 @@ spread over the images as it was before.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from subspect.ground.engines import Remembered, sharing
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import fingerprint
+from subspect.ground.memory import budget
 from subspect.heads.history import Part
 from subspect.images.batches import batches
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import AnyPreprocessing
+from subspect.studies.blocks import STATISTICS
 from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.study import Study
@@ -27,7 +31,6 @@ from subspect.swapping.cue import Cue, swapped
 from subspect.swapping.pixels import AS_THEY_ARE, Enlarged, Tones, View, checked, enlarged
 
 Indices = npt.NDArray[np.int64]
-_MEMORY = 2**29  # bytes of images that are kept
 _GREY = 1 / 512  # from 0 to 1: channels that differ by less are one grey
 BLOCK = 64  #: images that are swapped at a time; chance is drawn for a block, so it depends on nothing else
 
@@ -171,8 +174,25 @@ def _features(
     return np.concatenate(kept), np.maximum(sums[1] / start - (sums[0] / start) ** 2, 0)
 
 
-@dataclass
-class Paired:
+@dataclass(frozen=True)
+class Learned:
+    """What is learned of images by reading them.
+
+    Attributes:
+        failed: id → reason of what couldn't be read.
+        changed: ids of those that are other files than were observed.
+        same: ids of those that are the same.
+        coloured: whether any of them has a colour.
+    """
+
+    failed: dict[str, str]
+    changed: set[str]
+    same: set[str]
+    coloured: bool
+
+
+@dataclass(eq=False)
+class Paired(Remembered):
     """A sample of an image set with partners, block by block, any number of times; what memory doesn't hold is read again.
 
     Attributes:
@@ -209,7 +229,7 @@ class Paired:
     _view: View | None = None
     _channels: int = 0
     _coloured: bool = False
-    _kept: list[Pairs] | None = None
+    _kept: dict[int, Pairs | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -229,22 +249,52 @@ class Paired:
 
     def paired_anew(self, seed: int) -> Paired:
         """Return the same sample with other partners."""
-        return replace(self, partners=partners(self.labels, seed), seed=seed, _kept=None)
+        return replace(self, partners=partners(self.labels, seed), seed=seed, failed={}, _kept={})
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return -(-len(self.ids) // BLOCK)
+
+    def described(self) -> dict[str, Any]:
+        """Return it for another process, without the images that are kept here."""
+        return {**vars(self), "_kept": {}}
+
+    @property
+    def learned(self) -> Learned:
+        """What was learned of the images so far, by reading them."""
+        return Learned(self.failed, self.images.changed, self.images.same, self._coloured)
+
+    def learn(self, found: Learned) -> None:
+        """Take in what another process learned."""
+        self.failed |= found.failed
+        self.images.changed |= found.changed
+        self.images.same |= found.same
+        self._coloured |= found.coloured
+
+    def look(self) -> None:
+        """Find out how the network gets images, by the first that can be read."""
+        for number in range(self.count if self._view is None else 0):
+            if next(self.blocks([number])) is not None:
+                return
 
     def __iter__(self) -> Iterator[Pairs]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept: list[Pairs] | None = []
-        size = 0
-        for pairs in self._read():
-            size += 8 * pairs.images.numel()
-            kept = [*kept, pairs] if kept is not None and size <= _MEMORY else None
-            yield pairs
-        self._kept = kept
+        return (pairs for pairs in self.blocks(range(self.count)) if pairs is not None)
 
-    def _read(self) -> Iterator[Pairs]:
-        starts = range(0, len(self.ids), BLOCK)
+    def blocks(self, wanted: Iterable[int]) -> Iterator[Pairs | None]:
+        """Go through some blocks; of one that can't be read there is none."""
+        numbers = list(wanted)
+        if all(number in self._kept for number in numbers):
+            yield from (self._kept[number] for number in numbers)
+            return
+        memory = budget() // STATISTICS * sharing()
+        for number, pairs in zip(numbers, self._read(numbers), strict=True):
+            if pairs is None or 8 * pairs.images[0].numel() * len(self.ids) <= memory:
+                self._kept[number] = pairs
+            yield pairs
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Pairs | None]:
+        starts = [BLOCK * number for number in numbers]
         blocks = [np.arange(start, min(start + BLOCK, len(self.ids))) for start in starts]
         wanted = [np.concatenate([block, np.setdiff1d(self.partners[block], block)]) for block in blocks]
         self._view = self._view or enlarged(self.preprocessing, self.images, self.ids)
@@ -255,6 +305,7 @@ class Paired:
             for id, digest in zip(batch.ids, batch.digests, strict=True):  # read by other processes
                 self.images.compare(id, digest)
             if batch.pixels is None:
+                yield None
                 continue
             pixels = checked(batch.pixels)
             self._view = self._view or Tones.of(self.preprocessing, pixels)
@@ -264,9 +315,8 @@ class Paired:
             place = {one: row.get(self.ids[one]) for one in among.tolist()}
             pairs = [(one, place[one], place[int(self.partners[one])]) for one in block.tolist()]
             kept = [(one, own, other) for one, own, other in pairs if own is not None and other is not None]
-            if kept:
-                at, own, other = (list(column) for column in zip(*kept, strict=True))
-                yield Pairs(np.array(at), pictures[own], pictures[other], self._view)
+            at, own, other = (list(column) for column in zip(*kept, strict=True)) if kept else ([], [], [])
+            yield Pairs(np.array(at), pictures[own], pictures[other], self._view) if kept else None
 
     def check_read(self, count: int) -> None:
         """Refuse a pass in which nothing could be read.

@@ -1,0 +1,160 @@
+"""Filling shards: images are read, run through the network, and what is kept of them is written or handed back.
+
+Another process writes a shard itself where it sees the study's folder, and all of the shard's images could be used; else it
+hands back what the shard is to hold, since how many images may fail is decided where all are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from subspect.ground.engines import Remembered, elsewhere, on_engine
+from subspect.ground.files import is_file
+from subspect.ground.folders import marked
+from subspect.ground.progress import progress
+from subspect.images.batches import batches, lost_workers
+from subspect.images.sources import ClassMatch, Images
+from subspect.networks.network import Network
+from subspect.studies.image_set import ImageSet
+from subspect.studies.manifests import SetManifest
+from subspect.studies.running import Runner
+from subspect.studies.shards import Chunk, Entry, joined, shard_name
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A shard: what it is to hold, or what the manifest says of it if it is written; and images that couldn't be used."""
+
+    chunk: Chunk | None
+    entry: Entry | None
+    failed: list[tuple[str, str]]
+
+
+class Filling(Remembered):
+    """Fills shards of an image set, as a work.
+
+    Args:
+        network: with its head.
+        source: the images.
+        match: how labels become classes.
+        image_set: begun.
+        workers: processes that read images.
+        device: where the network runs.
+        advance: called with the number of images that ran, where the work is done in this process.
+        mark: a file in the image set's folder, by which others know that they see it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        source: Images,
+        match: ClassMatch,
+        image_set: ImageSet,
+        workers: int,
+        device: str | torch.device | None,
+        advance: Callable[[int], object],
+        mark: str,
+    ) -> None:
+        self.network, self.source, self.match, self.image_set = network, source, match, image_set
+        self.workers, self.device, self.advance, self.mark = workers, device, advance, mark
+        self.away = False  # whether this is another process than the one that asks
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it needs a GPU."""
+        return self.device is not None and torch.device(self.device).type == "cuda"
+
+    def described(self) -> dict[str, Any]:
+        """Return it for another process, which tells nobody how far it is."""
+        return {**super().described(), "advance": _nobody, "away": True}
+
+    def __call__(self, pieces: Iterable[int]) -> Iterator[Filled]:
+        """Fill some shards, those that are there already left out."""
+        shards = list(pieces)
+        seen = self.away and is_file(self.image_set.folder / self.mark)
+        there = {index for index in shards if seen and is_file(self.image_set.folder / shard_name(index))}
+        cuts = {index: cuts_of(self.image_set.manifest, index) for index in shards if index not in there}
+        positions = [positions for shard in cuts.values() for positions in shard]
+        with lost_workers(), self.network.running(self.device) if self.away else nullcontext():
+            read = batches(self.source, self.network.preprocessing, self.match, positions, self.workers)
+            run = Runner(self.network, self.image_set.manifest)
+            for index in shards:
+                if index in there:  # by an actor that was lost before it could say so
+                    yield Filled(None, None, self.image_set.shard(index)[1])
+                    continue
+                chunks, failed = [], []
+                for cut, batch in zip(cuts[index], read, strict=False):
+                    chunk, unusable = run(batch)
+                    chunks.append(chunk)
+                    failed += unusable
+                    self.advance(len(cut))
+                yield self._filled(index, joined(chunks), failed, seen)
+
+    def _filled(self, index: int, chunk: Chunk, failed: list[tuple[str, str]], seen: bool) -> Filled:
+        if not seen or failed:
+            return Filled(chunk, None, failed)
+        self.image_set.write(index, chunk, [])
+        return Filled(None, self.image_set.entries[index], [])
+
+
+def fill(
+    network: Network,
+    source: Images,
+    match: ClassMatch,
+    image_set: ImageSet,
+    own: range,
+    *,
+    workers: int,
+    device: str | torch.device | None,
+    check: Callable[[list[tuple[str, str]]], None],
+    show: bool,
+) -> None:
+    """Write those of some shards that are missing.
+
+    Args:
+        network: with its head; it runs where it is now.
+        source: the images.
+        match: how labels become classes.
+        image_set: begun.
+        own: the shards.
+        workers: processes that read images.
+        device: where the network runs in other processes.
+        check: refuses too many images that couldn't be used.
+        show: whether to draw a progress bar.
+    """
+    manifest, done = image_set.manifest, set(image_set.done).intersection(own)
+    failed = [failure for index in done for failure in image_set.shard(index)[1]]
+    check(failed)
+    left = [index for index in own if index not in done]
+    images, there = positions_in(manifest, own), positions_in(manifest, done)
+    bar = progress(image_set.name, images, "images", done=there, show=show)
+    with bar as advance, marked(image_set.folder) as mark:
+        work = Filling(network, source, match, image_set, workers, device, advance, mark)
+        for index, filled in on_engine(work, left):
+            check(failed := failed + filled.failed)
+            if filled.chunk is not None:
+                image_set.write(index, filled.chunk, filled.failed)
+            elif filled.entry is not None:
+                image_set.entries[index] = filled.entry
+            if elsewhere():
+                advance(positions_in(manifest, [index]))
+
+
+def cuts_of(manifest: SetManifest, shard: int) -> list[range]:
+    """Cut a shard's positions into batches; always at the same places, so that a resumed run gives the same bytes."""
+    first, end = manifest.ends(shard)
+    return [range(start, min(start + manifest.batch_size, end)) for start in range(first, end, manifest.batch_size)]
+
+
+def positions_in(manifest: SetManifest, shards: Iterable[int]) -> int:
+    """Return how many images fall to some shards."""
+    return sum(end - first for first, end in map(manifest.ends, shards))
+
+
+def _nobody(_: int) -> None:
+    """Tell nobody."""
