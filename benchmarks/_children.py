@@ -54,6 +54,23 @@ class Net(nn.Module):
 def small():
     return Net(3)
 
+class Hungry(Net):
+    def forward(self, x):
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().forward(x)
+
+def hungry():
+    return Hungry(3)
+
+class Patchy(Net):
+    def forward(self, x):
+        dark = x[:, 0].mean((1, 2), keepdim=True)[:, None] < -0.1
+        return self.fc(torch.where(dark, torch.nan, self.conv(x).relu()).mean((2, 3)))
+
+def patchy():
+    return Patchy(3)
+
 def large():
     return Net({LARGE})
 """

@@ -8,6 +8,8 @@ Each part does the real thing to a small study and looks at what is left:
 - damage: single flipped bits, cut, emptied, doubled and swapped files over all files of a study; each is noticed by one of
   our own errors or changes no figure, and none ends the process.
 - pairs: every two writing commands at once.
+- cluster: actors and drivers of a Ray cluster killed, two drivers at once; networks that a device has no memory for, or that
+  give NaN for some images.
 - decoys: folders full of files, links and folders with names like ours; all as before after every command.
 
 A study of 96 images; about 40 minutes on two cores, or as much as --share says of it.
@@ -34,6 +36,7 @@ from pathlib import Path
 
 import subspect
 from _children import Ended, Tree, copy, parts, prepare, run, start, tree
+from _cluster_faults import cluster
 from _rows import Row, publish, row
 from subspect import Study, SubspectError
 from subspect.ground.seals import is_sealed
@@ -480,6 +483,7 @@ PARTS: dict[str, Callable[[Path, Path, float, random.Random], list[Row]]] = {
     "disks": disks,
     "damage": damage,
     "pairs": pairs,
+    "cluster": cluster,
     "decoys": decoys,
 }
 

@@ -16,7 +16,7 @@ from conftest import Tiny, write_study
 from subspect.heads.history import Part
 from subspect.studies.image_set import ImageSet
 from subspect.studies.parts import in_part
-from subspect.studies.rows import Block, Rows
+from subspect.studies.rows import Block, Rows, held
 from subspect.studies.shards import Chunk
 
 PARTS: tuple[Part, ...] = ("all", "all but 20 %", "held out 20 %")
@@ -183,3 +183,18 @@ def test_the_print_of_an_image_is_its_features_alone() -> None:
     for folds in (2, 3, 8):
         share = np.bincount((found % np.uint64(folds)).astype(np.int64), minlength=folds) / 1000
         assert np.allclose(share, 1 / folds, atol=4 * np.sqrt(1 / folds / 1000))
+
+
+def test_of_many_images_a_sample_is_held(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, said = held(image_set.chunks(), IMAGES)
+    assert said == "" and whole.ids == image_set.whole().ids
+    monkeypatch.setattr("subspect.studies.rows.HELD", 60)
+    drawn, said = held(image_set.chunks(), IMAGES)
+    assert 40 < len(drawn.ids) < 80 and said == f"; a sample of {len(drawn.ids)} of them"
+    assert set(drawn.ids) < set(whole.ids)
+    again = in_part(drawn.ids, "held out 20 %").mean()
+    assert 0.05 < again < 0.4  # independent of what is held out
+    study = subspect.Study.open(image_set.folder.parent.parent)
+    decomposition = study.decompose(2, show_progress=False)
+    assert "a sample of" in study.geometry(on="train", points=50).note
+    assert "a sample of" in decomposition.essentiality(on="train", repeats=2).note

@@ -39,7 +39,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
 from subspect.measuring.where import Where, where
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.shards import joined
+from subspect.studies.rows import held
 from subspect.studies.study import Study, StudyLike
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def essentiality(
     """Replace influential features, all others, and random ones, and measure what becomes of each class.
 
     Args:
-        study: where the features are stored; the images measured on are held in memory.
+        study: where the features are stored; of many images a sample of 100,000 is measured on.
         decomposition: whose supports are the influential features; the paper's are those of method "frequency".
         on: the image set to measure on; one that took no part in the choice unless given.
         repeats: draws of noise, of random sets and of random orders; intervals take two or more.
@@ -265,7 +265,7 @@ def essentiality(
     images_of = where(study, decomposition, on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     means, deviations = _spread(study, *decomposition.chosen_on)
-    whole = joined(list(images_of.chunks()))
+    whole, sample = held(images_of.chunks(), images_of.images)
     x, labels = whole.features, whole.labels
     supports, d = decomposition.supports, weight.shape[1]
     n_classes = len(weight)
@@ -299,7 +299,7 @@ def essentiality(
         before=before,
         kinds={kind: Replaced(*values) for kind, values in kinds.items()},
         curves=Curves(sizes, *lines[:, 0], *lines[:, 1:]),
-        note=images_of.note,
+        note=images_of.note + sample,
     )
 
 

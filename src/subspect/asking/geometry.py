@@ -37,6 +37,7 @@ from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.statistics.dimensions import LEAST, Spread, effective_rank, spread
 from subspect.studies.decompositions import DecompositionLike, opened
+from subspect.studies.rows import held
 from subspect.studies.study import Study, StudyLike, open_study
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def geometry(
     on = on or ("test" if "test" in names else "train")
     image_set = study.image_set(on)
     weight, bias = (tensor.double().numpy() for tensor in study.head())
-    whole = image_set.whole()
+    whole, sample = held(image_set.chunks(), len(image_set))
     x, labels = whole.features, whole.labels
     if len(x) < 2:
         raise SubspectError(f"{on!r} has {len(x)} {study.identity.examples}; its dimensions need 2 or more")
@@ -251,7 +252,7 @@ def geometry(
         compared_on=int(curve[0].images) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
-        note=f"{len(x):,} {study.identity.examples} of {on!r}{unlabelled}",
+        note=f"{len(image_set):,} {study.identity.examples} of {on!r}{sample}{unlabelled}",
     )
 
 

@@ -52,6 +52,7 @@ _FEWER = 4  # a head's own curvature is near enough to its optimum to do with a 
 _NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly between whole numbers
 _NONE = np.empty(0, np.int64)
+_ROWS = 1024  # weighed at a time: a thousand classes take 8 MB for each number
 _DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
 
 
@@ -264,6 +265,12 @@ class Boundary:
 
     def _weigh(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
         """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
+        parts = [self._weigh_some(block.at(slice(start, start + _ROWS)), head) for start in range(0, len(block), _ROWS)]
+        weights, pulls = zip(*parts, strict=True) if parts else ((), ())
+        nothing = np.empty((0, len(self.images)))
+        return np.concatenate([nothing, *weights]), np.concatenate([nothing, *pulls])
+
+    def _weigh_some(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
         if head is None:
             return self._by_margin(block)
         dense = logits(block, self.dense).astype(np.float64)
@@ -347,5 +354,7 @@ def _nothing(n_classes: int, n_features: int) -> _Looked:
 def _look(dense: Affine, so_far: _Looked, block: Block) -> _Looked:
     moments, images, margins = so_far
     moments.update(block.features)
-    two = np.partition(_exactly(block, dense), -2, axis=1)[:, -2:]
-    return moments, images + np.bincount(block.labels, minlength=len(images)), [*margins, two[:, 1] - two[:, 0]]
+    for start in range(0, len(block), _ROWS):
+        two = np.partition(_exactly(block.at(slice(start, start + _ROWS)), dense), -2, axis=1)[:, -2:]
+        margins.append(two[:, 1] - two[:, 0])
+    return moments, images + np.bincount(block.labels, minlength=len(images)), margins

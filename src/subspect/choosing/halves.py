@@ -96,4 +96,4 @@ class Drawn(Kept[Block]):
         mixed *= np.uint64(0xD6E8FEB86659FD93)
         hashes = (mixed >> np.uint64(11)).astype(np.float64) / 2**53
         own = np.flatnonzero((self._low <= hashes) & (hashes < self._high))
-        return Block(block.features[own], block.labels[own], block.predictions[own])
+        return block.at(own)

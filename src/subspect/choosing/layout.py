@@ -74,7 +74,7 @@ class Layout:
 
     def cut(self, block: Block) -> list[Cut]:
         """Cut a block into pieces that caches hold."""
-        return [self._cut(block.features[start : start + _ROWS]) for start in range(0, len(block.labels), _ROWS)]
+        return [self._cut(block.features[start : start + _ROWS]) for start in range(0, len(block), _ROWS)]
 
     def nothing(self) -> Taken:
         """Return the sums of no images."""
@@ -84,14 +84,13 @@ class Layout:
     def take(self, dense: Affine, target: Target, begin: Array, so_far: Taken, block: tuple[Block, list[Cut]]) -> Taken:
         """Add what is wanted of some images, and the curvatures of the classes at a vector to begin with."""
         images, constant, wanted, curvatures = so_far
-        said = logits(block[0], dense).astype(np.float64)
-        p = np.eye(said.shape[1])[block[0].labels] if target == "labels" else softmax(said, axis=1)
-        constant -= float(entr(p).sum())
         for number, cut in enumerate(block[1]):
-            own = p[number * _ROWS : (number + 1) * _ROWS].T
-            constant -= float((own[self.fixed] * cut.fixed).sum())
-            self._take(own, begin, cut, wanted, curvatures)
-        return images + len(p), constant, wanted, curvatures
+            rows = block[0].at(slice(number * _ROWS, (number + 1) * _ROWS))
+            said = logits(rows, dense).astype(np.float64)
+            p = np.eye(said.shape[1])[rows.labels] if target == "labels" else softmax(said, axis=1)
+            constant -= float(entr(p).sum()) + float((p.T[self.fixed] * cut.fixed).sum())
+            self._take(p.T, begin, cut, wanted, curvatures)
+        return images + len(block[0]), constant, wanted, curvatures
 
     def normalise(self, theta: Array, so_far: tuple[float, Array], cuts: list[Cut]) -> tuple[float, Array]:
         """Add the sum over images of logsumexp(z), and its gradient."""

@@ -15,9 +15,10 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
-from typing import Any, TypeVar
+from threading import current_thread
+from typing import Any, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from subspect.ground import engines
@@ -86,11 +87,28 @@ def cluster(address: str | None, actors: int | None) -> Iterator[Cluster]:
         _start(ray, address, actors)
     found = Cluster(ray, _how_many(ray, actors))
     try:
-        yield found
+        with redirect_stdout(_Ours(sys.stdout)):
+            yield found
     finally:
         found.end()
         if own:
             ray.shutdown()
+
+
+class _Ours:
+    """A stream that takes nothing of what Ray's threads print of lost actors, which isn't a result of ours."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if current_thread().name.startswith("ray_"):
+            log.debug("%s", text.strip())
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _start(ray: Any, address: str | None, actors: int | None) -> None:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from subspect.ground.arrays import Features, Integers, Wide
 
+_ROWS = 2048  # taken in at a time, since they are twice as large then
+
 
 class _Sums:
     """Arrays and numbers that add up."""
@@ -72,10 +74,11 @@ class Moments(_Sums):
 
     def update(self, features: Features, labels: Integers | None = None, ids: Sequence[str] = ()) -> None:
         """Take in features (m, d) float32."""
-        wide = features.astype(np.float64)
-        self.images += len(wide)
-        self.sums += wide.sum(axis=0)
-        self.products += wide.T @ wide
+        for start in range(0, len(features), _ROWS):
+            wide = features[start : start + _ROWS].astype(np.float64)
+            self.images += len(wide)
+            self.sums += wide.sum(axis=0)
+            self.products += wide.T @ wide
 
     def deviations(self) -> Wide:
         """Return (d,): the standard deviation of each feature."""

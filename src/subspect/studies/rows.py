@@ -16,10 +16,12 @@ from threadpoolctl import ThreadpoolController
 from subspect.heads.history import Part
 from subspect.studies.blocks import Kept, total
 from subspect.studies.image_set import ImageSet
-from subspect.studies.parts import share_of
-from subspect.studies.shards import Chunk
+from subspect.studies.parts import hashed, share_of
+from subspect.studies.shards import Chunk, joined
 
 _BLOCK = 1 << 26  # bytes of features in a block, unless it has as many
+_CACHED = 256  # rows hashed at a time
+HELD = 100_000  #: images that may be in memory at once
 _ROWS = 8192  # rows: so that there are several blocks to share, where features are few
 
 
@@ -31,6 +33,13 @@ class Block:
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, rows: slice | npt.NDArray[np.int64]) -> Block:
+        """Return some of the images."""
+        return Block(self.features[rows], self.labels[rows], self.predictions[rows])
+
     def prints(self) -> npt.NDArray[np.uint64]:
         """Return (m,): a hash of each row of features."""
         return prints(self.features)
@@ -38,10 +47,13 @@ class Block:
 
 def prints(features: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
     """Return (m,): a hash of each row of features (m, d), the same wherever the row lies."""
-    bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
-    factors = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
-    total: npt.NDArray[np.uint64] = (bits * factors).sum(axis=1, dtype=np.uint64)
-    return (total ^ (total >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+    factors = np.random.default_rng(0).integers(1, 2**63, features.shape[1], dtype=np.uint64) | np.uint64(1)
+    sums = np.empty(len(features), np.uint64)
+    for start in range(0, len(features), _CACHED):  # numbers of 64 bits take much memory
+        bits = np.ascontiguousarray(features[start : start + _CACHED]).view(np.uint32).astype(np.uint64)
+        bits *= factors
+        sums[start : start + _CACHED] = bits.sum(axis=1, dtype=np.uint64)
+    return (sums ^ (sums >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
 
 
 @cache
@@ -113,9 +125,16 @@ class Shards(Kept[Chunk]):
         return chunk if self._skip is None else chunk.at(~np.isin(prints(chunk.features), self._skip))
 
 
+def held(chunks: Iterable[Chunk], images: int) -> tuple[Chunk, str]:
+    """Return so many images in memory at once, or of many a sample of `HELD` by a hash of their ids; and that in words."""
+    share = min(1.0, HELD / max(1, images))
+    drawn = joined([chunk if share == 1 else chunk.at(hashed(chunk.ids, b"held") < share) for chunk in chunks])
+    return drawn, "" if share == 1 else f"; a sample of {len(drawn.ids):,} of them"
+
+
 def n_rows(blocks: Iterable[Block]) -> int:
     """Return how many images some blocks hold."""
-    return total(blocks, int, lambda rows, block: rows + len(block.labels))
+    return total(blocks, int, lambda rows, block: rows + len(block))
 
 
 def bytes_of(blocks: Iterable[Block]) -> int:
