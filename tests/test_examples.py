@@ -27,6 +27,7 @@ NOT_RUN = {
     "python3 -m venv .venv && . .venv/bin/activate": "installs",
     "pip install -c constraints.txt '.[demo,pandas,sklearn,timm]'": "installs",
     "pip install -c constraints.txt '.[export,specialise]'": "installs",
+    "pip install -c constraints.txt '.[ray]'": "installs",
     "pip install -c constraints.txt '.[benchmarks]'": "installs",
     "python benchmarks/solvers.py --data DIR --only matched": "minutes, on real data",
     "git clone https://github.com/akshaybadola/decomposing-the-deep CLONE": "downloads",

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
+from pathlib import Path
 from threading import current_thread
 from typing import Any, TextIO, TypeVar
 from urllib.parse import urlsplit
@@ -182,6 +183,8 @@ class Cluster:
             return
         pool = self._pool(bool(getattr(work, "gpu", False)))
         forgotten, engines.forgotten[:] = engines.forgotten[:], []
+        for module in engines.loaded:
+            self.ray.cloudpickle.register_pickle_by_value(module)
         sent = [self.ray.put(self.ray.cloudpickle.dumps(work))]
         waiting = [deque(pieces[number :: len(pool)]) for number in range(len(pool))]
         lost, left = Counter[int](), len(pieces)
@@ -303,8 +306,13 @@ class _Actor:
     def _start(self) -> None:
         self.starts += 1
         limit = told()
-        self._actor = self.ray.remote(**self._how)(_worker()).remote(sys.path, self._among, limit)
+        self._actor = self.ray.remote(**self._how)(_worker()).remote(_path(), self._among, limit)
         self._starting = self._actor.about.remote()
+
+
+def _path() -> list[str]:
+    """Return where modules are found: as in this process, in its folder, and beside the files that the user named."""
+    return [*sys.path, str(Path.cwd()), *(str(Path(one.__file__ or "").resolve().parent) for one in engines.loaded)]
 
 
 def _next(waiting: list[deque[int]], number: int) -> int | None:

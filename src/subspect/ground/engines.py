@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -47,6 +48,7 @@ class Here:
             yield piece, next(results)
 
 
+loaded: list[ModuleType] = []  #: modules from files that the user named, which no other process can import by name
 _engine: ContextVar[Engine] = ContextVar("engine", default=Here())  # noqa: B039  # it holds nothing
 _sharing: list[int] = [1]  # how many processes share the pieces of a work among them
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import nn
 
+from subspect.ground.engines import loaded
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import is_file
 from subspect.images.preprocessing import PreprocessingLike
@@ -207,6 +208,7 @@ def _module(place: str) -> ModuleType:
         module = importlib.util.module_from_spec(found)
         sys.modules[found.name] = module  # dataclasses look the file's names up there
         found.loader.exec_module(module)
+        loaded.append(module)
         return module
     except (Exception, SystemExit) as error:
         raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
