@@ -6,9 +6,12 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +29,7 @@ from conftest import Tiny, write_images
 from elsewhere import wait_for
 from subspect import Network, Study, SubspectError, engine, observe
 from subspect.cli import app
-from subspect.ground import clusters
+from subspect.ground import actors, clusters
 from subspect.ground.engines import Work, forget, in_order, on_engine, sharing, using
 from subspect.ground.errors import MissingExtra
 from subspect.studies.blocks import Given, Kept, Mapped, merged, total
@@ -218,9 +221,9 @@ def _blind(self: Any) -> dict[str, Any]:
 def test_one_two_and_three_actors_decompose_alike(study: Study) -> None:
     expected = study.decompose(2, show_progress=False)
     cost = expected.evaluate(on="test")
-    for actors in (1, 2, 3):
+    for number in (1, 2, 3):
         (study.path / "decompositions" / f"{expected.name}.safetensors").unlink()
-        with engine("ray", actors=actors):
+        with engine("ray", actors=number):
             found = study.decompose(2, show_progress=False)
             assert found.evaluate(on="test") == cost
         assert found.to_json() == expected.to_json() and torch.equal(found.weights, expected.weights)
@@ -266,8 +269,8 @@ class Unlike(Exception):
 
 
 def test_errors_that_cannot_be_sent_are_told() -> None:
-    assert repr(pickle.loads(clusters._pickled(Unlike(1, 2)))) == "SubspectError('Unlike: unlike')"
-    assert isinstance(pickle.loads(clusters._pickled(KeyError("a"))), KeyError)
+    assert repr(pickle.loads(actors.as_bytes(Unlike(1, 2)))) == "SubspectError('Unlike: unlike')"
+    assert isinstance(pickle.loads(actors.as_bytes(KeyError("a"))), KeyError)
 
 
 @pytest.mark.usefixtures("joined")
@@ -283,8 +286,8 @@ def test_memory_and_shares_in_actors() -> None:
 
 @pytest.mark.usefixtures("joined")
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = clusters.versions()
-    monkeypatch.setattr(clusters, "versions", lambda: {**own, "subspect": "9.9"})
+    own = actors.versions()
+    monkeypatch.setattr(actors, "versions", lambda: {**own, "subspect": "9.9"})
     with (
         engine("ray", actors=1),
         pytest.raises(
@@ -310,6 +313,18 @@ def test_what_an_engine_may_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         assert sharing() == 1
     found = CliRunner().invoke(app, ["decompose", "s", "-k", "5", "--address", "auto"])
     assert found.exit_code == 1 and "an address or a number of actors goes with the engine 'ray'" in found.output
+
+
+def test_a_cluster_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("it is\nbusy")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    for address, where in ((None, "on this machine"), ("auto", "at 'auto'")):
+        message = f"no Ray cluster {where}: ConnectionError: it is busy; start one with ray start --head .*RAY_AUTH_MODE=token"
+        with pytest.raises(SubspectError, match=message), engine("ray", address):
+            pass
 
 
 @pytest.mark.usefixtures("joined")
@@ -360,6 +375,17 @@ with subspect.engine("ray", {address!r}, actors=2):
 """
 
 
+def wait_for_answer(port: int, seconds: float = 60) -> None:
+    """Wait until something listens, and a moment more."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            time.sleep(2)
+            return
+        time.sleep(0.1)
+
+
 @pytest.mark.usefixtures("small")
 def test_a_driver_that_is_killed_goes_on_by_itself_and_by_a_cluster_of_others(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=30)
@@ -372,19 +398,21 @@ def test_a_driver_that_is_killed_goes_on_by_itself_and_by_a_cluster_of_others(tm
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
     )
     try:
-        wait_for(Path(about["temp-dir"]) / "session_latest")  # type: ignore[arg-type]
+        wait_for_answer(port)
         source = DRIVER.format(
             paths=sys.path, address=f"127.0.0.1:{port}", folder=str(images), study=str(tmp_path / "two")
         )
-        driver = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.DEVNULL)
+        as_there = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        driver = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.DEVNULL, env=as_there)
         wait_for(tmp_path / "two" / "sets" / "train" / "00003.arrow")
         driver.kill()
         driver.wait()
         done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.arrow")}
         assert 3 < len(done) < 12
-        assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+        assert subprocess.run([sys.executable, "-c", source], check=False, env=as_there).returncode == 0
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
         cluster.wait()

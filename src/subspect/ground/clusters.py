@@ -16,16 +16,14 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from importlib import metadata
-from pathlib import Path
 from threading import current_thread
 from typing import Any, TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from subspect.ground import engines
+from subspect.ground.actors import LOST, Actor
 from subspect.ground.engines import Here, Work, using
-from subspect.ground.errors import SubspectError, near, shortened, some
-from subspect.ground.memory import free, told
+from subspect.ground.errors import SubspectError, near, shortened
 from subspect.ground.packages import package
 
 log = logging.getLogger("subspect")
@@ -35,10 +33,7 @@ ENGINES = ("local", "ray")  #: this process, or a cluster
 _ANSWER = 5.0  # seconds for an address to answer
 _START = 120.0  # seconds for the first actor to start
 _AHEAD = 2  # pieces that an actor has been given at a time: one that it does, and the next
-_LOST = 5  # actors that may be lost with the same piece
-_OF_FREE = 4  # of what is free on a machine, its actors may take one in so many
 _SOCKETS = 40  # characters that a folder for sockets may have, since their names may have no more than about 100
-_SAME = ("subspect", "torch", "numpy", "python")  # versions that actors must have
 
 
 @contextmanager
@@ -113,22 +108,22 @@ class _Ours:
 
 
 def _start(ray: Any, address: str | None, actors: int | None) -> None:
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    how: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
     if address is None:
         how["num_cpus"] = max(os.cpu_count() or 1, actors or 1) + 1  # one is left to others
         if len(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "") > _SOCKETS:
             how["_temp_dir"] = "/tmp/ray"
     else:
         _check_answers(address)
-        how = {"address": address, **{key: how[key] for key in ("log_to_driver", "logging_level")}}
+        how = {"address": address, **{key: how[key] for key in ("log_to_driver", "configure_logging")}}
     try:
         ray.init(**how)
     except Exception as error:  # of many kinds: ConnectionError, RuntimeError, ValueError, of gRPC
         said = shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
         where = "on this machine" if address is None else f"at {address!r}"
         raise SubspectError(
-            f"no Ray cluster {where}: {said}; start one with ray start --head, or leave the address (--address, RAY_ADDRESS) "
-            "out to use this machine alone"
+            f"no Ray cluster {where}: {said}; start one with ray start --head (one that asks for a token needs "
+            "RAY_AUTH_MODE=token here as well), or leave the address (--address, RAY_ADDRESS) out to use this machine alone"
         ) from error
 
 
@@ -171,7 +166,7 @@ class Cluster:
 
     def __init__(self, ray: Any, actors: int) -> None:
         self.ray, self.actors = ray, actors
-        self.pools: dict[bool, list[_Actor]] = {}  # with a GPU each, and without
+        self.pools: dict[bool, list[Actor]] = {}  # with a GPU each, and without
 
     def map(self, work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
         """Return the number and the result of each piece, in any order.
@@ -204,9 +199,9 @@ class Cluster:
                 for one in actor.revive() if not actor.ready else []:
                     lost[one] += 1
                     waiting[pool.index(actor)].appendleft(one)
-                if piece is not None and lost[piece] >= _LOST:
+                if piece is not None and lost[piece] >= LOST:
                     raise SubspectError(
-                        f"{_LOST} actors were lost while they did the same piece of work, usually because memory ran out; "
+                        f"{LOST} actors were lost while they did the same piece of work, usually because memory ran out; "
                         "fewer actors (--actors), or less memory for each (--memory), may help; what was stored is kept"
                     )
                 continue
@@ -224,7 +219,7 @@ class Cluster:
                 actor.end()
         self.pools = {}
 
-    def _pool(self, gpu: bool) -> list[_Actor]:
+    def _pool(self, gpu: bool) -> list[Actor]:
         if gpu not in self.pools:
             number = self.actors
             if gpu:
@@ -233,86 +228,8 @@ class Cluster:
                     raise SubspectError(
                         "a GPU was asked for (--device), and the cluster has none; leave --device out, or join one that has"
                     )
-            self.pools[gpu] = [_Actor(self.ray, gpu, number) for _ in range(number)]
+            self.pools[gpu] = [Actor(self.ray, gpu, number) for _ in range(number)]
         return self.pools[gpu]
-
-
-class _Actor:
-    """One actor, as seen from here: started, given pieces, and started anew where it was lost."""
-
-    def __init__(self, ray: Any, gpu: bool, among: int) -> None:
-        self.ray, self.ready, self.starts = ray, False, 0
-        self._how = {"num_cpus": 1, "num_gpus": 1} if gpu else {"num_cpus": 1}
-        self._among = among
-        self._sent: list[Any] = []
-        self.doing: dict[Any, int] = {}
-        self._start()
-
-    @property
-    def waited_for(self) -> list[Any]:
-        """What it is waited for: its start, or results."""
-        return list(self.doing) if self.ready else [self._starting]
-
-    def take_up(self, sent: list[Any], forgotten: list[str]) -> None:
-        """Have it do pieces of another work from now on."""
-        self._sent, self.doing = sent, {}
-        if self.ready and forgotten:
-            self._actor.forget.remote(forgotten)
-
-    def give(self, piece: int) -> None:
-        """Have it do a piece."""
-        self.doing[self._actor.do.remote(self._sent, piece)] = piece
-
-    def answer(self, ref: Any) -> tuple[int | None, bytes | None]:
-        """Return a piece and its result, pickled; no result where it is lost, or has only started.
-
-        Raises:
-            SubspectError: an error of the work, other versions, or it can't be started.
-        """
-        piece = self.doing.get(ref)
-        try:
-            found = self.ray.get(ref)
-        except self.ray.exceptions.RayTaskError as error:
-            raise SubspectError(f"a Ray actor failed: {shortened(str(error.cause or error).strip(), 500)}") from error
-        except self.ray.exceptions.RayError as error:
-            self.ready = False
-            if piece is None and self.starts >= _LOST:
-                raise SubspectError(
-                    f"a Ray actor can't be started: {shortened(' '.join(str(error).split()), 300)}"
-                ) from error
-            return piece, None
-        if piece is None:
-            _check_versions(found)
-            self.ready = True
-            return None, None
-        del self.doing[ref]
-        fine, value = found
-        if not fine:
-            raise pickle.loads(value)
-        return piece, value
-
-    def revive(self) -> list[int]:
-        """Start it anew, and return the pieces that were lost with it."""
-        pieces = list(self.doing.values())
-        self.doing = {}
-        log.info("a Ray actor was lost%s: another one takes its place", f" with {len(pieces)} pieces" if pieces else "")
-        self._start()
-        return pieces
-
-    def end(self) -> None:
-        """End it."""
-        self.ray.kill(self._actor)
-
-    def _start(self) -> None:
-        self.starts += 1
-        limit = told()
-        self._actor = self.ray.remote(**self._how)(_worker()).remote(_path(), self._among, limit)
-        self._starting = self._actor.about.remote()
-
-
-def _path() -> list[str]:
-    """Return where modules are found: as in this process, in its folder, and beside the files that the user named."""
-    return [*sys.path, str(Path.cwd()), *(str(Path(one.__file__ or "").resolve().parent) for one in engines.loaded)]
 
 
 def _next(waiting: list[deque[int]], number: int) -> int | None:
@@ -331,100 +248,3 @@ def _no_room(ray: Any, actors: int) -> str:
         f"none of {actors} Ray actors could start within {_START:.0f} seconds; free in the cluster: {free or 'nothing'}; wait "
         "until others are done, or ask for fewer (--actors)"
     )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that must be the same wherever pieces are done."""
-    found = {"python": ".".join(map(str, sys.version_info[:2]))}
-    for name in _SAME[:-1]:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def _check_versions(theirs: dict[str, str]) -> None:
-    own = versions()
-    other = [
-        f"{name} {theirs.get(name, 'missing')} instead of {own[name]}"
-        for name in _SAME
-        if theirs.get(name) != own[name]
-    ]
-    if other:
-        raise SubspectError(
-            f"the Ray cluster has other versions than this process: {some(other)}; install the same ones on all of its machines"
-        )
-
-
-def _worker() -> type:
-    """Return the class of actors: made within a function, so that it is sent whole to where another subspect may be."""
-
-    class Worker:
-        def __init__(self, path: list[str], among: int, limit: int | None) -> None:
-            sys.path += [one for one in path if one not in sys.path]
-            self.among, self.limit = among, limit
-            self.known: tuple[Any, Any] = None, None
-
-        def about(self) -> dict[str, str]:
-            try:
-                from subspect.ground.clusters import versions
-            except ImportError:
-                from importlib.metadata import version
-
-                return {"subspect": version("subspect")}
-            return versions()
-
-        def forget(self, names: list[str]) -> None:
-            from subspect.ground.engines import forget
-
-            forget(names)
-
-        def do(self, sent: list[Any], piece: int) -> tuple[bool, bytes]:
-            from subspect.ground.clusters import done
-
-            self.known, answer = done(self.known, sent[0], piece, self.among, self.limit)
-            return answer
-
-    return Worker
-
-
-def done(
-    known: tuple[Any, Any], sent: Any, piece: int, among: int, limit: int | None
-) -> tuple[tuple[Any, Any], tuple[bool, bytes]]:
-    """Do a piece of a work, within an actor.
-
-    Args:
-        known: the work that was done last, by what it was sent as.
-        sent: what the work was sent as.
-        piece: its number.
-        among: how many actors there are.
-        limit: bytes that each may take; unless given, those of a machine share a fourth of what is free there.
-
-    Returns:
-        What is then known, and whether all went well with the result or the error, pickled.
-    """
-    import ray
-
-    from subspect.ground.memory import LEAST, memory_limit
-
-    engines.share_among(among)
-    share = free() // _OF_FREE // max(1, min(among, os.cpu_count() or 1))
-    with memory_limit(max(LEAST, share) if limit is None else limit):
-        try:
-            if known[0] != sent:
-                known = sent, ray.cloudpickle.loads(ray.get(sent))
-            [result] = known[1]([piece])
-            return known, (True, pickle.dumps(result, 5))
-        except Exception as error:
-            return known, (False, _pickled(error))
-
-
-def _pickled(error: Exception) -> bytes:
-    """Return an error as bytes; one that can't be pickled as what it says."""
-    try:
-        found = pickle.dumps(error)
-        pickle.loads(found)
-        return found
-    except Exception:
-        return pickle.dumps(SubspectError(f"{type(error).__name__}: {shortened(str(error), 500)}"))
