@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import entries, is_part
+from subspect.ground.files import entries
 from subspect.ground.pages import changed_pages
 from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.seals import file_checksum, is_sealed
 from subspect.ground.tables import Table
+from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.studies.feature_names import FILE, read_feature_names
 from subspect.studies.image_set import ImageSet

@@ -12,10 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
-import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -23,20 +20,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import filelock
-
 from subspect.ground.errors import SubspectError
 from subspect.ground.text import is_text
+from subspect.ground.unfinished import is_part, part_name
 
 if sys.platform != "win32":  # there, a file that is open cannot be deleted
     import fcntl
 
-log = logging.getLogger("subspect")
-
 JSON_DEPTH = 100  #: deeper JSON is refused: Python could read what it then could not write
 JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
 _TEXT_BYTES = 256 * 2**20  # likewise of other text
-_PART = re.compile(r"\.subspect-([0-9a-f]{16})([0-9a-f]{8})\.part")
 _NOFOLLOW, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))
 
 
@@ -102,7 +95,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
         raise SubspectError(explain(error, path)) from error
     sweep(path.parent)  # what a writer left who was killed between the file's two names, and isn't run again
     if not stat.S_ISREG(mode):
-        raise SubspectError(f"{path} is there already, as {_kind(mode)}; choose another name")
+        raise SubspectError(f"{path} is there already, as {kind(mode)}; choose another name")
     if ours is None:
         raise SubspectError(f"{path} exists; choose another name, or delete it")
     if not ours(path):
@@ -129,22 +122,6 @@ def sweep(folder: Path) -> None:
                     path.unlink()
             finally:
                 os.close(handle)
-
-
-def part_name() -> str:
-    """Return a new name for something unfinished: random digits, and digits that follow from them."""
-    digits = secrets.token_hex(8)
-    return f".subspect-{digits}{_check_digits(digits)}.part"
-
-
-def is_part(name: str) -> bool:
-    """Tell whether a name is one of ours for something unfinished."""
-    found = _PART.fullmatch(name)
-    return found is not None and found[2] == _check_digits(found[1])
-
-
-def _check_digits(digits: str) -> str:
-    return hashlib.sha256(f"part of subspect {digits}".encode()).hexdigest()[:8]
 
 
 def _open_part(folder: Path) -> tuple[Path, int]:
@@ -218,43 +195,6 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-# Locks ----------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(folder: Path, what: str, *, wait: float = -1, name: str = ".lock") -> Iterator[None]:
-    """Keep every other process that asks for the same out while the block runs; the system frees a killed holder's lock.
-
-    Args:
-        folder: where the lock's file, of the name given, lies; made if need be.
-        what: that others do meanwhile, for the messages, such as "writing to the study S".
-        wait: seconds, at most; as long as it takes unless given. That it waits is said.
-
-    Raises:
-        SubspectError: another process holds it for longer, or the folder cannot be written.
-    """
-    path = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise SubspectError(f"{path} is not a file of subspect's but {_kind(os.lstat(path).st_mode)}; remove it")
-        guard = filelock.FileLock(path)
-        try:
-            guard.acquire(timeout=0)
-        except filelock.Timeout:
-            if wait:
-                log.info("waiting: another process is %s", what)
-            guard.acquire(timeout=wait)
-    except filelock.Timeout as error:
-        raise SubspectError(f"another process is {what}; wait for it, or choose another folder") from error
-    except OSError as error:
-        raise SubspectError(explain(error, path)) from error
-    try:
-        yield
-    finally:
-        guard.release()
-
-
 def refuse_links(folder: Path, *parts: str) -> None:
     """Check that a place within a folder of ours is reached without following a link, which could lead anywhere.
 
@@ -306,7 +246,7 @@ def open_file(path: Path, what: str = "") -> BinaryIO:
     try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
-            raise SubspectError(f"cannot read {name}: it is {_kind(mode)}, not a file")
+            raise SubspectError(f"cannot read {name}: it is {kind(mode)}, not a file")
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -412,7 +352,7 @@ def is_folder(path: Path) -> bool:
 def special(path: Path) -> str:
     """Say in brackets what lies somewhere instead of a file or a folder, such as a named pipe; else nothing."""
     mode = _mode(path)
-    return f" ({_kind(mode)} is there)" if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else ""
+    return f" ({kind(mode)} is there)" if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else ""
 
 
 def _mode(path: Path) -> int:
@@ -428,7 +368,8 @@ def _refuse_reading(name: str, error: Exception) -> NoReturn:
     raise SubspectError(f"cannot read {name}: {reason}") from error
 
 
-def _kind(mode: int) -> str:
+def kind(mode: int) -> str:
+    """Say what lies somewhere, by its type and rights."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFLNK: "a link",

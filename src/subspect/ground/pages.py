@@ -27,7 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import check_free, explain, is_part, part_name, read_bytes, sweep, sync_folder
+from subspect.ground.files import check_free, explain, read_bytes, sweep, sync_folder
+from subspect.ground.unfinished import is_part, part_name
 
 log = logging.getLogger("subspect")
 

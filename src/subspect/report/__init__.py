@@ -24,7 +24,8 @@ from markupsafe import Markup
 
 from subspect.asking.essentiality import without_each
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.files import check_free, make_folder
+from subspect.ground.locks import locked
 from subspect.ground.pages import check_pages, remove_others, write_generation
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, write_sealed

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import entries, locked, refuse_links
+from subspect.ground.files import entries, refuse_links
+from subspect.ground.locks import locked
 from subspect.studies.names import check_set_name
 
 _WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five

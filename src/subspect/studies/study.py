@@ -31,9 +31,11 @@ from typing import Any
 import torch
 
 from subspect.ground.errors import SubspectError, advice, near, some
-from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, locked, refuse_links, sweep
+from subspect.ground.files import atomic, entries, is_file, is_folder, refuse_links, sweep
+from subspect.ground.locks import locked
 from subspect.ground.schemas import misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
+from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, names_json
 from subspect.images.preprocessing import described
