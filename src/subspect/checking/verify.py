@@ -132,8 +132,7 @@ def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True)
     Raises:
         SubspectError: there is no study, or its own manifest is damaged, so nothing else can be checked.
     """
-    path = study.path if isinstance(study, Study) else Path(study)
-    opened = Study.open(path, told=write)
+    opened = Study.open(study.address if isinstance(study, Study) else study, told=write)
     look = _Look(opened)
     with progress("verify", look.total, "files", show=show_progress) as advance:
         for _ in look.through():
@@ -143,7 +142,7 @@ def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True)
     if added:
         _write(opened)
     notes = (*look.notes, *_strays(opened))
-    return Verified(str(path), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
+    return Verified(opened.address, look.files, look.images, tuple(look.faults), notes, sealed or added, added)
 
 
 class _Look:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from subspect.ground.addresses import check_rights, in_cache, open_copy, refuse_address, restore, upload
 from subspect.ground.errors import SubspectError
 from subspect.ground.text import is_text
 from subspect.ground.unfinished import is_part, part_name
@@ -30,6 +31,7 @@ if sys.platform != "win32":  # there, a file that is open cannot be deleted
 JSON_DEPTH = 100  #: deeper JSON is refused: Python could read what it then could not write
 JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
 _TEXT_BYTES = 256 * 2**20  # likewise of other text
+_HERE = "only a study can lie at one: name a place on this machine"
 _NOFOLLOW, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))
 
 
@@ -59,7 +61,7 @@ def atomic(path: Path, ours: Callable[[Path], bool] | None = None) -> Iterator[B
             os.fsync(file.fileno())
             if _stamp(path) != seen:
                 check_free(path, ours)  # again: something appeared meanwhile, or was changed
-            if os.path.lexists(path):
+            if upload(temporary, path) or os.path.lexists(path):
                 temporary.replace(path)
             else:
                 _publish(temporary, path)
@@ -87,6 +89,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
     Raises:
         SubspectError: something is there that isn't a regular file, or that ``ours`` doesn't know.
     """
+    refuse_address(path, _HERE)
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -153,6 +156,7 @@ def make_folder(path: Path) -> None:
     Raises:
         SubspectError: it cannot be made or written to.
     """
+    refuse_address(path, _HERE)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -172,17 +176,21 @@ def check_writable(folder: Path) -> None:
         path.unlink()
     except OSError as error:
         raise SubspectError(explain(error, folder)) from error
+    check_rights(folder)
 
 
 def explain(error: Exception, path: Path) -> str:
     """Say in one sentence why a file could not be written and what to do."""
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"the disk is full: could not write {path}; free some space or choose another folder, and run again"
+        return (
+            f"the disk is full: could not write {path}{in_cache(path)}; free some space or choose another folder, and run "
+            "again"
+        )
     if number in (errno.EEXIST, errno.ENOTDIR):
         return f"cannot write {path}: it, or what it lies in, is a file, not a folder; choose another place"
     reason = error.strerror or error if isinstance(error, OSError) else error
-    return f"cannot write {path}: {reason}; choose a folder that you may write to"
+    return f"cannot write {path}{in_cache(path)}: {reason}; choose a folder that you may write to"
 
 
 def sync_folder(folder: Path) -> None:
@@ -216,6 +224,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     Raises:
         SubspectError: it cannot be read.
     """
+    restore(folder)
     try:
         with os.scandir(folder) as found:
             return list(found)
@@ -240,7 +249,7 @@ def open_file(path: Path, what: str = "") -> BinaryIO:
     """
     name = f"{what} {path}" if what else f"{path}"
     try:
-        handle = os.open(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))
+        handle = open_copy(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         _refuse_reading(name, error)
     try:
@@ -341,6 +350,7 @@ def _in_range(text: str) -> float:
 
 def is_file(path: Path) -> bool:
     """Tell whether there is a regular file, or a link to one; no path is too odd to ask."""
+    restore(path)
     return stat.S_ISREG(_mode(path))
 
 
