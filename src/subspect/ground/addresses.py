@@ -137,7 +137,7 @@ def in_cache(path: Path) -> str:
 
 def _mirror_of(path: Path) -> Mirror | None:
     """Return the copy that a file belongs to; None where it is in none, or unfinished."""
-    for mirror in _mirrors.values():
+    for mirror in list(_mirrors.values()):
         if str(path).startswith(f"{mirror.folder}{os.sep}"):
             return None if any(map(is_part, path.relative_to(mirror.folder).parts)) else mirror
     return None

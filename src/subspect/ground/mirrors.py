@@ -118,6 +118,7 @@ class Mirror:
                 try:
                     entry = self.store.info(remote)
                     self.store.get_file(remote, str(part))
+                    _sync(part)
                 except FileNotFoundError as error:
                     raise _Gone from error
                 if part.stat().st_size != entry["size"]:
@@ -311,6 +312,12 @@ def _mark(entry: Mapping[str, Any]) -> str:
 
 def _local(found: os.stat_result) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file: what is noted of it must hold after a power failure too."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _time(path: Path) -> float:
