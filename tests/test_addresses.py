@@ -341,6 +341,19 @@ def test_what_isn_t_stored_isn_t_there(address: str, make_folder: MakeFolder, tm
     assert stored(address) == files(tmp_path / "whole")
 
 
+def test_a_folder_that_was_copied_into_a_store(s3: str, make_folder: MakeFolder, tmp_path: Path) -> None:
+    """With its locks, and with what consoles and mounts put in the place of folders."""
+    folder = make_folder(each=8)
+    filled(tmp_path / "local", folder, make_folder("test", seed=1))
+    there = store(s3)
+    for name in ("", "sets/", "sets/train/", "sets/train/.lock", ".lock"):
+        there.call_s3("put_object", Bucket=s3.removeprefix("s3://"), Key=f"study/{name}", Body=b"")
+    for name, data in files(tmp_path / "local").items():
+        there.pipe_file(f"{s3}/study/{name}", data)
+    assert verify(f"{s3}/study").to_json() == {**verify(tmp_path / "local").to_json(), "study": f"{s3}/study"}
+    assert open_study(f"{s3}/study/").set_names == ["train", "test"]
+
+
 def test_foreign_files_and_folders(address: str, make_folder: MakeFolder, tmp_path: Path) -> None:
     files = store(address)
     path = address.removeprefix("s3://").removeprefix("file://")

@@ -199,7 +199,7 @@ class Mirror:
             if error.__cause__ is not None:  # of S3: no such bucket
                 raise
             return {}
-        named = {path.rstrip("/")[len(self.root) + 1 :]: entry for path, entry in found.items()}
+        named = {path[len(self.root) + 1 :]: entry for path, entry in found.items()}
         return {name: entry for name, entry in named.items() if self._is_seen(name, entry)}
 
     def _is_seen(self, name: str, entry: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ import torch
 
 from subspect.ground.addresses import check_rights, in_cache, look_again, place
 from subspect.ground.errors import SubspectError, advice, as_called, near, some
-from subspect.ground.files import atomic, entries, is_file, refuse_links, sweep
+from subspect.ground.files import atomic, entries, is_file, is_folder, refuse_links, sweep
 from subspect.ground.locks import locked
 from subspect.ground.schemas import misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
@@ -85,7 +85,7 @@ class Study(StudyQuestions):
         path = place(path)
         if not is_file(path / "study.json"):
             what = "make one with: subspect observe"
-            if any((path / "sets").glob("*/*.arrow")):
+            if is_folder(path / "sets") and any((path / "sets").glob("*/*.arrow")):
                 what = "its image sets are there, so restore study.json from a backup"
             raise SubspectError(f"no study in {path}: it has no study.json; {what}")
         with advice("restore it from a backup, or observe into another folder"):
