@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,7 @@ from subspect import (
 )
 from subspect.ground import addresses
 from subspect.ground.addresses import place
+from subspect.ground.files import explain
 from subspect.report import write_report
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install -c constraints.txt -e '.[dev]'")
@@ -512,6 +516,27 @@ def test_links_of_a_store_are_refused(tmp_path: Path, make_folder: MakeFolder, m
     (tmp_path / "linked").symlink_to(tmp_path / "store")  # the study as a whole may be one
     (tmp_path / "store/sets/train").unlink()
     assert open_study(f"file://{tmp_path}/linked").set_names == []
+
+
+def test_no_room_for_the_copy(
+    s3: str, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = rf"\(in its copy below {tmp_path}/cache; SUBSPECT_CACHE names another place\)"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(SubspectError, match=rf"not enough disk for the study {s3}/study/sets/train {where}: about"):
+        observe(Network(Tiny()), make_folder(), f"{s3}/study", show_progress=False)
+    full = explain(OSError(errno.ENOSPC, "full"), open_study(f"{s3}/study").path / "report.html")
+    assert re.search(rf"could not write .*/report.html {where}; free some space", full)
+
+
+def test_a_file_that_changes_while_it_is_read(address: str, make_folder: MakeFolder) -> None:
+    study = observe(Network(Tiny()), make_folder(), address, batch_size=4, show_progress=False)
+    (study.path / "sets/train/00000.arrow").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.ground.mirrors._sync", lambda path: path.write_bytes(b"half"))
+        with pytest.raises(SubspectError, match="sets/train/00000.arrow changed while it was read; try again"):
+            study.image_set("train").shard(0)
+    assert len(study.image_set("train").shard(0)[0].ids) == 8
 
 
 def test_a_cache_that_can_t_be_written(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
