@@ -21,7 +21,7 @@ import torch
 import subspect
 from subspect import demo
 from subspect.cli import app
-from subspect.ground.files import is_part
+from subspect.ground.unfinished import is_part
 from subspect.report import curve_file, terminal
 from subspect.studies import shards
 

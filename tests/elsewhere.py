@@ -34,7 +34,7 @@ class Slow(Tiny):
 
 
 def observing_slowly(
-    folder: Path, study: Path, pause: float = 0.0, part: tuple[int, int] | None = None
+    folder: Path, study: Path | str, pause: float = 0.0, part: tuple[int, int] | None = None
 ) -> subprocess.Popen[str]:
     """Start a process that observes images in batches of four and shards of eight, or a part of them."""
     source = SCRIPT.format(paths=sys.path, pause=pause, folder=str(folder), study=str(study), part=part)

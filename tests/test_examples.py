@@ -51,7 +51,7 @@ NOT_RUN = {
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.
-TREES = {"ground/pages.py", "studies/study.py"}
+TREES = {"ground/mirrors.py", "ground/pages.py", "studies/study.py"}
 
 
 def code_of(page: Path) -> list[str]:

@@ -25,7 +25,7 @@ from torch import nn
 
 import subspect
 from subspect import Network, Study, SubspectError, from_features
-from subspect.ground.files import part_name
+from subspect.ground.unfinished import part_name
 
 TOPICS = {
     "cooking": "oven flour butter salt onion garlic recipe bake stir boil pepper dough pan sauce",

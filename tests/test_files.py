@@ -26,17 +26,17 @@ from subspect.ground.files import (
     fingerprint,
     is_file,
     is_folder,
-    locked,
     make_folder,
     open_file,
     parse_json,
-    part_name,
     read_bytes,
     read_json,
     read_text,
     sweep,
 )
+from subspect.ground.locks import locked
 from subspect.ground.text import to_json
+from subspect.ground.unfinished import part_name
 
 JSON = st.recursive(
     st.none()

@@ -41,7 +41,10 @@ def test_version_and_help_load_no_torch(argument: str) -> None:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    found, optional = loaded_by("import subspect"), {"sklearn", "skops", "pandas", "polars", "timm", "transformers"}
+    found, optional = (
+        loaded_by("import subspect"),
+        {"sklearn", "skops", "pandas", "polars", "timm", "transformers", "fsspec", "s3fs"},
+    )
     assert "subspect" in found and not found & {"torch", "numpy", "scipy", *optional}
     used = loaded_by("import subspect; subspect.Network; subspect.from_features; subspect.decompose; subspect.Job")
     assert "torch" in used and not used & optional

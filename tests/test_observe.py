@@ -26,7 +26,7 @@ import subspect
 from conftest import PIXELS, Tiny, reseal
 from elsewhere import Slow, observing_slowly, wait_for
 from subspect import Network, Study, SubspectError, observe
-from subspect.ground.files import part_name
+from subspect.ground.unfinished import part_name
 from subspect.images.decoding import decode
 from subspect.studies.pieces import observing
 

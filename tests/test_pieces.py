@@ -17,7 +17,7 @@ from conftest import Tiny
 from elsewhere import Slow, observing_slowly, wait_for
 from subspect import Network, Study, SubspectError, observe, verify
 from subspect.cli import app
-from subspect.ground.files import locked
+from subspect.ground.locks import locked
 from subspect.studies.pieces import Piece, observing, piece_of
 
 MakeFolder = Callable[..., Path]

@@ -27,7 +27,7 @@ from torch import nn
 import subspect
 from conftest import PIXELS, Tiny
 from subspect import Network, Study, SubspectError, decompose, edit, evaluate, write_report
-from subspect.ground.files import is_part, part_name
+from subspect.ground.unfinished import is_part, part_name
 from subspect.heads.cost import head_costs
 from subspect.heads.terms import terms
 from subspect.report import _environment

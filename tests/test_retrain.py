@@ -23,7 +23,8 @@ from subspect import Decomposition, Network, Study, SubspectError, decompose
 from subspect.cli import app
 from subspect.giving.retrain import retrain, train
 from subspect.giving.training import Run, Settings, _varied
-from subspect.ground.files import locked, read_json
+from subspect.ground.files import read_json
+from subspect.ground.locks import locked
 from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes
 from subspect.studies.first_images import find_head
 from subspect.studies.parts import hashed

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import subspect
 from conftest import Tiny, reseal, unsealed
 from subspect import Study, SubspectError, verify
-from subspect.ground.files import part_name
+from subspect.ground.unfinished import part_name
 from subspect.heads.names import check_name
 from subspect.studies.names import check_set_name
 

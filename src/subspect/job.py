@@ -16,7 +16,8 @@ import torch
 from subspect.choosing.decompose import check_choice, decompose
 from subspect.choosing.options import HOLD_OUT, METHODS, TARGETS, Target
 from subspect.choosing.sizes import Auto, Budget
-from subspect.ground.errors import SubspectError
+from subspect.ground.addresses import place
+from subspect.ground.errors import SubspectError, as_called
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
 from subspect.heads.decomposition import Decomposition
@@ -48,7 +49,7 @@ class Job(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
-        about = {"study": str(self.study.path), "report": str(self.report)}
+        about = {"study": self.study.address, "report": as_called(str(self.report))}
         return {**about, "decomposition": self.decomposition.to_json(), "fidelity": self.fidelity.to_json()}
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -86,7 +87,7 @@ def run(
     Args:
         network: the classifier.
         images: the image set "train", on which the features are chosen (see `subspect.open_images`).
-        study: the study's folder, made if need be.
+        study: the study's folder, made if need be, or its address, such as "s3://bucket/study".
         test: the image set "test", on which the cost is measured; without it, a share of ``images`` is held out for that.
         promise: with k = `subspect.Auto`, further images, that the network has not been trained on: the image set "promise",
             on which the loss is promised.
@@ -130,7 +131,7 @@ def run(
             "or leave it out"
         )
     check_choice([k], method, network.head.n_features, target, pool, stable, draws, ternary=ternary, refit=refit)
-    check_report(Path(study) / "report.html", network.head.n_classes)
+    check_report(place(study) / "report.html", network.head.n_classes)
     for name, source in sets.items():
         opened = observe(
             network,

@@ -91,7 +91,7 @@ class Difference(Result):
     """Two studies side by side, on the images that both have.
 
     Attributes:
-        studies: their folders.
+        studies: their folders or addresses.
         decompositions: their names.
         image_set: where the images come from.
         note: on which images this was measured; on which by each study, where they differ.
@@ -202,7 +202,7 @@ def diff(
         if own.any():
             changes.append(_change(name, label, own, pair, right))
     return Difference(
-        studies=(str(first.path), str(second.path)),
+        studies=(first.address, second.address),
         decompositions=(decompositions[0].name, decompositions[1].name),
         image_set=image_set,
         note=" / ".join(notes),

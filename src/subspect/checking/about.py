@@ -145,8 +145,8 @@ class About:
 
     @property
     def place(self) -> str:
-        """The study's folder on a command line."""
-        return shlex.quote(str(self.study.path))
+        """The study's folder or address on a command line."""
+        return shlex.quote(self.study.address)
 
     def command(self, name: str, *arguments: str) -> str:
         """Write a command about this decomposition."""

@@ -80,7 +80,7 @@ def check(
     if study.identity.features_alone:
         skipped = {code: _said_of_examples(why) for code, why in skipped.items()}
     skipped = {code: why for code, why in skipped.items() if code not in ignored}
-    return Checked(str(study.path), decomposition.name, tuple(found), passed, skipped, ignored, titles)
+    return Checked(study.address, decomposition.name, tuple(found), passed, skipped, ignored, titles)
 
 
 def _of_examples(finding: Finding) -> Finding:

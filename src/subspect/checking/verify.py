@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import entries, is_part
+from subspect.ground.files import entries
 from subspect.ground.pages import changed_pages
 from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.seals import file_checksum, is_sealed
 from subspect.ground.tables import Table
+from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.studies.feature_names import FILE, read_feature_names
 from subspect.studies.image_set import ImageSet
@@ -131,8 +132,7 @@ def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True)
     Raises:
         SubspectError: there is no study, or its own manifest is damaged, so nothing else can be checked.
     """
-    path = study.path if isinstance(study, Study) else Path(study)
-    opened = Study.open(path, told=write)
+    opened = Study.open(study.address if isinstance(study, Study) else study, told=write)
     look = _Look(opened)
     with progress("verify", look.total, "files", show=show_progress) as advance:
         for _ in look.through():
@@ -142,7 +142,7 @@ def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True)
     if added:
         _write(opened)
     notes = (*look.notes, *_strays(opened))
-    return Verified(str(path), look.files, look.images, tuple(look.faults), notes, sealed or added, added)
+    return Verified(opened.address, look.files, look.images, tuple(look.faults), notes, sealed or added, added)
 
 
 class _Look:

@@ -37,8 +37,18 @@ ImagesPath = Annotated[
         "arrays; or by name wds:shards-{000..127}.tar, parquet:FOLDER, hfds:NAME\\[SPLIT], hfds:FOLDER."
     ),
 ]
-StudyPath = Annotated[Path, typer.Argument(help="Folder of the study.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Output: folder of the study, created if needed.")]
+StudyPath = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Folder of the study, or its address, such as s3://bucket/study.")
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="STUDY",
+        help="Output: folder of the study, created if needed, or its address, such as s3://bucket/study.",
+    ),
+]
 ClassMap = Annotated[
     str | None,
     typer.Option(
@@ -164,7 +174,7 @@ class ObservedIfNamed:
 NOT_NAMED = ObservedIfNamed()
 
 
-def open_for(observed: Observed | ObservedIfNamed, study: Path) -> Study:
+def open_for(observed: Observed | ObservedIfNamed, study: str) -> Study:
     """Open a study; one that has no network is refused where one is named, before that one's code runs."""
     from subspect.studies.same_network import refuse_features_alone
     from subspect.studies.study import Study

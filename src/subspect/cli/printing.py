@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, as_called
 from subspect.ground.tables import Table
 from subspect.ground.text import legible, to_json
 
@@ -48,7 +48,7 @@ class Formatter(logging.Formatter):
 
 def show_job(made: Job, as_json: bool, *lines: str) -> None:
     """Print what the main job made."""
-    show(made, as_json, *made.fidelity.tables(), f"report: {made.report}", *lines)
+    show(made, as_json, *made.fidelity.tables(), as_called(f"report: {made.report}"), *lines)
 
 
 def let_go_of_stdout() -> None:

@@ -191,7 +191,7 @@ def compare(
 @command("Questions")
 def diff(
     first: StudyPath,
-    second: Annotated[Path, typer.Argument(help="Another study, on the same images.")],
+    second: Annotated[str, typer.Argument(metavar="STUDY", help="Another study, on the same images.")],
     decomposition: Which = None,
     other: Annotated[
         str | None, typer.Option("--other", help="Name of the second study's decomposition; default: the newest.")

@@ -38,7 +38,7 @@ from subspect.cli.options import (
 )
 from subspect.cli.printing import draw, log, show_values
 from subspect.cli.printing import show as show_made
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, as_called
 
 
 @command("A study", engine=True)
@@ -269,7 +269,8 @@ def report(
     path = write_report(
         opened, loaded, fidelity=cost, path=output, show_images=not no_images, images=images, network=model
     )
-    show_values({"report": str(path)}, as_json, f"report: {path}")
+    name = as_called(str(path))
+    show_values({"report": name}, as_json, f"report: {name}")
 
 
 @command("A study")

@@ -26,7 +26,8 @@ from torch import nn
 
 from subspect.giving.training import BEST, LOG, Run, Settings, Trained, cut, right
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.files import check_free, make_folder
+from subspect.ground.locks import locked
 from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.seals import is_sealed

@@ -10,9 +10,26 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+_called: dict[str, str] = {}  # folders → the addresses that they are copies of
+
+
+def call(folder: str, address: str) -> None:
+    """Have messages call a folder by the address that it is a copy of."""
+    _called[folder] = address
+
+
+def as_called(text: str) -> str:
+    """Return text in which folders that are copies go by their addresses."""
+    for folder, address in _called.items():
+        text = text.replace(folder, address)
+    return text
+
 
 class SubspectError(Exception):
     """Something that the user gave cannot be used; the message says what, why, and what to do."""
+
+    def __str__(self) -> str:
+        return as_called(super().__str__())
 
 
 @contextmanager

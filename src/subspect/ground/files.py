@@ -12,10 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
-import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -23,20 +20,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import filelock
-
+from subspect.ground.addresses import check_rights, in_cache, open_copy, refuse_address, restore, upload
 from subspect.ground.errors import SubspectError
 from subspect.ground.text import is_text
+from subspect.ground.unfinished import is_part, part_name
 
 if sys.platform != "win32":  # there, a file that is open cannot be deleted
     import fcntl
 
-log = logging.getLogger("subspect")
-
 JSON_DEPTH = 100  #: deeper JSON is refused: Python could read what it then could not write
 JSON_BYTES = 32 * 2**20  #: larger JSON is refused unread, since in memory it can take 25 times as much
 _TEXT_BYTES = 256 * 2**20  # likewise of other text
-_PART = re.compile(r"\.subspect-([0-9a-f]{16})([0-9a-f]{8})\.part")
+_HERE = "only a study can lie at one: name a place on this machine"
 _NOFOLLOW, _NONBLOCK = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))
 
 
@@ -66,7 +61,7 @@ def atomic(path: Path, ours: Callable[[Path], bool] | None = None) -> Iterator[B
             os.fsync(file.fileno())
             if _stamp(path) != seen:
                 check_free(path, ours)  # again: something appeared meanwhile, or was changed
-            if os.path.lexists(path):
+            if upload(temporary, path) or os.path.lexists(path):
                 temporary.replace(path)
             else:
                 _publish(temporary, path)
@@ -94,6 +89,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
     Raises:
         SubspectError: something is there that isn't a regular file, or that ``ours`` doesn't know.
     """
+    refuse_address(path, _HERE)
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -102,7 +98,7 @@ def check_free(path: Path, ours: Callable[[Path], bool] | None = None) -> None:
         raise SubspectError(explain(error, path)) from error
     sweep(path.parent)  # what a writer left who was killed between the file's two names, and isn't run again
     if not stat.S_ISREG(mode):
-        raise SubspectError(f"{path} is there already, as {_kind(mode)}; choose another name")
+        raise SubspectError(f"{path} is there already, as {kind(mode)}; choose another name")
     if ours is None:
         raise SubspectError(f"{path} exists; choose another name, or delete it")
     if not ours(path):
@@ -129,22 +125,6 @@ def sweep(folder: Path) -> None:
                     path.unlink()
             finally:
                 os.close(handle)
-
-
-def part_name() -> str:
-    """Return a new name for something unfinished: random digits, and digits that follow from them."""
-    digits = secrets.token_hex(8)
-    return f".subspect-{digits}{_check_digits(digits)}.part"
-
-
-def is_part(name: str) -> bool:
-    """Tell whether a name is one of ours for something unfinished."""
-    found = _PART.fullmatch(name)
-    return found is not None and found[2] == _check_digits(found[1])
-
-
-def _check_digits(digits: str) -> str:
-    return hashlib.sha256(f"part of subspect {digits}".encode()).hexdigest()[:8]
 
 
 def open_part(folder: Path) -> tuple[Path, int]:
@@ -176,6 +156,7 @@ def make_folder(path: Path) -> None:
     Raises:
         SubspectError: it cannot be made or written to.
     """
+    refuse_address(path, _HERE)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -195,17 +176,21 @@ def check_writable(folder: Path) -> None:
         path.unlink()
     except OSError as error:
         raise SubspectError(explain(error, folder)) from error
+    check_rights(folder)
 
 
 def explain(error: Exception, path: Path) -> str:
     """Say in one sentence why a file could not be written and what to do."""
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"the disk is full: could not write {path}; free some space or choose another folder, and run again"
+        return (
+            f"the disk is full: could not write {path}{in_cache(path)}; free some space or choose another folder, and run "
+            "again"
+        )
     if number in (errno.EEXIST, errno.ENOTDIR):
         return f"cannot write {path}: it, or what it lies in, is a file, not a folder; choose another place"
     reason = error.strerror or error if isinstance(error, OSError) else error
-    return f"cannot write {path}: {reason}; choose a folder that you may write to"
+    return f"cannot write {path}{in_cache(path)}: {reason}; choose a folder that you may write to"
 
 
 def sync_folder(folder: Path) -> None:
@@ -216,43 +201,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-# Locks ----------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(folder: Path, what: str, *, wait: float = -1, name: str = ".lock") -> Iterator[None]:
-    """Keep every other process that asks for the same out while the block runs; the system frees a killed holder's lock.
-
-    Args:
-        folder: where the lock's file, of the name given, lies; made if need be.
-        what: that others do meanwhile, for the messages, such as "writing to the study S".
-        wait: seconds, at most; as long as it takes unless given. That it waits is said.
-
-    Raises:
-        SubspectError: another process holds it for longer, or the folder cannot be written.
-    """
-    path = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise SubspectError(f"{path} is not a file of subspect's but {_kind(os.lstat(path).st_mode)}; remove it")
-        guard = filelock.FileLock(path)
-        try:
-            guard.acquire(timeout=0)
-        except filelock.Timeout:
-            if wait:
-                log.info("waiting: another process is %s", what)
-            guard.acquire(timeout=wait)
-    except filelock.Timeout as error:
-        raise SubspectError(f"another process is {what}; wait for it, or choose another folder") from error
-    except OSError as error:
-        raise SubspectError(explain(error, path)) from error
-    try:
-        yield
-    finally:
-        guard.release()
 
 
 def refuse_links(folder: Path, *parts: str) -> None:
@@ -276,6 +224,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     Raises:
         SubspectError: it cannot be read.
     """
+    restore(folder)
     try:
         with os.scandir(folder) as found:
             return list(found)
@@ -300,13 +249,13 @@ def open_file(path: Path, what: str = "") -> BinaryIO:
     """
     name = f"{what} {path}" if what else f"{path}"
     try:
-        handle = os.open(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))
+        handle = open_copy(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         _refuse_reading(name, error)
     try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
-            raise SubspectError(f"cannot read {name}: it is {_kind(mode)}, not a file")
+            raise SubspectError(f"cannot read {name}: it is {kind(mode)}, not a file")
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -401,6 +350,7 @@ def _in_range(text: str) -> float:
 
 def is_file(path: Path) -> bool:
     """Tell whether there is a regular file, or a link to one; no path is too odd to ask."""
+    restore(path)
     return stat.S_ISREG(_mode(path))
 
 
@@ -412,7 +362,7 @@ def is_folder(path: Path) -> bool:
 def special(path: Path) -> str:
     """Say in brackets what lies somewhere instead of a file or a folder, such as a named pipe; else nothing."""
     mode = _mode(path)
-    return f" ({_kind(mode)} is there)" if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else ""
+    return f" ({kind(mode)} is there)" if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else ""
 
 
 def _mode(path: Path) -> int:
@@ -428,7 +378,8 @@ def _refuse_reading(name: str, error: Exception) -> NoReturn:
     raise SubspectError(f"cannot read {name}: {reason}") from error
 
 
-def _kind(mode: int) -> str:
+def kind(mode: int) -> str:
+    """Say what lies somewhere, by its type and rights."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFLNK: "a link",

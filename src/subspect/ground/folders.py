@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import check_free, explain, make_folder, open_part, part_name, sync_folder
+from subspect.ground.files import check_free, explain, make_folder, open_part, sync_folder
+from subspect.ground.unfinished import part_name
 
 
 @contextmanager

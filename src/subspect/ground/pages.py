@@ -26,8 +26,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from subspect.ground.addresses import remove, upload
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import check_free, explain, is_part, part_name, read_bytes, sweep, sync_folder
+from subspect.ground.files import check_free, explain, read_bytes, sweep, sync_folder
+from subspect.ground.unfinished import is_part, part_name
 
 log = logging.getLogger("subspect")
 
@@ -98,6 +100,9 @@ def write_generation(folder: Path, pages: Iterable[tuple[str, bytes]]) -> str:
         said = b"".join(_line(name, sums[name]) for name in sorted(sums))
         _put(part, said).replace(part / SUMS)
         generation = folder / hashlib.sha256(said).hexdigest()[:12]
+        for name in (SUMS, *sums):  # the checksums first: what a kill leaves of them is known
+            if not os.path.lexists(generation / name):
+                upload(part / name, generation / name)
         _name(part, generation, sums)
         sync_folder(generation)
         sync_folder(folder)
@@ -153,11 +158,12 @@ def _remove(folder: Path) -> list[str]:
     for name, digest in (sums or {}).items():
         if _has(folder / name, digest):
             with suppress(OSError):
-                (folder / name).unlink()
+                remove(folder / name)
     left = sorted(path.name for path in folder.iterdir() if sums is None or path.name != SUMS)
     if not left:
         with suppress(OSError):
-            (folder / SUMS).unlink(missing_ok=True)
+            if os.path.lexists(folder / SUMS):
+                remove(folder / SUMS)
             folder.rmdir()
     return left
 

@@ -23,8 +23,10 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from subspect.asking.essentiality import without_each
+from subspect.ground.addresses import look_again
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import check_free, locked, make_folder
+from subspect.ground.files import check_free, make_folder
+from subspect.ground.locks import locked
 from subspect.ground.pages import check_pages, remove_others, write_generation
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, write_sealed
@@ -258,6 +260,7 @@ def write_report(
         return path
     folder = _folder(path)
     with locked(folder, f"writing the report {path}"):
+        look_again(path.parent)
         check_pages(folder)  # again: something may have appeared meanwhile
         kept = write_generation(folder, _pages(replace(site, inside=True), environment, show_progress))
         site = replace(site, folder=f"{_address(folder.name)}/{kept}")

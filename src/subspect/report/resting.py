@@ -119,8 +119,8 @@ def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity, s
 
 def _portable(text: str, study: Study) -> str:
     """Return text whose commands say STUDY, wherever the study lies: a report may be handed on."""
-    place = re.escape(shlex.quote(str(study.path)))
-    return re.sub(rf"(subspect [a-z-]+ ){place}(?= )", r"\1STUDY", text)
+    place = re.escape(shlex.quote(study.address))
+    return re.sub(rf"(subspect [a-z-]+ ){place}(?= |$)", r"\1STUDY", text)
 
 
 def _nameless(one: Finding) -> str:

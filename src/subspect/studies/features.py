@@ -22,6 +22,7 @@ import scipy.sparse
 import torch
 from torch import nn
 
+from subspect.ground.addresses import place
 from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import fingerprint, is_file
@@ -76,14 +77,13 @@ def from_features(
         weight: the head's weight (C, d); a single row, as in scikit-learn's linear classifiers of two classes, stands for two
             opposite rows: half of it for class 1, and the same with the opposite sign for class 0.
         bias: the head's bias (C,); None if it has none.
-        study: the study's folder, created if needed.
+        study: the study's folder, created if needed, or its address.
         name: the set's name in the study.
         labels: (n,) class indices, or class names; without them, the head's own predictions are used instead.
         class_names: a name for each class; by default those of the study's other sets, or numbers.
         ids: a name for each row, such as a document's; by default its position.
-        feature_names: by default a data frame's columns, if they are text;
-            a name for each feature, such as a vectorizer's words, or feature index → name; a feature that has a
-            name in the study keeps it.
+        feature_names: by default a data frame's columns, if they are text; a name for each feature, such as a vectorizer's
+            words, or feature index → name; a feature that has a name in the study keeps it.
         texts: what each row is a text of, to be shown in its place; the first 2,000 characters are kept.
         links: the address of each row's example, https:// or http://, to be shown likewise.
         network: what the study records as the network's name.
@@ -99,7 +99,7 @@ def from_features(
             full. What was stored so far is kept.
     """
     check_set_name(name)
-    folder, head = Path(study), linear_head(weight, bias)
+    folder, head = place(study), linear_head(weight, bias)
     table = _table(features)
     _check_width(table.shape[1], head[0].shape)
     names = _names(class_names, len(head[0]), folder)

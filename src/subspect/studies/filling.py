@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from subspect.ground.addresses import described
 from subspect.ground.engines import Remembered, elsewhere, on_engine
 from subspect.ground.files import is_file
 from subspect.ground.folders import marked
@@ -63,6 +64,7 @@ class Filling(Remembered):
         self.network, self.source, self.match, self.image_set = network, source, match, image_set
         self.workers, self.device, self.advance, self.mark = workers, device, advance, mark
         self.away = False  # whether this is another process than the one that asks
+        self.shared = False  # whether it sees the image set for sure, since that lies at an address
 
     @property
     def gpu(self) -> bool:
@@ -71,12 +73,13 @@ class Filling(Remembered):
 
     def described(self) -> dict[str, Any]:
         """Return it for another process, which tells nobody how far it is."""
-        return {**super().described(), "advance": _nobody, "away": True}
+        shared = described(self.image_set.folder) is not None
+        return {**super().described(), "advance": _nobody, "away": True, "shared": shared}
 
     def __call__(self, pieces: Iterable[int]) -> Iterator[Filled]:
         """Fill some shards, those that are there already left out."""
         shards = list(pieces)
-        seen = self.away and is_file(self.image_set.folder / self.mark)
+        seen = self.shared or (self.away and is_file(self.image_set.folder / self.mark))
         there = {index for index in shards if seen and is_file(self.image_set.folder / shard_name(index))}
         cuts = {index: cuts_of(self.image_set.manifest, index) for index in shards if index not in there}
         positions = [positions for shard in cuts.values() for positions in shard]

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from subspect.ground.addresses import described, place
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import entries
 from subspect.ground.seals import write_json
@@ -26,6 +28,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return it for another machine, which has a copy of its own of a study at an address."""
+        return {**vars(self), "folder": described(self.folder) or self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder = state["folder"]
+        vars(self).update(state, folder=place(folder[0]) / folder[1] if isinstance(folder, tuple) else folder)
 
     @property
     def labelled(self) -> bool:

@@ -96,7 +96,7 @@ def kept_names(study: StudyLike) -> FeatureNames:
         SubspectError: their file is damaged.
     """
     study = open_study(study)
-    return FeatureNames(str(study.path), study.identity.n_features, dict(study.feature_names))
+    return FeatureNames(study.address, study.identity.n_features, dict(study.feature_names))
 
 
 def filled_in(study: Path, given: Mapping[int, str] | Sequence[str], n_features: int) -> dict[int, str]:

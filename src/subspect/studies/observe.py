@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from subspect.ground.addresses import place
 from subspect.ground.engines import here
 from subspect.ground.errors import SubspectError, advice, some
 from subspect.ground.files import is_file
@@ -70,7 +71,7 @@ def observe(
         network: the classifier; its preprocessing must be known, unless the images are tensors that are ready for it.
         images: a path or a name, such as ``hfds:cifar10[test]``, arrays, ``(images, labels)``, a Dataset or a DataLoader;
             with columns to name, or a limit, what `subspect.open_images` returns, which see.
-        study: the study's folder, created if needed.
+        study: the study's folder, created if needed, or its address, such as "s3://bucket/study".
         name: the image set's name in the study.
         batch_size: images per batch.
         workers: processes that read images; with 0, this process reads them.
@@ -99,7 +100,7 @@ def observe(
     check_set_name(name)
     piece = None if part is None else piece_of(part)
     layers = (layers,) if isinstance(layers, str) else layers
-    folder, source = Path(study), open_images(images, name)
+    folder, source = place(study), open_images(images, name)
     network = _as_before(network, source, folder)
     with network.running(here(device)), ExitStack() as held:
         head = find_head(network, source)

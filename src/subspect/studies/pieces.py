@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from subspect.ground.addresses import look_again
 from subspect.ground.errors import SubspectError, some
-from subspect.ground.files import entries, locked, refuse_links
+from subspect.ground.files import entries, refuse_links
+from subspect.ground.locks import locked
 from subspect.studies.names import check_set_name
 
 _WAIT = 10.0  # seconds for another writer of an image set: workers of one that was killed end within five
@@ -92,13 +94,15 @@ def deciding(study: Path, name: str, wait: float = 60) -> AbstractContextManager
     return _locked(study, name, wait)
 
 
-def _locked(study: Path, name: str, wait: float, piece: Piece | None = None) -> AbstractContextManager[None]:
+@contextmanager
+def _locked(study: Path, name: str, wait: float, piece: Piece | None = None) -> Iterator[None]:
     check_set_name(name)
     refuse_links(study, "sets", name)
     what = f"observing the image set {name!r} of the study {study}"
-    if piece is None:
-        return locked(study / "sets" / name, what, wait=wait)
-    return locked(study / "sets" / name, f"{what}, {piece}", wait=wait, name=piece.lock)
+    lock = (what, ".lock") if piece is None else (f"{what}, {piece}", piece.lock)
+    with locked(study / "sets" / name, lock[0], wait=wait, name=lock[1]):
+        look_again(study)
+        yield
 
 
 def busy(folder: Path, wait: float = 0, but: Piece | None = None) -> list[Piece]:

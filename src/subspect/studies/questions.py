@@ -71,7 +71,7 @@ class StudyQuestions(Result):
         """Return a table for the terminal: network, preprocessing, image sets, decompositions."""
         study = self._study
         identity = study.identity
-        table = Table(title=str(study.path), show_header=False, title_justify="left")
+        table = Table(title=study.address, show_header=False, title_justify="left")
         table.add_column(style="dim")
         table.add_column(overflow="fold")
         alone = "none, features alone: " if identity.features_alone else ""

@@ -30,10 +30,13 @@ from typing import Any
 
 import torch
 
-from subspect.ground.errors import SubspectError, advice, near, some
-from subspect.ground.files import atomic, entries, is_file, is_folder, is_part, locked, refuse_links, sweep
+from subspect.ground.addresses import check_rights, in_cache, look_again, place
+from subspect.ground.errors import SubspectError, advice, as_called, near, some
+from subspect.ground.files import atomic, entries, is_file, is_folder, refuse_links, sweep
+from subspect.ground.locks import locked
 from subspect.ground.schemas import misfit
 from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes, write_json
+from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, names_json
 from subspect.images.preprocessing import described
@@ -69,20 +72,20 @@ class Study(StudyQuestions):
         self.path, self.identity, self.head_checksum = path, identity, head_checksum
 
     @classmethod
-    def open(cls, path: str | Path, *, told: bool = False) -> Study:
+    def open(cls, path: str | os.PathLike[str], *, told: bool = False) -> Study:
         """Open an existing study.
 
         Args:
-            path: its folder.
+            path: its folder, or its address, such as "s3://bucket/study".
             told: whether the user already knows if it has no checksums.
 
         Raises:
             SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
         """
-        path = Path(path)
+        path = place(path)
         if not is_file(path / "study.json"):
             what = "make one with: subspect observe"
-            if is_folder(path / "sets"):
+            if is_folder(path / "sets") and any((path / "sets").glob("*/*.arrow")):
                 what = "its image sets are there, so restore study.json from a backup"
             raise SubspectError(f"no study in {path}: it has no study.json; {what}")
         with advice("restore it from a backup, or observe into another folder"):
@@ -100,11 +103,13 @@ class Study(StudyQuestions):
         return cls(path, Identity.read(fields, path / "study.json"), checksum)
 
     @classmethod
-    def create(cls, path: str | Path, identity: Identity, weight: torch.Tensor, bias: torch.Tensor) -> Study:
+    def create(
+        cls, path: str | os.PathLike[str], identity: Identity, weight: torch.Tensor, bias: torch.Tensor
+    ) -> Study:
         """Open the study at a path, or create it.
 
         Args:
-            path: the folder.
+            path: the folder, or the address.
             identity: what the study is about.
             weight: (C, d) float32, the dense head's weight.
             bias: (C,) float32.
@@ -113,8 +118,10 @@ class Study(StudyQuestions):
             SubspectError: the study there is about another network or preprocessing, or the folder contains files that are not
                 subspect's.
         """
-        path = Path(path)
+        path = place(path)
         with locked(path, f"writing to the study {path}"):
+            look_again(path)
+            check_rights(path)
             if os.path.lexists(path / "study.json"):
                 study = cls.open(path)
                 _refuse_other(study, identity)
@@ -177,8 +184,13 @@ class Study(StudyQuestions):
         """
         return read_feature_names(self.path, self.identity)
 
+    @property
+    def address(self) -> str:
+        """Where it is: its folder, or the address whose copy ``path`` is."""
+        return as_called(str(self.path))
+
     def __repr__(self) -> str:
-        return f"Study({str(self.path)!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
+        return f"Study({self.address!r}: {self.identity.network}, image sets {', '.join(self.set_names) or 'none'})"
 
     @property
     def decomposition_names(self) -> list[str]:
@@ -216,7 +228,7 @@ class Study(StudyQuestions):
         known = self.decomposition_names
         about = {"sets": sets, "unfinished": self.unfinished, "decompositions": known}
         about["feature_names"] = names_json(self.feature_names)
-        return {"path": str(self.path), **self.identity.to_json(), **about}
+        return {"path": self.address, **self.identity.to_json(), **about}
 
     def image_set(self, name: str) -> ImageSet:
         """Return a complete image set.
@@ -314,11 +326,11 @@ class Study(StudyQuestions):
         return found
 
 
-StudyLike = Study | str | os.PathLike[str]  #: a study, or the folder of one
+StudyLike = Study | str | os.PathLike[str]  #: a study, or the folder or address of one
 
 
 def open_study(study: StudyLike) -> Study:
-    """Open a study by its folder; one that is already open is returned as is.
+    """Open a study by its folder or address; one that is already open is returned as is.
 
     Raises:
         SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
@@ -326,8 +338,8 @@ def open_study(study: StudyLike) -> Study:
     if isinstance(study, Study):
         return study
     if not isinstance(study, str | os.PathLike):
-        raise SubspectError(f"a study must be a folder or a subspect.Study, got {type(study).__name__}")
-    return Study.open(Path(study))
+        raise SubspectError(f"a study must be a folder, an address or a subspect.Study, got {type(study).__name__}")
+    return Study.open(study)
 
 
 @contextmanager
@@ -338,6 +350,7 @@ def writing(path: Path) -> Iterator[None]:
         SubspectError: the folder cannot be written.
     """
     with locked(path, f"writing to the study {path}"):
+        look_again(path)
         sweep(path)
         sweep(path / "decompositions")
         sweep(path / "cues")
@@ -354,8 +367,8 @@ def check_disk(path: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SubspectError(
-            f"not enough disk for the study {path}: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; "
-            "free some space or choose another folder"
+            f"not enough disk for the study {path}{in_cache(path)}: about {needed / 1e6:,.0f} MB needed, "
+            f"{free / 1e6:,.0f} MB free; free some space or choose another folder"
         )
 
 

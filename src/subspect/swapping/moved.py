@@ -60,7 +60,7 @@ def cues_told(study: Study, decomposition: Decomposition, cues: Cues | None) -> 
         return f"{decomposition.name}: cues are kept of {cues.note}: {some(cues.names, len(cues.names))}"
     if study.identity.features_alone:
         return f"{decomposition.name}: no cues, as the study was made from features alone"
-    command = f"subspect cues {shlex.quote(str(study.path))} --decomposition {decomposition.name} --network …"
+    command = f"subspect cues {shlex.quote(study.address)} --decomposition {decomposition.name} --network …"
     return f"{decomposition.name}: no cues are kept; measure what its classes rest on: {command}"
 
 
