@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, str] = {
     "torchvision": "networks of torchvision by name",
     "hf": "networks of Hugging Face by name",
     "datasets": "data sets of Hugging Face by name",
+    "ray": "a cluster, with --engine ray",
     "remote": "a study at an address, such as s3://bucket/study",
 }
 _WANTED = re.compile(r"""^(?P<name>[\w.-]+).*extra == ["'](?P<extra>\w+)["']""")
