@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/subspect demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core
 
 lint: .venv/ready
 	$(BIN)/ruff check src tests benchmarks examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -388,10 +389,11 @@ def wait_for_answer(port: int, seconds: float = 60) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_driver_that_is_killed_goes_on_by_itself_and_by_a_cluster_of_others(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", each=30)
+    images = write_images(tmp_path / "images", each=60)
     observe(Network(Tiny()), images, tmp_path / "one", batch_size=4)
     port = 6300 + os.getpid() % 600
-    about = {"num-cpus": 3, "port": port, "include-dashboard": "false", "temp-dir": f"/tmp/subspect-ray-{os.getpid()}"}
+    folder = f"/tmp/subspect-ray-{os.getpid()}"  # a short name, for sockets lie there
+    about = {"num-cpus": 3, "port": port, "include-dashboard": "false", "temp-dir": folder}
     starting = [f"--{name}={value}" for name, value in about.items()]
     cluster = subprocess.Popen(
         [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--disable-usage-stats", *starting],
@@ -411,11 +413,12 @@ def test_a_driver_that_is_killed_goes_on_by_itself_and_by_a_cluster_of_others(tm
         driver.kill()
         driver.wait()
         done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.arrow")}
-        assert 3 < len(done) < 12
+        assert 3 < len(done) < 23
         assert subprocess.run([sys.executable, "-c", source], check=False, env=as_there).returncode == 0
     finally:
-        os.killpg(cluster.pid, signal.SIGTERM)
+        os.killpg(cluster.pid, signal.SIGKILL)
         cluster.wait()
+        shutil.rmtree(folder, ignore_errors=True)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.arrow")}
     assert {name: after[name] for name in done} == done

@@ -175,6 +175,15 @@ class Network:
             for module, mode in modes.items():
                 module.training = mode
 
+    def stay(self, device: str | torch.device | None) -> None:
+        """Move to a device for good, in a process that does nothing else with it.
+
+        Raises:
+            SubspectError: the device is not there.
+        """
+        if device is not None:
+            self.model.to(_device(device))
+
     def known_as(
         self, head: str, preprocessing: AnyPreprocessing | None, class_names: tuple[str, ...] | None = None
     ) -> Network:

@@ -83,7 +83,9 @@ class Filling(Remembered):
         there = {index for index in shards if seen and is_file(self.image_set.folder / shard_name(index))}
         cuts = {index: cuts_of(self.image_set.manifest, index) for index in shards if index not in there}
         positions = [positions for shard in cuts.values() for positions in shard]
-        with lost_workers(), self.network.running(self.device) if self.away else nullcontext():
+        if self.away:
+            self.network.stay(self.device)
+        with lost_workers(), self.network.running():
             read = batches(self.source, self.network.preprocessing, self.match, positions, self.workers)
             run = Runner(self.network, self.image_set.manifest)
             for index in shards:
@@ -136,7 +138,7 @@ def fill(
     left = [index for index in own if index not in done]
     images, there = positions_in(manifest, own), positions_in(manifest, done)
     bar = progress(image_set.name, images, "images", done=there, show=show)
-    with bar as advance, marked(image_set.folder) as mark:
+    with bar as advance, marked(image_set.folder) if elsewhere() else nullcontext("") as mark:
         work = Filling(network, source, match, image_set, workers, device, advance, mark)
         for index, filled in on_engine(work, left):
             check(failed := failed + filled.failed)

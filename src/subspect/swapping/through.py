@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +105,8 @@ class _Through:
 
     def __call__(self, pieces: Iterable[int]) -> Iterator[Read]:
         reader = self.reader
-        with lost_workers(), reader.network.running(reader.device) if reader.away else nullcontext():
+        if reader.away:
+            reader.network.stay(reader.device)
+        with lost_workers(), reader.network.running():
             for pairs in reader.pairs.blocks(pieces):
                 yield reader.read(pairs, self.cues)
