@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import pytest
 
 import subspect
 from conftest import Tiny, write_study
+from subspect.choosing.halves import Drawn
 from subspect.heads.history import Part
+from subspect.studies.aside import Aside
+from subspect.studies.blocks import Mapped
 from subspect.studies.image_set import ImageSet
 from subspect.studies.parts import in_part
 from subspect.studies.rows import Block, Rows, held
@@ -183,6 +187,36 @@ def test_the_print_of_an_image_is_its_features_alone() -> None:
     for folds in (2, 3, 8):
         share = np.bincount((found % np.uint64(folds)).astype(np.int64), minlength=folds) / 1000
         assert np.allclose(share, 1 / folds, atol=4 * np.sqrt(1 / folds / 1000))
+
+
+@pytest.mark.parametrize("room", ["memory", "disk", "neither"])
+def test_what_is_made_of_rows_is_kept_in_memory_or_aside(
+    image_set: ImageSet, reads: list[str], room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subspect.studies.rows._BLOCK", 40 * ROW)
+    if room == "neither":
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    drawn = Drawn(Rows(image_set, memory=0), 1, 0, 0.5, None if room == "memory" else 0)
+    first = joined(list(iter(drawn)))
+    assert 40 < len(first[1]) < 80 and len(reads) == 8
+    assert joined(list(iter(drawn))) == joined([drawn.block(index) for index in (0, 1, 2)]) == first
+    assert len(reads) == 8 * (3 if room == "neither" else 1)
+    whole = Mapped(Rows(image_set, memory=0), lambda block: block, IMAGES * ROW, 0)  # no less to read
+    reads.clear()
+    assert joined(list(whole)) == joined(list(whole)) and len(reads) == 16
+
+
+def test_a_disk_that_fills_up_keeps_nothing_more_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = Aside(1000)
+    aside.put(3, [1, 2])
+    assert aside.get(3) == [1, 2] and aside.get(4) is None and Aside(0).get(3) is None
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    aside.put(4, [3])
+    assert aside.get(3) is None and aside.get(4) is None
 
 
 def test_of_many_images_a_sample_is_held(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,11 @@ class Drawn(Kept[Block]):
         return int(bytes_of(self._rows) * (self._high - self._low))
 
     @property
+    def source(self) -> Kept[Block]:
+        """All of the rows."""
+        return self._rows
+
+    @property
     def count(self) -> int:
         """Number of blocks, some of which may be empty."""
         return self._rows.count

@@ -1,13 +1,15 @@
 """Blocks of an image set that are gone through again and again, and what is summed over them.
 
-Blocks are kept in memory where all of them have room (`subspect.ground.memory`), and read anew where not, one ahead of what is
-worked on, so that memory doesn't grow with the images. What is summed is cut into runs of blocks, at places that depend on
+Blocks are kept in memory where all of them have room (`subspect.ground.memory`); where not, what is made of blocks and takes
+fewer bytes is kept in a temporary file, and all else read anew, one ahead of what is worked on, so that memory doesn't grow
+with the images. What is summed is cut into runs of blocks, at places that depend on
 nothing but their number; each run is summed by itself, and the sums are added in order. So a sum is the same to the bit
 whoever takes which run (`subspect.ground.engines`).
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from subspect.ground.engines import Here, Remembered, in_order, sharing, using
 from subspect.ground.memory import budget
+from subspect.studies.aside import Aside
 
 KEPT = 8  #: blocks that are kept may take one in so many parts of the memory there is
 STATISTICS = 4  #: and what is summed of them one in so many
@@ -39,6 +42,7 @@ class Kept(Remembered, ABC, Generic[T]):
         self._memory, self._share = memory, share
         self._known: dict[int, T] = {}
         self._fits: bool | None = None
+        self._aside: Aside | None = None
 
     @property
     @abstractmethod
@@ -55,12 +59,13 @@ class Kept(Remembered, ABC, Generic[T]):
         """Read a block."""
 
     def block(self, index: int) -> T:
-        """Return a block, and keep it if all have room."""
+        """Return a block, and keep it."""
         found = self._known.get(index)
+        if found is None and self._aside is not None:
+            found = self._aside.get(index)
         if found is None:
             found = self._read(index)
-            if self.fits:
-                self._known[index] = found
+            self._keep(index, found)
         return found
 
     def blocks(self, wanted: Iterable[int]) -> Iterator[T]:
@@ -86,12 +91,33 @@ class Kept(Remembered, ABC, Generic[T]):
             self._fits = self.nbytes <= memory * sharing()
         return self._fits
 
+    @property
+    def source(self) -> Kept[Any] | None:
+        """The blocks that these are made of; None of what is read from files."""
+        return None
+
     def __iter__(self) -> Iterator[T]:
         return self.blocks(range(self.count))
 
     def described(self) -> dict[str, Any]:
         """Return what is to be gone through, without what is kept here."""
-        return {**vars(self), "_known": {}, "_fits": None}
+        other = copy.copy(self)
+        other._forget()
+        return dict(vars(other))
+
+    def _forget(self) -> None:
+        self._known = {}
+        self._fits = self._aside = None
+
+    def _keep(self, index: int, block: T) -> None:
+        """Keep a block in memory if all have room, else in a file if that is less to read than what it is made of."""
+        if self.fits:
+            self._known[index] = block
+            return
+        if self._aside is None:
+            less = self.source is not None and self.nbytes < self.source.nbytes
+            self._aside = Aside(self.nbytes if less else 0)
+        self._aside.put(index, block)
 
 
 class Given(Kept[T]):
@@ -130,7 +156,12 @@ class Mapped(Kept[U], Generic[T, U]):
         self, source: Kept[T], make: Callable[[T], U], nbytes: int, memory: int | None = None, share: int = KEPT
     ) -> None:
         super().__init__(memory, share)
-        self.source, self._make, self._nbytes = source, make, nbytes
+        self._source, self._make, self._nbytes = source, make, nbytes
+
+    @property
+    def source(self) -> Kept[T]:
+        """The blocks."""
+        return self._source
 
     @property
     def nbytes(self) -> int:
@@ -149,8 +180,7 @@ class Mapped(Kept[U], Generic[T, U]):
         """Return a block and what is made of it, which is kept if all have room, having read the block once."""
         source = self.source.block(index)
         made = self._make(source)
-        if self.fits:
-            self._known[index] = made
+        self._keep(index, made)
         return source, made
 
 
