@@ -93,6 +93,10 @@ class Where:
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
         note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part, self.examples)}"
+        if sample := self._study.image_set(self.image_set).manifest.of_all(self.examples):
+            note += (
+                f", {sample} that were observed" if self.part == "all" else f"; {self.image_set!r} is {sample} observed"
+            )
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.lacking and self.among == "all":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,15 +24,19 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import SetManifest
 from subspect.studies.running import Runner
 from subspect.studies.shards import Chunk, Entry, joined, shard_name
+from subspect.studies.summed import Sums
+from subspect.studies.summing import Summing, Totals
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A shard: what it is to hold, or what the manifest says of it if it is written; and images that couldn't be used."""
+    """A shard: what it is to hold, or what the manifest says of it if it is written; images that couldn't be used; and what
+    its images sum up to, where statistics are kept."""
 
     chunk: Chunk | None
     entry: Entry | None
     failed: list[tuple[str, str]]
+    sums: Sums | None = None
 
 
 class Filling(Remembered):
@@ -47,6 +51,7 @@ class Filling(Remembered):
         device: where the network runs.
         advance: called with the number of images that ran, where the work is done in this process.
         mark: a file in the image set's folder, by which others know that they see it.
+        summing: how images are summed, where statistics are kept of them.
     """
 
     def __init__(
@@ -59,9 +64,11 @@ class Filling(Remembered):
         device: str | torch.device | None,
         advance: Callable[[int], object],
         mark: str,
+        summing: Summing | None = None,
     ) -> None:
         self.network, self.source, self.match, self.image_set = network, source, match, image_set
         self.workers, self.device, self.advance, self.mark = workers, device, advance, mark
+        self.summing = summing
         self.away = False  # whether this is another process than the one that asks
 
     @property
@@ -78,6 +85,7 @@ class Filling(Remembered):
         shards = list(pieces)
         seen = self.away and is_file(self.image_set.folder / self.mark)
         there = {index for index in shards if seen and is_file(self.image_set.folder / shard_name(index))}
+        there = there if self.summing is None else set()  # whose sums nobody has
         cuts = {index: cuts_of(self.image_set.manifest, index) for index in shards if index not in there}
         positions = [positions for shard in cuts.values() for positions in shard]
         with lost_workers(), self.network.running(self.device) if self.away else nullcontext():
@@ -88,18 +96,21 @@ class Filling(Remembered):
                     yield Filled(None, None, self.image_set.shard(index)[1])
                     continue
                 chunks, failed = [], []
+                taking = None if self.summing is None else self.summing.begin()
                 for cut, batch in zip(cuts[index], read, strict=False):
                     chunk, unusable = run(batch)
-                    chunks.append(chunk)
+                    chunks.append(chunk if taking is None else taking.take(chunk))
                     failed += unusable
                     self.advance(len(cut))
-                yield self._filled(index, joined(chunks), failed, seen)
+                filled = Filled(joined(chunks), None, failed, None if taking is None else taking.all())
+                del taking
+                yield self._written(index, filled) if seen and not failed else filled
+                del filled  # before the next one's sums take as much
 
-    def _filled(self, index: int, chunk: Chunk, failed: list[tuple[str, str]], seen: bool) -> Filled:
-        if not seen or failed:
-            return Filled(chunk, None, failed)
-        self.image_set.write(index, chunk, [])
-        return Filled(None, self.image_set.entries[index], [])
+    def _written(self, index: int, filled: Filled) -> Filled:
+        assert filled.chunk is not None
+        self.image_set.write(index, filled.chunk, [])
+        return replace(filled, chunk=None, entry=self.image_set.entries[index])
 
 
 def fill(
@@ -113,6 +124,7 @@ def fill(
     device: str | torch.device | None,
     check: Callable[[list[tuple[str, str]]], None],
     show: bool,
+    totals: Totals | None = None,
 ) -> None:
     """Write those of some shards that are missing.
 
@@ -126,23 +138,28 @@ def fill(
         device: where the network runs in other processes.
         check: refuses too many images that couldn't be used.
         show: whether to draw a progress bar.
+        totals: of the images' statistics, where such are kept.
     """
-    manifest, done = image_set.manifest, set(image_set.done).intersection(own)
+    manifest, done = image_set.manifest, set((image_set if totals is None else totals).done).intersection(own)
     failed = [failure for index in done for failure in image_set.shard(index)[1]]
     check(failed)
     left = [index for index in own if index not in done]
     images, there = positions_in(manifest, own), positions_in(manifest, done)
     bar = progress(image_set.name, images, "images", done=there, show=show)
     with bar as advance, marked(image_set.folder) as mark:
-        work = Filling(network, source, match, image_set, workers, device, advance, mark)
+        summing = None if totals is None else totals.summing
+        work = Filling(network, source, match, image_set, workers, device, advance, mark, summing)
         for index, filled in on_engine(work, left):
             check(failed := failed + filled.failed)
             if filled.chunk is not None:
                 image_set.write(index, filled.chunk, filled.failed)
             elif filled.entry is not None:
                 image_set.entries[index] = filled.entry
+            if totals is not None and filled.sums is not None:
+                totals.add(index, filled.sums)
             if elsewhere():
                 advance(positions_in(manifest, [index]))
+            del filled
 
 
 def cuts_of(manifest: SetManifest, shard: int) -> list[range]:

@@ -16,6 +16,8 @@ from subspect.studies.parts import in_part
 from subspect.studies.shards import Chunk, Entry, Shape, joined, read_shard, shard_name, write_shard
 from subspect.studies.shards import checksum_of as shard_checksum
 
+SUMMED = "statistics.safetensors"  #: the file of statistics of all images, where the shards hold a sample of them
+
 
 class ImageSet:
     """One named, complete image set of a study."""
