@@ -2,7 +2,8 @@
 
 The paper's measures need counts and sums, which are those of all images. Pursuit's first choice needs the Gram matrices at the
 dense head's boundary, which are summed too; what follows it (refit, choosing anew, halves) needs the images themselves, and
-so takes the sample. A class of which the sample has no image keeps its dense row there, and is treated so from the first.
+so takes the sample. Images that are held out are some of the sample; what they added to the sums is taken out again. A class of
+which the sample has no image keeps its dense row in all of this, from the first choice on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from subspect.ground.errors import some
 from subspect.heads.history import Part
 from subspect.statistics.moments import ClassSums
 from subspect.studies.image_set import ImageSet
+from subspect.studies.parts import counterpart
 from subspect.studies.rows import workers
 from subspect.studies.summed import Sums, summed
 
@@ -55,20 +57,15 @@ class OfAll(Boundary):
             )
 
 
-def of_all(image_set: ImageSet, part: Part) -> Sums | None:
-    """Return the statistics of all images to choose on, if there are such and none of the images are held out."""
-    if not image_set.manifest.sampled:
-        return None
-    if part != "all":
-        log.warning(
-            "of %r there are statistics of all images together, in which images held out can't be told from others: features "
-            "are chosen on its sample of %s alone. To choose on all, hold nothing out (--hold-out 0), or observe other images "
-            "to measure on",
-            image_set.name,
-            f"{len(image_set):,}",
-        )
-        return None
-    return summed(image_set)
+def of_all(image_set: ImageSet, part: Part, dense: Affine) -> Sums | None:
+    """Return the statistics of all images of a set, where there are such; but for those of the sample that are held out."""
+    sums = summed(image_set)
+    if sums is not None and part != "all":
+        held = Sums(sums.plan, sums.shape)
+        for chunk in image_set.chunks(counterpart(part)):
+            held.update(chunk, dense)
+        sums.without(held)
+    return sums
 
 
 def only_sampled(sums: Sums, sample: ClassSums, names: tuple[str, ...]) -> None:

@@ -108,7 +108,7 @@ def look(
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     rows, measured = Rows(image_set, part, None if again else 0), study.image_set(check[0])
     top, sums = gathered(rows, weight.shape, sizes)
-    whole = of_all(image_set, part)
+    whole = of_all(image_set, part, (weight, bias))
     if whole is not None:
         if again:
             only_sampled(whole, sums, study.identity.class_names)

@@ -158,6 +158,13 @@ class Sums:
         self._know(other.digests)
         return self
 
+    def without(self, other: Sums) -> None:
+        """Take images out that were taken in, but for those that activate a feature most."""
+        for (name, array), (_, theirs) in zip(self.arrays(), other.arrays(), strict=True):
+            if not name.startswith("images.") and name not in ("near.features", "histograms.edges"):
+                array -= theirs
+        self.moments.images -= other.moments.images
+
     def _know(self, digests: Mapping[str, bytes | None]) -> None:
         """Keep the digests of those images that activate a feature most."""
         known = {**self.digests, **digests}
