@@ -1,8 +1,8 @@
-"""Features kept against statistics kept, on CIFAR-10 with ResNet-20: disk, time, and whether the answers are the same.
+"""Features kept against statistics kept, on CIFAR-10 with ResNet-20: disk, processor time, whether answers are the same.
 
 Observes ``train`` (50,000 images) once with features kept and once for each sample with statistics kept, chooses on it, and
 measures on ``test``. Needs ``cifar10-jpeg.tar`` and ``weights/`` in the folder given by --data or the environment variable
-SUBSPECT_DATA. About fifteen minutes on two cores.
+SUBSPECT_DATA. About ten minutes on two cores.
 
 Example: python benchmarks/statistics_only.py --data DIR --json statistics_only.json
 """
@@ -47,10 +47,13 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
     whole, features = work / "features", dict[str, Decomposition]()
     subspect.observe(network, images / "test", whole, "test", batch_size=256)
     tests = shutil.copytree(whole, work / "test")
-    rows = [*row("features, time", observed(network, images, whole), "s"), *figures("features", whole, features)]
+    rows = [
+        *row("features, processor time", observed(network, images, whole), "s"),
+        *figures("features", whole, features),
+    ]
     for sample in SAMPLES:
         kept, name = shutil.copytree(tests, work / str(sample)), f"sample of {sample:,}"
-        rows += row(f"{name}, time", observed(network, images, kept, sample), "s")
+        rows += row(f"{name}, processor time", observed(network, images, kept, sample), "s")
         made = dict[str, Decomposition]()
         rows += figures(name, kept, made)
         for how in ("contribution 5", "contribution 10", "frequency 5", "frequency 10", "frequency 0.5"):
@@ -61,11 +64,11 @@ def measure(data: Path, images: Path, work: Path) -> list[Row]:
 
 
 def observed(network: subspect.Network, images: Path, study: Path, sample: int = 0) -> float:
-    """Observe ``train``, with features kept or statistics and a sample, and return the seconds."""
-    start = time.perf_counter()
+    """Observe ``train``, with features kept or statistics and a sample, and return the seconds of processor time."""
+    start = time.process_time()
     keep = {"keep": "statistics", "sample": sample} if sample else {}
     subspect.observe(network, images / "train", study, "train", batch_size=256, **keep)  # type: ignore[arg-type]
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def figures(name: str, folder: Path, made: dict[str, Decomposition]) -> list[Row]:

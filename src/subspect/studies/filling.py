@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from subspect.ground.engines import Remembered, elsewhere, on_engine
 from subspect.ground.files import is_file
 from subspect.ground.folders import marked
 from subspect.ground.progress import progress
-from subspect.images.batches import batches, lost_workers
+from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.sources import ClassMatch, Images
 from subspect.networks.network import Network
 from subspect.studies.image_set import ImageSet
@@ -95,22 +95,22 @@ class Filling(Remembered):
                 if index in there:  # by an actor that was lost before it could say so
                     yield Filled(None, None, self.image_set.shard(index)[1])
                     continue
-                chunks, failed = [], []
-                taking = None if self.summing is None else self.summing.begin()
-                for cut, batch in zip(cuts[index], read, strict=False):
-                    chunk, unusable = run(batch)
-                    chunks.append(chunk if taking is None else taking.take(chunk))
-                    failed += unusable
-                    self.advance(len(cut))
-                filled = Filled(joined(chunks), None, failed, None if taking is None else taking.all())
-                del taking
-                yield self._written(index, filled) if seen and not failed else filled
-                del filled  # before the next one's sums take as much
+                yield self._filled(index, zip(cuts[index], read, strict=False), run, seen)
 
-    def _written(self, index: int, filled: Filled) -> Filled:
-        assert filled.chunk is not None
-        self.image_set.write(index, filled.chunk, [])
-        return replace(filled, chunk=None, entry=self.image_set.entries[index])
+    def _filled(self, index: int, given: Iterable[tuple[range, Batch]], run: Runner, seen: bool) -> Filled:
+        """Return what a shard is to hold, or write it; nothing of it stays here, since its sums may be large."""
+        chunks, failed = [], []
+        taking = None if self.summing is None else self.summing.begin()
+        for cut, batch in given:
+            chunk, unusable = run(batch)
+            chunks.append(chunk if taking is None else taking.take(chunk))
+            failed += unusable
+            self.advance(len(cut))
+        sums = None if taking is None else taking.all()
+        if not seen or failed:
+            return Filled(joined(chunks), None, failed, sums)
+        self.image_set.write(index, joined(chunks), [])
+        return Filled(None, self.image_set.entries[index], [], sums)
 
 
 def fill(
@@ -157,9 +157,11 @@ def fill(
                 image_set.entries[index] = filled.entry
             if totals is not None and filled.sums is not None:
                 totals.add(index, filled.sums)
+            del filled  # before what is summed so far takes as much again, as it is written
+            if totals is not None:
+                totals.keep()
             if elsewhere():
                 advance(positions_in(manifest, [index]))
-            del filled
 
 
 def cuts_of(manifest: SetManifest, shard: int) -> list[range]:

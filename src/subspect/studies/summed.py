@@ -7,6 +7,7 @@ that are spread over the set and run first, and lies in the file with the sums.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
@@ -22,7 +23,7 @@ from subspect.ground.arrays import Integers, Wide
 from subspect.ground.errors import SubspectError, advice
 from subspect.ground.files import atomic
 from subspect.ground.schemas import as_type
-from subspect.ground.seals import file_checksum, is_sealed, read_tensors, tensor_bytes
+from subspect.ground.seals import file_checksum, read_tensors, tensor_bytes
 from subspect.statistics.histograms import BINS, Histograms, edges_over
 from subspect.statistics.largest import TopFeatures, TopImages
 from subspect.statistics.moments import ClassSums, Moments, WeightedMoments
@@ -114,6 +115,7 @@ class Sums:
         digests: id → digest of the file of each of those, None where it was none.
         thumbnails: id → JPEG of each of those, once the set is complete, where there is a picture.
         done: how many shards of the set these are the images of, from the first on.
+        checksum: of the file that holds them, as it was written or read; empty before.
     """
 
     def __init__(self, plan: Plan, shape: tuple[int, int]) -> None:
@@ -126,6 +128,7 @@ class Sums:
         self.images = TopImages(n_features, SHOWN)
         self.digests: dict[str, bytes | None] = {}
         self.thumbnails: dict[str, bytes] = {}
+        self.checksum = ""
 
     def update(self, chunk: Chunk, dense: Affine) -> None:
         """Take in some images; ``dense`` is the dense head, weight and bias."""
@@ -195,10 +198,10 @@ class _Header:
 
 
 def write_sums(image_set: ImageSet, sums: Sums) -> str:
-    """Write the statistics of an image set, whole or not at all, and return the file's checksum.
+    """Write the statistics of an image set, whole or not at all, in place of what they were; return the file's checksum.
 
     Raises:
-        SubspectError: it cannot be written.
+        SubspectError: it cannot be written, or another file is there.
     """
     ids = sorted(sums.digests)
     places = {id: place for place, id in enumerate(ids)}
@@ -212,9 +215,11 @@ def write_sums(image_set: ImageSet, sums: Sums) -> str:
     plan = sums.plan
     header = _Header(_place(image_set), sums.done, plan.margin, plan.plenty, ids, digests)
     path = image_set.folder / SUMMED
-    with atomic(path, is_sealed) as file:
-        file.write(tensor_bytes(tensors, asdict(header)))
-    return file_checksum(path)
+    data, before = tensor_bytes(tensors, asdict(header)), sums.checksum
+    sums.checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    with atomic(path, lambda path: file_checksum(path) == before) as file:
+        file.write(data)
+    return sums.checksum
 
 
 def read_sums(image_set: ImageSet) -> Sums:
@@ -225,13 +230,16 @@ def read_sums(image_set: ImageSet) -> Sums:
     """
     path = image_set.folder / SUMMED
     with advice("delete it and run the same observe command again"):
-        if image_set.manifest.statistics and file_checksum(path) != image_set.manifest.statistics:
+        checksum = file_checksum(path)
+        if image_set.manifest.statistics not in ("", checksum):
             raise SubspectError(f"{path} is damaged: its bytes are not those that were written: their checksum differs")
         tensors, header = read_tensors(path, "statistics")
         about = as_type(_Header, header, path, "statistics")
         if about.of != _place(image_set):
             raise SubspectError(f"{path} is of another image set")
-        return _filled(image_set, tensors, about, path)
+        sums = _filled(image_set, tensors, about, path)
+    sums.checksum = checksum
+    return sums
 
 
 def _filled(image_set: ImageSet, tensors: Mapping[str, torch.Tensor], about: _Header, path: Path) -> Sums:

@@ -104,7 +104,7 @@ class Totals:
         self.image_set, self.sums = image_set, sums
         self.summing = Summing(sums.plan, dense, image_set.manifest)
         self._waiting: dict[int, Sums] = {}
-        self._written, self._took = time.monotonic(), 0.0
+        self._written, self._took, self._kept = time.monotonic(), 0.0, sums.done
 
     @property
     def done(self) -> list[int]:
@@ -118,11 +118,15 @@ class Totals:
         while (following := self._waiting.pop(self.sums.done, None)) is not None:
             self.sums += following
             self.sums.done += 1
-            now = time.monotonic()
-            if now - self._written >= self._took / _OFTEN or self.sums.done == self.image_set.manifest.n_shards:
-                write_sums(self.image_set, self.sums)
-                self._written = time.monotonic()
-                self._took = self._written - now
+
+    def keep(self) -> None:
+        """Write what was summed since it was last written, unless that would take more of the time than it should."""
+        now = time.monotonic()
+        due = now - self._written >= self._took / _OFTEN or self.sums.done == self.image_set.manifest.n_shards
+        if due and self.sums.done > self._kept:
+            write_sums(self.image_set, self.sums)
+            self._written, self._kept = time.monotonic(), self.sums.done
+            self._took = self._written - now
 
     def close(self, source: Images, preprocessing: AnyPreprocessing | None, *, show: bool) -> str:
         """Add thumbnails of the images that activate features most, and return the checksum of the file."""
