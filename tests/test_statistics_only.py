@@ -255,11 +255,21 @@ def test_images_held_out_are_taken_out_of_the_statistics(made: Path, tmp_path: P
     expected = influence.contribution(weight, wanted.classes, 3)
     assert all(np.array_equal(one.supports[label], expected[label]) for label in range(3))
     note = evaluate(statistics, one).note
-    said = f"{len(held)} images of 'train', the 20 % of it held out by a hash of the image's id; 'train' is a sample of"
-    assert note.startswith(said) and note.endswith("of 180 images observed")
     rows = len(sample)
+    said = f"images of 'train' (a sample of {rows} of 180 images), the 20 % of it held out by a hash of the image's id"
+    assert note == f"{len(held)} {said}"
     note = evaluate(statistics, decompose(statistics, 3, hold_out=0, draws=0, show_progress=False)).note
-    assert f"{rows} images of 'train', a sample of {rows} of 180 images that were observed" in note
+    assert note.startswith(f"{rows} images of 'train' (a sample of {rows} of 180 images); these images took part")
+
+
+def test_other_figures_say_that_they_are_of_a_sample(made: Path, tmp_path: Path) -> None:
+    study = opened(made, "some", tmp_path)
+    one, rows = decompose(study, 3, draws=0, show_progress=False), len(study.image_set("train"))
+    of = f"images of 'train' (a sample of {rows} of 180 images)"
+    assert subspect.geometry(study, one, on="train", points=50).note == f"{rows} {of}"
+    assert subspect.selectivity(study, on="train").note.startswith(f"{rows} {of}")
+    found = subspect.cues(study, one, network=network(), on="train", show_progress=False)
+    assert f"{rows} of {rows} {of}" in found.note
 
 
 def test_a_class_that_the_sample_lacks_keeps_its_row(

@@ -251,7 +251,7 @@ def geometry(
         compared_on=int(curve[0].images) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
-        note=f"{len(x):,} {study.identity.examples} of {on!r}{unlabelled}",
+        note=f"{len(x):,} {study.identity.examples} of {image_set.called(study.identity.examples)}{unlabelled}",
     )
 
 

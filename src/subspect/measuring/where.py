@@ -70,6 +70,7 @@ class Where:
     _skip: Prints = field(repr=False, compare=False)
     _given: npt.NDArray[np.int64] = field(repr=False, compare=False)
     _lacking: str = field(repr=False, compare=False)
+    _called: str = field(repr=False, compare=False)
 
     @property
     def classes(self) -> npt.NDArray[np.int64] | None:
@@ -92,11 +93,7 @@ class Where:
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part, self.examples)}"
-        if sample := self._study.image_set(self.image_set).manifest.of_all(self.examples):
-            note += (
-                f", {sample} that were observed" if self.part == "all" else f"; {self.image_set!r} is {sample} observed"
-            )
+        note = f"{self.images:,} {self.examples} of {self._called}{in_words(self.part, self.examples)}"
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.lacking and self.among == "all":
@@ -182,6 +179,7 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         _skip=skip,
         _given=given,
         _lacking=said,
+        _called=study.image_set(image_set).called(study.identity.examples),
     )
 
 

@@ -29,6 +29,11 @@ class ImageSet:
     def __len__(self) -> int:
         return self.manifest.rows
 
+    def called(self, examples: str = "images") -> str:
+        """Return the name as notes have it, and of how many images these are a sample, where they are one."""
+        sample = self.manifest.of_all(examples)
+        return f"{self.name!r} ({sample})" if sample else repr(self.name)
+
     @property
     def labelled(self) -> bool:
         """Whether the images have labels; if not, the network's own predictions are used instead."""
