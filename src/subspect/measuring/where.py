@@ -71,6 +71,7 @@ class Where:
     _given: npt.NDArray[np.int64] = field(repr=False, compare=False)
     _lacking: str = field(repr=False, compare=False)
     _called: str = field(repr=False, compare=False)
+    _of_all: str = field(repr=False, compare=False)
 
     @property
     def classes(self) -> npt.NDArray[np.int64] | None:
@@ -111,7 +112,7 @@ class Where:
         if not self.labelled:
             note += f"; no labels: the dense {self._study.identity.what}'s own predictions stand in, so accuracy here "
             note += "is fidelity"
-        return note
+        return f"{note}; {self._of_all}" if self._of_all else note
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -180,6 +181,7 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         _given=given,
         _lacking=said,
         _called=study.image_set(image_set).called(study.identity.examples),
+        _of_all=study.image_set(image_set).manifest.accuracy_of_all(study.identity.examples),
     )
 
 

@@ -61,9 +61,12 @@ def finish(
         others: the study's other image sets, complete.
         sums: the statistics of all images, where these alone are kept.
     """
+    if sums is not None:
+        said = sums.confusion.counts
+        image_set.manifest = replace(image_set.manifest, statistics=sums.checksum, right=int(said.trace()))
     right, predicted = complete(image_set)
     if sums is not None:
-        right, predicted = int(sums.confusion.counts.trace()), sums.confusion.counts.sum(axis=0)
+        right, predicted = image_set.manifest.right, said.sum(axis=0)
     name, manifest = image_set.name, image_set.manifest
     if manifest.failed:
         failed, of = manifest.failed, f"{manifest.images:,}"

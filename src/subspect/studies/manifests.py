@@ -118,6 +118,7 @@ class SetManifest(_Kept):
         sample: of a random sample, how many of how many images it is and how they were drawn; otherwise empty.
         sampled: of about how many images features are kept, where of all images there are statistics alone; otherwise 0.
         statistics: checksum of the file of statistics, once complete; empty where there is none.
+        right: with statistics, how many of all images the network classifies correctly, once complete.
         complete: whether every shard is stored.
         rows: images with features, once complete.
         failed: id and reason for each image that could not be used, once complete.
@@ -142,6 +143,7 @@ class SetManifest(_Kept):
     sample: str = ""
     sampled: Whole = 0
     statistics: str = ""
+    right: Whole = 0
     complete: bool = False
     rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()
@@ -175,6 +177,12 @@ class SetManifest(_Kept):
     def of_all(self, examples: str = "images") -> str:
         """Say that rows are those of a sample; empty where they are of all images."""
         return f"a sample of {self.rows:,} of {self.seen:,} {examples}" if self.rows < self.seen else ""
+
+    def accuracy_of_all(self, examples: str = "images") -> str:
+        """Say the dense network's accuracy over all images, where rows are those of a sample; empty where there is none."""
+        if not self.labelled or not self.of_all():
+            return ""
+        return f"over all {self.seen:,} {examples} the dense network's accuracy is {100 * self.right / self.seen:.2f} %"
 
     @property
     def n_shards(self) -> int:

@@ -154,8 +154,7 @@ def observe(
                 totals=totals,
             )
             if totals is not None:
-                checksum = totals.close(source, network.preprocessing, show=show_progress)
-                image_set.manifest = replace(image_set.manifest, statistics=checksum)
+                totals.close(source, network.preprocessing, show=show_progress)
             with nullcontext() if piece is None else deciding(folder, name, -1):
                 if piece is None or is_last(opened, image_set, piece, max_failed):
                     finish(

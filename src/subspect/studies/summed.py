@@ -197,8 +197,8 @@ class _Header:
     digests: list[str | None]
 
 
-def write_sums(image_set: ImageSet, sums: Sums) -> str:
-    """Write the statistics of an image set, whole or not at all, in place of what they were; return the file's checksum.
+def write_sums(image_set: ImageSet, sums: Sums) -> None:
+    """Write the statistics of an image set, whole or not at all, in place of what they were.
 
     Raises:
         SubspectError: it cannot be written, or another file is there.
@@ -219,7 +219,6 @@ def write_sums(image_set: ImageSet, sums: Sums) -> str:
     sums.checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
     with atomic(path, lambda path: file_checksum(path) == before) as file:
         file.write(data)
-    return sums.checksum
 
 
 def read_sums(image_set: ImageSet) -> Sums:

@@ -128,10 +128,11 @@ class Totals:
             self._written, self._kept = time.monotonic(), self.sums.done
             self._took = self._written - now
 
-    def close(self, source: Images, preprocessing: AnyPreprocessing | None, *, show: bool) -> str:
-        """Add thumbnails of the images that activate features most, and return the checksum of the file."""
+    def close(self, source: Images, preprocessing: AnyPreprocessing | None, *, show: bool) -> None:
+        """Add thumbnails of the images that activate features most."""
         self.sums.thumbnails = _thumbnails(self.sums.digests, source, preprocessing, show)
-        return write_sums(self.image_set, self.sums)
+        write_sums(self.image_set, self.sums)
+        log.info("%s: the study keeps thumbnails of %s images", self.image_set.name, f"{len(self.sums.thumbnails):,}")
 
 
 def totals_of(
@@ -145,7 +146,7 @@ def totals_of(
     if is_file(image_set.folder / SUMMED):
         return Totals(image_set, read_sums(image_set), dense)
     if image_set.manifest.statistics:  # which are gone
-        image_set.save(replace(image_set.manifest, statistics="", complete=False, rows=0, failed=()))
+        image_set.save(replace(image_set.manifest, statistics="", right=0, complete=False, rows=0, failed=()))
     positions = spread(source, _PILOT)
     log.info(
         "%s images spread over the set run first: they show which statistics are worth summing", f"{len(positions):,}"
