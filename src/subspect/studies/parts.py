@@ -61,10 +61,7 @@ def in_part(ids: Sequence[str], part: Part) -> npt.NDArray[np.bool_]:
     return held_out if part.startswith("held out") else ~held_out
 
 
-def hashed(ids: Sequence[str], purpose: bytes = b"") -> npt.NDArray[np.float64]:
-    """Return for each image id a number from 0 to 1 that depends on nothing but the id: what splits are made by.
-
-    Those for one purpose, named by up to 16 bytes, say nothing of those for another.
-    """
-    digests = (hashlib.blake2b(id.encode(), digest_size=8, person=purpose).digest() for id in ids)
+def hashed(ids: Sequence[str], salt: bytes = b"") -> npt.NDArray[np.float64]:
+    """Return for each image id a number from 0 to 1, by nothing but the id and the salt: what splits are made by."""
+    digests = (hashlib.blake2b(id.encode(), digest_size=8, salt=salt).digest() for id in ids)
     return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests], dtype=np.float64)

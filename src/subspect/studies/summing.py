@@ -36,7 +36,7 @@ log = logging.getLogger("subspect")
 RUNS = 64  #: shards at most, unless they would hold fewer images than usual
 SIDE = 64  #: pixels of a thumbnail's long side
 _PILOT = 2048  # images that run before the rest
-_BLOCK, _ROWS = 2**26, 8192  # bytes of features, and images, that are summed at once
+_BLOCK, _LOGITS, _ROWS = 2**26, 2**28, 8192  # bytes of features and of logits, and images, that are summed at once
 _OFTEN = 0.05  # share of the time that writing what was summed so far may take
 
 
@@ -75,8 +75,9 @@ class Taking:
         """Take in some images, and return those that keep their features."""
         manifest = self.how.manifest
         self._waiting.append(labelled(chunk, given=manifest.labelled))
-        most = max(1, min(_ROWS, _BLOCK // (4 * chunk.features.shape[1])) // manifest.batch_size)
-        if len(self._waiting) >= most:
+        n_classes, n_features = self.sums.shape
+        most = min(_ROWS, _BLOCK // (4 * n_features), _LOGITS // (8 * n_classes))
+        if (len(self._waiting) + 1) * manifest.batch_size > most:  # whatever failed, so that it is always cut alike
             self._sum()
         return chunk.at(in_sample(chunk.ids, manifest))
 
