@@ -17,7 +17,9 @@ sys.path[:0] = {paths!r}
 from elsewhere import Slow
 import subspect
 importlib.import_module("subspect.studies.shards")._SHARD_IMAGES = 8
-subspect.observe(subspect.Network(Slow({pause})), {folder!r}, {study!r}, batch_size=4, part={part!r}, show_progress=False)
+subspect.observe(
+    subspect.Network(Slow({pause})), {folder!r}, {study!r}, batch_size=4, part={part!r}, show_progress=False, **{more!r}
+)
 """
 
 
@@ -34,10 +36,10 @@ class Slow(Tiny):
 
 
 def observing_slowly(
-    folder: Path, study: Path | str, pause: float = 0.0, part: tuple[int, int] | None = None
+    folder: Path, study: Path | str, pause: float = 0.0, part: tuple[int, int] | None = None, **more: object
 ) -> subprocess.Popen[str]:
-    """Start a process that observes images in batches of four and shards of eight, or a part of them."""
-    source = SCRIPT.format(paths=sys.path, pause=pause, folder=str(folder), study=str(study), part=part)
+    """Start a process that observes images in batches of four and shards of eight, or a part of them; `more` of `observe`."""
+    source = SCRIPT.format(paths=sys.path, pause=pause, folder=str(folder), study=str(study), part=part, more=more)
     return subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE, text=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import shutil
 import signal
 import socket
@@ -14,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,37 +27,14 @@ from typer.testing import CliRunner
 import subspect
 from conftest import Tiny, write_images
 from elsewhere import wait_for
+from shuffled import Shuffled, files
 from subspect import Network, Study, SubspectError, engine, observe
 from subspect.cli import app
 from subspect.ground import actors, clusters
-from subspect.ground.engines import Work, forget, in_order, on_engine, sharing, using
+from subspect.ground.engines import forget, in_order, on_engine, sharing, using
 from subspect.ground.errors import MissingExtra
 from subspect.studies.blocks import Given, Kept, Mapped, merged, total
 from subspect.studies.rows import Rows
-
-R = TypeVar("R")
-
-
-class Shuffled:
-    """An engine that sends each piece as bytes, in an order of its own, some of them twice."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def map(self, work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
-        sent = ray.cloudpickle.dumps(work)
-        order = list(pieces)
-        self.random.shuffle(order)
-        for piece in order:
-            for _ in range(self.random.choice((1, 1, 2))):  # the first time, its actor was lost
-                [result] = ray.cloudpickle.loads(sent)([piece])
-            yield piece, pickle.loads(pickle.dumps(result))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a study but its locks, by relative path."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ NOT_RUN = {
         f"python benchmarks/stability.py --data DIR --only {part}": "minutes, on real data"
         for part in ("true", "stays", "time", "planted")
     },
+    "python benchmarks/statistics_only.py --data DIR": "ten minutes, on real data",
     "python benchmarks/scale.py --work WORK --only memory --draws 0": "a quarter of an hour, and 10 GB",
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }

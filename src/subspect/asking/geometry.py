@@ -252,7 +252,7 @@ def geometry(
         compared_on=int(curve[0].images) if curve else 0,
         boundary=spread(at_boundary, points, generator),
         drawn=points,
-        note=f"{len(image_set):,} {study.identity.examples} of {on!r}{sample}{unlabelled}",
+        note=f"{len(image_set):,} {study.identity.examples} of {image_set.called(study.identity.examples)}{sample}{unlabelled}",
     )
 
 

@@ -292,7 +292,7 @@ def selectivity(
         "" if study.image_set(on).labelled else f"; no labels: the {study.identity.what}'s own predictions stand in"
     )
     examples = study.identity.examples
-    note = f"{images:,} {examples} of {on!r}{in_words(part, examples)}{labels}"
+    note = f"{images:,} {examples} of {study.image_set(on).called(examples)}{in_words(part, examples)}{labels}"
     found = tuple(state.result(name) for name, state in states.items())
     named = dict(study.feature_names) if FEATURES in names else {}
     return Selectivity(found, study.identity.class_names, k, share, note, named)

@@ -27,11 +27,12 @@ from subspect.ground.tables import Table
 from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.studies.feature_names import FILE, read_feature_names
-from subspect.studies.image_set import ImageSet
+from subspect.studies.image_set import SUMMED, ImageSet
 from subspect.studies.names import decomposition_names, decomposition_path
 from subspect.studies.pieces import is_lock, observing
 from subspect.studies.shards import Chunk, shard_name
 from subspect.studies.study import Study, StudyLike
+from subspect.studies.summed import read_sums
 from subspect.swapping.stored import is_current
 
 T = TypeVar("T")
@@ -217,6 +218,8 @@ class _Look:
         if lost:
             what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
             self.faults.append(Fault(folder, what))
+        if manifest.statistics or os.path.lexists(image_set.folder / SUMMED):
+            self.tried(f"{folder}/{SUMMED}", partial(read_sums, image_set))
         seen: set[str] = set()
         for index in range(manifest.n_shards) if manifest.complete else image_set.done:
             self.tried(f"{folder}/{shard_name(index)}", partial(self._shard, image_set, index, seen))
@@ -286,7 +289,7 @@ def _strays(study: Study) -> Iterator[str]:
     names = [entry.name for entry in entries(study.path) if entry.name not in known]
     for name in study.set_folders():
         try:
-            own = {"set.json", *map(shard_name, range(study.manifest(name).n_shards))}
+            own = {"set.json", SUMMED, *map(shard_name, range(study.manifest(name).n_shards))}
         except SubspectError:  # told as a fault
             continue
         there = [one.name for one in entries(study.path / "sets" / name)]

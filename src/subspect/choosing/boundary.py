@@ -36,21 +36,20 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.memory import budget
 from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
+from subspect.statistics.nearness import CANDIDATES, best, leaning, margins, ranks, weigh
+from subspect.statistics.nearness import FLOOR as FLOOR
+from subspect.statistics.nearness import PLENTY as PLENTY
+from subspect.statistics.nearness import SAMPLED as SAMPLED
+from subspect.statistics.nearness import SHARPNESS as SHARPNESS
 from subspect.studies.blocks import STATISTICS, kept, total
 from subspect.studies.rows import Block, workers
 
 Affine = tuple[Array, Array]  #: weight (C, d) and bias (C,)
 T = TypeVar("T")
 
-SHARPNESS = 0.4  #: τ, as a share of the median margin
-FLOOR = 3e-4  #: ε, the weight of an image far from the boundary
-PLENTY = 20_000  #: images; from here on, those are sampled that weigh less than
-SAMPLED = 0.1
 FAVOUR = 2.0  #: in a stable choice: of what a feature is worth, for the one that the dense head leans on most
-CANDIDATES = 512  #: features that stay in the running for a class
 _FEWER = 4  # a head's own curvature is near enough to its optimum to do with a fourth of the candidates
 _NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
-_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly between whole numbers
 _NONE = np.empty(0, np.int64)
 _ROWS = 1024  # weighed at a time: a thousand classes take 8 MB for each number
 _DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
@@ -143,17 +142,15 @@ class Boundary:
         self.memory = budget() // STATISTICS if memory is None else memory
         self.dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
         nothing = partial(_nothing, *weight.shape)
-        self.moments, self.images, margins = total(self.blocks, nothing, partial(_look, self.dense))
+        self.moments, self.images, apart = total(self.blocks, nothing, partial(_look, self.dense))
         if self.moments.images < 2:
             raise SubspectError(
                 f"pursuit compares images, and there is {self.moments.images}; give more, or take method 'contribution'"
             )
         self.few = few(self.blocks, self.moments.images)
-        self.margin = float(np.median(np.concatenate([np.empty(0), *margins])))
-        leaning = self._leaning()
-        self.candidates, self._ranks = candidates, self._rank(leaning)
-        largest = leaning.max(axis=1, keepdims=True)
-        self.favour = FAVOUR * leaning / np.where(largest > 0, largest, 1) if stable else None
+        self.margin = float(np.median(np.concatenate([np.empty(0), *apart])))
+        self.candidates, self._ranks = candidates, ranks(self.dense[0], self.moments)
+        self.favour = favour(self.dense[0], self.moments) if stable else None
         self.pool: Indices = np.arange(weight.shape[1])
 
     @property
@@ -282,17 +279,8 @@ class Boundary:
         return np.where(near, weights, 0), np.where(near, weights * said + residual, 0)
 
     def _by_margin(self, block: Block) -> tuple[Array, Array]:
-        dense = _exactly(block, self.dense)
-        two = np.partition(dense, -2, axis=1)[:, -2:]
-        margins = dense - np.where(dense == two[:, 1:], two[:, :1], two[:, 1:])
-        weights = np.exp(-np.abs(margins) / (SHARPNESS * self.margin)) if self.margin else np.ones_like(margins)
-        weights[weights < FLOOR] = 0
-        if self.moments.images >= PLENTY:
-            chance = (block.prints() >> np.uint64(11)).astype(np.float64)[:, None] / 2**53 + _GOLDEN * np.arange(
-                dense.shape[1]
-            )
-            weights = np.where(weights > SAMPLED * (chance % 1), np.maximum(weights, SAMPLED), 0)
-        return weights, weights * (dense - dense.mean(axis=1, keepdims=True))
+        hashes = block.prints() if self.moments.images >= PLENTY else None
+        return weigh(_exactly(block, self.dense), self.margin, hashes)
 
     def _quadratic(self, label: int, near: WeightedMoments, place: int, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
@@ -310,28 +298,20 @@ class Boundary:
 
     def _screen(self, head: Affine | None) -> Indices:
         """Return (C, m): for each class the features that stay in the running, ascending."""
-        ranks, size = self._ranks[:, self.pool], self.candidates
+        known, size = self._ranks[:, self.pool], self.candidates
         if head is not None:
             used = (head[0][:, self.pool] != 0) & (self.images > 0)[:, None]  # a class without images has all
-            ranks, size = np.where(used, -1, ranks), max(size // _FEWER, int(used.sum(axis=1).max()))
+            known, size = np.where(used, -1, known), max(size // _FEWER, int(used.sum(axis=1).max()))
         if size >= len(self.pool):
-            return np.tile(self.pool, (len(ranks), 1))
-        return self.pool[np.sort(np.argsort(ranks, axis=1, kind="stable")[:, :size], axis=1)]
+            return np.tile(self.pool, (len(known), 1))
+        return self.pool[best(known, size)]
 
-    def _leaning(self) -> Array:
-        """Return (C, d): the spread of what each feature adds to a class's dense logit, beyond what it adds to all."""
-        weight = self.dense[0] - self.dense[0].mean(axis=0)
-        return np.asarray(np.abs(weight) * self.moments.deviations())
 
-    def _rank(self, alone: Array) -> Indices:
-        """Return (C, d): for each class the better of a feature's ranks in spread of contribution and in covariance."""
-        mean = self.moments.sums / self.moments.images
-        covariance = self.moments.products / self.moments.images - np.outer(mean, mean)
-        spread = np.sqrt(np.maximum(covariance.diagonal(), 0))
-        weight = self.dense[0] - self.dense[0].mean(axis=0)
-        along = np.abs(weight @ covariance) / np.where(spread > 0, spread, np.inf)
-        ranks = [np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1) for score in (alone, along)]
-        return np.minimum(*ranks)
+def favour(weight: Array, moments: Moments) -> Array:
+    """Return (C, d): how much a stable choice favours each feature, in shares of what one is worth."""
+    leans = leaning(weight, moments)
+    largest = leans.max(axis=1, keepdims=True)
+    return FAVOUR * leans / np.where(largest > 0, largest, 1)
 
 
 def logits(block: Block, head: Affine) -> npt.NDArray[np.float32]:
@@ -352,9 +332,8 @@ def _nothing(n_classes: int, n_features: int) -> _Looked:
 
 
 def _look(dense: Affine, so_far: _Looked, block: Block) -> _Looked:
-    moments, images, margins = so_far
+    moments, images, apart = so_far
     moments.update(block.features)
     for start in range(0, len(block), _ROWS):
-        two = np.partition(_exactly(block.at(slice(start, start + _ROWS)), dense), -2, axis=1)[:, -2:]
-        margins.append(two[:, 1] - two[:, 0])
-    return moments, images + np.bincount(block.labels, minlength=len(images)), margins
+        apart.append(margins(_exactly(block.at(slice(start, start + _ROWS)), dense)))
+    return moments, images + np.bincount(block.labels, minlength=len(images)), apart

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from subspect.choosing import influence
 from subspect.choosing.boundary import Boundary, Choice
 from subspect.choosing.halves import Drawn, halves
+from subspect.choosing.of_all import OfAll
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, count
 from subspect.choosing.pursuit import Indices
@@ -28,7 +29,7 @@ from subspect.choosing.settle import Search, helped, settle
 from subspect.choosing.sizes import LADDER, Auto, Checked, Mean, allocate
 from subspect.choosing.stability import Trust, trust
 from subspect.choosing.ternary import TERNARY, readable
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.heads.history import CurvePoint, Settled
 from subspect.heads.supports import Supports
@@ -88,7 +89,14 @@ def influential(seen: Seen, method: str, size: Checked) -> Supports:
     """Choose by one of the paper's measures, "frequency" or "contribution"."""
     if method == "frequency":
         assert isinstance(size, int | float)
-        return influence.frequency(seen.top, size)
+        if seen.whole is not None and size not in seen.top.sizes:
+            log.warning(
+                "how often features are among the largest %g was not counted of all images: frequency is that of the sample; "
+                "counted were %s",
+                size,
+                some(seen.top.sizes, len(seen.top.sizes)),
+            )
+        return influence.frequency(seen.ranked(size), size)
     assert isinstance(size, int)
     return influence.contribution(seen.dense[0], seen.sums, size)
 
@@ -118,6 +126,7 @@ def by_pursuit(
 ) -> Iterator[Result]:
     """Choose by pursuit, a result for each size; statistics are taken once for all of them. See `choose`."""
     boundary = Boundary(seen.rows, *seen.dense, seen.target, stable=stable)
+    start = _start(seen, boundary, sizes)
     if not boundary.margin:
         log.warning(
             "the two largest logits are equal for most %s: none is nearer to a boundary than another", seen.examples
@@ -129,15 +138,16 @@ def by_pursuit(
         sought = all(isinstance(size, Auto) for size in sizes)  # which brings a curve of its own
         curved = not (pool or sought) and judge
         skip = _the_same(seen) if curved else None
-        ladder, firsts = _ladder(boundary, seen.checked, skip, sizes) if curved else ([], {})
+        ladder, firsts = _ladder(start, seen.checked, skip, sizes) if curved else ([], {})
         for size in sizes:
             if isinstance(size, Auto):
                 size = replace(size, most=min(size.most, pool or boundary.dense[0].shape[1]))
                 result = _settle(seen, boundary, learn, size)
             else:
-                choice = learn(_counts(boundary, size, pool), first=firsts.get(size))
-                [counts] = count(seen.checked, [choice.affine], skip) if ladder else [None]
-                result = Result(choice, curve=[*ladder, _point(choice, boundary, counts)] if counts else [])
+                counts = _counts(boundary, size, pool)
+                choice = learn(counts, first=firsts.get(size) or _first(start, boundary, counts))
+                [lost] = count(seen.checked, [choice.affine], skip) if ladder else [None]
+                result = Result(choice, curve=[*ladder, _point(choice, boundary, lost)] if lost else [])
             choice = in_order(result.choice, boundary)
             running = boundary.within(_used(boundary, choice)) if pool else boundary
             again = []
@@ -147,6 +157,28 @@ def by_pursuit(
             trusted = trust(running, choice.supports, choice.affine, again) if judge else ()
             yield replace(result, choice=choice, trusted=trusted)
             advance(1)
+
+
+def _start(seen: Seen, boundary: Boundary, sizes: Sequence[Checked]) -> Boundary:
+    """Return what the first choice is made by: statistics of all images, where there are such and they serve, else itself."""
+    if seen.whole is None:
+        return boundary
+    images, sample = f"{seen.whole.moments.images:,}", f"{boundary.moments.images:,}"
+    if seen.target != "dense" or all(isinstance(size, Auto) for size in sizes):
+        why = "target 'labels'" if seen.target != "dense" else "k = 'auto'"
+        log.info("%s: features are chosen on the sample of %s of %s images alone", why, sample, images)
+        return boundary
+    log.info(
+        "first choice: by statistics of all %s images; weights, choosing anew and halves: on the sample of %s",
+        images,
+        sample,
+    )
+    return OfAll(seen.whole, boundary.dense, stable=boundary.favour is not None)
+
+
+def _first(start: Boundary, boundary: Boundary, counts: Indices) -> Choice | None:
+    """Return a first choice that is made by other statistics than the boundary's own; else none."""
+    return None if start is boundary else start.choose(counts[None])[0]
 
 
 def _again(

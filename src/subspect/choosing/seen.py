@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subspect.choosing.boundary import Affine
+from subspect.choosing.of_all import of_all, only_sampled
 from subspect.choosing.options import HOLD_OUT, Target
 from subspect.choosing.sizes import Auto, Checked
 from subspect.ground.errors import SubspectError, some
@@ -22,6 +23,7 @@ from subspect.studies.blocks import total
 from subspect.studies.parts import split
 from subspect.studies.rows import Block, Rows
 from subspect.studies.study import Study
+from subspect.studies.summed import Sums
 
 log = logging.getLogger("subspect")
 Taking = TypeVar("Taking", TopFeatures, ClassSums)
@@ -36,6 +38,7 @@ class Seen:
         check: the image set, and the part of it, on which a size is chosen and the cost is measured.
         checked: its rows.
         check_labelled: whether it has labels.
+        whole: the statistics of all images, where ``rows`` are a sample of them; ``top`` and ``sums`` are then of all.
     """
 
     image_set: str
@@ -50,6 +53,7 @@ class Seen:
     checked: Iterable[Block]
     check_labelled: bool
     study: Study | None = None
+    whole: Sums | None = None
 
     @property
     def unseen(self) -> list[int]:
@@ -63,10 +67,15 @@ class Seen:
 
     def frequency(self, size: int | float) -> npt.NDArray[np.float64]:
         """Return (C, d): the share of a class's images that have each feature among their largest."""
-        top = self.top
-        if size not in top.sizes:
-            top = total(self.rows, partial(TopFeatures, top.n_classes, top.n_features, [size]), _taken)
+        top = self.ranked(size)
         return top.counts(size) / np.maximum(top.images, 1)[:, None]
+
+    def ranked(self, size: int | float) -> TopFeatures:
+        """Return the counts of a size: what was gathered, or, if that isn't of this size, what another pass gathers."""
+        top = self.top
+        if size in top.sizes:
+            return top
+        return total(self.rows, partial(TopFeatures, top.n_classes, top.n_features, [size]), _taken)
 
 
 def look(
@@ -99,9 +108,14 @@ def look(
     weight, bias = (tensor.double().numpy() for tensor in study.head())
     rows, measured = Rows(image_set, part, None if again else 0), study.image_set(check[0])
     top, sums = gathered(rows, weight.shape, sizes)
+    whole = of_all(image_set, part, (weight, bias))
+    if whole is not None:
+        if again:
+            only_sampled(whole, sums, study.identity.class_names)
+        top, sums = whole.top, whole.classes
     checked = Rows(measured, check[1])
     about = image_set.name, part, image_set.labelled
-    return Seen(*about, rows, (weight, bias), target, top, sums, check, checked, measured.labelled, study)
+    return Seen(*about, rows, (weight, bias), target, top, sums, check, checked, measured.labelled, study, whole)
 
 
 def gathered(rows: Iterable[Block], shape: tuple[int, int], sizes: Sequence[Checked]) -> tuple[TopFeatures, ClassSums]:

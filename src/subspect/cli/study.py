@@ -39,6 +39,7 @@ from subspect.cli.options import (
 from subspect.cli.printing import draw, log, show_values
 from subspect.cli.printing import show as show_made
 from subspect.ground.errors import SubspectError, as_called
+from subspect.studies.options import Keep
 
 
 @command("A study", engine=True)
@@ -68,6 +69,13 @@ def observe(
             help="Fill one part of the set, such as 3/16, where several processes share the study; the last closes the set.",
         ),
     ] = None,
+    keep: Annotated[
+        Keep,
+        typer.Option(
+            help="What to keep of all images: features; or statistics, and features of a sample, where features take too much "
+            "disk."
+        ),
+    ] = "features",
     as_json: AsJson = False,
 ) -> None:
     """Run the network once over an image set and store its features in a study.
@@ -85,6 +93,7 @@ def observe(
         max_failed=max_failed,
         layers=tuple(layer or ()),
         part=part,
+        keep=keep,
         **running.arguments(),
     )
     show_made(made, as_json)

@@ -120,6 +120,8 @@ def export_features(
         raise SubspectError("images goes with FiftyOne, which shows them; TensorBoard's projector shows points alone")
     check_free_place(path)
     image_set = study.image_set(on)
+    if sample := image_set.manifest.of_all(study.identity.examples):
+        log.warning("features of %r are kept of %s: those alone are exported", image_set.name, sample)
     root = _root(study, image_set, images) if format == "fiftyone" else Path()
     with whole_folder(path) as part:
         with progress("export", len(image_set), "examples", show=show_progress) as advance:

@@ -45,3 +45,8 @@ def data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=72, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def jpeg_uri(data: bytes) -> str:
+    """Return a JPEG as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -70,6 +70,8 @@ class Where:
     _skip: Prints = field(repr=False, compare=False)
     _given: npt.NDArray[np.int64] = field(repr=False, compare=False)
     _lacking: str = field(repr=False, compare=False)
+    _called: str = field(repr=False, compare=False)
+    _of_all: str = field(repr=False, compare=False)
 
     @property
     def classes(self) -> npt.NDArray[np.int64] | None:
@@ -92,7 +94,7 @@ class Where:
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        note = f"{self.images:,} {self.examples} of {self.image_set!r}{in_words(self.part, self.examples)}"
+        note = f"{self.images:,} {self.examples} of {self._called}{in_words(self.part, self.examples)}"
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.lacking and self.among == "all":
@@ -110,7 +112,7 @@ class Where:
         if not self.labelled:
             note += f"; no labels: the dense {self._study.identity.what}'s own predictions stand in, so accuracy here "
             note += "is fidelity"
-        return note
+        return f"{note}; {self._of_all}" if self._of_all else note
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -178,6 +180,8 @@ def where(study: Study, decomposition: Decomposition, on: str | None = None, *, 
         _skip=skip,
         _given=given,
         _lacking=said,
+        _called=study.image_set(image_set).called(study.identity.examples),
+        _of_all=study.image_set(image_set).manifest.accuracy_of_all(study.identity.examples),
     )
 
 

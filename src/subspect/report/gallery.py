@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from subspect.ground.errors import NoPicture, SubspectError, Unusable, shortened, some
-from subspect.ground.pictures import data_uri, fit, lay_over
+from subspect.ground.pictures import data_uri, fit, jpeg_uri, lay_over
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource
@@ -30,6 +30,7 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.same_network import head_of, not_as_observed, same_network
 from subspect.studies.study import Study
+from subspect.studies.summed import Sums, summed
 from subspect.studies.written import is_link
 
 log = logging.getLogger("subspect")
@@ -113,20 +114,22 @@ def gallery_of(
     opened = open_again(source, image_set)
     if study.identity.features_alone:
         return _written(image_set, decomposition)
-    if opened is None and image_set.manifest.root is None:
+    whole = summed(image_set)
+    kept = {} if whole is None else {id: jpeg_uri(data) for id, data in whole.thumbnails.items()}
+    if opened is None and image_set.manifest.root is None and not kept:
         if_any = " if they are pictures" if dict(study.identity.preprocessing) == GIVEN_AS_TENSORS else ""
         remark = (
             f"The images of {image_set.name!r} were in memory ({image_set.manifest.kind}), so there are none to show; from "
             f"Python, pass them to write_report(images=…){if_any}."
         )
         return Gallery({}, {}, {}, remark)
-    strips = _strips(image_set, decomposition)
+    strips = _strips(image_set, decomposition, whole)
     drawn = _Drawn("the report was made without the network" if network is None else "")
     wanted: dict[str, dict[int, float]] = {}
     for (_, feature, _), rows in strips.items():
         for id, _, value in rows:
             wanted.setdefault(id, {})[feature] = value
-    again = Reopened(image_set, sorted(wanted), opened)
+    again = Reopened(image_set, sorted(wanted), opened, None if whole is None else whole.digests)
     try:
         with progress("report", len(wanted), "images", show=show_progress) as advance:
             for id, picture, read in _pictures(again, study, network, drawn.missing):
@@ -137,9 +140,10 @@ def gallery_of(
     names = decomposition.class_names
 
     def shot(feature: int, id: str, label: int, value: float) -> Shot:
-        return Shot(drawn.pictures.get((id, feature), ""), id, names[label], value)
+        return Shot(drawn.pictures.get((id, feature)) or kept.get(id, ""), id, names[label], value)
 
-    remark = _remark(image_set, drawn.no_maps, drawn.missing, opened)
+    grey = {id: why for id, why in drawn.missing.items() if id not in kept}
+    remark = _remark(image_set, drawn.no_maps, grey, opened, whole is not None, len(drawn.missing) - len(grey))
     for text, do in not_as_observed(again, image_set.name, drawn.others, drawn.read):
         log.warning("report: %s; %s", text, do)
         remark += f" {text[0].upper()}{text[1:]}."
@@ -215,8 +219,13 @@ class _Drawn:
 _Shown = tuple[str, Image.Image, Read | None]
 
 
-def _strips(image_set: ImageSet, decomposition: Decomposition) -> dict[tuple[int, int, str], _Rows]:
-    """Return (class, feature, kind) → id, class and value of each image, by one pass; kind "all" has class −1."""
+def _strips(
+    image_set: ImageSet, decomposition: Decomposition, whole: Sums | None = None
+) -> dict[tuple[int, int, str], _Rows]:
+    """Return (class, feature, kind) → id, class and value of each image, by one pass; kind "all" has class −1.
+
+    Those of kind "all" are of all images, where there are statistics of these.
+    """
     supports, unseen = decomposition.supports, set(decomposition.unseen)
     kept = [label for label in range(len(supports)) if label not in unseen and len(supports[label])]
     used = np.unique(np.concatenate([supports[label] for label in kept])) if kept else np.empty(0, np.int64)
@@ -233,7 +242,10 @@ def _strips(image_set: ImageSet, decomposition: Decomposition) -> dict[tuple[int
                 rows = np.flatnonzero(rows & (mine > top.values[-1]).any(axis=1))  # the others change nothing
                 if len(rows):
                     top.update(mine[rows], chunk.labels[rows], ids[rows].tolist())
-    strips = {(-1, feature, "all"): _rows(everywhere, column) for column, feature in enumerate(used.tolist())}
+    strips = {
+        (-1, feature, "all"): _rows(everywhere, column) if whole is None else _rows(whole.images, feature)[:SHOWN]
+        for column, feature in enumerate(used.tolist())
+    }
     for (label, kind), top in near.items():
         for column, feature in enumerate(supports[label].tolist()):
             strips[label, feature, kind] = _rows(top, column)
@@ -298,8 +310,14 @@ def _with_maps(network: Network, shown: list[tuple[str, Image.Image]], pixels: l
             yield *shown[place], Read(read.features[row].cpu(), read.logits[row], maps, read.reason)
 
 
-def _remark(image_set: ImageSet, no_maps: str, missing: dict[str, str], opened: Images | None) -> str:
+def _remark(
+    image_set: ImageSet, no_maps: str, missing: dict[str, str], opened: Images | None, whole: bool, kept: int
+) -> str:
     remark = f"Images of {image_set.name!r} that activate a feature most."
+    if whole and (sample := image_set.manifest.of_all()):
+        remark += f" Those over all classes are of all that were observed, those in a class and outside it of {sample}."
+    if kept:
+        remark += f" {kept:,} are shown by the thumbnails that the study keeps, since they could not be read again."
     if no_maps:
         remark += f" Where in the image a feature is active is not shown: {no_maps}."
     else:
@@ -307,13 +325,15 @@ def _remark(image_set: ImageSet, no_maps: str, missing: dict[str, str], opened: 
     if not image_set.labelled:
         remark += " There are no labels: the class is the network's own prediction."
     if missing:
-        files = opened is None or opened.place is not None
+        place = image_set.manifest.root if opened is None else opened.place
         log.warning(
             "report: %d images could not be read again from %s: %s; %s",
             len(missing),
-            image_set.manifest.root if opened is None else opened.place or "the images given",
+            place or ("memory" if opened is None else "the images given"),
             some((f"{id} ({why})" for id, why in sorted(missing.items())), 3),
-            "if they were moved, say where they are: --images FOLDER" if files else "give those that were observed",
+            "if they were moved, say where they are: --images FOLDER"
+            if place is not None
+            else "give those that were observed",
         )
         remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
     return remark

@@ -11,7 +11,7 @@ Each statistic is filled by ``update`` while images stream past and joined by ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,17 @@ class TopFeatures:
             joined._used[size] = self._used[size] + other._used[size]
             joined._mass[size] = self._mass[size] + other._mass[size]
         return joined
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all that was counted, by name; what is written into an array is counted."""
+        found: dict[str, npt.NDArray[Any]] = {"images": self.images}
+        for size in self.sizes:
+            found |= {
+                f"counts {size}": self._counts[size],
+                f"used {size}": self._used[size],
+                f"mass {size}": self._mass[size],
+            }
+        return found
 
     def _update(self, features: Features, labels: Integers) -> None:
         magnitudes = np.abs(features)

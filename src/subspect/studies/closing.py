@@ -17,6 +17,7 @@ from subspect.studies.image_set import ImageSet
 from subspect.studies.pieces import Piece
 from subspect.studies.shards import shard_name
 from subspect.studies.study import Study
+from subspect.studies.summed import Sums
 
 log = logging.getLogger("subspect")
 
@@ -44,7 +45,13 @@ def is_last(study: Study, image_set: ImageSet, piece: Piece, max_failed: float) 
     return True
 
 
-def finish(image_set: ImageSet, network: Network | None, names: Sequence[str], others: Sequence[ImageSet]) -> None:
+def finish(
+    image_set: ImageSet,
+    network: Network | None,
+    names: Sequence[str],
+    others: Sequence[ImageSet],
+    sums: Sums | None = None,
+) -> None:
     """Write the manifest that says that the set is complete, and say what was found.
 
     Args:
@@ -52,17 +59,23 @@ def finish(image_set: ImageSet, network: Network | None, names: Sequence[str], o
         network: that made it; None where an accuracy that is too low was pointed out already.
         names: of its classes.
         others: the study's other image sets, complete.
+        sums: the statistics of all images, where these alone are kept.
     """
+    if sums is not None:
+        said = sums.confusion.counts
+        image_set.manifest = replace(image_set.manifest, statistics=sums.checksum, right=int(said.trace()))
     right, predicted = complete(image_set)
+    if sums is not None:
+        right, predicted = image_set.manifest.right, said.sum(axis=0)
     name, manifest = image_set.name, image_set.manifest
     if manifest.failed:
         failed, of = manifest.failed, f"{manifest.images:,}"
         log.warning("%d of %s images could not be used: %s", len(failed), of, reasons(failed))
     if manifest.labelled:
-        rows = manifest.rows
-        share, among = 100 * right / max(rows, 1), f"{image_set.shape.n_classes:,}"
+        seen = manifest.seen
+        share, among = 100 * right / max(seen, 1), f"{image_set.shape.n_classes:,}"
         log.info(
-            "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{rows:,}"
+            "%s: accuracy of the network %.2f %% among all %s classes (%s images)", name, share, among, f"{seen:,}"
         )
         if network is not None:
             warn_near_chance(right, predicted, network, manifest, names, f"of {name!r}")
@@ -84,10 +97,11 @@ def complete(image_set: ImageSet) -> tuple[int, npt.NDArray[np.int64]]:
     for index in range(image_set.manifest.n_shards):
         chunk, unusable = image_set.shard(index)
         first, end = image_set.manifest.ends(index)
-        if len(chunk.ids) + len(unusable) != end - first:
+        there = len(chunk.ids) + len(unusable)
+        if there > end - first or (there < end - first and not image_set.manifest.sampled):
             path = image_set.folder / shard_name(index)
             raise SubspectError(
-                f"{path} holds {len(chunk.ids) + len(unusable):,} images of {end - first:,}: it was made with another batch "
+                f"{path} holds {there:,} images of {end - first:,}: it was made with another batch "
                 "size; delete it and run the same command again"
             )
         rows, right = rows + len(chunk.ids), right + int((chunk.labels == chunk.predictions).sum())

@@ -58,9 +58,9 @@ def sample(network: Network, source: Images, count: int = 2) -> Pixels:
     return concatenated(usable)
 
 
-def spread(source: Images) -> list[int]:
-    """Pick up to 64 positions spread over a source."""
-    positions = np.linspace(0, len(source) - 1, min(_TRIED, len(source))).round()
+def spread(source: Images, most: int = _TRIED) -> list[int]:
+    """Pick up to so many positions spread over a source."""
+    positions = np.linspace(0, len(source) - 1, min(most, len(source))).round()
     return [int(position) for position in positions]
 
 

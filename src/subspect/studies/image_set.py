@@ -18,6 +18,8 @@ from subspect.studies.parts import in_part
 from subspect.studies.shards import Chunk, Entry, Shape, joined, read_shard, shard_name, write_shard
 from subspect.studies.shards import checksum_of as shard_checksum
 
+SUMMED = "statistics.safetensors"  #: the file of statistics of all images, where the shards hold a sample of them
+
 
 class ImageSet:
     """One named, complete image set of a study."""
@@ -36,6 +38,11 @@ class ImageSet:
     def __setstate__(self, state: dict[str, Any]) -> None:
         folder = state["folder"]
         vars(self).update(state, folder=place(folder[0]) / folder[1] if isinstance(folder, tuple) else folder)
+
+    def called(self, examples: str = "images") -> str:
+        """Return the name as notes have it, and of how many images these are a sample, where they are one."""
+        sample = self.manifest.of_all(examples)
+        return f"{self.name!r} ({sample})" if sample else repr(self.name)
 
     @property
     def labelled(self) -> bool:

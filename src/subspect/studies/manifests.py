@@ -15,6 +15,7 @@ from subspect.ground.files import read_json
 from subspect.ground.schemas import as_type
 from subspect.ground.seals import open_json
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
+from subspect.studies.options import Keep
 from subspect.studies.shards import Entry
 
 SCHEMA = 2  #: version of the folder's layout; a newer one is refused
@@ -115,6 +116,9 @@ class SetManifest(_Kept):
         image_column: the column or extension that contains the images, if the user named it.
         table: for files that a table lists, what that file is called.
         sample: of a random sample, how many of how many images it is and how they were drawn; otherwise empty.
+        sampled: of about how many images features are kept, where of all images there are statistics alone; otherwise 0.
+        statistics: checksum of the file of statistics, once complete; empty where there is none.
+        right: with statistics, how many of all images the network classifies correctly, once complete.
         complete: whether every shard is stored.
         rows: images with features, once complete.
         failed: id and reason for each image that could not be used, once complete.
@@ -137,6 +141,9 @@ class SetManifest(_Kept):
     image_column: str | None = None
     table: str | None = None
     sample: str = ""
+    sampled: Whole = 0
+    statistics: str = ""
+    right: Whole = 0
     complete: bool = False
     rows: Whole = 0
     failed: tuple[tuple[str, str], ...] = ()
@@ -148,12 +155,34 @@ class SetManifest(_Kept):
         outside = [index for index in self.shards if not 0 <= index < self.n_shards]
         if outside:
             raise ValueError(f"shards {some(outside)} of {self.n_shards}")
-        if self.complete and self.rows + len(self.failed) != self.images:
+        if self.complete and (
+            self.seen != self.rows if not self.sampled else self.seen < self.rows or not self.statistics
+        ):
             raise ValueError(f"{self.rows} rows and {len(self.failed)} failed images of {self.images}")
         if self.complete and self.shards:
             rows = sum(entry.rows for entry in self.shards.values())
             if len(self.shards) != self.n_shards or rows != self.rows:
                 raise ValueError(f"{len(self.shards)} of {self.n_shards} shards with {rows} of {self.rows} rows")
+
+    @property
+    def keep(self) -> Keep:
+        """What is kept of all images."""
+        return "statistics" if self.sampled else "features"
+
+    @property
+    def seen(self) -> int:
+        """How many images were observed and could be used, once complete, whether or not their features are kept."""
+        return self.images - len(self.failed)
+
+    def of_all(self, examples: str = "images") -> str:
+        """Say that rows are those of a sample; empty where they are of all images."""
+        return f"a sample of {self.rows:,} of {self.seen:,} {examples}" if self.rows < self.seen else ""
+
+    def accuracy_of_all(self, examples: str = "images") -> str:
+        """Say the dense network's accuracy over all images, where rows are those of a sample; empty where there is none."""
+        if not self.labelled or not self.of_all():
+            return ""
+        return f"over all {self.seen:,} {examples} the dense network's accuracy is {100 * self.right / self.seen:.2f} %"
 
     @property
     def n_shards(self) -> int:

@@ -21,7 +21,7 @@ import torch
 
 from subspect.ground.addresses import place
 from subspect.ground.engines import here
-from subspect.ground.errors import SubspectError, advice, some
+from subspect.ground.errors import SubspectError, advice, near, some
 from subspect.ground.files import is_file
 from subspect.images.batches import Batch, batches, lost_workers
 from subspect.images.labels import match_classes
@@ -39,10 +39,13 @@ from subspect.studies.first_images import find_head, sample, spread
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.names import check_set_name
-from subspect.studies.pieces import deciding, observing, piece_of
+from subspect.studies.options import KEEPS, SAMPLE, Keep
+from subspect.studies.pieces import Piece, deciding, observing, piece_of
 from subspect.studies.running import Runner
 from subspect.studies.shards import shard_bytes, shard_rows
 from subspect.studies.study import Study, check_disk
+from subspect.studies.summed import bytes_of_sums
+from subspect.studies.summing import summed_rows, totals_of
 
 log = logging.getLogger("subspect")
 
@@ -61,6 +64,8 @@ def observe(
     max_failed: float = 0.01,
     layers: str | Sequence[str] = (),
     part: str | tuple[int, int] | None = None,
+    keep: Keep = "features",
+    sample: int = SAMPLE,
     show_progress: bool = True,
 ) -> Study:
     """Run a network once over images and store features, labels, predictions and ids in a study.
@@ -83,6 +88,9 @@ def observe(
             layer (see `subspect.networks.layers`).
         part: which of how many parts of the set to fill, "3/16" or (3, 16), where several processes fill it at once (see
             `subspect.studies.pieces`); the one after which nothing is missing closes the set.
+        keep: the "features" of all images; or "statistics" of all, and the features of a sample, where even features are too
+            much to keep (see docs/scale.md).
+        sample: with "statistics", of about how many images features are kept.
         show_progress: whether to draw a progress bar.
 
     Returns:
@@ -99,6 +107,7 @@ def observe(
     check_network(network)
     check_set_name(name)
     piece = None if part is None else piece_of(part)
+    sampled = _sampled(keep, sample, piece)
     layers = (layers,) if isinstance(layers, str) else layers
     folder, source = place(study), open_images(images, name)
     network = _as_before(network, source, folder)
@@ -107,13 +116,13 @@ def observe(
         widths = _widths(network, source, layers)
         match = _match(network, source, head.n_classes, folder, name, class_map)
         identity = _identity(network, source, match)
-        manifest = _manifest(source, match, identity, batch_size, widths)
+        manifest = _manifest(source, match, identity, batch_size, widths, sampled)
         opened = Study.create(folder, identity, network.head.weight, network.head.bias)
         held.enter_context(observing(folder, name, piece))
         with nullcontext() if piece is None else deciding(folder, name):
             image_set = opened.begin(name, manifest, piece)
         if image_set.manifest.complete:
-            log.info("%s: all %s images of %r are already stored", folder, f"{len(image_set):,}", name)
+            log.info("%s: all %s images of %r are already stored", folder, f"{image_set.manifest.seen:,}", name)
             if source.kind == "dataset":
                 log.warning(
                     "the Dataset %r is identified only by its length and its name; if its images or labels have changed, "
@@ -127,7 +136,11 @@ def observe(
             others = [opened.image_set(other) for other in opened.set_names if other != name]
             own = range(manifest.n_shards) if piece is None else piece.shards(manifest.n_shards)
             told = _try(network, source, match, image_set, own, others)
-            if done := set(image_set.done).intersection(own):
+            totals = None
+            if sampled:
+                dense = (tensor.double().numpy() for tensor in opened.head())
+                totals = totals_of(network, source, match, image_set, (next(dense), next(dense)), workers)
+            if done := set((totals or image_set).done).intersection(own):
                 log.info("resuming: %d of %d shards are already stored", len(done), len(own))
             fill(
                 network,
@@ -139,11 +152,42 @@ def observe(
                 device=device,
                 check=lambda failed: check_failed(failed, image_set, max_failed),
                 show=show_progress,
+                totals=totals,
             )
+            if totals is not None:
+                totals.close(source, network.preprocessing, show=show_progress)
             with nullcontext() if piece is None else deciding(folder, name, -1):
                 if piece is None or is_last(opened, image_set, piece, max_failed):
-                    finish(image_set, None if told else network, match.names, others)
+                    finish(
+                        image_set,
+                        None if told else network,
+                        match.names,
+                        others,
+                        None if totals is None else totals.sums,
+                    )
     return opened
+
+
+def _sampled(keep: Keep, sample: int, piece: Piece | None) -> int:
+    """Return of about how many images features are kept, 0 for all.
+
+    Raises:
+        SubspectError: it is unknown what to keep, or statistics are to be kept by one process of several.
+    """
+    if keep not in KEEPS:
+        raise SubspectError(f"keep (--keep) must be one of {', '.join(KEEPS)}; got {keep!r}{near(str(keep), KEEPS)}")
+    if keep == "features":
+        return 0
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
+        raise SubspectError(
+            f"sample must be a whole number of at least 1, of images whose features are kept; got {sample!r}"
+        )
+    if piece is not None:
+        raise SubspectError(
+            "statistics (--keep statistics) are summed by one process, or by the actors of one, and a part (--part) is filled "
+            "by a process of its own; take --engine ray for several, or --keep features"
+        )
+    return sample
 
 
 def _as_before(network: Network, source: Images, folder: Path) -> Network:
@@ -199,7 +243,7 @@ def _identity(network: Network, source: Images, match: ClassMatch) -> Identity:
 
 
 def _manifest(
-    source: Images, match: ClassMatch, identity: Identity, batch_size: int, layers: Mapping[str, int]
+    source: Images, match: ClassMatch, identity: Identity, batch_size: int, layers: Mapping[str, int], sampled: int
 ) -> SetManifest:
     width = identity.n_features + sum(layers.values())
     return SetManifest(
@@ -213,10 +257,11 @@ def _manifest(
         labelled=source.labelled,
         matching=match.how,
         batch_size=batch_size,
-        shard_size=shard_rows(width, batch_size),
+        shard_size=summed_rows(len(source), width, batch_size) if sampled else shard_rows(width, batch_size),
         layers=layers,
         table=source.table,
         sample=source.sample,
+        sampled=sampled,
     )
 
 
@@ -254,7 +299,7 @@ def _try(
     both = sorted(set(chunk.ids) & set(again.ids))
     check_repeatable(network, *(one.features[np.isin(one.ids, both)] for one in (chunk, again)))
     check_alone(chunk.features, run.among_others(batch))
-    needed = shard_bytes(network.head.n_features + sum(manifest.layers.values()), left)
+    needed = _disk(manifest, network.head, left)
     log.info("%s → head %r: %d classes, %d features", network.name, network.head.name, *network.head.weight.shape)
     _tell_one_logit(network.head, match.names)
     log.info("preprocessing: %s", "none: " + GIVEN_AS_TENSORS["given"] if source.ready else network.preprocessing)
@@ -273,6 +318,16 @@ def _try(
         warn_lower(image_set.name, right, len(chunk.labels), others)
         or warn_near_chance(right, predicted, network, manifest, match.names, "tried first")
     )
+
+
+def _disk(manifest: SetManifest, head: Head, left: int) -> int:
+    """Return the bytes that so many images will take, about."""
+    width = head.n_features + sum(manifest.layers.values())
+    if not manifest.sampled:
+        return shard_bytes(width, left)
+    share = min(1.0, manifest.sampled / manifest.images)
+    sums = bytes_of_sums(head.n_classes, head.n_features)
+    return shard_bytes(width, int(share * left)) + 2 * sums  # those of before lie there until the next are whole
 
 
 def _tell_failed(failed: Sequence[tuple[str, str]], batch: Batch) -> None:

@@ -16,6 +16,7 @@ from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.feature_names import check_no_number, feature_index
 from subspect.images.preprocessing import described
+from subspect.studies.manifests import SetManifest
 
 if TYPE_CHECKING:
     from subspect.asking.geometry import Geometry
@@ -113,10 +114,19 @@ def _about(study: Study, name: str) -> Text:
         where = str(Path(manifest.root) / manifest.table)
     sample = f"; a sample, {manifest.sample}" if manifest.sample else ""
     place = "" if manifest.kind == "features" else f" ({manifest.kind}, {where}{sample})"
-    text = f"{manifest.rows:,} {what}{place}; labels: {manifest.matching}"
+    text = f"{manifest.seen:,} {what}{place}{_kept(manifest)}; labels: {manifest.matching}"
     if manifest.layers:
         text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
     if manifest.failed:
         text += f"; {len(manifest.failed)} could not be used:"
     failed = [legible(f"  {id}: {reason}") for id, reason in manifest.failed[:10]]
     return Text("\n".join([legible(text), *failed]))
+
+
+def _kept(manifest: SetManifest) -> str:
+    """Say what is kept of images, where that is not the features of all."""
+    if not manifest.sampled:
+        return ""
+    return ", statistics of all and features of " + (
+        f"a sample of {manifest.rows:,}" if manifest.rows < manifest.seen else "all"
+    )

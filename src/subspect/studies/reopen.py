@@ -7,7 +7,7 @@ whoever made the study had the picture already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,7 @@ class Reopened(Images):
         image_set: observed to its end.
         ids: of its images.
         source: where the user says that they are now; unless given, the folder that the study says.
+        digests: id → digest of images that are not among those stored.
 
     Attributes:
         changed: ids of images opened so far that are other files than those that were observed; known by `compare`.
@@ -42,7 +43,13 @@ class Reopened(Images):
 
     kind, labelled = "study", False
 
-    def __init__(self, image_set: ImageSet, ids: Sequence[str], source: Images | None = None) -> None:
+    def __init__(
+        self,
+        image_set: ImageSet,
+        ids: Sequence[str],
+        source: Images | None = None,
+        digests: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         self._ids, self._source, self.changed, self.same = list(ids), source, set[str](), set[str]()
         self._manifest = image_set.manifest
         self.ready = source is not None and source.ready
@@ -53,6 +60,7 @@ class Reopened(Images):
             for id, digest in zip(chunk.ids, chunk.digests, strict=False)
             if id in wanted and digest is not None
         }
+        self._digests |= {id: digest for id, digest in (digests or {}).items() if id in wanted and digest is not None}
 
     @property
     def place(self) -> str | None:

@@ -81,7 +81,10 @@ class Rows(Kept[Block]):
     def __init__(self, image_set: ImageSet, part: Part = "all", memory: int | None = None) -> None:
         super().__init__(memory)
         self._image_set, self._part = image_set, part
-        size = image_set.manifest.shard_size
+        manifest = image_set.manifest
+        size = (
+            -(-manifest.rows // manifest.n_shards) or 1 if manifest.sampled else manifest.shard_size
+        )  # images of a shard
         full = -(-_BLOCK // (4 * image_set.shape.n_features * size))
         self._shards = max(1, min(full, _ROWS // size))  # in a block
 

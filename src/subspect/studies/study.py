@@ -7,6 +7,7 @@
       head.safetensors               the dense head: weight (C, d), bias (C,)
       sets/train/set.json            which images, how they are cut into batches and shards, what failed, shards' checksums
       sets/train/00000.arrow …       features, labels, predictions and ids (Arrow IPC; pandas, polars, DuckDB read them)
+      sets/train/statistics.safetensors  of all images, where the shards hold a sample of them
       decompositions/NAME.safetensors
       feature-names.json             what features are called, where they were given names
       report.html
@@ -41,7 +42,7 @@ from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, names_json
 from subspect.images.preprocessing import described
 from subspect.studies.feature_names import read_feature_names
-from subspect.studies.image_set import ImageSet, shards_in
+from subspect.studies.image_set import SUMMED, ImageSet, shards_in
 from subspect.studies.manifests import SCHEMA, UNSEALED, Identity, SetManifest, by_number, is_manifest, versioned
 from subspect.studies.names import SET_NAME, check_set_name, decomposition_names, decomposition_path
 from subspect.studies.pieces import Piece, busy, is_lock
@@ -60,6 +61,7 @@ _SAME = (
     "batch_size",
     "layers",
     "shard_size",
+    "sampled",
 )
 _OWN = (".lock", "sets", "decompositions", "head.safetensors")  # what a study may hold before its manifest
 _told: set[Path] = set()  # studies of which it was said that they have no checksums
@@ -275,7 +277,7 @@ class Study(StudyQuestions):
                 root, table, column = manifest.root, manifest.table, manifest.image_column
                 found.save(replace(stored, root=root, table=table, image_column=column))
             return found
-        if stored.complete or found.done or busy(folder, but=piece):
+        if stored.complete or found.done or is_file(folder / SUMMED) or busy(folder, but=piece):
             raise SubspectError(_difference(self.path, name, stored, manifest))
         return self._begun(name, manifest)
 
@@ -296,7 +298,9 @@ class Study(StudyQuestions):
             raise SubspectError(f"{path} belongs to another study: its weights or preprocessing differ")
         if schema != UNSEALED and manifest.complete and not manifest.shards:
             raise SubspectError(f"{path} is not a manifest of subspect: it has no checksums for its shards")
-        if manifest.complete and len(shards_in(path.parent)) < manifest.n_shards:
+        lost = len(shards_in(path.parent)) < manifest.n_shards
+        lost = lost or (manifest.sampled > 0 and not is_file(path.parent / SUMMED))
+        if manifest.complete and lost:
             return replace(manifest, complete=False)
         return manifest
 
@@ -394,6 +398,12 @@ def _refuse_other(study: Study, given: Identity) -> None:
 
 
 def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest) -> str:
+    if stored.fingerprint == given.fingerprint and stored.sampled != given.sampled:
+        was, now = (_kept(one) for one in (stored, given))
+        return (
+            f"image set {name!r} in {study} was begun to keep {was}, but {now} were asked for; leave that as it was, choose "
+            f"another name or study, or delete {study / 'sets' / name} to start again"
+        )
     if stored.fingerprint == given.fingerprint and stored.batch_size != given.batch_size:
         return (
             f"image set {name!r} in {study} was begun with batch size {stored.batch_size}, but "
@@ -416,3 +426,9 @@ def _difference(study: Path, name: str, stored: SetManifest, given: SetManifest)
         f"{stored.root or stored.fingerprint[:12]}), but these are {given.images:,} ({given.kind}, "
         f"{given.root or given.fingerprint[:12]}){why}; choose another name or study, or delete {study / 'sets' / name}"
     )
+
+
+def _kept(manifest: SetManifest) -> str:
+    """Say what is kept of the images of a set."""
+    of = f" and features of a sample of {manifest.sampled:,}" if manifest.sampled else ""
+    return f"{manifest.keep} (--keep {manifest.keep}){of}"

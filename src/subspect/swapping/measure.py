@@ -149,7 +149,7 @@ class Measure:
 
     def _note(self) -> str:
         pairs = self.pairs
-        note = f"{len(self.at):,} of {pairs.total:,} images of {pairs.name!r}" + f", seed {pairs.seed}" * bool(
+        note = f"{len(self.at):,} of {pairs.total:,} images of {pairs.called}" + f", seed {pairs.seed}" * bool(
             pairs.seed
         )
         few, with_images = int((self.images > 0).sum()), pairs.classes

@@ -155,6 +155,7 @@ def paired(
         variance,
         partners(labels[drawn], seed),
         seed,
+        image_set.called(),
         workers,
     )
 
@@ -209,6 +210,7 @@ class Paired(Remembered):
         partners: (n,) positions of the partners in the sample.
         seed: of what is scrambled.
         workers: processes that read images.
+        called: its name as notes have it.
         failed: id → reason of what couldn't be read; then neither the image takes part nor the one that it is the partner of.
     """
 
@@ -224,6 +226,7 @@ class Paired(Remembered):
     variance: npt.NDArray[np.float64]
     partners: Indices
     seed: int
+    called: str
     workers: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     _view: View | None = None

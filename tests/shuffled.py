@@ -1,0 +1,37 @@
+"""An engine that does pieces in any order, as a cluster may; and the files of a study, to be compared."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+
+from subspect.ground.engines import Work
+
+R = TypeVar("R")
+
+
+class Shuffled:
+    """An engine that sends each piece as bytes, in an order of its own, some of them twice."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def map(self, work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
+        sent = ray.cloudpickle.dumps(work)
+        order = list(pieces)
+        self.random.shuffle(order)
+        for piece in order:
+            for _ in range(self.random.choice((1, 1, 2))):  # the first time, its actor was lost
+                [result] = ray.cloudpickle.loads(sent)([piece])
+            yield piece, pickle.loads(pickle.dumps(result))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a study but its locks, by relative path."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
