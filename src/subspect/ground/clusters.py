@@ -116,6 +116,7 @@ def _start(ray: Any, address: str | None, actors: int | None) -> None:
     else:
         _check_answers(address)
         how = {"address": address, **{key: how[key] for key in ("log_to_driver", "configure_logging")}}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it says of its own settings is nothing that one asked for
     try:
         ray.init(**how)
     except Exception as error:  # of many kinds: ConnectionError, RuntimeError, ValueError, of gRPC
