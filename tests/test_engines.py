@@ -384,12 +384,13 @@ def test_a_driver_that_is_killed_goes_on_by_itself_and_by_a_cluster_of_others(tm
             paths=sys.path, address=f"127.0.0.1:{port}", folder=str(images), study=str(tmp_path / "two")
         )
         as_there = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        driver = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.DEVNULL, env=as_there)
-        wait_for(tmp_path / "two" / "sets" / "train" / "00003.arrow")
+        with (tmp_path / "said").open("w") as said:
+            driver = subprocess.Popen([sys.executable, "-c", source], stderr=said, env=as_there)
+        wait_for(tmp_path / "two" / "sets" / "train" / "00003.arrow", 180)
         driver.kill()
         driver.wait()
         done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.arrow")}
-        assert 3 < len(done) < 23
+        assert 3 < len(done) < 23, (tmp_path / "said").read_text()[-2000:]
         assert subprocess.run([sys.executable, "-c", source], check=False, env=as_there).returncode == 0
     finally:
         os.killpg(cluster.pid, signal.SIGKILL)

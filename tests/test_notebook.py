@@ -60,7 +60,7 @@ def test_a_study_is_named_by_its_path_too(told: dict[str, Any]) -> None:
     assert subspect.open_study(study) is study
     for given in (Path("study"), "study"):
         assert subspect.evaluate(given, made).to_json() == told["fidelity"].to_json()
-    with pytest.raises(SubspectError, match=r"a study must be a folder or a subspect\.Study, got int"):
+    with pytest.raises(SubspectError, match=r"a study must be a folder, an address or a subspect\.Study, got int"):
         subspect.open_study(3)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,6 @@ whoever takes which run (`subspect.ground.engines`).
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,13 +100,7 @@ class Kept(Remembered, ABC, Generic[T]):
 
     def described(self) -> dict[str, Any]:
         """Return what is to be gone through, without what is kept here."""
-        other = copy.copy(self)
-        other._forget()
-        return dict(vars(other))
-
-    def _forget(self) -> None:
-        self._known = {}
-        self._fits = self._aside = None
+        return {**vars(self), "_known": {}, "_fits": None, "_aside": None}
 
     def _keep(self, index: int, block: T) -> None:
         """Keep a block in memory if all have room, else in a file if that is less to read than what it is made of."""
