@@ -236,8 +236,9 @@ def test_by_actors_on_other_machines(
         ray.shutdown()
 
 
-def test_at_once_on_one_machine(address: str, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_at_once_on_one_machine(s3: str, make_folder: MakeFolder, tmp_path: Path) -> None:
     """Processes that share a cache, while another looks on."""
+    address = f"{s3}/deep/study"
     folder = make_folder(each=20)
     observe(Network(Slow()), folder, tmp_path / "whole", batch_size=4, show_progress=False)
     others = [observing_slowly(folder, address, 0.03, (number, 3)) for number in (1, 2, 3)]
@@ -260,7 +261,8 @@ def test_features_alone(address: str, tmp_path: Path) -> None:
     assert stored(address) == files(tmp_path / "local")
 
 
-def test_a_report_with_pages(address: str, tmp_path: Path, machine: Callable[[str], None]) -> None:
+def test_a_report_with_pages(s3: str, tmp_path: Path, machine: Callable[[str], None]) -> None:
+    address = f"{s3}/deep/study"
     folder = write_images(tmp_path / "many", [f"c{number:02d}" for number in range(61)], each=1)
     network = Network(Tiny(61, 8))
     for study in (tmp_path / "local", address):
