@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import logging
 import os
 import pickle
 import shutil
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -232,8 +235,9 @@ def test_cues_by_actors_and_errors_of_the_work(study: Study, tmp_path: Path) -> 
         assert list(on_engine(work, [])) == []
         with pytest.raises(SubspectError, match="^piece 3 has no images; take another$"):
             list(on_engine(work, range(5)))
-        with pytest.raises(ValueError, match="^odd$"):
+        with pytest.raises(ValueError, match="^odd") as told:
             list(on_engine(work, [5]))
+        assert "in a Ray actor" in told.value.__notes__[0] and 'raise ValueError("odd")' in told.value.__notes__[0]
         with pytest.raises(SubspectError, match="5 actors were lost while they did the same piece of work"):
             list(on_engine(deaf, [0]))
 
@@ -280,6 +284,7 @@ def test_what_an_engine_may_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("local", {"actors": 2}, r"an address or a number of actors goes with the engine 'ray' \(--engine ray\)"),
         ("ray", {"actors": 0}, r"actors \(--actors\) must be a whole number of at least 1; got 0"),
         ("ray", {"address": "nowhere"}, r"'auto', HOST:PORT or ray://HOST:PORT; got 'nowhere'"),
+        ("ray", {"address": 5}, r"the address \(--address\) of a Ray cluster is text; got 5"),
         ("ray", {"address": "a:b:c"}, r"'auto', HOST:PORT or ray://HOST:PORT; got 'a:b:c'"),
         ("ray", {"address": "127.0.0.1:1"}, r"no Ray cluster answers at '127.0.0.1:1' \(.*\); see that it runs"),
     ):
@@ -292,6 +297,43 @@ def test_what_an_engine_may_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert found.exit_code == 1 and "an address or a number of actors goes with the engine 'ray'" in found.output
 
 
+def test_another_server_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        message = f"what answers at '{place}' is no Ray cluster: it doesn't speak gRPC; check the port"
+        with pytest.raises(SubspectError, match=message), engine("ray", place):
+            pass
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("joined")
+def test_a_cluster_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(pieces: Iterable[int]) -> Iterator[int]:
+        for _ in pieces:
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield 0
+
+    monkeypatch.setattr(clusters, "_gone", lambda _: True)
+    with (
+        engine(actors=1),
+        pytest.raises(
+            SubspectError, match="the Ray cluster no longer answers; what was stored is kept: the same command"
+        ),
+    ):
+        list(on_engine(work, [0]))
+
+
+@pytest.mark.usefixtures("joined")
+def test_a_cluster_is_there_and_no_more_actors_than_pieces(caplog: pytest.LogCaptureFixture) -> None:
+    assert not clusters._gone(ray)
+    with caplog.at_level(logging.INFO, logger="subspect"), engine(actors=3):
+        list(on_engine(lambda pieces: iter(pieces), [1, 2]))
+        list(on_engine(lambda pieces: iter(pieces), range(9)))
+    assert caplog.messages == ["Ray: 2 of 3 actors start", "Ray: 1 of 3 actors start"]
+
+
 def test_a_cluster_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: Any) -> None:
         raise ConnectionError("it is\nbusy")
@@ -301,13 +343,16 @@ def test_a_cluster_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> Non
     for address, where in ((None, "on this machine"), ("auto", "at 'auto'")):
         message = f"no Ray cluster {where}: ConnectionError: it is busy; start one with ray start --head .*RAY_AUTH_MODE=token"
         with pytest.raises(SubspectError, match=message), engine("ray", address):
-            pass
+            list(on_engine(lambda pieces: iter(pieces), [1]))
 
 
 @pytest.mark.usefixtures("joined")
 def test_more_actors_than_there_are_processors() -> None:
     with (
-        pytest.raises(SubspectError, match=r"9 actors \(--actors\) need as many CPUs, and the cluster has 4"),
+        pytest.raises(
+            SubspectError,
+            match=r"9 actors \(--actors\) need as many CPUs, and the cluster has 4; ask for no more",
+        ),
         engine(actors=9),
     ):
         pass

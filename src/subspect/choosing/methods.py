@@ -126,7 +126,7 @@ def by_pursuit(
 ) -> Iterator[Result]:
     """Choose by pursuit, a result for each size; statistics are taken once for all of them. See `choose`."""
     boundary = Boundary(seen.rows, *seen.dense, seen.target, stable=stable)
-    start = _start(seen, boundary, sizes)
+    start = _start(seen, boundary, sizes, refit=refit)
     if not boundary.margin:
         log.warning(
             "the two largest logits are equal for most %s: none is nearer to a boundary than another", seen.examples
@@ -159,7 +159,7 @@ def by_pursuit(
             advance(1)
 
 
-def _start(seen: Seen, boundary: Boundary, sizes: Sequence[Checked]) -> Boundary:
+def _start(seen: Seen, boundary: Boundary, sizes: Sequence[Checked], *, refit: bool) -> Boundary:
     """Return what the first choice is made by: statistics of all images, where there are such and they serve, else itself."""
     if seen.whole is None:
         return boundary
@@ -169,8 +169,10 @@ def _start(seen: Seen, boundary: Boundary, sizes: Sequence[Checked]) -> Boundary
         log.info("%s: features are chosen on the sample of %s of %s images alone", why, sample, images)
         return boundary
     log.info(
-        "first choice: by statistics of all %s images; weights, choosing anew and halves: on the sample of %s",
+        "%s: by statistics of all %s images; %shalves: on the sample of %s",
+        "first choice" if refit else "choice",
         images,
+        "weights, choosing anew and " if refit else "",
         sample,
     )
     return OfAll(seen.whole, boundary.dense, stable=boundary.favour is not None)

@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,8 @@ def done(
             [result] = known[1]([piece])
             return known, (True, pickle.dumps(result, 5))
         except Exception as error:
+            if not isinstance(error, SubspectError):
+                error.add_note("in a Ray actor:\n" + "".join(traceback.format_exception(error)))
             return known, (False, as_bytes(error))
 
 

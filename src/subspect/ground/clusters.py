@@ -64,7 +64,7 @@ def engine(name: str = "ray", address: str | None = None, actors: int | None = N
 
 @contextmanager
 def cluster(address: str | None, actors: int | None) -> Iterator[Cluster]:
-    """Join a cluster, or start one of this machine alone; left, or ended, with the block.
+    """Join a cluster, or have one of this machine alone start once there is work for it; left, or ended, with the block.
 
     Args:
         address: see `subspect.engine`.
@@ -76,19 +76,16 @@ def cluster(address: str | None, actors: int | None) -> Iterator[Cluster]:
     if actors is not None and (isinstance(actors, bool) or not isinstance(actors, int) or actors < 1):
         raise SubspectError(f"actors (--actors) must be a whole number of at least 1; got {actors!r}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    ray = package("ray", "ray", "the engine 'ray'")
-    address = address or os.environ.get("RAY_ADDRESS")
-    own = not ray.is_initialized()
-    if own:
-        _start(ray, address, actors)
-    found = Cluster(ray, _how_many(ray, actors))
-    try:
-        with redirect_stdout(_Ours(sys.stdout)):
+    if not isinstance(address, str | None):
+        raise SubspectError(f"the address (--address) of a Ray cluster is text; got {address!r}")
+    found = Cluster(package("ray", "ray", "the engine 'ray'"), address or os.environ.get("RAY_ADDRESS"), actors)
+    with redirect_stdout(_Ours(sys.stdout)):
+        try:
+            if found.address is not None or found.ray.is_initialized():
+                found.join()
             yield found
-    finally:
-        found.end()
-        if own:
-            ray.shutdown()
+        finally:
+            found.end()
 
 
 class _Ours:
@@ -148,12 +145,37 @@ def _check_answers(address: str) -> None:
             f"no Ray cluster answers at {address!r} ({error.strerror or error}); see that it runs, and that this machine may "
             "reach it, or leave the address (--address, RAY_ADDRESS) out to use this machine alone"
         ) from error
+    if not _speaks_grpc(host, port):
+        raise SubspectError(f"what answers at {address!r} is no Ray cluster: it doesn't speak gRPC; check the port")
+
+
+def _speaks_grpc(host: str, port: int) -> bool:
+    """Tell whether HTTP/2 is spoken at a place: a server then begins with its settings (RFC 9113, section 3.4)."""
+    try:
+        with socket.create_connection((host, port), _ANSWER) as one:
+            one.settimeout(_ANSWER)
+            one.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+            return one.recv(9)[3:4] == b"\x04"
+    except OSError:
+        return False
+
+
+def _gone(ray: Any) -> bool:
+    """Tell whether the cluster itself is gone, which Ray ends this process for, after a minute."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER).close()
+    except OSError:
+        return True
+    return False
 
 
 def _how_many(ray: Any, actors: int | None) -> int:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if actors is not None and actors > cpus:
-        raise SubspectError(f"{actors} actors (--actors) need as many CPUs, and the cluster has {cpus}")
+        raise SubspectError(
+            f"{actors} actors (--actors) need as many CPUs, and the cluster has {cpus}; ask for no more than that"
+        )
     return actors or max(1, cpus - 1)
 
 
@@ -161,12 +183,14 @@ class Cluster:
     """The actors of a cluster that do pieces of work.
 
     Args:
-        ray: the package, which has joined a cluster.
-        actors: how many.
+        ray: the package.
+        address: of the cluster; None for one of this machine.
+        actors: how many at most.
     """
 
-    def __init__(self, ray: Any, actors: int) -> None:
-        self.ray, self.actors = ray, actors
+    def __init__(self, ray: Any, address: str | None, actors: int | None) -> None:
+        self.ray, self.address, self.asked = ray, address, actors
+        self.actors, self._own = 0, False  # known once it is joined
         self.pools: dict[bool, list[Actor]] = {}  # with a GPU each, and without
 
     def map(self, work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
@@ -177,7 +201,8 @@ class Cluster:
         """
         if not len(pieces):
             return
-        pool = self._pool(bool(getattr(work, "gpu", False)))
+        self.join()
+        pool = self._pool(len(pieces), gpu=bool(getattr(work, "gpu", False)))
         forgotten, engines.forgotten[:] = engines.forgotten[:], []
         for module in engines.loaded:
             self.ray.cloudpickle.register_pickle_by_value(module)
@@ -197,6 +222,11 @@ class Cluster:
             actor = known[done[0]]
             piece, answer = actor.answer(done[0])
             if answer is None:  # it has started, or is lost
+                if not actor.ready and _gone(self.ray):
+                    self.pools, self._own = {}, False  # nothing is there to be ended
+                    raise SubspectError(
+                        "the Ray cluster no longer answers; what was stored is kept: the same command goes on, on another one"
+                    )
                 for one in actor.revive() if not actor.ready else []:
                     lost[one] += 1
                     waiting[pool.index(actor)].appendleft(one)
@@ -213,24 +243,43 @@ class Cluster:
             yield piece, result
             del result
 
+    def join(self) -> None:
+        """Join the cluster, or start it, unless that is done.
+
+        Raises:
+            SubspectError: nothing answers, or it has no room for the actors.
+        """
+        if self.actors:
+            return
+        if not self.ray.is_initialized():
+            _start(self.ray, self.address, self.asked)
+            self._own = True
+        self.actors = _how_many(self.ray, self.asked)
+
     def end(self) -> None:
-        """End the actors."""
+        """End the actors, and leave the cluster."""
         for pool in self.pools.values():
             for actor in pool:
                 actor.end()
         self.pools = {}
+        if self._own:
+            self.ray.shutdown()
 
-    def _pool(self, gpu: bool) -> list[Actor]:
-        if gpu not in self.pools:
-            number = self.actors
-            if gpu:
-                number = min(number, int(self.ray.cluster_resources().get("GPU", 0)))
-                if not number:
-                    raise SubspectError(
-                        "a GPU was asked for (--device), and the cluster has none; leave --device out, or join one that has"
-                    )
-            self.pools[gpu] = [Actor(self.ray, gpu, number) for _ in range(number)]
-        return self.pools[gpu]
+    def _pool(self, pieces: int, *, gpu: bool) -> list[Actor]:
+        """Return the actors, no more than there are pieces."""
+        number = self.actors
+        if gpu:
+            number = min(number, int(self.ray.cluster_resources().get("GPU", 0)))
+            if not number:
+                raise SubspectError(
+                    "a GPU was asked for (--device), and the cluster has none; leave --device out, or join one that has"
+                )
+        pool = self.pools.setdefault(gpu, [])
+        wanted = min(number, pieces)
+        if wanted > len(pool):
+            log.info("Ray: %d of %d actors start", wanted - len(pool), number)
+            pool += [Actor(self.ray, gpu, number) for _ in range(wanted - len(pool))]
+        return pool[:wanted]
 
 
 def _next(waiting: list[deque[int]], number: int) -> int | None:

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import logging
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -207,11 +208,20 @@ def _module(place: str) -> ModuleType:
         assert found is not None and found.loader is not None
         module = importlib.util.module_from_spec(found)
         sys.modules[found.name] = module  # dataclasses look the file's names up there
+        before = set(sys.modules)
         found.loader.exec_module(module)
-        loaded.append(module)
+        others = [sys.modules[name] for name in sorted(set(sys.modules) - before)]
+        loaded.extend([module, *(one for one in others if _is_own(one))])
         return module
     except (Exception, SystemExit) as error:
         raise SubspectError(f"importing {place} failed: {type(error).__name__}: {error}") from error
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Tell whether a module is a file of the user's, rather than of an installed package or of Python."""
+    file = getattr(module, "__file__", None)
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return file is not None and not any(Path(file).is_relative_to(one) for one in installed if one)
 
 
 @contextmanager
