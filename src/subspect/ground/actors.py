@@ -17,6 +17,7 @@ from typing import Any
 from subspect.ground import engines
 from subspect.ground.errors import SubspectError, shortened, some
 from subspect.ground.memory import LEAST, free, memory_limit, told
+from subspect.ground.text import counted
 
 log = logging.getLogger("subspect")
 
@@ -82,7 +83,10 @@ class Actor:
         """Start it anew, and return the pieces that were lost with it."""
         pieces = list(self.doing.values())
         self.doing = {}
-        log.info("a Ray actor was lost%s: another one takes its place", f" with {len(pieces)} pieces" if pieces else "")
+        log.info(
+            "a Ray actor was lost%s: another one takes its place",
+            f" with {counted(len(pieces), 'piece', 'pieces')}" if pieces else "",
+        )
         self._start()
         return pieces
 
