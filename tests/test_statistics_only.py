@@ -371,6 +371,11 @@ def test_damage_is_found_and_mended(made: Path, tmp_path: Path, monkeypatch: pyt
     assert [fault.path for fault in subspect.verify(study).faults] == [f"sets/train/{SUMMED}"]
     path.unlink()
     assert not subspect.verify(study).sound and study.unfinished == ["train"]
+    missing = f"{SUMMED} is missing, for which all images are run again; run the same observe command again"
+    assert missing in subspect.verify(study).faults[0].what
+    with pytest.raises(SubspectError, match=f"image set 'train' in .* is unfinished: {missing}"):
+        study.image_set("train")
+    assert f"unfinished: {SUMMED} is missing" in str(study.tables()[0].columns[1]._cells)
     how: dict[str, Any] = {"batch_size": 8, "keep": "statistics", "sample": 60, "show_progress": False}
     observe(network(), made / "train", study.path, **how)
     assert files(study.path) == whole

@@ -218,7 +218,10 @@ class _Look:
         if lost:
             what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
             self.faults.append(Fault(folder, what))
-        if manifest.statistics or os.path.lexists(image_set.folder / SUMMED):
+        if manifest.statistics and not os.path.lexists(image_set.folder / SUMMED):
+            what = f"{image_set.left}; run the same observe command again"
+            self.faults.append(Fault(f"{folder}/{SUMMED}", what))
+        elif os.path.lexists(image_set.folder / SUMMED):
             self.tried(f"{folder}/{SUMMED}", partial(read_sums, image_set))
         seen: set[str] = set()
         for index in range(manifest.n_shards) if manifest.complete else image_set.done:

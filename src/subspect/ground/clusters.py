@@ -117,7 +117,7 @@ def _start(ray: Any, address: str | None, actors: int | None) -> None:
     try:
         ray.init(**how)
     except Exception as error:  # of many kinds: ConnectionError, RuntimeError, ValueError, of gRPC
-        said = shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
+        said = shortened(" ".join(str(error).split()).rstrip("."), 300)
         where = "on this machine" if address is None else f"at {address!r}"
         raise SubspectError(
             f"no Ray cluster {where}: {said}; start one with ray start --head (one that asks for a token needs "

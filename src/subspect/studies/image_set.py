@@ -10,7 +10,7 @@ from typing import Any
 
 from subspect.ground.addresses import described, place
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import entries
+from subspect.ground.files import entries, is_file
 from subspect.ground.seals import write_json
 from subspect.heads.history import Part
 from subspect.studies.manifests import SCHEMA, SetManifest, is_manifest
@@ -102,6 +102,14 @@ class ImageSet:
     def done(self) -> list[int]:
         """Numbers of the shards that are already stored."""
         return [index for index in shards_in(self.folder) if index < self.manifest.n_shards]
+
+    @property
+    def left(self) -> str:
+        """Say how much of an unfinished set is there."""
+        done, of = len(self.done), self.manifest.n_shards
+        if done == of and self.manifest.sampled and not is_file(self.folder / SUMMED):
+            return f"{SUMMED} is missing, for which all images are run again"
+        return f"{done} of {of} shards"
 
     def _entry(self, index: int) -> Entry:
         """Return what the manifest is to say of a shard; one that isn't known yet is read and looked at."""

@@ -82,10 +82,10 @@ class StudyQuestions(Result):
         for name in study.set_names:
             table.add_row(f"{identity.examples} {name!r}", _about(study, name))
         for name in study.unfinished:
-            table.add_row(
-                f"{identity.examples} {name!r}",
-                f"unfinished; run the same {identity.filled_by} command again to resume",
-            )
+            left = study.as_set(name, study.manifest(name)).left
+            whole = "" if identity.features_alone else " (without --part, for all of it)"
+            told = f"unfinished: {left}; run the same {identity.filled_by} command again to resume{whole}"
+            table.add_row(f"{identity.examples} {name!r}", told)
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         if study.feature_names:
             table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features have one")

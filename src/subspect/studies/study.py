@@ -247,8 +247,8 @@ class Study(StudyQuestions):
         image_set = self.as_set(name, self.manifest(name))
         if not image_set.manifest.complete:
             raise SubspectError(
-                f"image set {name!r} in {self.path} is unfinished: {len(image_set.done)} of {image_set.manifest.n_shards} "
-                f"shards; run the same {self.identity.filled_by} command again to resume"
+                f"image set {name!r} in {self.path} is unfinished: {image_set.left}; run the same "
+                f"{self.identity.filled_by} command again to resume"
             )
         return image_set
 
