@@ -8,15 +8,12 @@ Example: python benchmarks/cifar10.py --data DIR --json cifar10.json
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import subspect
-from _archives import unpacked
-from _rows import Row, around, publish, row
+from _archives import on_cifar
+from _rows import Row, around, row
 from subspect.resnet import cifar10_resnet20
 
 ROOM = 0.05  # percentage points
@@ -24,16 +21,7 @@ ROOM = 0.05  # percentage points
 
 def main() -> int:
     """Measure, print, and return 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSPECT_DATA"), help="folder with the data")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("pass --data DIR, or set SUBSPECT_DATA")
-    with tempfile.TemporaryDirectory() as folder:
-        images = unpacked(Path(arguments.data), "cifar10-jpeg", Path(folder))
-        rows = measure(Path(arguments.data), images, Path(folder))
-    return 0 if publish("CIFAR-10, ResNet-20, decomposed heads", rows, arguments.json) else 1
+    return on_cifar(__doc__, "CIFAR-10, ResNet-20, decomposed heads", measure)
 
 
 def measure(data: Path, images: Path, work: Path) -> list[Row]:

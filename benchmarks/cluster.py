@@ -19,13 +19,13 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from _archives import unpacked
 from _cluster_faults import actors as actors_of
 from _rows import Row, publish, row
 
@@ -73,8 +73,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         work, data = Path(folder), Path(arguments.data)
-        with tarfile.open(data / "cifar10-jpeg.tar") as archive:
-            archive.extractall(work, filter="data")
+        unpacked(data, "cifar10-jpeg", work)
         measure: dict[str, Callable[[Path, Path], list[Row]]] = {"alike": alike, "killed": killed, "speed": speed}
         for name in arguments.only or PARTS:
             rows += measure[name](work, data)

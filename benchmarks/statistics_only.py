@@ -9,17 +9,14 @@ Example: python benchmarks/statistics_only.py --data DIR --json statistics_only.
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import subspect
-from _archives import unpacked
-from _rows import Row, publish, row
+from _archives import on_cifar
+from _rows import Row, row
 from subspect import Decomposition
 
 SAMPLES = (20_000, 5_000, 2_000)
@@ -27,16 +24,7 @@ SAMPLES = (20_000, 5_000, 2_000)
 
 def main() -> int:
     """Measure, print, and return 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSPECT_DATA"), help="folder with the data")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("pass --data DIR, or set SUBSPECT_DATA")
-    with tempfile.TemporaryDirectory() as folder:
-        images = unpacked(Path(arguments.data), "cifar10-jpeg", Path(folder))
-        rows = measure(Path(arguments.data), images, Path(folder))
-    return 0 if publish("Features kept against statistics kept", rows, arguments.json) else 1
+    return on_cifar(__doc__, "Features kept against statistics kept", measure)
 
 
 def measure(data: Path, images: Path, work: Path) -> list[Row]:

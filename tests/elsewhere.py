@@ -48,3 +48,9 @@ def wait_for(path: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a study but its locks, by relative path."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

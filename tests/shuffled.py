@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import ray
@@ -29,9 +28,3 @@ class Shuffled:
             for _ in range(self.random.choice((1, 1, 2))):  # the first time, its actor was lost
                 [result] = ray.cloudpickle.loads(sent)([piece])
             yield piece, pickle.loads(pickle.dumps(result))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a study but its locks, by relative path."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

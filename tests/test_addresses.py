@@ -25,7 +25,7 @@ import ray
 
 from commands import MODEL, command, said
 from conftest import Tiny, write_images
-from elsewhere import Slow, observing_slowly
+from elsewhere import Slow, files, observing_slowly
 from subspect import (
     Network,
     Study,
@@ -132,12 +132,6 @@ def put(address: str, data: bytes | None) -> None:
         files.rm_file(path)
     else:
         files.pipe_file(path, data)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a study in a folder but its locks, by relative path."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def filled(study: Path | str, folder: Path, test: Path) -> Study:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from conftest import Tiny
-from elsewhere import Slow, observing_slowly, wait_for
+from elsewhere import Slow, files, observing_slowly, wait_for
 from subspect import Network, Study, SubspectError, observe, verify
 from subspect.cli import app
 from subspect.ground.locks import locked
@@ -26,12 +26,6 @@ MakeFolder = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subspect.studies.shards._SHARD_IMAGES", 8)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All files of a study but its locks, by relative path."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @given(st.integers(1, 50), st.integers(0, 300))

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import subspect
 from conftest import Tiny, reseal, write_images
-from elsewhere import observing_slowly
-from shuffled import Shuffled, files
+from elsewhere import files, observing_slowly
+from shuffled import Shuffled
 from subspect import Network, Study, SubspectError, decompose, evaluate, observe
 from subspect.choosing import influence
 from subspect.choosing.boundary import Boundary

@@ -73,10 +73,14 @@ def elsewhere() -> bool:
     return not isinstance(_engine.get(), Here)
 
 
+def on_gpu(device: str | torch.device | None) -> bool:
+    """Tell whether a device, if one is named, is a GPU."""
+    return device is not None and torch.device(device).type == "cuda"
+
+
 def here(device: str | torch.device | None) -> str | torch.device | None:
     """Return where a network runs in this process: on a GPU that only others have, where it is."""
-    gone = elsewhere() and device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available()
-    return None if gone else device
+    return None if elsewhere() and on_gpu(device) and not torch.cuda.is_available() else device
 
 
 class Remembered:
@@ -84,8 +88,10 @@ class Remembered:
     that it has kept there meanwhile."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        name = vars(self).setdefault("_sent_as", uuid.uuid4().hex)
-        weakref.finalize(self, forgotten.append, name)
+        name = vars(self).get("_sent_as")
+        if name is None:
+            name = vars(self)["_sent_as"] = uuid.uuid4().hex
+            weakref.finalize(self, forgotten.append, name)
         return _revive, (type(self), name, self.described())
 
     def described(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 Blocks are kept in memory where all of them have room (`subspect.ground.memory`); where not, what is made of blocks and takes
 fewer bytes is kept in a temporary file, and all else read anew, one ahead of what is worked on, so that memory doesn't grow
-with the images. What is summed is cut into runs of blocks, at places that depend on
-nothing but their number; each run is summed by itself, and the sums are added in order. So a sum is the same to the bit
-whoever takes which run (`subspect.ground.engines`).
+with the images.
+
+What is summed is cut into runs of blocks, at places that depend on nothing but their number; each run is summed by itself, and
+the sums are added in order. So a sum is the same to the bit whoever takes which run (`subspect.ground.engines`).
 """
 
 from __future__ import annotations
@@ -215,13 +216,13 @@ def total(blocks: Iterable[T], empty: Callable[[], S], add: Callable[[S, T], S])
         The sum: a number, an array, a list, what has ``merge``, or a tuple of such.
     """
     work = _Summing(kept(blocks), empty, add)
-    whole, first = [empty()], True
     with using(Here()) if work.blocks.nbytes <= SMALL else nullcontext():
-        for part in in_order(work, range(work.runs)):
-            whole[0] = part if first else merged(whole[0], part)
-            first = False
+        parts = in_order(work, range(work.runs))
+        whole = next(parts, None)
+        for part in parts:
+            whole = merged(whole, part)
             del part  # so that there are never more than the whole and one part
-    return whole[0]
+    return empty() if whole is None else whole
 
 
 class _Summing(Generic[T, S]):

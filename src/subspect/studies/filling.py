@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from subspect.ground.addresses import described
-from subspect.ground.engines import Remembered, elsewhere, on_engine
+from subspect.ground.engines import Remembered, elsewhere, on_engine, on_gpu
 from subspect.ground.files import is_file
 from subspect.ground.folders import marked
 from subspect.ground.progress import progress
@@ -76,7 +76,7 @@ class Filling(Remembered):
     @property
     def gpu(self) -> bool:
         """Whether it needs a GPU."""
-        return self.device is not None and torch.device(self.device).type == "cuda"
+        return on_gpu(self.device)
 
     def described(self) -> dict[str, Any]:
         """Return it for another process, which tells nobody how far it is."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subspect.ground.engines import Remembered, in_order
+from subspect.ground.engines import Remembered, in_order, on_gpu
 from subspect.images.batches import lost_workers
 from subspect.images.inputs import split
 from subspect.networks.network import Network
@@ -101,7 +101,7 @@ class _Through:
 
     def __init__(self, reader: Reader, cues: Sequence[Cue]) -> None:
         self.reader, self.cues = reader, cues
-        self.gpu = reader.device is not None and torch.device(reader.device).type == "cuda"
+        self.gpu = on_gpu(reader.device)
 
     def __call__(self, pieces: Iterable[int]) -> Iterator[Read]:
         reader = self.reader
