@@ -418,7 +418,9 @@ def test_files_that_hold_something_else_are_refused(made: Path, tmp_path: Path, 
 
 def test_what_cannot_be_asked_is_refused_by_name(made: Path, tmp_path: Path) -> None:
     study = opened(made, "some", tmp_path)
-    with pytest.raises(SubspectError, match="take --engine ray for several, or --keep features"):
+    with pytest.raises(
+        SubspectError, match="leave --part out, and take --engine ray to have several processes at it; or keep features"
+    ):
         observe(network(), made / "train", tmp_path / "new", keep="statistics", part="1/2")
     with pytest.raises(SubspectError, match=r"keep \(--keep\) must be one of features, statistics; got 'statistic'"):
         observe(network(), made / "train", tmp_path / "new", keep="statistic")  # type: ignore[arg-type]

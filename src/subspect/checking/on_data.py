@@ -61,20 +61,21 @@ class Apart(Check):
         on_other = _accuracies(labels, said, n)
         on_here = _accuracies(outcomes.labels, outcomes.dense, n)
         apart = {
-            label: (one, on_here[label])
-            for label, one in on_other.items()
-            if label in on_here and _differ(one, on_here[label])
+            label: (there, on_here[label])
+            for label, there in on_other.items()
+            if label in on_here and _differ(there, on_here[label])
         }
         if not apart:
             return []
         worst = max(apart, key=lambda label: abs(apart[label][0].value - apart[label][1].value))
-        shares = [percent(one, 0) for one in apart[worst]]
+        shares = [percent(share, 0) for share in apart[worst]]
+        one, own = (about.study.image_set(name).called() for name in (other, here))
         text = (
-            f"the dense accuracy of {len(apart):,} of {n:,} classes differs between {other!r} and {here!r}; most for "
+            f"the dense accuracy of {len(apart):,} of {n:,} classes differs between {one} and {own}; most for "
             f"{about.names[worst]}: {shares[0]} on {other!r}, {shares[1]} on {here!r}"
         )
         figures = {
-            "classes": {about.names[label]: [one.value for one in pair] for label, pair in apart.items()},
+            "classes": {about.names[label]: [share.value for share in pair] for label, pair in apart.items()},
             "sets": [other, here],
         }
         do = f"look at its images of both: {about.command('report', f'--on {here}', '--network …')}"

@@ -184,8 +184,8 @@ def _sampled(keep: Keep, sample: int, piece: Piece | None) -> int:
         )
     if piece is not None:
         raise SubspectError(
-            "statistics (--keep statistics) are summed by one process, or by the actors of one, and a part (--part) is filled "
-            "by a process of its own; take --engine ray for several, or --keep features"
+            "statistics (--keep statistics) add up over all images in one order, which parts (--part) can't keep to: leave "
+            "--part out, and take --engine ray to have several processes at it; or keep features (--keep features)"
         )
     return sample
 
