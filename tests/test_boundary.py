@@ -13,9 +13,10 @@ from scipy.stats import rankdata
 from conftest import cut
 from passes import Passes
 from subspect import SubspectError
-from subspect.choosing.boundary import _FEWER, _NEAR, FLOOR, SAMPLED, SHARPNESS, Affine, Boundary, Choice, logits
+from subspect.choosing.boundary import _FEWER, _NEAR, Affine, Boundary, Choice, logits
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Quadratic
+from subspect.statistics.nearness import FLOOR, SAMPLED, SHARPNESS
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -106,30 +107,33 @@ def test_every_class_is_weighed_as_the_formulas_say(target: Target, refitted: bo
         assert np.allclose(problem.mean, expected.mean, rtol=1e-10, atol=1e-10)
 
 
-def test_of_plenty_images_those_far_from_a_boundary_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("many", [0.9, 2, 40])  # times as many images as from which on no more are drawn
+def test_of_plenty_images_those_far_from_a_boundary_are_sampled(monkeypatch: pytest.MonkeyPatch, many: float) -> None:
     x, labels, dense = make(3, images=6000)
     weights, targets = plainly(x, labels, dense, "dense", None)
     exact = Boundary(cut(x, labels), *dense).each(lambda problem: problem)
     for label, problem in enumerate(exact):
         assert problem.weight == pytest.approx(squares(label, x, weights[:, label], targets[:, label]).weight)
-    monkeypatch.setattr("subspect.choosing.boundary.PLENTY", 6000)
+    monkeypatch.setattr("subspect.statistics.nearness.PLENTY", 6000)
+    monkeypatch.setattr("subspect.statistics.nearness.MANY", 6000 / many)
     sampled = Boundary(cut(x, labels, [1000]), *dense).each(lambda problem: problem)
-    prints = cut(x, labels)[0].prints()
+    prints, below = cut(x, labels)[0].prints(), SAMPLED * max(1, many)
     for label, (problem, other) in enumerate(zip(sampled, exact, strict=True)):
         drawn = np.full(len(x), FLOOR)
         for image, hashed in enumerate(prints.tolist()):
             beyond = weights[image, label] - FLOOR
             chance = ((hashed >> 11) / 2**53 + (5**0.5 - 1) / 2 * label) % 1
-            if beyond > SAMPLED * chance:
-                drawn[image] += max(beyond, SAMPLED)
+            if beyond > below * chance:
+                drawn[image] += max(beyond, below)
         expected = squares(label, x, drawn, targets[:, label])
         assert (problem.weight, problem.target) == pytest.approx((expected.weight, expected.target), rel=1e-10)
         assert np.allclose(problem.gram, expected.gram, rtol=1e-10, atol=1e-10)
         assert np.allclose(problem.moments, expected.moments, rtol=1e-10, atol=1e-10)
-        far = (weights[:, label] > FLOOR) & (weights[:, label] < SAMPLED)
+        far = (weights[:, label] > FLOOR) & (weights[:, label] < below)
         assert np.count_nonzero((drawn > FLOOR) & far) < 0.6 * np.count_nonzero(far)
-        assert problem.weight != other.weight and problem.weight == pytest.approx(other.weight, rel=0.02)
-        assert np.allclose(problem.gram, other.gram, rtol=0.1, atol=0.03 * np.abs(other.gram).max())
+        near = 0.02 * below / SAMPLED
+        assert problem.weight != other.weight and problem.weight == pytest.approx(other.weight, rel=near)
+        assert np.allclose(problem.gram, other.gram, rtol=0.1, atol=1.5 * near * np.abs(other.gram).max())
 
 
 def test_images_far_from_a_boundary_keep_the_smallest_weight() -> None:
@@ -349,7 +353,7 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
     head = some_head(8, 4, 7) if curved else None
     order = np.random.default_rng(seed).permutation(90)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subspect.choosing.boundary.PLENTY", plenty)
+        patch.setattr("subspect.statistics.nearness.PLENTY", plenty)
         one = choose(Boundary(cut(x, labels), *dense, target), 3, head)
         other = choose(Boundary(cut(x[order], labels[order], at), *dense, target), 3, head)
     assert [s.tolist() for s in one.supports] == [s.tolist() for s in other.supports]

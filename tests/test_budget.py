@@ -17,13 +17,14 @@ from scipy.stats import beta, binom, binomtest, multinomial
 
 from conftest import cut
 from subspect import Auto, Mean, SubspectError
-from subspect.choosing.boundary import _NEAR, FLOOR, Affine, Boundary, Choice
+from subspect.choosing.boundary import _NEAR, Affine, Boundary, Choice
 from subspect.choosing.pool import shared_pool
 from subspect.choosing.promise import Counts, _chance, at_least, count, most_lost, promised
 from subspect.choosing.pursuit import Quadratic
 from subspect.choosing.settle import Rung, Search, _promise, helped, settle
 from subspect.choosing.sizes import LADDER, MOST, Budget, Checked, Measure, allocate, check_budget
 from subspect.heads.history import Promised
+from subspect.statistics.nearness import FLOOR
 from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]

@@ -20,11 +20,11 @@ import subspect
 from planted import Array, Wide, observed, pictures, planted
 from subspect import Decomposition, Study, SubspectError, Supports, decompose, decompose_by_file, edit, evaluate
 from subspect import load_decomposition as load
-from subspect.choosing.boundary import FLOOR
 from subspect.choosing.options import Target
 from subspect.cli import app
 from subspect.heads.history import Dropped, Part, Refitted
 from subspect.heads.trusted import ENTRIES
+from subspect.statistics.nearness import FLOOR
 
 MARK = 5  # the feature that sees the mark
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +57,31 @@ def test_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert memory.free.__wrapped__() == 2_000_000_000  # files that were read are given up at need
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free.__wrapped__() == 9_000_000_000
+
+
+_FAULTS = """
+import resource
+import numpy as np
+from subspect.ground.memory import keep_freed
+kept, before = keep_freed(), 0
+for turn in range(40):
+    if turn == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**21), np.ones(2**18)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_what_is_freed_is_kept_but_where_the_user_says_otherwise() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+
+    def told(**more: str) -> list[str]:
+        line = [sys.executable, "-c", _FAULTS]
+        return subprocess.run(line, env=env | more, capture_output=True, text=True, check=True).stdout.split()
+
+    kept, faults = told()
+    assert kept == "True" and int(faults) < 4096  # a block has 4,096 pages
+    kept, faults = told(MALLOC_TRIM_THRESHOLD_="131072")
+    assert kept == "False" and int(faults) > 4096
+    assert told(GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")[0] == "False"

@@ -19,9 +19,10 @@ from threadpoolctl import threadpool_limits
 from conftest import cut
 from passes import Passes
 from subspect import SubspectError
-from subspect.choosing.boundary import FLOOR, Affine, Boundary, Choice, Refit
+from subspect.choosing.boundary import Affine, Boundary, Choice, Refit
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.refit import _RIDGE, ROUNDS, TOLERANCE, Problem, refit, reselect
+from subspect.statistics.nearness import FLOOR
 from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]
@@ -282,13 +283,16 @@ def test_little_memory_reads_the_features_at_every_step_to_the_same_answer(targe
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("memory", [1 << 30, 0])
+@pytest.mark.parametrize("fill", [0, 32])
 def test_neither_the_order_of_images_nor_their_blocks_matter(
-    target: Target, memory: int, monkeypatch: pytest.MonkeyPatch
+    target: Target, memory: int, fill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, labels, dense = make(5)
+    monkeypatch.setattr("subspect.choosing.layout._FILL", fill)
     order = np.random.default_rng(5).permutation(120)
     one = refit(cut(x, labels), dense, some(5), dense, target, tolerance=1e-9)
-    monkeypatch.setattr("subspect.choosing.layout._ROWS", 17)
+    for rows in ("_FULL", "_FEW"):
+        monkeypatch.setattr(f"subspect.choosing.layout.{rows}", 17)
     blocks = cut(x[order], labels[order], [0, 20, 34, 100, 120])
     other = refit(blocks, dense, some(5), dense, target, memory=memory, tolerance=1e-9)
     assert other.loss == pytest.approx(one.loss, abs=1e-12)
@@ -296,13 +300,16 @@ def test_neither_the_order_of_images_nor_their_blocks_matter(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_one_matrix_product_for_all_classes_or_one_for_each_is_the_same(
-    target: Target, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gathered", [1, 800, 2**17])  # classes together: one, two, all
+def test_one_matrix_product_for_all_features_or_those_of_each_class_is_the_same(
+    target: Target, gathered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, labels, dense = make(18)
     supports = [np.array([6, 2]), np.empty(0, np.int64), np.array([1, 7, 5]), np.array([2])]
     one = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
     monkeypatch.setattr("subspect.choosing.layout._FILL", 0)
+    monkeypatch.setattr("subspect.choosing.layout._GATHERED", gathered)
+    monkeypatch.setattr("subspect.choosing.layout._FEW", 120)
     other = refit(cut(x, labels), dense, supports, noise(18), target, fixed=[3], tolerance=1e-8)
     assert one.loss == pytest.approx(other.loss, abs=1e-12)
     assert np.allclose(one.weight, other.weight, atol=1e-6) and np.allclose(one.bias, other.bias, atol=1e-6)

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from conftest import cut
 from passes import Passes
-from subspect.choosing.boundary import _NEAR, FLOOR, SHARPNESS, Affine, Boundary
+from subspect.choosing.boundary import _NEAR, Affine, Boundary
 from subspect.choosing.halves import Drawn, check_draws, halves
 from subspect.choosing.methods import choose
 from subspect.choosing.options import TARGETS, Target
@@ -26,6 +26,7 @@ from subspect.choosing.sizes import Auto, Checked, Mean, allocate
 from subspect.choosing.stability import MOST, NEAR, Trust, near_equal, substitutes, trust
 from subspect.ground.errors import SubspectError
 from subspect.heads.trusted import FOUND, falsely_chosen
+from subspect.statistics.nearness import FLOOR, SHARPNESS
 from subspect.studies.rows import Block
 
 Array = npt.NDArray[np.float64]

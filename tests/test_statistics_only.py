@@ -26,11 +26,11 @@ from subspect.choosing.of_all import OfAll, of_all
 from subspect.cli import app
 from subspect.ground.engines import using
 from subspect.statistics.histograms import BINS, Histograms, edges_over
-from subspect.statistics.nearness import FLOOR, SAMPLED, SHARPNESS
+from subspect.statistics.nearness import FLOOR, SAMPLED, SHARPNESS, candidates
 from subspect.studies.image_set import SUMMED
 from subspect.studies.parts import hashed, in_part
 from subspect.studies.rows import Rows, prints
-from subspect.studies.summed import Sums, bytes_of_sums, most_candidates, read_sums
+from subspect.studies.summed import Sums, bytes_of_sums, read_sums
 from subspect.studies.summing import summed_rows
 
 MakeFolder = Callable[..., Path]
@@ -115,7 +115,7 @@ def test_what_is_summed_is_of_all_images(made: Path) -> None:
 def test_gram_matrices_are_those_of_a_slow_sum(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plenty: bool
 ) -> None:
-    monkeypatch.setattr("subspect.studies.summed.PLENTY", 100 if plenty else 1000)
+    monkeypatch.setattr("subspect.statistics.nearness.PLENTY", 100 if plenty else 1000)
     study = observe(network(), made / "train", tmp_path / "study", keep="statistics", sample=50, show_progress=False)
     sums, whole = sums_of(study), Study.open(made / "features").image_set("train").whole()
     weight, bias = (one.double().numpy() for one in study.head())
@@ -156,17 +156,18 @@ def test_predictions_stand_in_for_labels(made: Path, tmp_path: Path) -> None:
     assert counts.sum() == 180 and np.array_equal(counts, np.diag(counts.diagonal()))
 
 
-def test_shards_are_few_and_gram_matrices_take_a_gib_at_most() -> None:
+def test_shards_are_few_and_gram_matrices_of_plenty_of_images_take_half_a_gib() -> None:
     assert summed_rows(1_281_167, 2048, 64) == 20_032 and -(-1_281_167 // 20_032) == 64
     assert summed_rows(5000, 2048, 64) == 1024
-    assert most_candidates(10, 64) == 64 and most_candidates(10, 2048) == 512
-    assert 1000 * 8 * most_candidates(1000, 2048) ** 2 <= 2**30 < 1000 * 8 * (most_candidates(1000, 2048) + 1) ** 2
+    assert candidates(10**6, 10) == candidates(19_999, 1000) == 512
+    assert 1000 * 8 * candidates(20_000, 1000) ** 2 <= 2**29 < 1000 * 8 * (candidates(20_000, 1000) + 1) ** 2
+    assert candidates(10**7, 21_841) == 128
 
 
 def test_the_disk_that_it_takes_is_foretold(made: Path, tmp_path: Path) -> None:
     size = (made / "some/sets/train" / SUMMED).stat().st_size
     thumbnails = sum(map(len, sums_of(Study.open(made / "some")).thumbnails.values()))
-    assert abs(size - thumbnails - bytes_of_sums(3, 12)) < 20_000
+    assert abs(size - thumbnails - bytes_of_sums(3, 12, 180)) < 20_000
 
 
 # What is chosen -------------------------------------------------------------------------------------------------------

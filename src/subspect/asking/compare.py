@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
-from subspect.choosing.boundary import FLOOR, SHARPNESS
 from subspect.choosing.pursuit import pursue
 from subspect.ground.drawing import COLOURS, as_label, drawing, headed
 from subspect.ground.errors import SubspectError
@@ -29,6 +28,7 @@ from subspect.heads.history import Part
 from subspect.heads.terms import Term, terms
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import Where, where
+from subspect.statistics.nearness import FLOOR, SHARPNESS
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 from subspect.swapping.moved import Moves, kept_moves, moved_by, moved_column, moves_json

@@ -9,7 +9,8 @@ reweighted least squares (Green 1984).
 
 Every image has the weight ε, which takes one Gram matrix for all classes; the rest is added for each class from the few
 images near its boundary. From 20,000 images on, a class takes a sample of those farther away: an image of weight w with the
-chance w / 0.1 and, if it is drawn, the weight 0.1, so that sums stay the same in expectation (Horvitz, Thompson 1952). A
+chance w / 0.1 and, if it is drawn, the weight 0.1, so that sums stay the same in expectation (Horvitz, Thompson 1952). From
+50,000 images on, as much more as there are more stands for 0.1, so that of a million no more are drawn than of those. A
 hash of the image's features draws, so that the order of images changes nothing.
 
 A choice that is to *stay* when images are drawn anew favours, among features that explain nearly as much, those that the dense
@@ -32,26 +33,25 @@ from scipy.special import softmax
 from subspect.choosing.halves import few
 from subspect.choosing.options import TARGETS, Target
 from subspect.choosing.pursuit import Array, Indices, Quadratic, Step
+from subspect.ground.arrays import Features
 from subspect.ground.errors import SubspectError
 from subspect.ground.memory import budget
 from subspect.measuring.heads_say import say
 from subspect.statistics.moments import Moments, WeightedMoments
-from subspect.statistics.nearness import CANDIDATES, best, leaning, margins, ranks, weigh
-from subspect.statistics.nearness import FLOOR as FLOOR
-from subspect.statistics.nearness import PLENTY as PLENTY
-from subspect.statistics.nearness import SAMPLED as SAMPLED
-from subspect.statistics.nearness import SHARPNESS as SHARPNESS
+from subspect.statistics.nearness import FLOOR, Near, best, leaning, margins, ranks, sampled, weigh
+from subspect.statistics.nearness import candidates as running
 from subspect.studies.blocks import STATISTICS, kept, total
 from subspect.studies.rows import Block, workers
 
 Affine = tuple[Array, Array]  #: weight (C, d) and bias (C,)
+Single = tuple[Features, Features]  #: the same in float32
 T = TypeVar("T")
 
 FAVOUR = 2.0  #: in a stable choice: of what a feature is worth, for the one that the dense head leans on most
 _FEWER = 4  # a head's own curvature is near enough to its optimum to do with a fourth of the candidates
 _NEAR = 1e-4  # an image whose probability of a class is closer than this to 0 or 1 is far from its boundary
 _NONE = np.empty(0, np.int64)
-_ROWS = 1024  # weighed at a time: a thousand classes take 8 MB for each number
+_WEIGHED = 2**18  # logits weighed at a time, of 2 MB: that stays in a cache
 _DEAD = 1e-12  # a feature whose variance is no more than this share of its mean square has none
 
 
@@ -110,7 +110,7 @@ class Boundary:
         bias: (C,) of the dense head.
         target: "dense", to repeat the dense network, or "labels".
         candidates: at most so many features stay in the running for a class: those whose contribution to the dense logit
-            varies most, and those that go along with it most.
+            varies most, and those that go along with it most; unless given, see `subspect.statistics.nearness`.
         stable: whether, of features that explain nearly as much, those are favoured that the dense head leans on.
         memory: bytes that the statistics of a group of classes may take, a fourth of what a command may unless given; more
             groups take more passes.
@@ -132,7 +132,7 @@ class Boundary:
         bias: npt.NDArray[np.floating],
         target: Target = "dense",
         *,
-        candidates: int = CANDIDATES,
+        candidates: int | None = None,
         stable: bool = False,
         memory: int | None = None,
     ) -> None:
@@ -141,6 +141,7 @@ class Boundary:
         self.blocks, self.target = kept(blocks), target
         self.memory = budget() // STATISTICS if memory is None else memory
         self.dense: Affine = weight.astype(np.float64), bias.astype(np.float64)
+        self._said = single(self.dense)
         nothing = partial(_nothing, *weight.shape)
         self.moments, self.images, apart = total(self.blocks, nothing, partial(_look, self.dense))
         if self.moments.images < 2:
@@ -149,7 +150,8 @@ class Boundary:
             )
         self.few = few(self.blocks, self.moments.images)
         self.margin = float(np.median(np.concatenate([np.empty(0), *apart])))
-        self.candidates, self._ranks = candidates, ranks(self.dense[0], self.moments)
+        self._ranks = ranks(self.dense[0], self.moments)
+        self.candidates = candidates or running(self.moments.images, len(weight))
         self.favour = favour(self.dense[0], self.moments) if stable else None
         self.pool: Indices = np.arange(weight.shape[1])
 
@@ -173,9 +175,10 @@ class Boundary:
         pull = weight @ self.moments.sums + self.moments.images * bias
         group = max(1, self.memory // (2 * 8 * max(1, features.shape[1] ** 2)))  # the whole, and a part of it
         done: list[T] = []
+        said = None if head is None else single(head)
         for start in range(0, len(weight), group):
             nothing = partial(WeightedMoments, features[start : start + group])
-            near = total(self.blocks, nothing, partial(self._update, start, head))
+            near = total(self.blocks, nothing, partial(self._update, start, said))
 
             def at(place: int, start: int = start, near: WeightedMoments = near) -> T:
                 label = start + place
@@ -244,33 +247,23 @@ class Boundary:
         rows = zip(worth.tolist(), self.favour, supports, strict=True)
         return float(sum(one * favour[support].sum() for one, favour, support in rows))
 
-    def _update(self, start: int, head: Affine | None, near: WeightedMoments, block: Block) -> WeightedMoments:
+    def _update(self, start: int, head: Single | None, near: WeightedMoments, block: Block) -> WeightedMoments:
         """Add what the images of a block say of the classes whose boundary they are near."""
-        weights, pulls = self._weigh(block, head)
-
-        def at(place: int) -> None:
-            features = near.features[place]
-            w, pull = weights[:, start + place], pulls[:, start + place]
-            rows = np.flatnonzero((w > 0) | (pull != 0))
-            whole = len(features) == block.features.shape[1]
-            near.update(place, block.features[rows if whole else np.ix_(rows, features)], w[rows], pull[rows])
-
-        seen = [place for place in range(len(near.features)) if self.images[start + place]]
         with workers() as pool:
-            list(pool.map(at, seen))
+            weighed = Near.by_class(list(pool.map(partial(self._near, head, block), _pieces(block, len(self.images)))))
+            seen = [place for place in range(len(near.features)) if self.images[start + place]]
+            x = np.ascontiguousarray(block.features)
+            list(pool.map(lambda place: near.update(place, x, *weighed.of(start + place)), seen))
         return near
 
-    def _weigh(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
-        """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
-        parts = [self._weigh_some(block.at(slice(start, start + _ROWS)), head) for start in range(0, len(block), _ROWS)]
-        weights, pulls = zip(*parts, strict=True) if parts else ((), ())
-        nothing = np.empty((0, len(self.images)))
-        return np.concatenate([nothing, *weights]), np.concatenate([nothing, *pulls])
+    def _near(self, head: Single | None, block: Block, part: slice) -> Near:
+        return Near.found(*self._weigh(head, block.at(part)), part.start)
 
-    def _weigh_some(self, block: Block, head: Affine | None) -> tuple[Array, Array]:
+    def _weigh(self, head: Single | None, block: Block) -> tuple[Array, Array]:
+        """Return (m, C) what images weigh beyond ε, and (m, C) their pull: weight times target; both zero far away."""
         if head is None:
             return self._by_margin(block)
-        dense = logits(block, self.dense).astype(np.float64)
+        dense = logits(block, self._said).astype(np.float64)
         said = logits(block, head).astype(np.float64)
         q = softmax(said, axis=1)
         wanted = np.eye(q.shape[1])[block.labels] if self.target == "labels" else softmax(dense, axis=1)
@@ -279,8 +272,8 @@ class Boundary:
         return np.where(near, weights, 0), np.where(near, weights * said + residual, 0)
 
     def _by_margin(self, block: Block) -> tuple[Array, Array]:
-        hashes = block.prints() if self.moments.images >= PLENTY else None
-        return weigh(_exactly(block, self.dense), self.margin, hashes)
+        below = sampled(self.moments.images)
+        return weigh(_exactly(block, self.dense), self.margin, below, block.prints() if below else None)
 
     def _quadratic(self, label: int, near: WeightedMoments, place: int, pulls: Array, pull: float) -> Quadratic:
         """Join what all images say, at the weight ε, and what those near the boundary add."""
@@ -314,9 +307,19 @@ def favour(weight: Array, moments: Moments) -> Array:
     return FAVOUR * leans / np.where(largest > 0, largest, 1)
 
 
-def logits(block: Block, head: Affine) -> npt.NDArray[np.float32]:
+def single(head: Affine | Single) -> Single:
+    """Return a head in the precision in which it says something of images."""
+    return head[0].astype(np.float32, copy=False), head[1].astype(np.float32, copy=False)
+
+
+def logits(block: Block, head: Affine | Single) -> Features:
     """Return (m, C), what a head says of some images."""
-    return say(block.features, head[0].astype(np.float32), head[1].astype(np.float32))
+    return say(block.features, *single(head))
+
+
+def _pieces(block: Block, n_classes: int) -> list[slice]:
+    rows = max(1, _WEIGHED // n_classes)
+    return [slice(start, start + rows) for start in range(0, len(block), rows)]
 
 
 def _exactly(block: Block, dense: Affine) -> Array:
@@ -334,6 +337,5 @@ def _nothing(n_classes: int, n_features: int) -> _Looked:
 def _look(dense: Affine, so_far: _Looked, block: Block) -> _Looked:
     moments, images, apart = so_far
     moments.update(block.features)
-    for start in range(0, len(block), _ROWS):
-        apart.append(margins(_exactly(block.at(slice(start, start + _ROWS)), dense)))
+    apart += [margins(_exactly(block.at(part), dense)) for part in _pieces(block, len(images))]
     return moments, images + np.bincount(block.labels, minlength=len(images)), apart

@@ -32,6 +32,7 @@ TOLERANCE = 1e-6  #: of the gradient; its square is about the divergence that is
 _RIDGE = 1e-6  # pull towards the start, in units of its curvature; keeps labels that can be separated from running off
 ROUNDS = 5  #: of choosing features anew
 _ROUGH = 1e-4  # tolerance between rounds
+_OF_MANY = 1e-5  # and for so many images that those are learned from a sample: other images would change far more
 _STEPS = 500
 
 
@@ -152,9 +153,7 @@ def reselect(
         advance(1)
     losses = [one.refit.loss - boundary.favoured(one.supports, worth) for one in tried if one.refit]
     best = tried[int(np.argmin(losses))]
-    if last and rough is not boundary:  # from the optimum of the sample few steps are left
-        best = kind.learn(rough, best, TOLERANCE)
-    return kind.learn(boundary, best, TOLERANCE) if last else best
+    return kind.learn(boundary, best, TOLERANCE if rough is boundary else _OF_MANY) if last else best
 
 
 def _key(choice: Choice) -> bytes:
@@ -186,8 +185,7 @@ class Problem:
         )
         source = kept(blocks)
         rows = bytes_of(source) // (4 * start[0].shape[1])
-        size = 8 * rows * (len(self.union) + 1 + len(self.fixed))
-        self.cut = Mapped(source, layout.cut, size, memory, STATISTICS)
+        self.cut = Mapped(source, layout.cut, rows * layout.bytes_of_image, memory, STATISTICS)
         self.images, self.constant, self.wanted, curvatures = total(
             Beside(self.cut), layout.nothing, partial(layout.take, dense, target, self.begin)
         )

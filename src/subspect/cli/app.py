@@ -18,7 +18,7 @@ from rich.text import Text
 import subspect
 from subspect.cli.printing import Formatter, ToStderr, err, let_go_of_stdout, out, said_of
 from subspect.ground.errors import SubspectError
-from subspect.ground.memory import memory_limit
+from subspect.ground.memory import keep_freed, memory_limit
 from subspect.ground.text import legible
 
 app = typer.Typer(
@@ -166,6 +166,7 @@ def _setup(
 
 def main() -> None:
     """Run the command line."""
+    keep_freed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or a log that knows only ASCII

@@ -16,7 +16,7 @@ from typing import Any
 
 from subspect.ground import engines
 from subspect.ground.errors import SubspectError, shortened, some
-from subspect.ground.memory import LEAST, free, memory_limit, told
+from subspect.ground.memory import LEAST, free, keep_freed, memory_limit, told
 from subspect.ground.text import counted
 
 log = logging.getLogger("subspect")
@@ -29,7 +29,7 @@ class Actor:
     """One actor, as seen from here: started, given pieces, and started anew where it was lost."""
 
     def __init__(self, ray: Any, gpu: bool, among: int) -> None:
-        self.ray, self.ready, self.starts = ray, False, 0
+        self.ray, self.ready, self.starts, self.why = ray, False, 0, ""
         self._how = {"num_cpus": 1, "num_gpus": 1} if gpu else {"num_cpus": 1}
         self._among = among
         self._sent: list[Any] = []
@@ -63,11 +63,9 @@ class Actor:
         except self.ray.exceptions.RayTaskError as error:
             raise SubspectError(f"a Ray actor failed: {shortened(str(error.cause or error).strip(), 500)}") from error
         except self.ray.exceptions.RayError as error:
-            self.ready = False
+            self.ready, self.why = False, shortened(" ".join(str(error).split()), 300)
             if piece is None and self.starts >= LOST:
-                raise SubspectError(
-                    f"a Ray actor can't be started: {shortened(' '.join(str(error).split()), 300)}"
-                ) from error
+                raise SubspectError(f"a Ray actor can't be started: {self.why}") from error
             return piece, None
         if piece is None:
             _check_versions(found)
@@ -172,6 +170,7 @@ def done(
     """
     import ray
 
+    keep_freed()
     engines.share_among(among)
     share = free() // _OF_FREE // max(1, min(among, os.cpu_count() or 1))
     with memory_limit(max(LEAST, share) if limit is None else limit):

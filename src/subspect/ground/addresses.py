@@ -39,7 +39,7 @@ def place(study: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(study)
     if _ADDRESS.fullmatch(text) is None:
-        refuse_address(text, "give it as text: pathlib drops one of the two slashes")
+        refuse_address(text, "give it with two slashes, and as text: pathlib drops one of them")
         return Path(study)
     address = text.rstrip("/")
     own = address, str(cache_folder())
@@ -161,6 +161,8 @@ def _connected(address: str) -> Mirror:
             f"{parts.scheme}://{parts.hostname}/… has a password in it, which would be shown; leave it to the "
             "environment or to the files of the store's own client"
         )
+    if not parts.path and not parts.netloc:
+        raise SubspectError(f"{address}// names no place in the store; an address is such as s3://bucket/study")
     purpose = f"a study at {address}"
     from subspect.ground.packages import package  # which imports torch
 
@@ -177,7 +179,7 @@ def _connected(address: str) -> Mirror:
         tried, root = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **quick)
         store, _ = fsspec.core.url_to_fs(address, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
-        raise SubspectError(f"{purpose} needs another package: {said(error)}") from error
+        raise SubspectError(f"{purpose} needs another package: {said(error).removeprefix('ImportError: ')}") from error
     except Exception as error:  # each client has its own
         raise SubspectError(f"{address} cannot be opened: {said(error)}; check the address") from error
     if quick:

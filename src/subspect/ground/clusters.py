@@ -232,8 +232,9 @@ class Cluster:
                     waiting[pool.index(actor)].appendleft(one)
                 if piece is not None and lost[piece] >= LOST:
                     raise SubspectError(
-                        f"{LOST} actors were lost while they did the same piece of work, usually because memory ran out; "
-                        "fewer actors (--actors), or less memory for each (--memory), may help; what was stored is kept"
+                        f"{LOST} actors were lost while they did the same piece of work, the {piece + 1}. of "
+                        f"{max(pieces) + 1}, usually because memory ran out; fewer actors (--actors), or less memory for each "
+                        f"(--memory), may help; what was stored is kept. Ray says of the last: {actor.why}"
                     )
                 continue
             assert piece is not None

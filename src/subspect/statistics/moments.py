@@ -109,9 +109,12 @@ class WeightedMoments(_Sums):
         self.sums, self.moments = np.zeros((n_classes, size)), np.zeros((n_classes, size))
         self.products = np.zeros((n_classes, size, size))
 
-    def update(self, place: int, features: Features, weights: Wide, pulls: Wide) -> None:
-        """Take in images for the class at a place: its features (r, m) float32, weights (r,) and pulls (r,)."""
-        wide = features.astype(np.float64)
+    def update(self, place: int, features: Features, rows: Integers, weights: Wide, pulls: Wide) -> None:
+        """Take in images for the class at a place: some rows (r,) of features (m, d) float32, weights (r,) and pulls (r,)."""
+        if not len(rows):
+            return
+        at = rows[:, None] * features.shape[1] + self.features[place]  # faster than indexing by rows and columns
+        wide = features.reshape(-1).take(at).astype(np.float64)
         weighted = wide * np.sqrt(weights)[:, None]
         self.weight[place] += weights.sum()
         self.sums[place] += weights @ wide

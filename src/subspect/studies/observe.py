@@ -326,7 +326,7 @@ def _disk(manifest: SetManifest, head: Head, left: int) -> int:
     if not manifest.sampled:
         return shard_bytes(width, left)
     share = min(1.0, manifest.sampled / manifest.images)
-    sums = bytes_of_sums(head.n_classes, head.n_features)
+    sums = bytes_of_sums(head.n_classes, head.n_features, manifest.images)
     return shard_bytes(width, int(share * left)) + 2 * sums  # those of before lie there until the next are whole
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from math import isqrt
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from subspect.ground.seals import file_checksum, read_tensors, tensor_bytes
 from subspect.statistics.histograms import BINS, Histograms, edges_over
 from subspect.statistics.largest import TopFeatures, TopImages
 from subspect.statistics.moments import ClassSums, Moments, WeightedMoments
-from subspect.statistics.nearness import CANDIDATES, PLENTY, best, margins, ranks, weigh
+from subspect.statistics.nearness import Near, best, candidates, margins, ranks, sampled, weigh
 from subspect.statistics.outcomes import Calibration, Confusion
 from subspect.studies.image_set import SUMMED, ImageSet
 from subspect.studies.rows import prints, workers
@@ -55,7 +54,6 @@ SIZES = (
     0.9,
 )  #: of which the largest features are counted
 SHOWN = 8  #: images kept of those that activate a feature most
-_GRAMS = 2**30  # bytes of all classes' Gram matrices at most
 Affine = tuple[Wide, Wide]
 
 
@@ -67,13 +65,13 @@ class Plan:
         margin: median over some images of the largest dense logit less the second.
         candidates: (C, m) features in the running for each class, ascending.
         edges: (d, bins + 1) of the histograms.
-        plenty: whether images that weigh little are sampled.
+        sampled: the weight below which images are sampled.
     """
 
     margin: float
     candidates: Integers
     edges: Wide
-    plenty: bool
+    sampled: float
 
     @classmethod
     def of(cls, first: Chunk, dense: Affine, images: int) -> Plan:
@@ -81,21 +79,15 @@ class Plan:
         weight, bias = dense
         moments = Moments(weight.shape[1])
         moments.update(first.features)
-        size = most_candidates(*weight.shape)
-        running = best(ranks(weight, moments), size)
+        running = best(ranks(weight, moments), candidates(images, len(weight)))
         margin = float(np.median(margins(first.features @ weight.T + bias)))
-        return cls(margin, running, edges_over(first.features), images >= PLENTY)
+        return cls(margin, running, edges_over(first.features), sampled(images))
 
 
-def most_candidates(n_classes: int, n_features: int) -> int:
-    """Return how many features stay in the running for a class: so many that all Gram matrices take a GiB at most."""
-    return max(1, min(n_features, CANDIDATES, isqrt(_GRAMS // (8 * n_classes))))
-
-
-def bytes_of_sums(n_classes: int, n_features: int) -> int:
-    """Return the bytes on disk of the sums, about; without thumbnails."""
+def bytes_of_sums(n_classes: int, n_features: int, images: int) -> int:
+    """Return the bytes on disk of the sums of so many images, about; without thumbnails."""
     sizes = sum(size <= n_features for size in SIZES)
-    grams = n_classes * most_candidates(n_classes, n_features) ** 2
+    grams = n_classes * min(n_features, candidates(images, n_classes)) ** 2
     return 8 * (grams + n_features**2 + (sizes + 1) * n_classes * n_features + n_classes**2 + 200 * n_features)
 
 
@@ -142,12 +134,11 @@ class Sums:
         logits = features @ dense[0].T + dense[1]
         self.confusion.update(labels, chunk.predictions)
         self.calibration.update(softmax(logits, axis=1).max(axis=1), labels == chunk.predictions)
-        weights, pulls = weigh(logits, self.plan.margin, prints(features) if self.plan.plenty else None)
+        drawn = prints(features) if self.plan.sampled else None
+        weighed = Near.by_class([Near.found(*weigh(logits, self.plan.margin, self.plan.sampled, drawn))])
 
         def at(label: int) -> None:
-            rows = np.flatnonzero(weights[:, label])
-            own = features[np.ix_(rows, self.near.features[label])]
-            self.near.update(label, own, weights[rows, label], pulls[rows, label])
+            self.near.update(label, features, *weighed.of(label))
 
         with workers() as pool:
             list(pool.map(at, range(len(self.near.features))))
@@ -192,7 +183,7 @@ class _Header:
     of: str
     done: int
     margin: float
-    plenty: bool
+    sampled: float
     ids: list[str]
     digests: list[str | None]
 
@@ -213,7 +204,7 @@ def write_sums(image_set: ImageSet, sums: Sums) -> None:
     tensors["thumbnails.bytes"] = torch.tensor([len(one) for one in pictures], dtype=torch.int64)
     digests = [None if digest is None else digest.hex() for digest in map(sums.digests.__getitem__, ids)]
     plan = sums.plan
-    header = _Header(_place(image_set), sums.done, plan.margin, plan.plenty, ids, digests)
+    header = _Header(_place(image_set), sums.done, plan.margin, plan.sampled, ids, digests)
     path = image_set.folder / SUMMED
     data, before = tensor_bytes(tensors, asdict(header)), sums.checksum
     sums.checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -250,8 +241,9 @@ def _filled(image_set: ImageSet, tensors: Mapping[str, torch.Tensor], about: _He
     given = {name: tensor.numpy() for name, tensor in tensors.items()}
     shape = image_set.shape.n_classes, image_set.shape.n_features
     try:
-        plan = Plan(about.margin, given["near.features"], given["histograms.edges"], about.plenty)
-        if plan.candidates.shape != (shape[0], most_candidates(*shape)) or plan.edges.shape != (shape[1], BINS + 1):
+        plan = Plan(about.margin, given["near.features"], given["histograms.edges"], about.sampled)
+        size = min(shape[1], candidates(image_set.manifest.images, shape[0]))
+        if plan.candidates.shape != (shape[0], size) or plan.edges.shape != (shape[1], BINS + 1):
             raise ValueError(f"near.features is {plan.candidates.shape}, histograms.edges {plan.edges.shape}")
         sums = Sums(plan, shape)
         for name, array in sums.arrays():
