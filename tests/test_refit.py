@@ -333,6 +333,23 @@ def test_it_says_so_when_the_steps_run_out(monkeypatch: pytest.MonkeyPatch, capl
     assert "refit: after 2 steps the gradient is " in caplog.text and ", not yet 1e-06" in caplog.text
 
 
+def test_of_many_images_it_ends_when_a_step_gains_less_than_other_images_would_change(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, labels, dense = make(7)
+    exact = refit(cut(x, labels), dense, some(7), nothing())
+    monkeypatch.setattr("subspect.choosing.refit._MANY", len(x))
+    monkeypatch.setattr("subspect.choosing.refit._GAIN", 1e-2)
+    found = refit(cut(x, labels), dense, some(7), nothing())
+    numbers = sum(len(support) + 1 for support in some(7))
+    assert found.steps < exact.steps and found.converged
+    assert 0 < found.loss - exact.loss < 0.1 * numbers / (2 * len(x))
+    monkeypatch.setattr("subspect.choosing.refit._STEPS", 2)
+    with caplog.at_level(logging.WARNING, "subspect"):
+        assert not refit(cut(x, labels), dense, some(7), nothing()).converged
+    assert "after 2 steps" in caplog.text
+
+
 # What is odd ----------------------------------------------------------------------------------------------------------
 
 

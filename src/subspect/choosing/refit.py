@@ -3,7 +3,9 @@
 Minimised is the mean Kullback-Leibler divergence from the dense network's probabilities (or the mean cross-entropy to the
 labels) over the stored images, which is convex in weights and biases. L-BFGS starts from the weights given and works in
 coordinates in which each class's own curvature at the start is the unit matrix, so that no scale of features or logits
-matters and few steps are needed. It has converged when no coordinate of the gradient exceeds a tolerance.
+matters and few steps are needed. It has converged when no coordinate of the gradient exceeds a tolerance; of many images,
+also when a step gains less than a thousandth of what other images would change: they leave the loss of p learned numbers
+uncertain by about p / 2N nats (White 1982).
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ TOLERANCE = 1e-6  #: of the gradient; its square is about the divergence that is
 _RIDGE = 1e-6  # pull towards the start, in units of its curvature; keeps labels that can be separated from running off
 ROUNDS = 5  #: of choosing features anew
 _ROUGH = 1e-4  # tolerance between rounds
-_OF_MANY = 1e-5  # and for so many images that those are learned from a sample: other images would change far more
 _STEPS = 500
+_MANY = 200_000  # images
+_GAIN = 1e-3  # of what other images would change, that a step of so many must gain
 
 
 def refit(
@@ -65,27 +68,28 @@ def refit(
         SubspectError: no images.
     """
     problem = Problem(blocks, dense, supports, start, target, fixed, prior, memory)
-    vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance)
+    vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance, problem.images)
     weight, bias = problem.head(problem.theta(vector))
     return Refit(weight, bias, loss, steps, converged)
 
 
 def least(
-    problem: Callable[[Array], tuple[float, Array]], size: int, ridge: float, tolerance: float
+    problem: Callable[[Array], tuple[float, Array]], size: int, ridge: float, tolerance: float, images: int
 ) -> tuple[Array, float, int, bool]:
     """Return where a loss and its ridge are least, from zero on; the loss alone, the steps, and whether it converged."""
+    gain = _GAIN * size / (2 * images) if images >= _MANY else 0.0
     found = minimize(
         problem,
         np.zeros(size),
         jac=True,
         method="L-BFGS-B",
-        options={"maxcor": 20, "ftol": 0, "gtol": tolerance, "maxiter": _STEPS, "maxfun": 2 * _STEPS},
+        options={"maxcor": 20, "ftol": gain, "gtol": tolerance, "maxiter": _STEPS, "maxfun": 2 * _STEPS},
     )
     slope = float(np.abs(found.jac).max(initial=0))
     if slope > tolerance and found.nit >= _STEPS:
         log.warning("refit: after %d steps the gradient is %.1e, not yet %.0e", found.nit, slope, tolerance)
     pull = ridge / 2 * float(found.x @ found.x)
-    return found.x, float(found.fun) - pull, int(found.nit), slope <= tolerance
+    return found.x, float(found.fun) - pull, int(found.nit), slope <= tolerance or (gain > 0 and bool(found.success))
 
 
 class Kind(NamedTuple):
@@ -153,7 +157,7 @@ def reselect(
         advance(1)
     losses = [one.refit.loss - boundary.favoured(one.supports, worth) for one in tried if one.refit]
     best = tried[int(np.argmin(losses))]
-    return kind.learn(boundary, best, TOLERANCE if rough is boundary else _OF_MANY) if last else best
+    return kind.learn(boundary, best, TOLERANCE) if last else best
 
 
 def _key(choice: Choice) -> bytes:

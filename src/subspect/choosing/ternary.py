@@ -42,7 +42,8 @@ def readable(boundary: Boundary, free: Choice) -> Choice:
 def learn(boundary: Boundary, choice: Choice, tolerance: float) -> Choice:
     """Learn all scales and biases; features and signs stay."""
     problem = Scales(boundary, choice)
-    vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance)
+    images = problem.inner.images
+    vector, loss, steps, converged = least(problem, len(problem.begin), problem.ridge, tolerance, images)
     scales, bias = problem.scales(vector)
     learned = _choice(boundary, _signs(boundary, choice), scales, bias)
     return replace(learned, worth=choice.worth, refit=Refit(*learned.affine, loss, steps, converged))
