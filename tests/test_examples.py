@@ -48,7 +48,8 @@ NOT_RUN = {
         for part in ("true", "stays", "time", "planted")
     },
     "python benchmarks/statistics_only.py --data DIR": "ten minutes, on real data",
-    "python benchmarks/scale.py --work WORK --only memory --draws 0": "a quarter of an hour, and 10 GB",
+    "python benchmarks/rates.py --data DIR --device cuda --workers 8 --copies 4": "a GPU",
+    "python benchmarks/scale.py --work WORK --draws 0": "half an hour, and 20 GB",
     "python examples/shortcut.py shortcut-demo": "trains for minutes; tests/test_shortcut.py runs its parts",
 }
 #: Blocks in docstrings that are no code.
