@@ -166,8 +166,8 @@ def speed(work: Path, data: Path) -> list[Row]:
     return [
         *row("ResNet-56, 50,000 images: one process of one thread", alone, "s"),
         *row("two actors of one thread each", two, "s"),
-        *row("as many times as fast, with the start and the end of the cluster", alone / two, "×"),
-        *row("as many times as fast, from the first shard to the last", shard / of_two, "×", ">= 1.8"),
+        *row("as many times as fast, with the start and the end of the cluster", alone / two, "×", ">= 1.8"),
+        *row("as many times as fast, from the first shard to the last", shard / of_two, "×"),
     ]
 
 
