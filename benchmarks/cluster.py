@@ -6,8 +6,9 @@ Real images and weights (SUBSPECT_DATA or --data): CIFAR-10 and ResNets for it. 
   k = 5 and `evaluate` on the training set's features, every sum by actors. All files are compared, byte by byte.
 - *killed*: while two actors observe, one of them is killed by its id, twice; then the driver is, and started again; then an
   actor is stopped for ten seconds, as on a machine that hangs.
-- *speed*: two actors of one thread each against one process of one thread, ResNet-56 on the training set: from the first
-  shard to the last, and with the start and the end of the cluster.
+- *speed*: two actors of one thread each against one process of one thread, ResNet-56 on the training set: with the start and
+  the end of the cluster, and from the first shard to the last; beside them two processes without a cluster, since two cores
+  that share their caches, or their machine with others, don't do twice as much as one.
 
 Example: python benchmarks/cluster.py --data DIR --json cluster.json
 """
@@ -148,26 +149,31 @@ def killed(work: Path, data: Path) -> list[Row]:
 
 
 def speed(work: Path, data: Path) -> list[Row]:
-    """Time two actors against one process, in turns; the best of two each."""
-    seconds: dict[int, list[float]] = {0: [], 2: []}
-    between: dict[int, list[float]] = {0: [], 2: []}
+    """Time two actors against one process, and against two processes that need no cluster, in turns; the best of two each."""
+    ways = {"alone": (0, [""]), "actors": (2, [""]), "parts": (0, ["1/2", "2/2"])}
+    seconds, between = ({way: list[float]() for way in ways} for _ in range(2))
     for turn in range(2):
-        for actors in seconds:
-            study, begun, times = work / f"speed-{actors}-{turn}", time.perf_counter(), dict[str, int]()
-            driver = _observing(work, data, study, name="train", actors=actors, depth=56)
-            _watch(study, driver, times)
-            if driver.returncode:
+        for way, (actors, parts) in ways.items():
+            study, begun, times = work / f"speed-{way}-{turn}", time.perf_counter(), dict[str, int]()
+            drivers = [
+                _observing(work, data, study, name="train", actors=actors, part=part, depth=56) for part in parts
+            ]
+            for driver in drivers:
+                _watch(study, driver, times)
+            if any(driver.wait() for driver in drivers):
                 raise SystemExit(f"observing into {study} failed")
-            seconds[actors].append(time.perf_counter() - begun)
-            last = sorted(times.values())[max(1, actors) - 1 :]  # as many come first, at one time
-            between[actors].append((last[-1] - last[0]) / 1e9 / (len(last) - 1))
-    alone, two = (min(seconds[actors]) for actors in seconds)
-    shard, of_two = (min(between[actors]) for actors in between)
+            seconds[way].append(time.perf_counter() - begun)
+            last = sorted(times.values())[max(actors, len(parts)) - 1 :]  # as many come first, at one time
+            between[way].append((last[-1] - last[0]) / 1e9 / (len(last) - 1))
+    alone, actors_took, parts_took = (min(seconds[way]) for way in ways)
+    shard, of_actors, of_parts = (min(between[way]) for way in ways)
     return [
         *row("ResNet-56, 50,000 images: one process of one thread", alone, "s"),
-        *row("two actors of one thread each", two, "s"),
-        *row("as many times as fast, with the start and the end of the cluster", alone / two, "×", ">= 1.8"),
-        *row("as many times as fast, from the first shard to the last", shard / of_two, "×"),
+        *row("two actors of one thread each", actors_took, "s"),
+        *row("as many times as fast, with the start and the end of the cluster", alone / actors_took, "×", ">= 1.8"),
+        *row("as many times as fast, from the first shard to the last", shard / of_actors, "×"),
+        *row("two processes (--part 1/2 and 2/2), without a cluster: as many times as fast", alone / parts_took, "×"),
+        *row("the same, from the first shard to the last", shard / of_parts, "×"),
     ]
 
 

@@ -34,7 +34,7 @@ from shuffled import Shuffled
 from subspect import Network, Study, SubspectError, engine, observe
 from subspect.cli import app
 from subspect.ground import actors, clusters
-from subspect.ground.engines import forget, in_order, on_engine, sharing, using
+from subspect.ground.engines import forget, in_order, on_engine, sharing, soon, using
 from subspect.ground.errors import MissingExtra
 from subspect.studies.blocks import Given, Kept, Mapped, merged, total
 from subspect.studies.rows import Rows
@@ -335,6 +335,22 @@ def test_a_cluster_is_there_and_no_more_actors_than_pieces(caplog: pytest.LogCap
         list(on_engine(lambda pieces: iter(pieces), [1, 2]))
         list(on_engine(lambda pieces: iter(pieces), range(9)))
     assert caplog.messages == ["Ray: 2 of 3 actors start", "Ray: 1 of 3 actors start"]
+
+
+@pytest.mark.usefixtures("joined")
+def test_actors_that_start_before_there_is_work(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="subspect"), engine(actors=2):
+        soon(0, gpu=False)
+        assert caplog.messages == []
+        soon(9, gpu=False)
+        soon(9, gpu=False)
+        list(on_engine(lambda pieces: iter(pieces), range(9)))
+    assert caplog.messages == ["Ray: 2 of 2 actors start"]
+    with engine(actors=2):  # no work comes, as where images turn out to be unusable meanwhile
+        soon(9, gpu=True)
+    with pytest.raises(SubspectError, match="the cluster has none; leave --device out"), engine(actors=2):
+        soon(9, gpu=True)
+        list(on_engine(lambda pieces: iter(pieces), range(9)))
 
 
 def test_a_cluster_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def _worker() -> type:
                     found[name] = metadata.version(name)
                 except metadata.PackageNotFoundError:
                     found[name] = "missing"
+            with suppress(ImportError):
+                import torch  # noqa: F401  # takes seconds: now, while the driver may still be getting ready
             return found
 
         def forget(self, names: list[str]) -> None:

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
 from threading import current_thread
 from typing import Any, TextIO, TypeVar
@@ -192,6 +193,8 @@ class Cluster:
         self.ray, self.address, self.asked = ray, address, actors
         self.actors, self._own = 0, False  # known once it is joined
         self.pools: dict[bool, list[Actor]] = {}  # with a GPU each, and without
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="ray_starting")
+        self._starting: Future[list[Actor]] | None = None
 
     def map(self, work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
         """Return the number and the result of each piece, in any order.
@@ -201,7 +204,7 @@ class Cluster:
         """
         if not len(pieces):
             return
-        self.join()
+        self._started()
         pool = self._pool(len(pieces), gpu=bool(getattr(work, "gpu", False)))
         forgotten, engines.forgotten[:] = engines.forgotten[:], []
         for module in engines.loaded:
@@ -257,17 +260,40 @@ class Cluster:
             self._own = True
         self.actors = _how_many(self.ray, self.asked)
 
+    def soon(self, pieces: int, *, gpu: bool) -> None:
+        """Have the cluster and its actors start, unless they have; what fails then is told by `map`."""
+        if pieces and self._starting is None:
+            self._starting = self._aside.submit(self._pool, pieces, gpu=gpu)
+
+    def _started(self) -> None:
+        """Wait for what starts.
+
+        Raises:
+            SubspectError: see `join`.
+        """
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.result()
+
     def end(self) -> None:
         """End the actors, and leave the cluster."""
+        if self._starting is not None:
+            wait([self._starting])
         for pool in self.pools.values():
             for actor in pool:
                 actor.end()
         self.pools = {}
         if self._own:
             self.ray.shutdown()
+        self._aside.shutdown()
 
     def _pool(self, pieces: int, *, gpu: bool) -> list[Actor]:
-        """Return the actors, no more than there are pieces."""
+        """Return the actors, no more than there are pieces; the cluster is joined for them.
+
+        Raises:
+            SubspectError: see `join`; or a GPU was asked for, and there is none.
+        """
+        self.join()
         number = self.actors
         if gpu:
             number = min(number, int(self.ray.cluster_resources().get("GPU", 0)))

@@ -37,6 +37,9 @@ class Engine(Protocol):
             SubspectError: one of the work's own, or the engine can't go on.
         """
 
+    def soon(self, pieces: int, *, gpu: bool) -> None:
+        """Begin to start what so many pieces will be done by, and return at once."""
+
 
 class Here:
     """This process, which takes one piece after another."""
@@ -46,6 +49,9 @@ class Here:
         results = work(pieces)
         for piece in pieces:
             yield piece, next(results)
+
+    def soon(self, pieces: int, *, gpu: bool) -> None:
+        """Start nothing: it is here."""
 
 
 loaded: list[ModuleType] = []  #: modules from files that the user named, which no other process can import by name
@@ -66,6 +72,11 @@ def using(one: Engine) -> Iterator[None]:
 def on_engine(work: Work[R], pieces: Sequence[int]) -> Iterator[tuple[int, R]]:
     """Do some work on every piece, by the engine in use; see `Engine.map`."""
     return _engine.get().map(work, pieces)
+
+
+def soon(pieces: int, *, gpu: bool) -> None:
+    """Have the engine in use start while this process still gets ready; see `Engine.soon`."""
+    _engine.get().soon(pieces, gpu=gpu)
 
 
 def elsewhere() -> bool:

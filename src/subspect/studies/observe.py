@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from subspect.ground.addresses import place
-from subspect.ground.engines import here
+from subspect.ground.engines import here, on_gpu, soon
 from subspect.ground.errors import SubspectError, advice, near, some
 from subspect.ground.files import is_file
 from subspect.images.batches import Batch, batches, lost_workers
@@ -135,6 +135,7 @@ def observe(
         ):
             others = [opened.image_set(other) for other in opened.set_names if other != name]
             own = range(manifest.n_shards) if piece is None else piece.shards(manifest.n_shards)
+            soon(len(set(own).difference(image_set.done)), gpu=on_gpu(device))
             told = _try(network, source, match, image_set, own, others)
             totals = None
             if sampled:
