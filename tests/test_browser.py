@@ -66,12 +66,85 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
+def unfold(page: Page, *sections: str) -> None:
+    for section in sections:
+        page.click(f"#{section} > summary")
+
+
+def test_the_first_screen_answers(reports: tuple[Path, Path], page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(reports[0].as_uri())
+    made = subspect.load_decomposition(subspect.Study.open(reports[0].parent))
+    assert page.inner_text("h1") == "3 of 6 features decide each class"
+    assert page.locator(".face").count() == 3
+    for label, card in enumerate(page.locator(".face").all()):
+        assert card.locator("h3").inner_text() == NAMES[label]
+        rows = made.rows(label)
+        for kind, own in (
+            ("for", [row for row in rows if row.weight > 0]),
+            ("against", [row for row in rows if row.weight <= 0]),
+        ):
+            said = {link.inner_text() for link in card.locator(f".{kind} a[href^='#f']").all()}
+            assert said == {f"feature {row.feature}" for row in own}
+            assert card.locator(f".{kind} img").count() == len(own)
+        box = card.bounding_box()
+        assert box is not None and box["y"] < 900
+    assert page.locator(".lines .doubt").first.inner_text() == f"{NAMES[0]} rests on the corner-top-left"
+    assert page.locator(".face .doubt").count() >= 1
+
+
+def test_cards_are_ordered_and_found(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    lost = [float(card.get_attribute("data-lost") or "") for card in page.locator(".face").all()]
+    page.select_option("#order", "lost")
+    assert [float(card.get_attribute("data-lost") or "") for card in page.locator(".face").all()] == sorted(lost)[::-1]
+    page.select_option("#order", "order")
+    assert [card.inner_text() for card in page.locator(".face h3").all()] == list(NAMES)
+    page.fill("input[data-table=faces]", "quoted")
+    assert page.locator(".face:visible").count() == 1
+
+
+def test_a_card_leads_to_its_class_and_to_its_features(reports: tuple[Path, Path], page: Page) -> None:
+    page.goto(reports[0].as_uri())
+    page.click(".face h3 a >> nth=1")
+    assert page.locator("#c1 table").is_visible()
+    page.goto(reports[0].as_uri())
+    page.click(".face .for a >> nth=0")
+    feature = page.url.rpartition("#f")[2]
+    assert page.locator(f"#f{feature} dl").inner_text().startswith("name\nunnamed: fires most on ")
+
+
+def test_cards_of_many_classes_are_made_when_searched_for(
+    reports: tuple[Path, Path], page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = subspect.Study.open(reports[0].parent)
+    made = subspect.load_decomposition(study)
+    monkeypatch.setattr("subspect.report.SINGLE", 2)
+    monkeypatch.setattr("subspect.report.site._FACES", 1)
+    page.goto(subspect.write_report(study, made, path=tmp_path / "few.html", show_progress=False).as_uri())
+    assert page.locator(".face").count() == 1
+    [first] = page.locator(".face h3").all_inner_texts()
+    for label, name in enumerate(NAMES):
+        page.fill("input[data-table=faces]", name)
+        assert page.locator(".face:visible h3").all_inner_texts() == [name]
+        assert page.inner_text(".found >> nth=0") == "1 of 3 classes"
+        if name != first:
+            best = max((row for row in made.rows(label) if row.weight > 0), key=lambda row: row.weight, default=None)
+            assert page.locator(".made img").count() == (best is not None)
+    page.fill("input[data-table=faces]", "")
+    assert page.locator(".face:visible").count() == 1
+    page.fill("input[data-table=faces]", NAMES[2])
+    page.click(".face:visible h3 a")
+    assert page.inner_text("h1") == NAMES[2]
+
+
 def test_search_and_sort(reports: tuple[Path, Path], page: Page) -> None:
     page.goto(reports[0].as_uri())
+    unfold(page, "classes", "each")
     assert page.inner_text("#table-classes tbody tr:nth-child(3) td:first-child") == NAMES[2]
     page.fill("input[data-table=table-classes]", "КОТ")
-    assert page.locator("#table-classes tbody tr:visible").count() == page.locator("section.class:visible").count() == 1
-    assert page.inner_text(".tools .found >> nth=0") == "1 of 3"
+    assert page.locator("#table-classes tbody tr:visible").count() == page.locator("details.class:visible").count() == 1
+    assert page.inner_text("#classes .found") == "1 of 3"
     page.fill("input[data-table=table-classes]", "")
     page.click("#table-classes thead th:nth-child(6) button")
     for order in ("ascending", "descending"):
@@ -83,7 +156,9 @@ def test_search_and_sort(reports: tuple[Path, Path], page: Page) -> None:
 
 def test_a_link_unfolds_a_feature(reports: tuple[Path, Path], page: Page) -> None:
     page.goto(reports[0].as_uri())
-    link = page.locator("section.class td a").first
+    unfold(page, "each")
+    page.click("#c0 > summary")
+    link = page.locator("details.class td a").first
     feature = link.inner_text()
     link.click()
     page.wait_for_selector(f"#f{feature}[open]")
@@ -107,7 +182,7 @@ def test_what_if(reports: tuple[Path, Path], page: Page) -> None:
     made = subspect.load_decomposition(study)
     feature = made.rows(1)[0].feature
     before, after = (subspect.evaluate(study, one) for one in (made, made.without(1, feature)))
-    page.goto(reports[0].as_uri())
+    page.goto(f"{reports[0].as_uri()}#c1")
     page.uncheck(f'input[data-label="1"][data-feature="{feature}"]')
     said = page.inner_text('.whatif[data-label="1"] output')
     for one in ("accuracy", "fidelity"):
@@ -123,6 +198,7 @@ def test_what_if(reports: tuple[Path, Path], page: Page) -> None:
 
 def test_many_pages(reports: tuple[Path, Path], page: Page) -> None:
     page.goto(reports[1].as_uri())
+    unfold(page, "classes")
     page.click("#table-classes a >> nth=0")
     assert page.inner_text("h1") == NAMES[0] and page.locator("img").count() > 10
     page.click("td a >> nth=0")
@@ -170,9 +246,13 @@ def test_by_keyboard_alone(reports: tuple[Path, Path], page: Page) -> None:
     page.goto(reports[0].as_uri())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
+    page.focus("#classes > summary")
+    page.keyboard.press("Enter")
     page.focus("#table-classes th button >> nth=0")
     page.keyboard.press("Enter")
     assert page.get_attribute("#table-classes th >> nth=0", "aria-sort") in ("ascending", "descending")
+    page.focus(".face h3 a >> nth=0")
+    page.keyboard.press("Enter")
     page.focus(".use input >> nth=0")
     page.keyboard.press("Space")
     assert page.is_visible(".whatif >> nth=0")

@@ -50,3 +50,10 @@ def data_uri(picture: Image.Image) -> str:
 def jpeg_uri(data: bytes) -> str:
     """Return a JPEG as a data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def smaller(uri: str, side: int) -> str:
+    """Return a picture given as a data URI with no side longer than ``side``."""
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+    picture.thumbnail((side, side))
+    return data_uri(picture)

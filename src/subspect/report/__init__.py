@@ -8,12 +8,10 @@ network, and escape whatever comes from names and paths. Image paths in them are
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +20,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from subspect.asking.deciding import deciding
 from subspect.asking.essentiality import without_each
 from subspect.ground.addresses import look_again
 from subspect.ground.errors import SubspectError
@@ -31,160 +30,23 @@ from subspect.ground.pages import check_pages, remove_others, write_generation
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, write_sealed
 from subspect.ground.text import legible
-from subspect.heads.cost import HeadCost, NetworkSize, head_costs, size_of
+from subspect.heads.cost import NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.feature_names import Names, shown
-from subspect.heads.head import MANY, Kernel
+from subspect.heads.head import MANY
 from subspect.heads.shown import core_first, trusted
-from subspect.heads.trusted import FeatureRow
 from subspect.images.opening import ImageSource
-from subspect.images.preprocessing import described
-from subspect.measuring.fidelity import Cost, Fidelity, evaluate, nats, percent
+from subspect.measuring.fidelity import Fidelity, evaluate, nats, percent
 from subspect.networks.network import Network
-from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
-from subspect.report.gallery import SIDE, Gallery, gallery_of
-from subspect.report.overview import Overview, overview_of
-from subspect.report.resting import SHADES, Resting, resting_of
+from subspect.report.gallery import Gallery, gallery_of
+from subspect.report.overview import overview_of
+from subspect.report.resting import resting_of
+from subspect.report.site import ClassPage, Site
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.image_set import ImageSet
 from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike
 
 SINGLE = 60  #: classes that fit into a single file
 _WHAT_IF = 1_000_000  # feature values that a page holds to answer what-if
-_LOST = 8  # classes listed that lose most
-
-
-@dataclass(frozen=True)
-class ClassPage:
-    """What is shown of one class.
-
-    ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
-    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images;
-    ``formula`` is the logit written out, where weights are readable.
-    """
-
-    label: int
-    name: str
-    rows: Sequence[FeatureRow]
-    bias: float
-    unseen: bool
-    trusted: str
-    cost: Cost | None
-    lost: Sequence[tuple[float, float]]
-    formula: str = ""
-
-
-@dataclass(frozen=True)
-class Site:
-    """All that the pages show.
-
-    ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
-    image and for many, ``whole`` the size of the whole network, if it is at hand. ``index`` is the name of the first page,
-    ``folder`` the place of the others seen from it, both as in an address; ``inside`` says that one of those is being written.
-    """
-
-    study: Study
-    decomposition: Decomposition
-    fidelity: Fidelity
-    gallery: Gallery
-    overview: Overview
-    resting: Resting
-    classes: Sequence[ClassPage]
-    features: Mapping[int, Sequence[tuple[int, float]]]
-    running: tuple[HeadCost, HeadCost]
-    kernels: tuple[Kernel, Kernel]
-    whole: NetworkSize | None
-    what_if: Mapping[str, Any] | None
-    feature_names: Names
-    single: bool
-    script: str
-    index: str
-    folder: str = ""
-    inside: bool = False
-    side: int = SIDE
-    shades: int = SHADES
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.decomposition.class_names
-
-    @property
-    def sizes(self) -> str:
-        """How many features a class has, or from how many to how many; those without images are left out."""
-        sizes = [len(one.rows) for one in self.classes if not one.unseen] or [0]
-        return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)}–{max(sizes)}"
-
-    @property
-    def sets(self) -> list[ImageSet]:
-        """The study's image sets."""
-        return [self.study.image_set(name) for name in self.study.set_names]
-
-    @property
-    def script_hash(self) -> str:
-        """What the pages' content security policy lets run."""
-        return "sha256-" + base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
-
-    @property
-    def preprocessing(self) -> str:
-        """How the images were prepared, in words."""
-        return described(self.study.identity.preprocessing)
-
-    @property
-    def curve(self) -> str:
-        """Cost against the number of features."""
-        return curve_figure(self.decomposition.curve)
-
-    @property
-    def calibration(self) -> str:
-        """Confidence against accuracy."""
-        return calibration_figure(self.overview.dense, self.overview.decomposed)
-
-    @property
-    def shared(self) -> str:
-        """How many features each two classes share."""
-        return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
-
-    @property
-    def shared_in_words(self) -> str:
-        """The same, where no figure is needed for it."""
-        return shared_in_words(self.decomposition.supports, self.decomposition.unseen)
-
-    @property
-    def lost(self) -> list[ClassPage]:
-        """The classes whose accuracy falls most."""
-
-        def loss(one: ClassPage) -> float:
-            return one.cost.dense_accuracy.value - one.cost.accuracy.value if one.cost else 0.0
-
-        return [one for one in sorted(self.classes, key=loss, reverse=True)[:_LOST] if loss(one) > 0]
-
-    @property
-    def version(self) -> str:
-        """Of subspect."""
-        return version("subspect")
-
-    def named(self, feature: int) -> str:
-        """Return a feature as it is shown, by its number and its name."""
-        return shown(feature, self.feature_names)
-
-    def class_href(self, label: int) -> str:
-        """Return the address of a class, seen from the page that is being written."""
-        return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
-
-    def feature_href(self, feature: int) -> str:
-        """Return the address of a feature."""
-        return f"#f{feature}" if self.single else f"{self._below}feature-{feature}.html"
-
-    @property
-    def index_href(self) -> str:
-        """The first page, seen from a page in the folder."""
-        return f"../../{self.index}"
-
-    @property
-    def _below(self) -> str:
-        return "" if self.inside else f"{self.folder}/"
 
 
 def write_report(
@@ -243,6 +105,7 @@ def write_report(
         gallery=gallery,
         overview=overview_of(study, decomposition, fidelity),
         resting=resting_of(study, decomposition, fidelity, show_images),
+        deciding=deciding(study, decomposition, fidelity.where),
         classes=_classes(study, decomposition, fidelity),
         features=_features(decomposition),
         running=head_costs(layer),
@@ -322,6 +185,7 @@ def _environment() -> Environment:
     environment.filters["nats"] = nats
     environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
     environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
+    environment.filters["points"] = lambda estimate: f"{100 * estimate.value:.1f}\u00a0%"
     environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
     return environment
 

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from math import isclose
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -25,6 +26,7 @@ from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, vi
 from subspect.images.sources import Images, Picture
 from subspect.networks.maps import Read, read_maps
 from subspect.networks.network import Network
+from subspect.report.places import in_words, ninths
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
 from subspect.studies.reopen import Reopened, open_again
@@ -85,6 +87,7 @@ class Gallery:
         outside: (class, feature) → the same among all others.
         remark: which images these are, and what is missing.
         written: whether they are texts and links, not pictures.
+        places: (class, feature) → where in the images of the class the feature is active, in words; class −1 for all images.
     """
 
     features: Mapping[int, Sequence[Shot]]
@@ -92,6 +95,7 @@ class Gallery:
     outside: Mapping[tuple[int, int], Sequence[Shot]]
     remark: str
     written: bool = False
+    places: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
@@ -147,7 +151,13 @@ def gallery_of(
     for text, do in not_as_observed(again, image_set.name, drawn.others, drawn.read):
         log.warning("report: %s; %s", text, do)
         remark += f" {text[0].upper()}{text[1:]}."
-    return Gallery(*_arranged(strips, shot), remark)
+    places = {
+        (label, feature): said
+        for (label, feature, kind), rows in strips.items()
+        if kind != "outside"
+        and (said := in_words([drawn.where[id, feature] for id, _, _ in rows if (id, feature) in drawn.where]))
+    }
+    return Gallery(*_arranged(strips, shot), remark, places=places)
 
 
 def _written(image_set: ImageSet, decomposition: Decomposition) -> Gallery:
@@ -190,12 +200,13 @@ def _arranged(
 
 @dataclass
 class _Drawn:
-    """What was drawn so far: why there are no maps; (id, feature) → picture; reasons by id of what couldn't be read; ids
-    of images with other features, of how many that the network read.
+    """What was drawn so far: why there are no maps; (id, feature) → picture, and in which ninths of it the feature is active;
+    reasons by id of what couldn't be read; ids of images with other features, of how many that the network read.
     """
 
     no_maps: str
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)
+    where: dict[tuple[str, int], npt.NDArray[np.float64]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     read: int = 0
@@ -214,6 +225,8 @@ class _Drawn:
         plain = data_uri(small) if maps is None else ""
         for feature in values:
             self.pictures[id, feature] = plain if maps is None else data_uri(lay_over(small, maps[feature]))
+            if maps is not None:
+                self.where[id, feature] = ninths(maps[feature])
 
 
 _Shown = tuple[str, Image.Image, Read | None]

@@ -11,6 +11,7 @@ import numpy as np
 
 from subspect.checking.check import check
 from subspect.checking.finding import Finding
+from subspect.ground.errors import shortened
 from subspect.heads.decomposition import Decomposition
 from subspect.measuring.fidelity import Fidelity, unique
 from subspect.studies.study import Study
@@ -21,6 +22,7 @@ from subspect.swapping.stored import kept_cues
 _EACH = 12  # findings of one code
 _CLASSES = 40  # in the table of cues
 _NAMED = 3  # cues by which a class loses most
+_SHORT = 90  # characters of a finding in a few words
 _FULL = 1.5  # median margins: the strongest shade
 SHADES = 8  #: of a loss, and of a gain
 
@@ -86,6 +88,16 @@ class Resting:
         """Say by which cues a feature is moved."""
         found = [] if self.cues is None else self.cues.of_feature(feature)
         return moved_by(found, len(found))
+
+
+def in_short(one: Finding) -> str:
+    """Return a finding in a few words: its sentence up to the figures."""
+    return shortened(re.split(r"[:;] | \(", one.text, maxsplit=1)[0], _SHORT)
+
+
+def place_of(number: int) -> str:
+    """Return the address of a finding on the first page, by its number."""
+    return f"finding-{number + 1}"
 
 
 def resting_of(study: Study, decomposition: Decomposition, fidelity: Fidelity, show_images: bool = True) -> Resting:

@@ -27,7 +27,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 for (const input of document.querySelectorAll("input.search")) {
   const found = input.closest(".tools").querySelector(".found");
   const items = [...document.getElementById(input.dataset.table).querySelectorAll("[data-name]")];
-  const sections = input.dataset.table === "table-classes" ? [...document.querySelectorAll("section.class")] : [];
+  const sections = input.dataset.table === "table-classes" ? [...document.querySelectorAll("details.class")] : [];
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -39,16 +39,72 @@ for (const input of document.querySelectorAll("input.search")) {
   });
 }
 
-// A link to a folded feature unfolds it.
+// A link into what is folded unfolds it; so does printing.
 const unfold = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (target && target.tagName === "DETAILS") {
-    target.open = true;
-    target.scrollIntoView();
+  if (!target) return;
+  let folded = false;
+  for (let at = target; at; at = at.parentElement) {
+    if (at.tagName === "DETAILS" && !at.open) at.open = folded = true;
   }
+  if (folded) target.scrollIntoView();
 };
 addEventListener("hashchange", unfold);
 unfold();
+addEventListener("beforeprint", () => {
+  for (const one of document.querySelectorAll("details:not([open])")) one.open = true;
+});
+
+// Order the cards.
+const order = document.getElementById("order");
+if (order) {
+  const cards = document.getElementById("faces");
+  const by = {
+    order: (one, other) => one.dataset.order - other.dataset.order,
+    lost: (one, other) => other.dataset.lost - one.dataset.lost || by.order(one, other),
+    name: (one, other) => one.dataset.name.localeCompare(other.dataset.name),
+  };
+  order.addEventListener("change", () => cards.append(...[...cards.children].sort(by[order.value])));
+}
+
+// Cards of the classes that have none on the page are made when they are searched for.
+const others = document.getElementById("others");
+if (others) {
+  const data = JSON.parse(others.textContent), cards = document.getElementById("faces"), most = 24;
+  const input = document.querySelector("input[data-table=faces]"), found = input.closest(".tools").querySelector(".found");
+  const element = (tag, text, attributes = {}) => {
+    const made = Object.assign(document.createElement(tag), attributes);
+    made.append(text);
+    return made;
+  };
+  const card = (one) => {
+    const made = element("article", "", { className: "face made" }), head = element("h3", "");
+    head.append(element("a", one.name, { href: one.href }));
+    const says = element("ul", "", { className: "says for" });
+    one.says.forEach(([feature, href, added, share, place], rank) => {
+      const row = element("li", ""), bar = element("span", "", { className: "adds" });
+      const filled = element("i", "");
+      filled.style.width = `${share}%`;
+      bar.append(filled);
+      if (rank === 0 && one.picture) row.append(element("img", "", { src: one.picture, alt: "" }));
+      row.append(bar, element("b", added), " ", element("a", feature, { href }), element("span", place, { className: "where" }));
+      says.append(row);
+    });
+    made.append(head, element("p", one.right), says);
+    return made;
+  };
+  input.addEventListener("input", () => {
+    for (const made of cards.querySelectorAll(".made")) made.remove();
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    if (!words.length) return;
+    const matching = data.filter((one) => words.every((word) => one.name.toLowerCase().includes(word)));
+    cards.append(...matching.slice(0, most).map(card));
+    const own = cards.querySelectorAll(".face:not(.made):not([hidden])").length;
+    const all = data.length + cards.querySelectorAll(".face:not(.made)").length;
+    const few = matching.length > most ? `, ${own + most} of them shown` : "";
+    found.textContent = `${own + matching.length} of ${all} classes${few}`;
+  });
+}
 
 // What if a class did without a feature? Its logit is computed anew on the images that the cost was measured on.
 const block = document.getElementById("what-if");

@@ -1,0 +1,269 @@
+"""All that the pages of a report show, in the words in which templates ask for it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from subspect.asking.deciding import Deciding
+from subspect.ground.pictures import smaller
+from subspect.ground.text import counted, legible
+from subspect.heads.cost import HeadCost, NetworkSize
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names, shown
+from subspect.heads.head import Kernel
+from subspect.heads.trusted import FeatureRow
+from subspect.images.preprocessing import described
+from subspect.measuring.fidelity import Cost, Fidelity
+from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
+from subspect.report.gallery import SIDE, Gallery, Shot
+from subspect.report.overview import Overview
+from subspect.report.resting import SHADES, Resting, in_short, place_of
+from subspect.report.shared import SharedMap, shared_map
+from subspect.studies.image_set import ImageSet
+from subspect.studies.study import Study
+
+_LOST = 8  # classes listed that lose most
+_FACES = 24  # cards on the first page, where there are too many classes for all
+_FOR, _AGAINST = 5, 3  # features on a card
+_BRIEF, _THUMB = 3, 32  # features on a card that is made when searched for, and pixels of its picture
+_LINES, _DOUBTS = 3, 2  # findings on the first screen, and on a card
+_OF_FEW = 3  # classes that a finding on a card may be about
+
+
+@dataclass(frozen=True)
+class ClassPage:
+    """What is shown of one class.
+
+    ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
+    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images;
+    ``formula`` is the logit written out, where weights are readable.
+    """
+
+    label: int
+    name: str
+    rows: Sequence[FeatureRow]
+    bias: float
+    unseen: bool
+    trusted: str
+    cost: Cost | None
+    lost: Sequence[tuple[float, float]]
+    formula: str = ""
+
+    @property
+    def loses(self) -> float:
+        """The share of accuracy that the class loses; 0 where none of its images was measured."""
+        return self.cost.dense_accuracy.value - self.cost.accuracy.value if self.cost else 0.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that the pages show.
+
+    ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
+    image and for many, ``whole`` the size of the whole network, if it is at hand. ``index`` is the name of the first page,
+    ``folder`` the place of the others seen from it, both as in an address; ``inside`` says that one of those is being written.
+    """
+
+    study: Study
+    decomposition: Decomposition
+    fidelity: Fidelity
+    gallery: Gallery
+    overview: Overview
+    resting: Resting
+    deciding: Deciding
+    classes: Sequence[ClassPage]
+    features: Mapping[int, Sequence[tuple[int, float]]]
+    running: tuple[HeadCost, HeadCost]
+    kernels: tuple[Kernel, Kernel]
+    whole: NetworkSize | None
+    what_if: Mapping[str, Any] | None
+    feature_names: Names
+    single: bool
+    script: str
+    index: str
+    folder: str = ""
+    inside: bool = False
+    side: int = SIDE
+    shades: int = SHADES
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.decomposition.class_names
+
+    @property
+    def sizes(self) -> str:
+        """How many features a class has, or from how many to how many; those without images are left out."""
+        sizes = [len(one.rows) for one in self.classes if not one.unseen] or [0]
+        return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)}–{max(sizes)}"
+
+    @property
+    def sets(self) -> list[ImageSet]:
+        """The study's image sets."""
+        return [self.study.image_set(name) for name in self.study.set_names]
+
+    @property
+    def script_hash(self) -> str:
+        """What the pages' content security policy lets run."""
+        return "sha256-" + base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+
+    @property
+    def preprocessing(self) -> str:
+        """How the images were prepared, in words."""
+        return described(self.study.identity.preprocessing)
+
+    @property
+    def curve(self) -> str:
+        """Cost against the number of features."""
+        return curve_figure(self.decomposition.curve)
+
+    @property
+    def calibration(self) -> str:
+        """Confidence against accuracy."""
+        return calibration_figure(self.overview.dense, self.overview.decomposed)
+
+    @property
+    def shared(self) -> str:
+        """How many features each two classes share."""
+        return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
+
+    @property
+    def shared_in_words(self) -> str:
+        """The same, where no figure is needed for it."""
+        return shared_in_words(self.decomposition.supports, self.decomposition.unseen)
+
+    @property
+    def lost(self) -> list[ClassPage]:
+        """The classes whose accuracy falls most."""
+        return [one for one in self._worst_first[:_LOST] if one.loses > 0]
+
+    @property
+    def faces(self) -> list[ClassPage]:
+        """The classes that have a card on the first page: all, or of many those that lose most."""
+        if self.single:
+            return [one for one in self.classes if not one.unseen]
+        return [one for one in self._worst_first if not one.unseen][:_FACES]
+
+    @property
+    def others(self) -> list[dict[str, Any]]:
+        """Return what a page needs to make the cards of the other classes when they are searched for; with few nothing."""
+        first = {one.label for one in self.faces}
+        return [self._brief(one) for one in self.classes if not one.unseen and one.label not in first]
+
+    def _brief(self, one: ClassPage) -> dict[str, Any]:
+        says = self.deciding.speaks_for[one.label][:_BRIEF]
+        shot = self.best(one.label, says[0].feature, "inside") if says else None
+        return {
+            "name": legible(one.name),
+            "href": self.class_href(one.label),
+            "right": f"right on {100 * one.cost.accuracy.value:.1f}\u00a0%" if one.cost else "not measured",
+            "says": [
+                (
+                    legible(self.called(each.feature)),
+                    self.feature_href(each.feature),
+                    f"{each.added:+.1f}".replace("-", "−"),
+                    self.share(each.added),
+                    self.gallery.places.get((one.label, each.feature), ""),
+                )
+                for each in says
+            ],
+            "picture": smaller(shot.data, _THUMB) if shot and shot.data else "",
+        }
+
+    @property
+    def shown_for(self) -> int:
+        """How many features a card shows that speak for its class."""
+        return _FOR
+
+    @property
+    def shown_against(self) -> int:
+        """How many features a card shows that speak against its class."""
+        return _AGAINST
+
+    @property
+    def _worst_first(self) -> list[ClassPage]:
+        return sorted(self.classes, key=lambda one: -one.loses)
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Findings in a few words each, with where to read on; what doesn't fit is counted."""
+        found = self.resting.found
+        said = [(in_short(one), f"#{place_of(number)}") for number, one in enumerate(found[:_LINES])]
+        more = len(found) - len(said) + sum(self.resting.more.values())
+        return [*said, *([(f"and {counted(more, 'other finding', 'other findings')}", "#findings")] if more else [])]
+
+    def doubts(self, label: int) -> list[tuple[str, str]]:
+        """Return what was found of a class, in a few words each, with where to read on."""
+        start = self.index_href if self.inside else ""
+        return [
+            (in_short(one), f"{start}#{place_of(number)}")
+            for number, one in enumerate(self.resting.found)
+            if len(one.classes) <= _OF_FEW and label in self.resting.classes(one)
+        ][:_DOUBTS]
+
+    def best(self, label: int, feature: int, kind: str) -> Shot | None:
+        """Return the image in a class, or outside it, that has a feature most."""
+        shots = (self.gallery.inside if kind == "inside" else self.gallery.outside).get((label, feature))
+        return shots[0] if shots else None
+
+    def share(self, added: float) -> int:
+        """Return how long a bar is, in percent of the longest."""
+        return round(100 * max(0.0, added) / self.deciding.most) if self.deciding.most > 0 else 0
+
+    def called(self, feature: int) -> str:
+        """Return what a feature is called on a card: the name that the user gave it, or its number."""
+        return self.feature_names.get(feature, f"feature {feature}")
+
+    def fires_on(self, feature: int) -> str:
+        """Say on which classes a feature is largest on average."""
+        return ", ".join(self.names[label] for label in self.deciding.fires_on.get(feature, ()))
+
+    def stand_ins(self, feature: int) -> list[tuple[int, Sequence[tuple[int, float]]]]:
+        """Return class → the features that could stand in for one of its own, and what they make good."""
+        rows = ((one.label, row) for one in self.classes for row in one.rows if not one.unseen)
+        return [(label, row.substitutes) for label, row in rows if row.feature == feature and row.substitutes]
+
+    @property
+    def shared_map(self) -> SharedMap | None:
+        """Which classes share which features; None where there are too many classes, or none share any."""
+        return shared_map(self.decomposition, self.shades) if self.single and not self.shared_in_words else None
+
+    @property
+    def alone(self) -> str:
+        """How many features decide a single class."""
+        number = sum(len(uses) == 1 for uses in self.features.values())
+        if not number:
+            return ""
+        said = counted(number, "feature that decides one class only has", "features that decide one class only have")
+        return f"{said} no column."
+
+    @property
+    def version(self) -> str:
+        """Of subspect."""
+        return version("subspect")
+
+    def named(self, feature: int) -> str:
+        """Return a feature as it is shown, by its number and its name."""
+        return shown(feature, self.feature_names)
+
+    def class_href(self, label: int) -> str:
+        """Return the address of a class, seen from the page that is being written."""
+        return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
+
+    def feature_href(self, feature: int) -> str:
+        """Return the address of a feature."""
+        return f"#f{feature}" if self.single else f"{self._below}feature-{feature}.html"
+
+    @property
+    def index_href(self) -> str:
+        """The first page, seen from a page in the folder."""
+        return f"../../{self.index}"
+
+    @property
+    def _below(self) -> str:
+        return "" if self.inside else f"{self.folder}/"
