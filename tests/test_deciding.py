@@ -64,7 +64,7 @@ def test_shares_of_ninths_are_areas(height: int, width: int, seed: int) -> None:
 
 
 def test_places_in_words() -> None:
-    def at(*cells: tuple[int, int]) -> np.ndarray:  # type: ignore[type-arg]
+    def at(*cells: tuple[int, int]) -> np.ndarray:
         map = np.zeros((9, 9))
         for row, column in cells:
             map[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 1

@@ -37,7 +37,7 @@ def ninths(map: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def _thirds(n: int) -> npt.NDArray[np.float64]:
     """Return (3, n), how much of each of n equal steps lies in each third."""
     ends, thirds = np.arange(n + 1) * 3 / n, np.arange(3)[:, None]
-    return np.maximum(np.minimum(ends[1:], thirds + 1) - np.maximum(ends[:-1], thirds), 0)
+    return np.asarray(np.maximum(np.minimum(ends[1:], thirds + 1) - np.maximum(ends[:-1], thirds), 0))
 
 
 def in_words(shares: Sequence[npt.NDArray[np.float64]]) -> str:
