@@ -211,7 +211,7 @@ def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder:
     study = observe(Network(tiny), some, tmp_path / "study", "some")
     chunk = next(study.image_set("some").chunks())
     assert {id[0]: int(label) for id, label in zip(chunk.ids, chunk.labels, strict=True)} == {"a": 0, "c": 2}
-    with pytest.raises(SubspectError, match="1 of 1 class folders or labels are not among the network's 3 class names"):
+    with pytest.raises(SubspectError, match="1 of 1 class folders or labels is not among the network's 3 class names"):
         observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
 
 
@@ -504,7 +504,7 @@ def test_no_image_can_be_used(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "1.png").write_text("text")
-    with pytest.raises(SubspectError, match="none of the 3 images tried could be used: a/1.png: not an image"):
+    with pytest.raises(SubspectError, match="no image of the 3 tried could be used: a/1.png: not an image"):
         observe(Network(tiny), tmp_path / "images", tmp_path / "study")
 
 

@@ -12,6 +12,7 @@ from subspect.checking.about import About, Counts
 from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import APART, BETTER, LISTED, MISCALIBRATED, PREPARED, SUSPECT_IMAGES, SUSPECTS
 from subspect.ground.errors import some
+from subspect.ground.text import counted
 from subspect.images.batches import batches
 from subspect.images.preprocessing import Preprocessing
 from subspect.measuring.fidelity import Estimate, percent, wilson
@@ -135,7 +136,7 @@ class Prepared(Check):
         return f"{self._tried(about, here)}, and {self._tried(about, other)}"
 
     def _tried(self, about: About, name: str) -> str:
-        return f"{min(len(about.study.image_set(name)), PREPARED[0])} images or more of {name!r}"
+        return f"{counted(min(len(about.study.image_set(name)), PREPARED[0]), 'image', 'images')} or more of {name!r}"
 
     def _other(self, about: About) -> str | None:
         chosen = about.decomposition.chosen_on[0]

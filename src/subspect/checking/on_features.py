@@ -11,6 +11,7 @@ import numpy.typing as npt
 from subspect.checking.about import About
 from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import ALONE, MANY, SUBSTITUTE, UNSTABLE
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.trusted import Trusted, interval
 
@@ -150,7 +151,10 @@ class ManyFeatures(Check):
             )
         median, found = float(np.median(own)), []
         for label in sorted((one for one in seen if sizes[one] > MANY * median), key=lambda one: -sizes[one]):
-            text = f"{about.names[label]} has {sizes[label]} features; the median of all classes is {median:g}"
+            text = (
+                f"{about.names[label]} has {counted(int(sizes[label]), 'feature', 'features')}; the median of all classes "
+                f"is {median:g}"
+            )
             figures = {"size": int(sizes[label]), "median": median}
             found.append(self.found(text, _show(about, label), [about.names[label]], figures))
         return found
