@@ -39,7 +39,18 @@ from subspect.resnet import ResNet
 log = logging.getLogger("subspect")
 
 NETWORK = "python:subspect.demo:network"
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")  #: the classes: features have numbers
+DIGITS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+)  #: the classes: features have numbers
 DEPTHS = (8, 14, 20, 26, 32, 44)  #: of the family of networks
 _EPOCHS, _BATCH, _RATE = 12, 64, 0.05
 
