@@ -211,7 +211,7 @@ def test_later_sets_are_matched_by_the_first_ones_names(tiny: Tiny, make_folder:
     study = observe(Network(tiny), some, tmp_path / "study", "some")
     chunk = next(study.image_set("some").chunks())
     assert {id[0]: int(label) for id, label in zip(chunk.ids, chunk.labels, strict=True)} == {"a": 0, "c": 2}
-    with pytest.raises(SubspectError, match="1 of 1 class folders or labels is not among the network's 3 class names"):
+    with pytest.raises(SubspectError, match="1 of 1 class folders or labels are not among the network's 3 class names"):
         observe(Network(tiny), make_folder("other", classes=("dog",)), tmp_path / "study", "other")
 
 

@@ -107,8 +107,7 @@ def _by_name(images: Images, known: tuple[str, ...]) -> ClassMatch:
     unknown = [name for name in found if not places[name]]
     if unknown:
         raise SubspectError(
-            f"{len(unknown)} of {len(found)} class folders or labels {'is' if len(unknown) == 1 else 'are'} not among "
-            f"the network's {len(known)} class "
+            f"{len(unknown)} of {len(found)} class folders or labels are not among the network's {len(known)} class "
             f"names: {some([repr(name) + near(name, known) for name in unknown[:5]])}; rename them, pass --class-map FILE "
             f"(name → class index), or --class-map sorted if their order ({_order(found)}) is the network's class order"
             f"{_inside(images, unknown)}"
