@@ -86,7 +86,7 @@ class Substitutes(Check):
     """Features that another could stand in for."""
 
     code, title = "F203", "a feature has a full substitute"
-    how = f"another feature, in its place, makes good {100 * SUBSTITUTE:.0f} % or more of what it explains"
+    how = f"another feature, put in its place, explains {100 * SUBSTITUTE:.0f} % or more of what it explains"
     why = "dropping it, or explaining by it, is arbitrary: the class may lean on the other just as well"
 
     def find(self, about: About) -> Sequence[Finding]:
@@ -101,8 +101,8 @@ class Substitutes(Check):
         other = int(trust.substitutes[worst, int(recovered[worst].argmax())])
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
-            f"of {int(_seen_entries(about).sum()):,} features, {len(places):,} could be replaced in full; in "
-            f"{about.names[label]}, {about.feature(other)} makes good {100 * best[worst]:.0f} % of {about.feature(feature)}"
+            f"of {int(_seen_entries(about).sum()):,} features, {len(places):,} could be replaced by another; for "
+            f"{about.names[label]}, {about.feature(other)} does {100 * best[worst]:.0f} % of what {about.feature(feature)} does"
         )
         figures = {
             "features": len(places),
