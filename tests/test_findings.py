@@ -356,7 +356,7 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
 def test_confidence_is_not_accuracy(study: Study, tmp_path: Path) -> None:
     found = only(own_feature(study, scale=0.1).findings(), "D401")
     assert re.match(
-        r"the decomposed head's confidence is off by 5\d\.\d points on average \(by chance alone \d\.\d, the dense head's is "
+        r"the decomposed head's confidence is off by 5\d\.\d points on average \(by chance \d\.\d, the dense head's is "
         r"off by 0\.\d\): it says 4\d % and is right on 100 %",
         found.text,
     )

@@ -35,7 +35,7 @@ class Apart(Check):
         "on and the one measured on, and the 95 % intervals don't touch; or the decomposed head's expected calibration error "
         f"is {100 * MISCALIBRATED:.0f} points or more above what chance alone gives with as many images"
     )
-    why = "the network knows some images by heart, or the sets are of different kinds; a confidence that isn't the accuracy misleads"
+    why = "the network knows some images by heart, or the sets differ in kind; a confidence that isn't the accuracy misleads"
 
     def find(self, about: About) -> Sequence[Finding]:
         """Return up to two findings."""
@@ -92,7 +92,7 @@ class Apart(Check):
             return []
         accuracy, sure = float((outcomes.decomposed == outcomes.labels).mean()), float(outcomes.confidence[1].mean())
         text = (
-            f"the decomposed head's confidence is off by {100 * own:.1f} points on average (by chance alone {100 * chance:.1f}, "
+            f"the decomposed head's confidence is off by {100 * own:.1f} points on average (by chance {100 * chance:.1f}, "
             f"the dense head's is off by {100 * dense:.1f}): it says {100 * sure:.0f} % and is right on {100 * accuracy:.0f} %"
         )
         figures = {"error": own, "by_chance": chance, "error_dense": dense, "confidence": sure, "accuracy": accuracy}

@@ -24,7 +24,7 @@ _STABILITY = (
     "stability: share of halves of the {} on which the choice, repeated, gives the feature again, with its 95 % interval; "
     "what two halves share, which have half of their images in common: features in both, of those in either (Jaccard); "
 )
-_SUBSTITUTES = "substitutes: features that could stand in, and the share of what the feature explains that they explain"
+_SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's work that each would do"
 _FREE = "; these, and sets that explain as much, are of free weights"
 _FAVOURED = "ties are broken by the dense head's weights, alike on all halves, which is part of these shares; "
 
