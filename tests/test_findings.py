@@ -286,7 +286,9 @@ def test_unstable_features(study: Study) -> None:
 
 def test_substitutes(study: Study) -> None:
     found = only(made(study, trust=trust(recovered=0.97)).findings(), "F203")
-    assert found.text == "of 9 features, 1 could be replaced by another; for b, feature 3 does 97 % of what feature 2 does"
+    assert (
+        found.text == "of 9 features, 1 could be replaced by another; for b, feature 3 does 97 % of what feature 2 does"
+    )
     assert found.figures["worst"] == {"class": "b", "feature": 2, "substitute": 3}
     assert state(made(study, trust=trust(recovered=0.9)).findings(), "F203") == "passed"
     assert "stability is measured with pursuit alone" in state(by_contribution(study).findings(), "F203")
