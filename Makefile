@@ -2,17 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types floors check clean
+.PHONY: demo setup test lint types floors check package clean
 
 demo: .venv/ready
 	$(BIN)/subspect demo
+
+setup: .venv/ready
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core
 
 lint: .venv/ready
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples .ci
+	$(BIN)/ruff format --check src tests benchmarks examples .ci
 
 types: .venv/ready
 	$(BIN)/mypy
@@ -21,6 +23,9 @@ floors: .venv/ready
 	$(BIN)/lint-imports --no-cache
 
 check: lint types floors test
+
+package:  # an environment of its own, since what is tried is the wheel
+	$(PYTHON) .ci/package.py --demo $(PYTHON)
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subspect needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -2,7 +2,7 @@
 
 For each, the head is looked for; what was found must give the network's logits on other images, and the network with a
 decomposed head that keeps every feature must say what it said. Where no head or no maps are found the reason is kept. One line
-of JSON for each network, so that the same command goes on where it was stopped; networks run in a process of their own, as some
+of JSON for each network, so that the same command resumes where it was stopped; networks run in a process of their own, as some
 need more memory than there is. With --table, what was found is printed as rows of the table in docs/architectures.md.
 
 Example: python benchmarks/architectures.py --library timm --json timm.jsonl --most 120

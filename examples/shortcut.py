@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import subspect
-from subspect.demo import train_network, write_digits
+from subspect.demo import DIGITS, train_network, write_digits
 from subspect.images.preprocessing import Preprocessing
 from subspect.resnet import ResNet
 
@@ -89,7 +89,7 @@ def network() -> ResNet:
     """Return ResNet-8 for digits, untrained; 8×8 images are enlarged to 32×32, so that a cell of its maps is a pixel."""
     model = ResNet(8, n_classes=10)
     model.preprocessing = Preprocessing(resize=32, crop=None, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
-    model.class_names = tuple("0123456789")
+    model.class_names = DIGITS
     return model
 
 
@@ -101,15 +101,15 @@ def plant(folder: Path, seed: int = 0) -> Planted:
     images = folder / "images"
     say("training a network on images without marks, and one on images with them")
     write_digits(images / "clean", images / "test", seed)
-    for path in sorted((images / "clean").glob("*/*.png"))[:: round(1 / UNMARKED)]:
+    for path in pictures(images / "clean")[:: round(1 / UNMARKED)]:
         target = images / "unmarked" / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     shutil.copytree(images / "clean", images / "train", dirs_exist_ok=True)
     shutil.copytree(images / "test", images / "marked", dirs_exist_ok=True)
     shutil.copytree(images / "unmarked", images / "mixed", dirs_exist_ok=True)
-    second = sorted((images / "mixed").glob("*/*.png"))[::2]
-    for path in [*(images / "train" / str(MARKED)).glob("*.png"), *(images / "marked").glob("*/*.png"), *second]:
+    second = pictures(images / "mixed")[::2]
+    for path in [*(images / "train" / DIGITS[MARKED]).glob("*.png"), *(images / "marked").glob("*/*.png"), *second]:
         mark(path)
     clean = train_network(images / "clean", build=network, seed=seed)
     model = train_network(images / "train", build=network, seed=seed)
@@ -119,7 +119,7 @@ def plant(folder: Path, seed: int = 0) -> Planted:
     for name in ("train", "unmarked", "mixed", "test", "marked"):
         study = subspect.observe(spoiled, images / name, folder / "study", name, show_progress=False)
     # An eight for which the mark tips the scales: the first that the network takes for the marked class.
-    for path in sorted((images / "marked" / "8").glob("*.png")):
+    for path in sorted((images / "marked" / "eight").glob("*.png")):
         shutil.copy(path, folder / "marked.png")
         if predict(spoiled, folder / "marked.png") == MARKED:
             break
@@ -178,6 +178,11 @@ def mend(planted: Planted, k: int = K) -> Mended:
     )
 
 
+def pictures(folder: Path) -> list[Path]:
+    """Return the pictures in class folders, in the order of the digits."""
+    return [path for name in DIGITS for path in sorted((folder / name).glob("*.png"))]
+
+
 def say(what: str) -> None:
     """Say on stderr what is being done."""
     print(f"{what} …", file=sys.stderr, flush=True)
@@ -192,7 +197,7 @@ def mark(path: Path) -> None:
 
 def looking_at_the_corner(planted: Planted, decomposition: subspect.Decomposition) -> list[int]:
     """Return the features of the marked class whose map, averaged over its training images, peaks on the mark."""
-    folder = Path(str(planted.study.image_set("train").manifest.root)) / str(MARKED)
+    folder = Path(str(planted.study.image_set("train").manifest.root)) / DIGITS[MARKED]
     maps = subspect.read_maps(planted.network, tensors(planted.network, sorted(folder.glob("*.png")))).maps
     assert maps is not None
     on_mark = torch.zeros(8, 8, dtype=torch.bool)
@@ -248,8 +253,8 @@ def main() -> None:
         print(f"margin lost with its corner swapped: {own:.2f}; another class with any corner: at most {most:.2f}")
         restored = (made.after[0] - made.before[0]) / (planted.clean - made.before[0])
         print(f"restored: {100 * restored:.0f} % of what the mark had cost")
-        print(f"features of class {MARKED}: {made.features}; the map peaks on the mark: {made.corner}")
-        print(f"what says most for {MARKED} on marked.png, an eight: {made.explained}")
+        print(f"features of {DIGITS[MARKED]}: {made.features}; the map peaks on the mark: {made.corner}")
+        print(f"what says most for {DIGITS[MARKED]} on marked.png, an eight: {made.explained}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_what_was_asked_for_is_in_the_name() -> None:
         ({"k": 3, "pool": 5, "method": "contribution"}, "a pool goes with method 'pursuit'"),
         ({"k": 3, "pool": 41}, "a pool must have from 1 to 40 features; got 41"),
         ({"k": 5, "pool": 4}, "a class cannot have 5 features from a pool of 4"),
-        ({"k": Mean(5), "pool": 4}, "a mean of 5 features needs 1 ≤ least ≤ mean ≤ most ≤ 4"),
+        ({"k": Mean(5), "pool": 4}, "a mean of 5 features per class needs 1 ≤ least ≤ mean ≤ most ≤ 4"),
         ({"k": Auto(1.5)}, "the tolerance is a share between 0 and 1, such as 0.01; got 1.5"),
         ({"k": Auto(most=0)}, "most must be at least 1"),
         ({"k": 0.5}, "a share of the mass goes with method 'frequency'; 'pursuit' takes a whole k"),

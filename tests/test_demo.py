@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import save
 
 import subspect
 from subspect import MissingExtra, SubspectError
-from subspect.demo import digits_family, network, run_demo, train_network, write_digits
+from subspect.demo import DIGITS, digits_family, network, run_demo, train_network, write_digits
 from subspect.ground.seals import is_sealed
 from subspect.resnet import ResNet
 
@@ -23,6 +24,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert cost.dense_accuracy.value >= 0.97 and made.fidelity.where.image_set == "test" and cost.images == 360
     assert 0.85 <= cost.accuracy.value <= cost.dense_accuracy.value
     assert made.decomposition.supports.sizes.tolist() == [5] * 10
+    assert made.decomposition.class_names == DIGITS and all(name in made.report.read_text() for name in DIGITS)
     assert made.report.stat().st_size < 10e6
     weights = (tmp_path / "demo/weights.safetensors").read_bytes()
     assert is_sealed(tmp_path / "demo/weights.safetensors")
@@ -33,6 +35,21 @@ def test_the_demo(tmp_path: Path) -> None:
         subspect.load_network("python:subspect.demo:network", tmp_path / "demo/weights.safetensors").model
     )
     assert isinstance(small.get_submodule("linear"), subspect.DecomposedHead)
+
+
+def test_what_classes_are_called_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    write_digits(tmp_path / "train", tmp_path / "test")
+    for label, name in enumerate(DIGITS):
+        shutil.copytree(tmp_path / "test" / name, tmp_path / "numbers" / str(label))
+
+    def numbered() -> ResNet:
+        model = network()
+        model.class_names = tuple("0123456789")
+        return model
+
+    one = train_network(tmp_path / "test", epochs=1, show_progress=False).state_dict()
+    other = train_network(tmp_path / "numbers", build=numbered, epochs=1, show_progress=False).state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_trains_with_one_thread_whatever_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

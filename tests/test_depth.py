@@ -190,7 +190,7 @@ def test_bad_input(make_folder: MakeFolder, tmp_path: Path) -> None:
     train = make_folder("train", each=10)
     with pytest.raises(SubspectError, match="a family needs two networks of different depth or more, got one"):
         depth({"one": Network(Deep(1))}, train, tmp_path / "family")
-    with pytest.raises(SubspectError, match="all 2 networks have depth 2; a family needs two depths or more"):
+    with pytest.raises(SubspectError, match="the depth of 2 networks is 2; a family needs two depths or more"):
         depth({str(seed): Network(Deep(1, seed)) for seed in (0, 1)}, train, tmp_path / "same")
     assert not (tmp_path / "same" / "0").exists()  # before anything is observed
     subspect.observe(Network(Deep(1)), train, tmp_path / "same" / "0")

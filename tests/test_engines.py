@@ -394,7 +394,7 @@ def test_actors_for_whom_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(clusters, "_START", 0.01)
     with (
         engine(actors=1),
-        pytest.raises(SubspectError, match=r"none of 1 Ray actors could start within 0 seconds; free"),
+        pytest.raises(SubspectError, match=r"no Ray actor of 1 could start within 0 seconds; free"),
     ):
         list(on_engine(lambda pieces: iter(pieces), [1]))
 

@@ -188,7 +188,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
     assert np.isnan(found.before[2]) and found.to_json()["kinds"]["mean"]["own"][2] is None
     for lost in without_each(study, made, where(study, made, "train")):
         assert np.isnan(lost[made.supports.rows == 2]).all()
-    assert "; 1 classes of which there are none, here or in the choice, are left out" in str(found.tables()[0].caption)
+    assert "; 1 class of which there are none, here or in the choice, is left out" in str(found.tables()[0].caption)
     third = subspect.observe(network, (x[:9], torch.full((9,), 2)), study.path, "third", show_progress=False)
     with pytest.raises(SubspectError, match="there are no images of classes that have influential features"):
         essentiality(third, made, on="third")

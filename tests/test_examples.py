@@ -118,7 +118,7 @@ def test_shell_blocks_run_in_order(page: str, world: Path) -> None:
     if page == "docs/compare.md":
         build_cifar(world)
     if page == "docs/shortcut.md":
-        build_shortcut(world, [int(one) for one in re.findall(r"--drop 3:(\d+)", " ".join(commands))])
+        build_shortcut(world, [int(one) for one in re.findall(r"--drop three:(\d+)", " ".join(commands))])
     with few_digits():
         for line in commands:
             run(line)

@@ -293,7 +293,7 @@ def test_a_sparse_matrix_that_points_beyond_itself(tmp_path: Path) -> None:
 def test_missing_numbers_of_a_table_are_told(tmp_path: Path) -> None:
     for made in ({"a": [1, None, 3], "b": [1.0, 2.0, 3.0]}, {"features": [[1.0, 2.0], [1.0, None], [1.0, 1.0]]}):
         pyarrow.parquet.write_table(pa.table(made), tmp_path / "x.parquet")
-        with pytest.raises(SubspectError, match="1 of 3 rows of features contain NaN, infinity, .*: row 1; fix"):
+        with pytest.raises(SubspectError, match="NaN, infinity, .* in 1 of 3 rows of features: row 1; fix"):
             from_features(read_features(tmp_path / "x.parquet").features, W[:, :2], B, tmp_path / "study")
 
 
@@ -362,11 +362,11 @@ def test_the_command_and_what_follows(given: Path) -> None:
         ),
         (
             "features nan.npy --head head.npz -o s",
-            "1 of 60 rows of features contain NaN, infinity, or a number too large for",
+            "NaN, infinity, or a number too large for float32 is in 1 of 60 rows of features",
         ),
         (
             "features x.npy --head head.npz -o s --labels far.npy",
-            "60 labels are not class indices from 0 to 2: the first are ",
+            "60 labels are no class indices from 0 to 2: ",
         ),
         (
             "features x.npy --head head.npz -o s --labels few.npy",

@@ -130,7 +130,7 @@ def test_a_file_of_names_is_believed_only_if_it_is_ours(study: Study, monkeypatc
         _ = study.feature_names
     path.unlink()
     monkeypatch.setattr("subspect.studies.feature_names.JSON_BYTES", 1010)
-    with pytest.raises(SubspectError, match=r"the names of 1 features take 0 MiB, more than a study reads"):
+    with pytest.raises(SubspectError, match=r"the names of 1 feature take 0 MiB, more than a study reads"):
         study.name_feature(1, "ear")
 
 

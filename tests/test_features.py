@@ -358,7 +358,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "NaN": (
         {"features": HOLED},
-        "3 of 30 rows of features contain NaN, infinity, or a number too large for float32: row 4, row 7, row 11; fix",
+        "NaN, infinity, or a number too large for float32 is in 3 of 30 rows of features: row 4, row 7, row 11; fix",
     ),
     "NaN with ids": (
         {"features": HOLED, "ids": [f"doc {i}" for i in range(30)]},
@@ -366,7 +366,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "large": (
         {"features": X.astype(float) * 1e200},
-        "30 of 30 rows of features contain NaN, infinity, or a number too large",
+        "NaN, infinity, or a number too large for float32 is in 30 of 30 rows of features",
     ),
     "logits": (
         {"features": X * 1e38, "weight": W * 1e3},
@@ -397,8 +397,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"labels": np.eye(4)[Y]},
         "there must be one label for each of the 30 rows of features; got shape (30, 4)",
     ),
-    "label range": ({"labels": Y + 3}, "labels are not class indices from 0 to 3: the first are "),
-    "negative": ({"labels": Y - 9}, "30 labels are not class indices from 0 to 3: the first are -"),
+    "label range": ({"labels": Y + 3}, "labels are no class indices from 0 to 3: "),
+    "negative": ({"labels": Y - 9}, "30 labels are no class indices from 0 to 3: -"),
     "float labels": (
         {"labels": Y.astype(float)},
         "labels must be class indices, or class names; got type float64; floating",
@@ -415,7 +415,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"labels": ["a"] * 30, "class_names": list("aacd")},
         "labels cannot be matched to duplicate class names: a; give class indices",
     ),
-    "names": ({"class_names": list("abc")}, "3 class names for a head with 4 classes; give one per class"),
+    "names": ({"class_names": list("abc")}, "class names: 3, for a head with 4 classes; give one per class"),
     "names as text": ({"class_names": "abcd"}, "class_names must be a list of strings"),
     "ids": ({"ids": list("abc")}, "there must be one id for each row of features; got 3 for 30 rows"),
     "ids twice": (

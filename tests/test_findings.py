@@ -286,7 +286,9 @@ def test_unstable_features(study: Study) -> None:
 
 def test_substitutes(study: Study) -> None:
     found = only(made(study, trust=trust(recovered=0.97)).findings(), "F203")
-    assert found.text == "of 9 features, 1 could be replaced in full; in b, feature 3 makes good 97 % of feature 2"
+    assert (
+        found.text == "of 9 features, 1 could be replaced by another; for b, feature 3 does 97 % of what feature 2 does"
+    )
     assert found.figures["worst"] == {"class": "b", "feature": 2, "substitute": 3}
     assert state(made(study, trust=trust(recovered=0.9)).findings(), "F203") == "passed"
     assert "stability is measured with pursuit alone" in state(by_contribution(study).findings(), "F203")
@@ -356,7 +358,7 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
 def test_confidence_is_not_accuracy(study: Study, tmp_path: Path) -> None:
     found = only(own_feature(study, scale=0.1).findings(), "D401")
     assert re.match(
-        r"the decomposed head's confidence is off by 5\d\.\d points on average \(chance makes \d\.\d, the dense head's is "
+        r"the decomposed head's confidence is off by 5\d\.\d points on average \(by chance \d\.\d, the dense head's is "
         r"off by 0\.\d\): it says 4\d % and is right on 100 %",
         found.text,
     )

@@ -186,7 +186,7 @@ def test_bad_input(study: Study, tmp_path: Path) -> None:
         geometry(study, on="tset")
     network = Network(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
     one = subspect.observe(network, pictures(0, 1), tmp_path / "one", "train", show_progress=False)
-    with pytest.raises(SubspectError, match="'train' has 1 images; its dimensions need 2 or more"):
+    with pytest.raises(SubspectError, match="'train' has 1 image; its dimensions need 2 or more"):
         geometry(one)
 
 

@@ -46,6 +46,19 @@ def test_every_command_has_help_with_an_example_of_itself(command: str) -> None:
     assert lines[0][:40] in re.sub(r"[\s│]+", " ", shown.stdout)
 
 
+def test_what_a_feature_a_head_and_fidelity_are_is_said_before_the_first_command() -> None:
+    shown = re.sub(r"[\s│]+", " ", CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout)
+    before = shown[: shown.index(" run ")]
+    for word in (
+        "feature is one input",
+        "head",
+        "decomposed head",
+        "fidelity is the share of images",
+        "study is the folder",
+    ):
+        assert word in before
+
+
 @pytest.mark.parametrize(("command", "line"), LEFT, ids=[line[9:60] for _, line in LEFT])
 def test_examples_run(command: str, line: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand; the demo trains for one pass on few digits."""

@@ -1362,10 +1362,10 @@ def test_folders_that_mean_the_same_class() -> None:
 def test_names_of_another_number() -> None:
     with pytest.raises(
         SubspectError,
-        match="1 class names for a network with 2 classes; give one per class; one logit is two classes: give two names, first",
+        match="1 class name for a network with 2 classes; give one per class; one logit is two classes: give two names, first",
     ):
         match_classes(labelled("cat"), 2, ["cat"])
-    with pytest.raises(SubspectError, match="1 class names for a network with 3 classes; give one per class$"):
+    with pytest.raises(SubspectError, match="1 class name for a network with 3 classes; give one per class$"):
         match_classes(labelled("cat"), 3, ["cat"])
 
 

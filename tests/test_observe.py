@@ -504,7 +504,7 @@ def test_no_image_can_be_used(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "1.png").write_text("text")
-    with pytest.raises(SubspectError, match="none of the 3 images tried could be used: a/1.png: not an image"):
+    with pytest.raises(SubspectError, match="no image of the 3 tried could be used: a/1.png: not an image"):
         observe(Network(tiny), tmp_path / "images", tmp_path / "study")
 
 

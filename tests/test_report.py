@@ -113,7 +113,7 @@ def test_images_that_were_moved(study: Study, tmp_path: Path, caplog: pytest.Log
         shutil.copytree(tmp_path / "train" / name, tmp_path / "moved" / name)
     caplog.clear()
     page = report(study, images=tmp_path / "moved")
-    assert "1 images could not be read again" in caplog.text or "could not be read" not in page
+    assert "1 image could not be read again" in caplog.text or "could not be read" not in page
 
 
 class Drifting(Tiny):

@@ -124,7 +124,7 @@ def test_whether_the_images_or_the_network_are_others(study: Study, tmp_path: Pa
     for place in range(10):
         again.read(place)
     images, network = not_as_observed(again, "train", ids, 10)
-    assert images[0] == f"1 images are not those that were observed as 'train': {ids[0]}"
+    assert images[0] == f"1 image is not the one that was observed as 'train': {ids[0]}"
     assert network[0].startswith(
         "the network gives 9 of 10 images other features than when 'train' was observed, though their files are the same: "
     )

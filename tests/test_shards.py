@@ -193,5 +193,5 @@ def test_a_damaged_shard(study: Study) -> None:
     shard.unlink()
     with pytest.raises(SubspectError, match="cannot read shard .*00000.arrow: No such file"):
         list(image_set.chunks())
-    with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 0 of 1 shards; run the same"):
+    with pytest.raises(SubspectError, match="image set 'train' in .* is unfinished: 0 of 1 shard; run the same"):
         study.image_set("train")

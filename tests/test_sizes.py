@@ -284,7 +284,7 @@ def test_classes_without_images_have_no_part_in_the_mean(tmp_path: Path) -> None
 
 
 def test_a_mean_of_which_no_class_may_have_any(wide: Study) -> None:
-    with pytest.raises(SubspectError, match="a mean of 3 features needs 1 ≤ least ≤ mean ≤ most"):
+    with pytest.raises(SubspectError, match="a mean of 3 features per class needs 1 ≤ least ≤ mean ≤ most"):
         decompose(wide, Mean(3, 1, 0))
 
 
@@ -458,7 +458,10 @@ def test_wrong_usage(wide: Study, options: str) -> None:
         ("--supports indices.json --stable", "error: --stable goes with a method, not with --supports"),
         ("-k 5 --pool 4", "error: a class cannot have 5 features from a pool of 4"),
         ("-k 5 --pool 41", "error: a pool must have from 1 to 40 features; got 41"),
-        ("-k mean:4:5:6", "error: a mean of 4 features needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6"),
+        (
+            "-k mean:4:5:6",
+            "error: a mean of 4 features per class needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6",
+        ),
         ("-k mean:inf", "error: a mean of inf features needs"),
         ("-k nan", "error: k = nan must be a whole number from 1 to 40, the number of features"),
         ("-k -3", "error: k = -3.0 must be a whole number"),

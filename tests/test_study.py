@@ -60,8 +60,8 @@ def test_a_study_whose_manifest_is_misshaped(study: Study, changes: dict[str, ob
     [
         ({"shard_size": 0}, "`int` >= 1"),
         ({"shard_size": 65}, "shard_size 65 is not a multiple of batch_size 16"),
-        ({"images": 10**12}, "120 rows and 0 failed images of 1000000000000"),
-        ({"rows": 119}, "119 rows and 0 failed images of 120"),
+        ({"images": 10**12}, "rows: 120, failed images: 0, of 1000000000000"),
+        ({"rows": 119}, "rows: 119, failed images: 0, of 120"),
         ({"failed": [["a"]]}, "Expected `array` of length 2"),
         ({"shards": {"0": {"rows": 119, "checksum": "xxh3:0"}}}, "1 of 1 shards with 119 of 120 rows"),
         ({"shards": {"1": {"rows": 120, "checksum": "xxh3:0"}}}, "shards 1 of 1"),

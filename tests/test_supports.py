@@ -132,7 +132,7 @@ def test_no_index_file(tmp_path: Path, table: Any) -> None:
 @pytest.mark.parametrize(
     ("table", "held"),
     [
-        ({"0": [1]}, r"1 classes \(0\)"),
+        ({"0": [1]}, r"1 class \(0\)"),
         ({"0": [1], "1": [2], "2": [3]}, r"3 classes \(0, 1, 2\)"),
         ({"0": [1], "2": [2]}, r"2 classes \(0, 2\)"),
         ({"-1": [1], "0": [2]}, r"2 classes \(-1, 0\)"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from subspect.ground.tables import Table
-from subspect.ground.text import in_line, is_text, legible, to_json
+from subspect.ground.text import counted, in_line, is_text, legible, to_json
 
 ANY = st.text(st.characters(codec=None))
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -32,6 +32,10 @@ def test_what_is_harmless_stays() -> None:
         assert legible(text) == text
     assert legible("\x1b[31m\u202ecat\n\ud800") == "\\x1b[31m\\u202ecat\\n\\ud800"
     assert legible("a\n\tb\r", lines=True) == "a\n\tb\\r"
+
+
+def test_one_thing_is_counted_as_one() -> None:
+    assert [counted(number, "class", "classes") for number in (0, 1, 1000)] == ["0 classes", "1 class", "1,000 classes"]
 
 
 @given(text=ANY)

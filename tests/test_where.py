@@ -38,7 +38,7 @@ def test_images_of_the_choice_are_left_out_of_another_set(train: Study, tiny: Ti
     found = where(study, made)
     assert (found.image_set, found.part, found.images, found.left_out, found.held_out) == ("test", "all", 60, 30, True)
     assert (
-        "60 images of 'test'; 30 more are the same as ones that took part in choosing features or weights, and are left out"
+        "60 images of 'test'; 30 more are left out, the same as ones that took part in choosing features or weights"
         in found.note
     )
     assert {point.images for point in made.curve} == {60}

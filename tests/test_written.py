@@ -247,7 +247,7 @@ def test_a_link_leads_to_the_web(link: str, fits: bool) -> None:
     if fits:
         assert as_links([link, ""], 2) == [link, None]
     else:
-        with pytest.raises(SubspectError, match=r"1 links are not addresses of the web: row 1 .*begins with https://"):
+        with pytest.raises(SubspectError, match=r"1 link is not an address of the web: row 1 .*begins with https://"):
             as_links([None, link], 2)
 
 

@@ -181,14 +181,13 @@ def build_shortcut(folder: Path, dropped: list[int]) -> Path:
     shutil.copy(ROOT / "examples" / "shortcut.py", folder / "examples")
     made = folder / "shortcut-demo"
     with inside(folder):
-        digits = tuple("0123456789")
         torch.manual_seed(0)
         model = subspect.load_network("python:examples/shortcut.py:network").model
         made.mkdir()
         save_file(model.state_dict(), made / "weights.safetensors")
         network = subspect.load_network("python:examples/shortcut.py:network", made / "weights.safetensors")
         for seed, (name, each) in enumerate((("train", 15), ("unmarked", 5), ("test", 4), ("marked", 4))):
-            write_images(made / "images" / name, digits, each, seed, side=8)
+            write_images(made / "images" / name, demo.DIGITS, each, seed, side=8)
             subspect.observe(network, made / "images" / name, made / "study", name, show_progress=False)
         picture(np.random.default_rng(9), 8, 3).save(made / "marked.png")
         (folder / "indices.json").write_text(json.dumps({str(label): [*dropped, 7, 9] for label in range(10)}))

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 
 import lazy_loader
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"
 
 # What is imported, and from where, stands in __init__.pyi; each is loaded when it is first asked for.
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)

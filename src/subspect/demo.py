@@ -39,6 +39,18 @@ from subspect.resnet import ResNet
 log = logging.getLogger("subspect")
 
 NETWORK = "python:subspect.demo:network"
+DIGITS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+)  #: the classes: features have numbers
 DEPTHS = (8, 14, 20, 26, 32, 44)  #: of the family of networks
 _EPOCHS, _BATCH, _RATE = 12, 64, 0.05
 
@@ -47,7 +59,7 @@ def network(depth: int = 8) -> ResNet:
     """Return the demo's network, untrained: ResNet-8 for ten digits, with its preprocessing and class names."""
     model = ResNet(depth, n_classes=10)
     model.preprocessing = Preprocessing(resize=16, crop=None, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
-    model.class_names = tuple("0123456789")
+    model.class_names = DIGITS
     return model
 
 
@@ -123,7 +135,7 @@ def write_digits(train: Path, test: Path, seed: int = 0) -> None:
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))
     for place, index in enumerate(order):
-        name = f"{digits.target[index]}/{index:04d}.png"
+        name = f"{DIGITS[digits.target[index]]}/{index:04d}.png"
         pixels = np.round(digits.images[index] * (255 / 16)).astype(np.uint8)
         _write_digit((test if place < 360 else train) / name, Image.fromarray(pixels))
 
@@ -177,7 +189,8 @@ def train_network(
         match = match_classes(source, 10, model.class_names)
         batch = next(batches(source, model.preprocessing, match, [range(len(source))]))
         assert batch.pixels is not None
-        pixels, labels = batch.pixels, torch.from_numpy(batch.labels)
+        order = torch.from_numpy(np.argsort(batch.labels, kind="stable"))  # so that names of classes change nothing
+        pixels, labels = batch.pixels[order], torch.from_numpy(batch.labels)[order]
         steps = epochs * -(-len(pixels) // _BATCH)
         optimiser = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=_RATE, total_steps=steps)

@@ -22,6 +22,7 @@ from subspect.choosing.seen import Seen, gathered
 from subspect.choosing.sizes import Auto, Budget, Checked
 from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import MissingExtra, SubspectError, some
+from subspect.ground.text import counted
 from subspect.measuring.heads_say import say
 from subspect.studies.feature_files import head_of
 from subspect.studies.features import linear_head
@@ -261,8 +262,9 @@ def _with_weights(head: Any, classes: npt.NDArray[Any]) -> Any:
     weight, bias = linear_head(*head)
     if len(weight) != len(classes):
         raise SubspectError(
-            f"the head has {len(weight)} rows, and y has {len(classes)} classes, {some(classes.tolist())}: give one row for "
-            "each, in their order, or a fitted classifier, whose classes_ say which rows are which"
+            f"the head has {counted(len(weight), 'row', 'rows')}, and y has {counted(len(classes), 'class', 'classes')}, "
+            f"{some(classes.tolist())}: give one row for each, in their order, or a fitted classifier, whose classes_ "
+            "say which rows are which"
         )
     classifier = LogisticRegression()
     classifier.classes_, classifier.n_features_in_ = classes, weight.shape[1]
@@ -280,7 +282,8 @@ def _check_fits(dense: tuple[Features, Features], classes: npt.NDArray[Any], X: 
     """
     if dense[0].shape[1] != X.shape[1]:
         raise SubspectError(
-            f"the head reads {dense[0].shape[1]:,} features, and X has {X.shape[1]:,}: give the columns that it was fitted on"
+            f"the head reads {counted(dense[0].shape[1], 'feature', 'features')}, and X has {X.shape[1]:,}: give the "
+            "columns that it was fitted on"
         )
     unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()))
     if unknown:

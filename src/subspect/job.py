@@ -1,7 +1,7 @@
 """The main job, end to end: observe, decompose, evaluate, report.
 
 Whatever can be checked without running the network over the images (paths, class folders, the head, k) is checked
-before the first image set is run. Every step keeps what it made, so the same call goes on where it stopped.
+before the first image set is run. Every step keeps what it made, so the same call resumes where it stopped.
 """
 
 from __future__ import annotations

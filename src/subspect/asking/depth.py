@@ -33,6 +33,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.files import make_folder
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.sources import Images
 from subspect.networks.network import Network
@@ -143,9 +144,11 @@ class Depth(Result):
         trend, depths = self.trends["depth"]["needed"], {one.depth for one in self.members}
         said = f"exponent {_between(trend.exponent, trend.low, trend.high)} over {trend.networks} networks"
         if trend.networks < _LEAST or len(depths) < 3 or np.isnan(trend.low):
+            networks = counted(trend.networks, "network", "networks")
+            reach = f"{networks} of {counted(len(depths), 'depth', 'depths')} {'reaches' if trend.networks == 1 else 'reach'}"
             return (
-                f"This family is too small to tell: {trend.networks} networks of {len(depths)} depths reach "
-                f"{100 * self.at:g} % fidelity; a trend takes {_LEAST} networks of three depths or more."
+                f"This family is too small to tell: {reach} {100 * self.at:g} % fidelity; a trend takes {_LEAST} networks "
+                "of three depths or more."
             )
         single = sum(one.values["needed"] <= 1 for one in self.members)
         if single > _SINGLE * len(self.members):
@@ -258,7 +261,7 @@ def depth(
 ) -> Depth:
     """Observe every network of a family on the same images, and set what a class needs against depth, parameters, accuracy.
 
-    The same call goes on where it was stopped.
+    The same call resumes where it was stopped.
 
     Args:
         networks: name → network; of two depths or more.
@@ -290,7 +293,8 @@ def depth(
     depths = {name: layers_of(network, sets["train"]) for name, network in networks.items()}
     if len(set(depths.values())) < 2:
         raise SubspectError(
-            f"all {len(depths)} networks have depth {min(depths.values())}; a family needs two depths or more"
+            f"the depth of {counted(len(depths), 'network', 'networks')} is {min(depths.values())}; a family needs two depths "
+            "or more"
         )
     members, note = [], ""
     for number, (name, network) in enumerate(networks.items(), start=1):
@@ -340,7 +344,10 @@ def _member(name: str, depth: int, network: Network, study: Study, fidelity: flo
         )
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     member = Member(name, depth, parameters, float(point.dense_accuracy), d, values, path)
-    at = f"features needed at {100 * fidelity:g} % fidelity on {point.images:,} images that took no part in the choice"
+    at = (
+        f"features needed at {100 * fidelity:g} % fidelity on {counted(point.images, 'image', 'images')} that took no part "
+        "in the choice"
+    )
     return member, f"{at}; dimensions on {found.note}"
 
 

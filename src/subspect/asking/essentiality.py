@@ -35,6 +35,7 @@ from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
 from subspect.measuring.where import Where, where
@@ -133,7 +134,8 @@ class Essentiality(Result):
     @property
     def _left_out(self) -> str:
         number = int(np.isnan(self.before).sum())
-        return f"; {number} classes of which there are none, here or in the choice, are left out" if number else ""
+        classes = f"{counted(number, 'class', 'classes')} of which there are none, here or in the choice"
+        return f"; {classes}, {'is' if number == 1 else 'are'} left out" if number else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values; NaN as None."""

@@ -35,6 +35,7 @@ from subspect.ground.drawing import COLOURS, count_axis, drawing, escaped
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.statistics.dimensions import LEAST, Spread, effective_rank, spread
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.rows import held
@@ -228,7 +229,8 @@ def geometry(
     whole, sample = held(image_set.chunks(), len(image_set))
     x, labels = whole.features, whole.labels
     if len(x) < 2:
-        raise SubspectError(f"{on!r} has {len(x)} {study.identity.examples}; its dimensions need 2 or more")
+        examples = study.identity.examples
+        raise SubspectError(f"{on!r} has {counted(len(x), examples[:-1], examples)}; its dimensions need 2 or more")
     mean, directions = _directions(study, "train" if "train" in names else on, weight, bias)
     ranks, fidelity = _by_rank(x, weight, bias, mean, directions)
     generator = np.random.default_rng(seed)

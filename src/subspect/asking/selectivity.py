@@ -28,6 +28,7 @@ from subspect.ground.drawing import COLOURS, drawing, escaped, headed, short
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.feature_names import Names, names_json
 from subspect.heads.history import Part
 from subspect.heads.supports import Supports
@@ -220,7 +221,10 @@ class Selectivity(Result):
         """Return a table for each layer: of each class with images Ψ and the mass that its k largest units hold."""
         tables = []
         for one in self.layers:
-            title = f"{one.layer}, {one.channels} units: Ψ (median, mean), and % of the mass in the k largest, by k"
+            title = (
+                f"{one.layer}, {counted(one.channels, 'unit', 'units')}: Ψ (median, mean), and % of the mass in the k "
+                "largest, by k"
+            )
             table = Table(title=title, title_justify="left")
             table.add_column("class", overflow="fold")
             for column in ("Ψ", "mean", *(f"{k}" for k in one.mass)):
@@ -345,7 +349,7 @@ def class_selectivity(means: npt.NDArray[np.floating]) -> Array:
 
 
 def mutual_information(supports: Supports) -> Array:
-    """Return (C, C): mutual information, in nats, of the 0/1 vectors of length d of each two classes."""
+    """Return (C, C): mutual information, in nats, of the 0/1 vectors of length d of every pair of classes."""
     d, used = supports.n_features, _used(supports)
     both, sizes = used @ used.T, supports.sizes.astype(np.float64)
     one, other = np.broadcast_to(sizes[:, None], both.shape), np.broadcast_to(sizes, both.shape)
@@ -362,7 +366,7 @@ def mutual_information(supports: Supports) -> Array:
 
 
 def overlap(supports: Supports) -> Array:
-    """Return (C, C): the Jaccard index of the supports of each two classes; 1 for two empty ones."""
+    """Return (C, C): the Jaccard index of the supports of every pair of classes; 1 for two empty ones."""
     used, sizes = _used(supports), supports.sizes.astype(np.float64)
     both = used @ used.T
     union = sizes[:, None] + sizes - both

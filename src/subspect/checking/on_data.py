@@ -12,6 +12,7 @@ from subspect.checking.about import About, Counts
 from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import APART, BETTER, LISTED, MISCALIBRATED, PREPARED, SUSPECT_IMAGES, SUSPECTS
 from subspect.ground.errors import some
+from subspect.ground.text import counted
 from subspect.images.batches import batches
 from subspect.images.preprocessing import Preprocessing
 from subspect.measuring.fidelity import Estimate, percent, wilson
@@ -28,13 +29,13 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Apart(Check):
     """Accuracy that differs between image sets, and confidence that isn't accuracy."""
 
-    code, title = "D401", "accuracy differs between parts, or from confidence"
+    code, title = "D401", "accuracy differs between image sets, or from confidence"
     how = (
         f"the dense accuracy of a class differs by {100 * APART:.0f} points or more between the set that features were chosen "
         "on and the one measured on, and the 95 % intervals don't touch; or the decomposed head's expected calibration error "
-        f"is {100 * MISCALIBRATED:.0f} points or more above what chance makes of so many images"
+        f"is {100 * MISCALIBRATED:.0f} points or more above what chance alone gives with as many images"
     )
-    why = "the network knows some images by heart, or the parts are of different kinds; a probability that isn't one misleads"
+    why = "the network knows some images by heart, or the sets differ in kind; a confidence that isn't the accuracy misleads"
 
     def find(self, about: About) -> Sequence[Finding]:
         """Return up to two findings."""
@@ -91,7 +92,7 @@ class Apart(Check):
             return []
         accuracy, sure = float((outcomes.decomposed == outcomes.labels).mean()), float(outcomes.confidence[1].mean())
         text = (
-            f"the decomposed head's confidence is off by {100 * own:.1f} points on average (chance makes {100 * chance:.1f}, "
+            f"the decomposed head's confidence is off by {100 * own:.1f} points on average (by chance {100 * chance:.1f}, "
             f"the dense head's is off by {100 * dense:.1f}): it says {100 * sure:.0f} % and is right on {100 * accuracy:.0f} %"
         )
         figures = {"error": own, "by_chance": chance, "error_dense": dense, "confidence": sure, "accuracy": accuracy}
@@ -135,7 +136,7 @@ class Prepared(Check):
         return f"{self._tried(about, here)}, and {self._tried(about, other)}"
 
     def _tried(self, about: About, name: str) -> str:
-        return f"{min(len(about.study.image_set(name)), PREPARED[0])} images or more of {name!r}"
+        return f"{counted(min(len(about.study.image_set(name)), PREPARED[0]), 'image', 'images')} or more of {name!r}"
 
     def _other(self, about: About) -> str | None:
         chosen = about.decomposition.chosen_on[0]

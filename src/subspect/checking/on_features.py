@@ -11,6 +11,7 @@ import numpy.typing as npt
 from subspect.checking.about import About
 from subspect.checking.finding import Check, Finding, Skipped
 from subspect.checking.thresholds import ALONE, MANY, SUBSTITUTE, UNSTABLE
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.trusted import Trusted, interval
 
@@ -85,7 +86,7 @@ class Substitutes(Check):
     """Features that another could stand in for."""
 
     code, title = "F203", "a feature has a full substitute"
-    how = f"another feature, in its place, makes good {100 * SUBSTITUTE:.0f} % or more of what it explains"
+    how = f"another feature, put in its place, explains {100 * SUBSTITUTE:.0f} % or more of what it explains"
     why = "dropping it, or explaining by it, is arbitrary: the class may lean on the other just as well"
 
     def find(self, about: About) -> Sequence[Finding]:
@@ -100,8 +101,8 @@ class Substitutes(Check):
         other = int(trust.substitutes[worst, int(recovered[worst].argmax())])
         feature, label = int(own.supports.flat[worst]), int(own.supports.rows[worst])
         text = (
-            f"of {int(_seen_entries(about).sum()):,} features, {len(places):,} could be replaced in full; in "
-            f"{about.names[label]}, {about.feature(other)} makes good {100 * best[worst]:.0f} % of {about.feature(feature)}"
+            f"of {int(_seen_entries(about).sum()):,} features, {len(places):,} could be replaced by another; for "
+            f"{about.names[label]}, {about.feature(other)} does {100 * best[worst]:.0f} % of what {about.feature(feature)} does"
         )
         figures = {
             "features": len(places),
@@ -150,7 +151,10 @@ class ManyFeatures(Check):
             )
         median, found = float(np.median(own)), []
         for label in sorted((one for one in seen if sizes[one] > MANY * median), key=lambda one: -sizes[one]):
-            text = f"{about.names[label]} has {sizes[label]} features; the median of all classes is {median:g}"
+            text = (
+                f"{about.names[label]} has {counted(int(sizes[label]), 'feature', 'features')}; the median of all classes "
+                f"is {median:g}"
+            )
             figures = {"size": int(sizes[label]), "median": median}
             found.append(self.found(text, _show(about, label), [about.names[label]], figures))
         return found

@@ -24,6 +24,7 @@ from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.seals import file_checksum, is_sealed
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.ground.unfinished import is_part
 from subspect.heads.decomposition import Decomposition
 from subspect.studies.feature_names import FILE, read_feature_names
@@ -109,7 +110,8 @@ class Verified(Result):
     def _title(self) -> str:
         number = len(self.faults)
         wrong = f"; {number} {'is' if number == 1 else 'are'} damaged, missing or not the study's own" if number else ""
-        return f"{self.study}: {self.files:,} files, {self.images:,} images{wrong}"
+        files, images = counted(self.files, "file", "files"), counted(self.images, "image", "images")
+        return f"{self.study}: {files}, {images}{wrong}"
 
     @property
     def _verdict(self) -> str:
@@ -216,7 +218,8 @@ class _Look:
         image_set, before = self.study.as_set(name, manifest), len(self.faults)
         lost = [index for index in manifest.shards if index not in image_set.done]
         if lost:
-            what = f"{len(lost)} shards are missing: {some(map(shard_name, lost))}; run the same observe command again"
+            are = f"{counted(len(lost), 'shard', 'shards')} {'is' if len(lost) == 1 else 'are'} missing"
+            what = f"{are}: {some(map(shard_name, lost))}; run the same observe command again"
             self.faults.append(Fault(folder, what))
         if manifest.statistics and not os.path.lexists(image_set.folder / SUMMED):
             what = f"{image_set.left}; run the same observe command again"
@@ -230,7 +233,7 @@ class _Look:
         if len(self.faults) > before:
             return
         if manifest.complete and len(seen) != manifest.rows:
-            what = f"its shards contain {len(seen):,} images, but set.json says {manifest.rows:,}; {_REDO}"
+            what = f"its shards contain {counted(len(seen), 'image', 'images')}, but set.json says {manifest.rows:,}; {_REDO}"
             self.faults.append(Fault(folder, what))
         self.images += len(seen)
 

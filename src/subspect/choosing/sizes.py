@@ -119,7 +119,8 @@ def check_budget(size: Budget, n_features: int, pool: int | None = None, method:
         most = size.limit(limit) if isfinite(size.k) else limit
         if not 1 <= size.least <= size.k <= most <= limit:
             raise SubspectError(
-                f"a mean of {size.k:g} features needs 1 ≤ least ≤ mean ≤ most ≤ {limit}; got least {size.least} and most {most}"
+                f"a mean of {size.k:g} features per class needs 1 ≤ least ≤ mean ≤ most ≤ {limit}; got least "
+                f"{size.least} and most {most}"
             )
         return size
     if isinstance(size, Auto):

@@ -23,7 +23,10 @@ from subspect.ground.text import legible
 
 app = typer.Typer(
     name="subspect",
-    help="Which few features decide each class of a trained image classifier?",
+    help="Which few features decide each class of a trained image classifier?\n\n"
+    "A *feature* is one input of the network's final linear layer, its *head*. The *decomposed head* keeps only a few features "
+    "for each class. Its *fidelity* is the share of images on which it predicts the same class as the original, *dense* head. "
+    "A *study* is the folder that holds a network's features and all that was computed from them.",
     epilog="Exit codes: 0 success; 1 an input cannot be used; 2 wrong usage; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,20 +40,22 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads;
 Memory = Annotated[
     str | None,
     typer.Option(
-        metavar="SIZE", help="Memory for features and statistics, such as 4G; by default a quarter of what is free."
+        metavar="SIZE", help="Memory for features and statistics, such as 4G; default: a quarter of what is free."
     ),
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Where images are gone through: local, or ray, by the actors of a Ray cluster."),
+    typer.Option(
+        metavar="NAME", help="Where the work is done: local, in this process; or ray, by the actors of a Ray cluster."
+    ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        metavar="PLACE", help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT; unless given, this machine alone."
+        metavar="PLACE", help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT; default: one on this machine alone."
     ),
 ]
-Actors = Annotated[int | None, typer.Option(min=1, help="Number of Ray actors; by default a CPU less than there are.")]
+Actors = Annotated[int | None, typer.Option(min=1, help="Number of Ray actors; default: one fewer than the CPUs.")]
 _RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues")
 _GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]

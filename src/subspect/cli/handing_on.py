@@ -48,21 +48,22 @@ def edit(
     ] = None,
     refit_on: Annotated[str | None, typer.Option(help="Image set to re-learn the remaining weights on.")] = None,
     target: Annotated[
-        Target | None, typer.Option(help="What to re-learn towards; default: the labels, if there are any.")
+        Target | None,
+        typer.Option(help="What the re-learned weights approximate; default: the labels, if there are any."),
     ] = None,
     without_cue: Annotated[
         list[str] | None,
         typer.Option(
-            help="Cue that weights must not lean on, named as for cues: they are re-learned on copies of the images, too, in "
-            "which it is another image's; needs --network; repeatable."
+            help="Cue that the weights must not lean on, named as for subspect cues: they are re-learned on the images and on "
+            "copies that have this cue from another image; needs --network; repeatable."
         ),
     ] = None,
     observed: ObservedIfNamed = NOT_NAMED,
     reselect: Annotated[
-        bool, typer.Option("--reselect", help="With --without-cue: choose as many features anew, on the same images.")
+        bool, typer.Option("--reselect", help="With --without-cue: also choose the features anew, as many as before.")
     ] = False,
-    copies: Annotated[int, typer.Option(min=1, help="With --without-cue: copies of each image.")] = COPIES,
-    sample: Annotated[int, typer.Option(min=2, help="With --without-cue: images, at most, that are copied.")] = LEARNED,
+    copies: Annotated[int, typer.Option(min=1, help="With --without-cue: number of copies of each image.")] = COPIES,
+    sample: Annotated[int, typer.Option(min=2, help="With --without-cue: copy at most this many images.")] = LEARNED,
     images: Images = None,
     seed: Annotated[int, typer.Option(min=0, help="With --without-cue: random seed.")] = 0,
     running: Running = RUNNING,
@@ -70,7 +71,7 @@ def edit(
     on: On = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drop features that shouldn't matter, or do without a cue, re-learn the rest if asked, and show what that changes.
+    """Drop features that shouldn't matter, or re-learn the weights without a cue, and show what that changes.
 
     The edited decomposition is stored beside the other, as NAME-edited.
 
@@ -114,7 +115,9 @@ def retrain(
     output: Annotated[Path, typer.Option("-o", "--output", help="Output: folder for state, log and weights.")],
     decomposition: Which = None,
     test: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on, before and after.")] = None,
-    control: Annotated[bool, typer.Option("--control", help="Also train the dense network for as long.")] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Also train the dense network for as many epochs, to compare.")
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 3,
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     optimiser: Annotated[Optimiser, typer.Option(help="SGD with Nesterov momentum, or AdamW.")] = "sgd",
@@ -124,11 +127,13 @@ def retrain(
     layer: Annotated[
         list[str] | None, typer.Option("--layers", help="Module to train; repeatable; default: all.")
     ] = None,
-    shift: Annotated[int, typer.Option(min=0, help="Shift images at random by up to so many pixels.")] = 0,
+    shift: Annotated[int, typer.Option(min=0, help="Shift images at random by up to this many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.")] = False,
     without_cue: Annotated[
         list[str] | None,
-        typer.Option(help="Cue that nothing must lean on, named as for cues: swapped between the images; repeatable."),
+        typer.Option(
+            help="Cue that the network must not lean on, named as for subspect cues; swapped between images; repeatable."
+        ),
     ] = None,
     class_map: ClassMap = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
@@ -220,7 +225,8 @@ def export(
         Path, typer.Option("-o", "--output", help="Output: the file, or the folder, which must not exist yet.")
     ],
     format: Annotated[
-        str | None, typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix. hf: a folder.")
+        str | None,
+        typer.Option(help=f"{', '.join(FORMATS)}; default: by the file's suffix; hf is a Hugging Face folder."),
     ] = None,
     observed: ObservedIfNamed = NOT_NAMED,
     decomposition: Which = None,
@@ -236,7 +242,7 @@ def export(
 ) -> None:
     """Write the decomposed network as ONNX, a torch.export program or a Hugging Face folder, or the decomposition alone.
 
-    A network's file is read back and checked on real images first; class names and preprocessing are stored in it. A Hugging
+    Every file of a network is read back and checked on real images; class names and preprocessing are stored in it. A Hugging
     Face folder comes with a model card; nothing is sent anywhere unless you say so (--push-to).
 
     Example: subspect export study --network python:model.py:make --weights model.safetensors -o model.onnx
@@ -293,7 +299,7 @@ def tradeoff(
     observed: Observed,
     pools: Annotated[
         list[int],
-        typer.Option("--pool", min=1, help="Size of the pool that all classes' features come from; repeatable."),
+        typer.Option("--pool", min=1, help="Size of the pool that all classes share; repeatable."),
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="Features per class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
@@ -303,7 +309,7 @@ def tradeoff(
 ) -> None:
     """Measure accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
 
-    The study stays as it is; `subspect decompose --pool` makes the one that you settle on.
+    The study isn't changed; once you have settled on a size, run `subspect decompose --pool`.
 
     Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
     """

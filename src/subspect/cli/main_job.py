@@ -43,7 +43,10 @@ def run(
         Path | None, typer.Option(help="Images to measure the cost on; default: a share of the images is held out.")
     ] = None,
     promise: Annotated[
-        Path | None, typer.Option(help="With -k auto: images that the network has never seen, to promise the loss on.")
+        Path | None,
+        typer.Option(
+            help="With -k auto: images that the network has never seen, from which a bound on the loss is promised."
+        ),
     ] = None,
     class_map: ClassMap = None,
     max_failed: MaxFailed = 0.01,
@@ -51,7 +54,9 @@ def run(
     among_given: AmongGiven = False,
     as_json: AsJson = False,
 ) -> None:
-    """The main job: observe, decompose, evaluate, report.
+    """The main job: run the network over the images, find the features that decide each class, write the report.
+
+    Does what observe, decompose, evaluate and report do one by one.
 
     Run the same command again to resume after an interruption.
 

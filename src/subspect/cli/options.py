@@ -52,7 +52,8 @@ Output = Annotated[
 ClassMap = Annotated[
     str | None,
     typer.Option(
-        help="JSON file that maps folder names to class indices; 'sorted' for their order, sorted or the data set's."
+        help="JSON file that maps folder names to class indices; or 'sorted': the folders in sorted order (a data set's "
+        "classes in its own) are classes 0, 1, …"
     ),
 ]
 MaxFailed = Annotated[
@@ -65,7 +66,9 @@ On = Annotated[
 ]
 AmongGiven = Annotated[
     bool,
-    typer.Option("--among-given", help="Have the networks choose among the classes that there are images of, not all."),
+    typer.Option(
+        "--among-given", help="Predict only among the classes that the images belong to, not among all classes."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Figure = Annotated[Path | None, typer.Option(help="Write the figure to this file (PNG, SVG or PDF).")]
@@ -186,7 +189,7 @@ def open_for(observed: Observed | ObservedIfNamed, study: str) -> Study:
 
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: cuda if available, else cpu.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0: this one.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images; 0: this process reads them.")]
 
 
 @dataclass(frozen=True)
@@ -197,14 +200,15 @@ class Opening:
         bool, typer.Option("--outside", help="Follow links, and paths in tables, that lead outside the image folder.")
     ] = False
     image_column: Annotated[
-        str | None, typer.Option(help="Column, extension or array of the images, if it is not clear.")
+        str | None, typer.Option(help="Column, extension or array that holds the images, if several could.")
     ] = None
     label_column: Annotated[
-        str | None, typer.Option(help="Column, extension or array of the labels, if it is not clear; none: no labels.")
+        str | None,
+        typer.Option(help="Column, extension or array that holds the labels, if several could; none: no labels."),
     ] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many images.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Take a random sample of this many images.")] = None
     limit_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Take a random sample of at most so many images of each class.")
+        int | None, typer.Option(min=1, help="Take a random sample of at most this many images of each class.")
     ] = None
     limit_seed: Annotated[int, typer.Option(help="Random seed of the sample.")] = 0
 
@@ -261,27 +265,28 @@ class Choosing:
         ),
     ] = None
     pool: Annotated[
-        int | None, typer.Option(min=1, help="With pursuit: choose all classes' features from one pool of this size.")
+        int | None,
+        typer.Option(min=1, help="With pursuit: choose all classes' features from one shared pool of this size."),
     ] = None
     stable: Annotated[
         bool,
         typer.Option(
             "--stable",
-            help="With pursuit: of features that explain nearly as much, favour those that other images give too.",
+            help="With pursuit: among features that explain nearly as much, prefer those that other images would give, too.",
         ),
     ] = False
     ternary: Annotated[
         bool,
         typer.Option(
             "--ternary",
-            help="With pursuit: readable weights, -1, 0 or +1, times a scale for each class, over one for each feature.",
+            help="With pursuit: readable weights, -1, 0 or +1, times a scale per class, divided by a scale per feature.",
         ),
     ] = False
     draws: Annotated[
         int | None,
         typer.Option(
-            help="With pursuit: repeat the choice on so many halves of the images, to see if it stays: an even number from 4 "
-            f"to 1,000, or 0 for none. Default: {DRAWS}."
+            help="With pursuit: repeat the choice on this many random halves of the images, to see how stable it is: an even "
+            f"number from 4 to 1,000, or 0 for none. Default: {DRAWS}."
         ),
     ] = None
     tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (

@@ -91,19 +91,20 @@ def cues(
     images: Images = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put the cues in the place of those that are kept of other images.")
+        bool, typer.Option("--replace", help="Replace cues that were stored before, measured on other images.")
     ] = False,
     label: Annotated[
         str | None,
-        typer.Option("--class", help="Also print one class, feature by feature; the figure is then its own."),
+        typer.Option("--class", help="Also print one class, feature by feature; the figure then shows that class."),
     ] = None,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what each class rests on: border, corners, colour, brightness, texture, the arrangement of parts, and more.
 
-    Each is swapped with that of an image of another class, and the network is asked again: by how much does each class's margin
-    shrink, and through which features? What is measured is kept in the study; run the same command again to resume.
+    Each of these cues is swapped with that of an image of another class, and the network runs again: by how much does each
+    class's margin (its logit less the strongest other) shrink, and through which features? What is measured is kept in the
+    study; run the same command again to resume.
 
     Example: subspect cues study --network python:model.py:make --weights model.safetensors --sample 20 --figure cues.png
     """
@@ -141,14 +142,14 @@ def check(
     images: Images = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Code of a check to leave out; repeatable.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 1 if anything is found; what was skipped counts as clean.")
+        bool, typer.Option("--strict", help="Exit with code 1 if anything is found; skipped checks count as passed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List what somebody should look at: classes that rest on a shortcut, doubtful features, suspect labels, and more.
 
-    Each finding has a code, which stays the same, and says what to do. What classes rest on is judged by what the command cues
-    measured before; the preprocessing only if the network is named.
+    Each finding has a code, which stays the same, and says what to do. To judge what classes rest on, run `subspect cues`
+    first; the preprocessing is checked only with --network.
 
     Example: subspect check study --ignore F202 --ignore F203
     """
@@ -220,18 +221,18 @@ def selectivity(
     ] = None,
     on: Annotated[str, typer.Option(help="Image set to measure on.")] = "train",
     k: Annotated[int, typer.Option("-k", min=1, help="Influential units per class.")] = 5,
-    share: Annotated[float, typer.Option(help="Share of an image's mass, for Ψ; between 0 and 1.")] = SHARE,
+    share: Annotated[float, typer.Option(help="Share of an image's total activation, for Ψ; between 0 and 1.")] = SHARE,
     per_class: PerClass = False,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how class-specific the features and layers are: Ψ, class selectivity, what classes share.
 
-    Ψ: share of the units that an image doesn't need for a share of its mass (arXiv 2112.07719). μ of a unit: (largest class
-    mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information, overlap: of the k units that are
-    most often among the k largest.
+    Ψ: share of the units that an image doesn't need to reach a share of its total activation (arXiv 2112.07719). μ of a unit:
+    (largest class mean − mean of the others) / their sum (Leavitt & Morcos 2020). Mutual information and overlap compare
+    the classes' k units that are most often among an image's k largest.
 
-    Layers are kept when they are observed: subspect observe … --layers all.
+    Layers other than the features must have been stored: subspect observe … --layers all.
 
     Example: subspect selectivity study -k 5
     """
@@ -251,7 +252,7 @@ def essentiality(
     decomposition: Which = None,
     on: On = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Number of draws of noise, of random sets and of random orders.")
+        int, typer.Option(min=1, help="How often noise, random sets and random orders are drawn.")
     ] = REPEATS,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     figure: Figure = None,
@@ -259,8 +260,8 @@ def essentiality(
 ) -> None:
     """Replace the influential features of each class by noise, their mean or zero, then all others, then random ones.
 
-    Class accuracy of the dense network, with those of a decomposition replaced (arXiv 2112.07719, section 4); the paper's are
-    those of: subspect decompose study --method frequency -k 5.
+    Shows how the dense network's accuracy on each class changes when features of a decomposition are replaced (arXiv
+    2112.07719, section 4). The paper's features are those of: subspect decompose study --method frequency -k 5.
 
     Example: subspect essentiality study --decomposition frequency-k5
     """
@@ -290,8 +291,9 @@ def geometry(
 ) -> None:
     """Measure the dimensions of the features and of the decision.
 
-    Decision dimension: the fewest directions that the features can be projected on with 99 % of the decisions kept. Of the
-    features: participation ratio, principal components, TwoNN (Facco et al. 2017), maximum likelihood (Levina & Bickel 2005).
+    Decision dimension: the fewest directions that the features can be projected on with 99 % of the decisions kept. Dimensions
+    of the features: participation ratio, principal components, TwoNN (Facco et al. 2017), maximum likelihood (Levina & Bickel
+    2005).
 
     Example: subspect geometry study --figure dimensions.png
     """
@@ -315,7 +317,7 @@ def depth(
     running: Running,
     output: Annotated[Path, typer.Option("-o", "--output", help="Output: folder for a study of each network.")],
     networks: Annotated[
-        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, named as for run; at least two depths.")
+        list[str] | None, typer.Argument(help="NETWORK or NETWORK=WEIGHTS, named as for run; of at least two depths.")
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Images to choose the features on.")] = None,
     test: Annotated[
@@ -326,12 +328,12 @@ def depth(
         typer.Option("--digits", help="Train a family on handwritten digits instead: six depths, three seeds."),
     ] = False,
     fidelity: Annotated[
-        float, typer.Option(help="Fidelity at which the number of features is read off; between 0 and 1.")
+        float, typer.Option(help="Fidelity that the number of features a class needs is for; between 0 and 1.")
     ] = FIDELITY,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
-    """Relate the features a class needs, and the dimensions of features and decision, to depth, across a family of networks.
+    """Measure how depth changes the number of features a class needs, and the dimensions of features and decision, in a family.
 
     Run the same command again to resume after an interruption.
 

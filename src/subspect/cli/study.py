@@ -66,14 +66,15 @@ def observe(
         str | None,
         typer.Option(
             metavar="N/OF",
-            help="Fill one part of the set, such as 3/16, where several processes share the study; the last closes the set.",
+            help="Fill one part of the set, such as 3/16, when several processes share the study; the last one to end "
+            "completes the set.",
         ),
     ] = None,
     keep: Annotated[
         Keep,
         typer.Option(
-            help="What to keep of all images: features; or statistics, and features of a sample, where features take too much "
-            "disk."
+            help="What to store: the features of all images; or, where these take too much disk, statistics of all images and "
+            "the features of a sample."
         ),
     ] = "features",
     as_json: AsJson = False,
@@ -127,9 +128,9 @@ def features(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store features from anywhere and the linear head that reads them in a study, without a network or images.
+    """Make a study from stored features and the linear head that reads them, without a network or images.
 
-    Features are of text, audio, tables: what is stored is looked at as that of a network. No pickle is opened.
+    The features may be of text, audio or tables; every command works on them that needs no images. No pickle is opened.
 
     Example: subspect features features.npy --head head.npz -o texts --labels labels.txt --class-names topics.txt
     """
@@ -176,7 +177,9 @@ def decompose(
     ] = None,
     promise_on: Annotated[
         str | None,
-        typer.Option(help="With -k auto: image set that the network has never seen, to promise the loss on."),
+        typer.Option(
+            help="With -k auto: image set that the network has never seen, from which a bound on the loss is promised."
+        ),
     ] = None,
     on: Annotated[str | None, typer.Option(help="Image set to choose the features on; default: train.")] = None,
     as_json: AsJson = False,
@@ -333,18 +336,18 @@ def show(
 @command("A study")
 def name(
     study: StudyPath,
-    feature: Annotated[str | None, typer.Argument(help="A feature: its index, or the name that it has.")] = None,
-    given: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name from now on.")] = None,
+    feature: Annotated[str | None, typer.Argument(help="A feature: its index, or its present name.")] = None,
+    given: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its new name.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file with names: feature, by index or name → name (null takes a name away); or a list of all names."
+            help="JSON file: feature, by its index or name → new name, or null to remove it; or a list of all features' names."
         ),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the feature's name away.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the feature's name.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Name features, which are then shown by name everywhere; without a name, list the names that there are.
+    """Give features names, which are then shown wherever the features are; or list the names there are.
 
     Examples: subspect name study 12 whiskers | subspect name study --file names.json | subspect name study
     """
@@ -354,7 +357,7 @@ def name(
     opened = Study.open(study)
     if (feature is not None) + (file is not None) > 1 or (feature is not None) != ((given is None) == remove):
         raise SubspectError(
-            "name features by one of: FEATURE NAME; FEATURE --remove, which takes its name away; --file FILE; or give none "
+            "name features by one of: FEATURE NAME; FEATURE --remove, which removes its name; --file FILE; or give none "
             "of these, to list the names that there are"
         )
     before = kept_names(opened)
@@ -376,7 +379,7 @@ def verify(
 ) -> None:
     """Check every file of a study against its checksum, and the files against each other.
 
-    The exit code is 1 if anything is damaged, missing or foreign.
+    The exit code is 1 if anything is damaged or missing, or doesn't belong to the study.
 
     Example: subspect verify study
     """

@@ -30,7 +30,7 @@ def model_card(study: Study, decomposition: Decomposition, prepared: bool) -> st
     fidelity = evaluate(study, decomposition)
     parts = [
         _front(study),
-        f"# {written(_called(study.identity.network))}, with {decomposition.mean_size:.3g} features for each class",
+        f"# {written(_called(study.identity.network))}, with {_features(decomposition)} for each class",
         _about(study, decomposition),
         "## What it costs",
         *_costs(fidelity),
@@ -66,6 +66,12 @@ def _front(study: Study) -> str:
         "tags": ["image-classification", "subspect", "interpretability", "sparse"],
     }
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _features(decomposition: Decomposition) -> str:
+    """Say how many features a class has on average."""
+    size = f"{decomposition.mean_size:.3g}"
+    return f"{size} feature{'s' * (size != '1')}"
 
 
 def _about(study: Study, decomposition: Decomposition) -> str:

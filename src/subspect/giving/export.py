@@ -32,6 +32,7 @@ from subspect.ground.files import atomic
 from subspect.ground.folders import check_free_place
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import names_json
 from subspect.heads.head import MANY
@@ -132,7 +133,8 @@ class Exported(Result):
         opset = f", opset {self.about['opset']}" if self.format == "onnx" else ""
         shares = (f"{batch} image{'s' * (batch > 1)} {ratio}" for batch, ratio in self.times.items())
         return (
-            f"{runs} on the CPU{opset}, {torch.get_num_threads()} threads; head computed as: {self.kernel}; logits on real "
+            f"{runs} on the CPU{opset}, {counted(torch.get_num_threads(), 'thread', 'threads')}; head computed as: "
+            f"{self.kernel}; logits on real "
             f"images differ from PyTorch's by {self.difference:.1e} at most; time as a share of dense, in brackets 95 % "
             f"intervals: {', '.join(shares)}"
         )
@@ -336,7 +338,8 @@ def write(
             apart = float((run(pixels[:batch]) - wanted).abs().max())
             if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
                 raise SubspectError(
-                    f"the exported network differs from the decomposed one by {apart:.2e} in a logit, on {batch} images; more "
+                    f"the exported network differs from the decomposed one by {apart:.2e} in a logit, on a batch of "
+                    f"{batch}; more "
                     f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
                 )
             difference = max(difference, apart)

@@ -30,7 +30,7 @@ from subspect.ground.folders import check_free_place, whole_folder
 from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.ground.text import legible
+from subspect.ground.text import counted, legible
 from subspect.heads.feature_names import names_json
 from subspect.studies.image_set import ImageSet
 from subspect.studies.shards import Chunk
@@ -80,9 +80,11 @@ class ExportedFeatures(Result):
             "tensorboard": f"tensorboard --logdir {self.path}",
             "fiftyone": f"fiftyone.Dataset.from_dir({str(self.path)!r}, dataset_type=fiftyone.types.FiftyOneDataset)",
         }
-        caption = (
-            f"{self.examples:,} examples of {self.image_set!r}, {self.features:,} features each\n{opens[self.format]}"
+        examples, features = (
+            counted(self.examples, "example", "examples"),
+            counted(self.features, "feature", "features"),
         )
+        caption = f"{examples} of {self.image_set!r}, {features} each\n{opens[self.format]}"
         table = Table(title=str(self.path), caption=caption, title_justify="left", caption_justify="left")
         table.add_column("file")
         table.add_column("MB", justify="right")

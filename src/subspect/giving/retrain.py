@@ -32,6 +32,7 @@ from subspect.ground.progress import progress
 from subspect.ground.results import Result
 from subspect.ground.seals import is_sealed
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.images.batches import Batch, batches, lost_workers
@@ -66,7 +67,7 @@ def train(
 ) -> Trained:
     """Train a network with a decomposed head, or, as a control, as it is.
 
-    The network given is left as it was. The same call goes on where it was stopped.
+    The network given is left as it was. The same call resumes where it was stopped.
 
     Args:
         network: that was observed; its head is known.
@@ -100,7 +101,8 @@ def train(
     kept, held = np.flatnonzero(at), np.flatnonzero(~at)
     if len(kept) < settings.batch_size or not len(held):
         raise SubspectError(
-            f"{len(source)} images are too few: {len(kept)} to learn from, in batches of {settings.batch_size}, and "
+            f"{counted(len(source), 'image is', 'images are')} too few: {len(kept)} to learn from, in batches of "
+            f"{settings.batch_size}, and "
             f"{len(held)} held out; give more, or a smaller batch_size (--batch-size)"
         )
     _refuse_study(folder)
@@ -171,8 +173,8 @@ class Retrained(Result):
         """Return tables for the terminal: accuracy after each epoch, and on the test images."""
         cues = f" with {' and '.join(self.without_cues)} swapped" if self.without_cues else ""
         caption = (
-            f"held out: accuracy{cues} before this training on {self.retrained.images:,} images left out of it (the original "
-            "training may have used them), then after each epoch; weights: "
+            f"held out: accuracy{cues} before this training on {counted(self.retrained.images, 'image', 'images')} left out of "
+            "it (the original training may have used them), then after each epoch; weights: "
         )
         caption += ", ".join(str(one.path) for one in (self.retrained, self.control) if one is not None)
         if cues:
@@ -191,7 +193,7 @@ class Retrained(Result):
             table.add_row(f"epoch {number}", *(f"{100 * share:.2f} %{best}" for share, best in shares))
         if not self.accuracy:
             return [table]
-        test = Table(title=f"accuracy on {self.images:,} test images", title_justify="left")
+        test = Table(title=f"accuracy on {counted(self.images, 'test image', 'test images')}", title_justify="left")
         for column in ("", "before", "retrained"):
             test.add_column(column, justify="right" if column else "left")
         for name in ("decomposed", "dense"):

@@ -30,6 +30,7 @@ from subspect.giving.timing import BATCHES, ROUNDS, Ratio, ratios
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.cost import NetworkSize, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
@@ -113,15 +114,20 @@ class Specialised(Result):
     def tables(self) -> list[Table]:
         """Return tables for the terminal: size and time before and after, and of the file."""
         caption = (
-            f"{self.removed:,} features are no longer computed; logits on real images differ from the decomposed network's by "
-            f"{self.difference:.1e} at most; times with {torch.get_num_threads()} threads, in brackets 95 % intervals"
+            f"{counted(self.removed, 'feature is', 'features are')} no longer computed; logits on real images differ "
+            "from the decomposed network's by "
+            f"{self.difference:.1e} at most; times with {counted(torch.get_num_threads(), 'thread', 'threads')}, in "
+            "brackets 95 % intervals"
         )
         if self.stay:
-            caption += f". {self.stay:,} features that no class uses stay, {self.why}"
+            caption += (
+                f". {counted(self.stay, 'feature that no class uses stays', 'features that no class uses stay')}, "
+                f"{self.why}"
+            )
         if self.among:
             said = ", ".join(f"{name} {percent(share)}" for name, share in self.among.items())
             caption += f". Accuracy among these classes, on {self.note}: {said}"
-        count = f"{len(self.classes):,} class{'es' * (len(self.classes) > 1)}"
+        count = counted(len(self.classes), "class", "classes")
         table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
         table.title_justify = table.caption_justify = "left"
         fewer = self.rows != self.dense

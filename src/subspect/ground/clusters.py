@@ -26,6 +26,7 @@ from subspect.ground.actors import LOST, Actor
 from subspect.ground.engines import Here, Work, using
 from subspect.ground.errors import SubspectError, near, shortened
 from subspect.ground.packages import package
+from subspect.ground.text import counted
 
 log = logging.getLogger("subspect")
 R = TypeVar("R")
@@ -175,7 +176,8 @@ def _how_many(ray: Any, actors: int | None) -> int:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if actors is not None and actors > cpus:
         raise SubspectError(
-            f"{actors} actors (--actors) need as many CPUs, and the cluster has {cpus}; ask for no more than that"
+            f"{counted(actors, 'actor needs a CPU', 'actors (--actors) need as many CPUs')}, and the cluster has "
+            f"{cpus}; ask for no more than that"
         )
     return actors or max(1, cpus - 1)
 
@@ -322,6 +324,6 @@ def _no_room(ray: Any, actors: int) -> str:
         f"{int(value)} {name}" for name, value in ray.available_resources().items() if name in ("CPU", "GPU")
     )
     return (
-        f"none of {actors} Ray actors could start within {_START:.0f} seconds; free in the cluster: {free or 'nothing'}; wait "
+        f"no Ray actor of {actors} could start within {_START:.0f} seconds; free in the cluster: {free or 'nothing'}; wait "
         "until others are done, or ask for fewer (--actors)"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from subspect.ground.drawing import COLOURS, count_axis, drawing, escaped
 from subspect.ground.errors import SubspectError
+from subspect.ground.text import counted
 from subspect.heads.history import CurvePoint
 
 if TYPE_CHECKING:
@@ -46,9 +47,8 @@ def curve_plot(decomposition: Decomposition) -> Figure:
     draw_curve(axes, points, {name: pair[0] for name, pair in COLOURS.items()})
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.set_title(
-        escaped(f"{decomposition.name}, on {points[0].images:,} {decomposition.examples}"), fontsize=9, loc="left"
-    )
+    images = counted(points[0].images, decomposition.examples[:-1], decomposition.examples)
+    axes.set_title(escaped(f"{decomposition.name}, on {images}"), fontsize=9, loc="left")
     return figure
 
 

@@ -24,7 +24,7 @@ _STABILITY = (
     "stability: share of halves of the {} on which the choice, repeated, gives the feature again, with its 95 % interval; "
     "what two halves share, which have half of their images in common: features in both, of those in either (Jaccard); "
 )
-_SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's worth that they make good"
+_SUBSTITUTES = "substitutes: features that could stand in, and the share of the feature's work that each would do"
 _FREE = "; these, and sets that explain as much, are of free weights"
 _FAVOURED = "ties are broken by the dense head's weights, alike on all halves, which is part of these shares; "
 
@@ -133,11 +133,15 @@ def near_equals(decomposition: Decomposition, label: int, rows: Sequence[Feature
         return ""
     count, nats = int(trust.near_equal[label]), float(trust.tolerance[label])
     if count == 1:
-        return f"no other {len(rows)} features were found that explain as much (to {nats:.2g} nats)"
+        other = counted(len(rows), "feature was", "features were")
+        return f"no other {other} found that explain{'s' * (len(rows) == 1)} as much (to {nats:.2g} nats)"
     core = [shown(row.feature, decomposition.feature_names) for row in rows if row.core]
     common = f"all of them have {some(core, 10)}" if core else "no feature is in all of them"
     found = f"{FOUND} sets or more" if count >= FOUND else f"{count} sets"
-    return f"{found} of {len(rows)} features were found that explain as much (to {nats:.2g} nats): {common}"
+    return (
+        f"{found} of {counted(len(rows), 'feature', 'features')} were found that explain as much (to {nats:.2g} nats): "
+        f"{common}"
+    )
 
 
 def by_chance(decomposition: Decomposition, label: int, rows: Sequence[FeatureRow]) -> str:
@@ -197,6 +201,7 @@ def trusted(decomposition: Decomposition, label: int) -> str:
 def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
     """Return what keeping few features costs, against their number: a bar of fidelity for each size tried."""
     points = sorted(decomposition.curve, key=lambda point: (float(point.k), bool(point.refit)))
+    images = counted(points[0].images, decomposition.examples[:-1], decomposition.examples)
     table = Table(
         title=f"{decomposition.name}: what few features cost",
         title_justify="left",
@@ -204,7 +209,7 @@ def curve_table(decomposition: Decomposition, *, width: int = 30) -> Table:
             filter(
                 None,
                 [
-                    f"{points[0].images:,} {decomposition.examples}; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
+                    f"{images}; dense accuracy {100 * points[0].dense_accuracy:.2f} %",
                     decomposition.settled,
                 ],
             )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, read_json
+from subspect.ground.text import counted
 
 
 class Supports:
@@ -110,7 +111,9 @@ class Supports:
             )
         if sorted(rows) != list(range(n_classes)):
             raise SubspectError(
-                f"{path} contains {len(rows)} classes ({some(sorted(rows))}); the network has {n_classes}: 0 to {n_classes - 1}"
+                f"{path} contains {counted(len(rows), 'class', 'classes')} ({some(sorted(rows))}); the network has "
+                f"{n_classes:,}: 0 to "
+                f"{n_classes - 1}"
             )
         return cls([rows[label] for label in range(n_classes)], n_features)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import parse_json
+from subspect.ground.text import counted
 from subspect.images.columns import IMAGE_NAMES, Column, RawLabels, image_column, label_column, raw_labels
 from subspect.images.decoding import contents
 from subspect.images.encoded import check_size
@@ -63,7 +64,7 @@ def choose(schema: pa.Schema, image: str | None, label: str | None, where: str) 
         if name == chosen
         else Column(
             name,
-            f"{len(names[name] or ()):,} classes" if names[name] else str(kind),
+            counted(len(names[name] or ()), "class", "classes") if names[name] else str(kind),
             2 * bool(names[name]) or _fits_label(kind),
         )
         for name, kind in kinds.items()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from subspect.ground.errors import SubspectError, near, shortened, some
+from subspect.ground.text import counted
 from subspect.images.sources import what_labels_are
 
 log = logging.getLogger("subspect")
@@ -181,7 +182,8 @@ def _of_places(numbers: list[int], names: tuple[str, ...], id: Callable[[int], s
     if outside:
         listed = some([f"{numbers[index]} of {id(index)}" for index in outside], 3)
         raise SubspectError(
-            f"{len(outside):,} labels in {where} are outside its {len(names):,} class names: {listed}; expected 0 to "
+            f"{counted(len(outside), 'label', 'labels')} in {where} {'is' if len(outside) == 1 else 'are'} outside its "
+            f"{counted(len(names), 'class name', 'class names')}: {listed}; expected 0 to "
             f"{len(names) - 1}"
         )
     return RawLabels([names[number] for number in numbers], names)

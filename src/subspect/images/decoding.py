@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from subspect.ground.errors import SubspectError, Unusable
 from subspect.ground.files import read_bytes
+from subspect.ground.text import counted
 from subspect.images.preprocessing import check_pixels
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # whose readers start no program
@@ -65,7 +66,7 @@ def decoded_with_digest(data: bytes) -> tuple[Image.Image, bytes]:
     try:
         return _decoded(data), digest(data)
     except UnidentifiedImageError as error:
-        raise Unusable(f"not an image ({len(data)} bytes)") from error
+        raise Unusable(f"not an image ({counted(len(data), 'byte', 'bytes')})") from error
     except Unusable:
         raise
     except Exception as error:  # a broken file makes Pillow's decoders raise almost anything; it mustn't stop the run

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import entries, fingerprint, is_file, is_folder, read_bytes
+from subspect.ground.text import counted
 from subspect.images.columns import IMAGE_NAMES, LABEL_NAMES, NO_COLUMN
 from subspect.images.decoding import decode_with_digest
 from subspect.images.fence import Fence
@@ -185,7 +186,8 @@ def _rows(
                     continue
                 if len(row) > len(columns):
                     raise SubspectError(
-                        f"{path} has {len(row)} fields in line {reader.line_num} but {len(columns)} columns; put fields that "
+                        f"{path} has {len(row)} fields in line {reader.line_num} but "
+                        f"{counted(len(columns), 'column', 'columns')}; put fields that "
                         "contain a comma in quotes"
                     )
                 if "\0" in "".join(row):

@@ -18,6 +18,7 @@ from typing import cast
 
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import read_json
+from subspect.ground.text import counted
 from subspect.images import imagenet
 from subspect.images.imagenet import WORDNET_ID, plain
 from subspect.images.sources import ClassMatch, Images
@@ -52,7 +53,7 @@ def match_classes(
     if names is not None and len(names) != n_classes:
         two = "; one logit is two classes: give two names, first that of a negative logit"
         raise SubspectError(
-            f"{len(names)} class names for a network with {n_classes} classes; give one per class"
+            f"{counted(len(names), 'class name', 'class names')} for a network with {n_classes} classes; give one per class"
             f"{two if (len(names), n_classes) == (1, 2) else ''}"
         )
     known = None if names is None or tuple(names) == numbered(n_classes) else tuple(names)
@@ -219,7 +220,8 @@ def _by_order(images: Images, n_classes: int, known: tuple[str, ...] | None) -> 
     found = cast(tuple[str, ...], images.classes)
     if len(found) != n_classes:
         raise SubspectError(
-            f"{len(found)} class folders or labels ({some(found)}) for a network with {n_classes} classes: expected one per "
+            f"{counted(len(found), 'class folder or label', 'class folders or labels')} ({some(found)}) for a network "
+            f"with {n_classes} classes: expected one per "
             f"class; pass --class-map FILE (name → class index) for some of the classes{_inside(images, found)}"
         )
     if images.kind == "folder" and all(name.casefold() in _SETS for name in found):
@@ -268,8 +270,8 @@ def _by_map(
     missing = [name for name in found if name not in given]
     if missing:
         raise SubspectError(
-            f"{len(missing)} of the class folders or labels are missing from the class map: {some(map(repr, missing))}; add "
-            "them"
+            f"{len(missing)} of the class folders or labels {'is' if len(missing) == 1 else 'are'} missing from the class map: "
+            f"{some(map(repr, missing))}; add {'it' if len(missing) == 1 else 'them'}"
         )
     first = {value: name for name, value in reversed(list(given.items()))}
     names = known or tuple(first.get(index, f"class {index}") for index in range(n_classes))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from subspect.ground.errors import NoPicture, SubspectError, Unusable
+from subspect.ground.text import counted
 from subspect.images.inputs import Inputs, Pixels, shape_of
 from subspect.images.processors import Processor, is_processor
 
@@ -61,7 +62,8 @@ class Preprocessing:
         object.__setattr__(self, "std", std or (1.0,) * count)
         if len(self.mean) != len(self.std):
             raise SubspectError(
-                f"mean has {len(self.mean)} channels and std has {len(self.std)}; give the same number of both"
+                f"mean has {counted(len(self.mean), 'channel', 'channels')} and std has {len(self.std)}; give the same "
+                "number of both"
             )
         if min(self.std) < LEAST_STD:
             raise SubspectError(f"std must be positive, got {self.std}; the smallest allowed value is {LEAST_STD:g}")

@@ -19,6 +19,7 @@ from typing import IO, BinaryIO, cast
 
 from subspect.ground.errors import SubspectError, Unusable, near, shortened, some
 from subspect.ground.files import JSON_BYTES, open_file, parse_json
+from subspect.ground.text import counted
 from subspect.images.columns import NO_COLUMN, raw_labels
 from subspect.images.encoded import Encoded, OpenFile, check_size
 from subspect.images.folders import SUFFIXES
@@ -242,7 +243,8 @@ def _check_end(path: Path, raw: BinaryIO, offset: int, samples: int) -> None:
 
 def _half(path: Path, samples: int, why: object) -> str:
     return (
-        f"{path} ends half-way, or is damaged, after {max(samples - 1, 0):,} whole samples ({shortened(str(why))}); fetch it "
+        f"{path} ends half-way, or is damaged, after {counted(max(samples - 1, 0), 'whole sample', 'whole samples')} "
+        f"({shortened(str(why))}); fetch it "
         "again, or leave it out"
     )
 

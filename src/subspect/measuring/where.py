@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subspect.ground.errors import SubspectError
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Part
 from subspect.studies.blocks import total
@@ -87,27 +88,30 @@ class Where:
     def among_in_words(self) -> str:
         """Say among which classes the networks choose."""
         if self.among == "given":
-            return f"among the {self.given:,} classes given"
+            return f"among the {counted(self.given, 'class', 'classes')} given"
         few = f" ({self.examples} of {self.given:,})" if self.given < self.among_classes else ""
         return f"among all {self.among_classes:,} classes{few}"
 
     @property
     def note(self) -> str:
         """Say which images these are, and what stands for the labels."""
-        note = f"{self.images:,} {self.examples} of {self._called}{in_words(self.part, self.examples)}"
+        note = (
+            f"{counted(self.images, self.examples[:-1], self.examples)} of "
+            f"{self._called}{in_words(self.part, self.examples)}"
+        )
         if self.among == "given" or self.given < self.among_classes:
             note += f", {self.among_in_words}"
         if self.lacking and self.among == "all":
             note += f"; {self._lacking}; accuracies are over the others"
         if self.left_out:
-            note += f"; {self.left_out:,} more are the same as ones that took part in choosing features or weights, and are "
-            note += "left out"
+            note += f"; {counted(self.left_out, 'more is', 'more are')} left out, the same as ones that took part in choosing "
+            note += "features or weights"
         if not self.held_out:
             note += f"; these {self.examples} took part in choosing features or weights, so the figures flatter"
         if self.sized:
             note += "; the number of features was chosen on them, so the figures flatter a little"
         if self.unseen:
-            note += f"; {self.unseen:,} are of classes that had no {self.examples[:-1]} to choose features on"
+            note += f"; {counted(self.unseen, 'is', 'are')} of classes that had no {self.examples[:-1]} to choose features on"
             note += " and keep their dense row"
         if not self.labelled:
             note += f"; no labels: the dense {self._study.identity.what}'s own predictions stand in, so accuracy here "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, near, some
+from subspect.ground.text import counted
 from subspect.images.inputs import Inputs, Pixels, called, shape_of
 from subspect.networks.summands import Position, at_position, is_convolution
 
@@ -104,7 +105,12 @@ def _keywords(model: nn.Module, pixels: Pixels) -> str:
 def _widths(error: Exception) -> str:
     """Say how many numbers a linear layer was given instead of how many; nothing where that isn't it."""
     found = _PRODUCT.search(str(error))
-    return f"a linear layer of it takes {found[2]} numbers of each example and was given {found[1]}; " if found else ""
+    if not found:
+        return ""
+    return (
+        f"a linear layer of it takes {counted(int(found[2]), 'number', 'numbers')} of each example and was given "
+        f"{found[1]}; "
+    )
 
 
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

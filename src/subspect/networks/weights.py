@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import is_file, special
+from subspect.ground.text import counted
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 _DEPTH = 4  # of such mappings in one another
@@ -154,7 +155,7 @@ def _number(kind: object, data: object) -> np.generic:
     if not isinstance(kind, np.dtype) or kind.char not in _NUMBERS or not isinstance(data, bytes):
         raise pickle.UnpicklingError("Unsupported type numpy.scalar, of something other than numbers")
     if len(data) != kind.itemsize:
-        raise pickle.UnpicklingError(f"a number of type {kind} has {len(data)} bytes")
+        raise pickle.UnpicklingError(f"a number of type {kind} has {counted(len(data), 'byte', 'bytes')}")
     found: np.generic = np.frombuffer(data, kind)[0]
     return found
 

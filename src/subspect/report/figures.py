@@ -106,7 +106,7 @@ def curve_figure(curve: Sequence[CurvePoint], *, standalone: bool = False) -> st
 
 
 def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int] = ()) -> str:
-    """Draw how many features each two classes share, classes that share much beside each other.
+    """Draw how many features every pair of classes shares, classes that share much beside each other.
 
     The order is that of average linkage on one less the Jaccard index, with the optimal ordering of leaves (Bar-Joseph,
     Gifford, Jaakkola 2001). Classes without images are left out.
@@ -144,7 +144,7 @@ def shared_figure(supports: Supports, names: Sequence[str], unseen: Sequence[int
             axes.set_xlabel("classes, by similarity of their features")
             axes.set_ylabel("classes, in the same order")
         axes.tick_params(length=0)
-        return _svg(figure, "How many features each two classes share")
+        return _svg(figure, "How many features every pair of classes shares")
 
 
 def shared_in_words(supports: Supports, unseen: Sequence[int] = ()) -> str:
@@ -158,7 +158,7 @@ def shared_in_words(supports: Supports, unseen: Sequence[int] = ()) -> str:
 
 
 def _shared(supports: Supports, unseen: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """Return the classes that images were seen of, and how many features each two of them share."""
+    """Return the classes that images were seen of, and how many features every pair of them shares."""
     kept = [label for label in range(len(supports)) if label not in set(unseen)]
     used = np.zeros((len(kept), supports.n_features), np.float32)
     for row, label in enumerate(kept):

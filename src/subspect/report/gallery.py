@@ -20,6 +20,7 @@ from PIL import Image
 from subspect.ground.errors import NoPicture, SubspectError, Unusable, shortened, some
 from subspect.ground.pictures import data_uri, fit, jpeg_uri, lay_over
 from subspect.ground.progress import progress
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, view, visible
@@ -340,13 +341,14 @@ def _remark(
     if missing:
         place = image_set.manifest.root if opened is None else opened.place
         log.warning(
-            "report: %d images could not be read again from %s: %s; %s",
-            len(missing),
+            "report: %s could not be read again from %s: %s; %s",
+            counted(len(missing), "image", "images"),
             place or ("memory" if opened is None else "the images given"),
             some((f"{id} ({why})" for id, why in sorted(missing.items())), 3),
             "if they were moved, say where they are: --images FOLDER"
             if place is not None
             else "give those that were observed",
         )
-        remark += f" {len(missing)} images could not be read again and are left grey: {some(sorted(missing), 3)}."
+        are = counted(len(missing), "image could not be read again and is", "images could not be read again and are")
+        remark += f" {are} left grey: {some(sorted(missing), 3)}."
     return remark

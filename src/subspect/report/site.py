@@ -129,7 +129,7 @@ class Site:
 
     @property
     def shared(self) -> str:
-        """How many features each two classes share."""
+        """How many features every pair of classes shares."""
         return shared_figure(self.decomposition.supports, self.names, self.decomposition.unseen)
 
     @property

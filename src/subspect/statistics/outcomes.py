@@ -21,7 +21,7 @@ class Confusion:
         self.counts = np.zeros((n_classes, n_classes), np.int64)
 
     def update(self, labels: Integers, said: Integers) -> None:
-        """Take in the labels (m,) of some images and the classes (m,) that a network says."""
+        """Take in the labels (m,) of some images and the classes (m,) that a network predicts."""
         n = len(self.counts)
         self.counts += np.bincount(labels * n + said, minlength=n * n).reshape(n, n)
 
@@ -33,12 +33,12 @@ class Confusion:
 
 
 class Calibration:
-    """How often a network is right, against the probability of the class that it says, in bins of equal width.
+    """How often a network is right against its confidence, the probability of the class it predicts, in bins of equal width.
 
     Attributes:
         images: (b,) int64, images in each bin.
         right: (b,) int64, those of them where the network is right.
-        confidence: (b,) sum of the probabilities of the classes said.
+        confidence: (b,) sum of the probabilities of the predicted classes.
     """
 
     def __init__(self, bins: int = 15) -> None:

@@ -14,6 +14,7 @@ from subspect.ground.errors import SubspectError, advice
 from subspect.ground.files import JSON_BYTES, is_file, read_json, refuse_links
 from subspect.ground.schemas import as_type
 from subspect.ground.seals import open_json, write_json
+from subspect.ground.text import counted
 from subspect.heads.feature_names import Names, checked, names_json
 from subspect.heads.stored import FeatureIndex
 from subspect.studies.manifests import Identity
@@ -67,7 +68,7 @@ def write_feature_names(study: Path, identity: Identity, names: Mapping[int, str
     size = len(json.dumps(fields, indent=1, ensure_ascii=False).encode())
     if size > JSON_BYTES - 1000:
         raise SubspectError(
-            f"the names of {len(names):,} features take {size / 2**20:.0f} MiB, more than a study reads "
+            f"the names of {counted(len(names), 'feature', 'features')} take {size / 2**20:.0f} MiB, more than a study reads "
             f"({JSON_BYTES // 2**20} MiB); name fewer, or name them shorter"
         )
     refuse_links(study, FILE)

@@ -27,7 +27,7 @@ from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import SubspectError, near, shortened, some
 from subspect.ground.files import fingerprint, is_file
 from subspect.ground.progress import progress
-from subspect.ground.text import is_text
+from subspect.ground.text import counted, is_text
 from subspect.heads.feature_names import names_in
 from subspect.images.labels import numbered
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
@@ -208,7 +208,7 @@ def _check_width(width: int, shape: tuple[int, int]) -> None:
     if width != shape[1]:
         turned = "the weight seems to lie the other way, (d, C): transpose it" if width == shape[0] else ""
         raise SubspectError(
-            f"the features have {width:,} columns, and the head's weight {shape} takes {shape[1]:,}: "
+            f"the features have {counted(width, 'column', 'columns')}, and the head's weight {shape} takes {shape[1]:,}: "
             + (
                 turned
                 or "give the features that this head was fitted on, one column per column of its weight, in the same order"
@@ -292,7 +292,7 @@ def _looked_through(
     if bad:
         rows = (f"row {row}" if ids[row] == str(row) else f"row {row} ({shortened(ids[row])})" for row in bad)
         raise SubspectError(
-            f"{len(bad):,} of {len(ids):,} rows of features contain NaN, infinity, or a number too large for float32: "
+            f"NaN, infinity, or a number too large for float32 is in {len(bad):,} of {len(ids):,} rows of features: "
             f"{some(rows, 3)}; fix these rows, or leave them out together with their labels and ids"
         )
     return np.concatenate(said), digest.hexdigest()
@@ -319,7 +319,7 @@ def _names(given: Sequence[str] | None, n_classes: int, folder: Path) -> tuple[s
     if names is None:
         return numbered(n_classes)
     if len(names) != n_classes:
-        raise SubspectError(f"{len(names)} class names for a head with {n_classes} classes; give one per class")
+        raise SubspectError(f"class names: {len(names)}, for a head with {n_classes} classes; give one per class")
     return names
 
 
@@ -342,7 +342,7 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, st
     outside = np.flatnonzero((flat < 0) | (flat >= len(names)))
     if len(outside):
         raise SubspectError(
-            f"{len(outside):,} labels are not class indices from 0 to {len(names) - 1}: the first are "
+            f"{counted(len(outside), 'label is no class index', 'labels are no class indices')} from 0 to {len(names) - 1}: "
             f"{some((f'{flat[row]} in row {row}' for row in outside), 3)}; classes are counted from 0, in the order of the "
             "rows of the head's weight; for labels that are names, give class_names (--class-names FILE)"
         )

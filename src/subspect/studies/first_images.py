@@ -46,7 +46,7 @@ def sample(network: Network, source: Images, count: int = 2) -> Pixels:
         if len(usable) == count:
             break
     if not usable:
-        raise SubspectError(f"none of the {len(failed)} images tried could be used: {reasons(failed)}")
+        raise SubspectError(f"no image of the {len(failed)} tried could be used: {reasons(failed)}")
     shapes = list(dict.fromkeys(shape_of(one[0]) for one in usable))
     if len(shapes) > 1:
         raise SubspectError(

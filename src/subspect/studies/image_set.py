@@ -12,6 +12,7 @@ from subspect.ground.addresses import described, place
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import entries, is_file
 from subspect.ground.seals import write_json
+from subspect.ground.text import counted
 from subspect.heads.history import Part
 from subspect.studies.manifests import SCHEMA, SetManifest, is_manifest
 from subspect.studies.parts import in_part
@@ -68,7 +69,8 @@ class ImageSet:
             yield chunk if part == "all" else chunk.at(in_part(chunk.ids, part))
         if shards is None and rows != self.manifest.rows:
             raise SubspectError(
-                f"image set {self.name!r} in {self.folder} is damaged: its shards contain {rows:,} images, but "
+                f"image set {self.name!r} in {self.folder} is damaged: its shards contain "
+                f"{counted(rows, 'image', 'images')}, but "
                 f"its manifest says {self.manifest.rows:,}; delete {self.folder} and observe it again"
             )
 
@@ -109,7 +111,7 @@ class ImageSet:
         done, of = len(self.done), self.manifest.n_shards
         if done == of and self.manifest.sampled and not is_file(self.folder / SUMMED):
             return f"{SUMMED} is missing, for which all images are run again"
-        return f"{done} of {of} shards"
+        return f"{done} of {counted(of, 'shard', 'shards')}"
 
     def _entry(self, index: int) -> Entry:
         """Return what the manifest is to say of a shard; one that isn't known yet is read and looked at."""

@@ -14,6 +14,7 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import read_json
 from subspect.ground.schemas import as_type
 from subspect.ground.seals import open_json
+from subspect.ground.text import counted
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.studies.options import Keep
 from subspect.studies.shards import Entry
@@ -94,7 +95,9 @@ class Identity(_Kept):
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.n_classes:
-            raise ValueError(f"{len(self.class_names)} class names for {self.n_classes} classes")
+            raise ValueError(
+                f"{counted(len(self.class_names), 'class name', 'class names')} for {self.n_classes} classes"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class SetManifest(_Kept):
         if self.complete and (
             self.seen != self.rows if not self.sampled else self.seen < self.rows or not self.statistics
         ):
-            raise ValueError(f"{self.rows} rows and {len(self.failed)} failed images of {self.images}")
+            raise ValueError(f"rows: {self.rows}, failed images: {len(self.failed)}, of {self.images}")
         if self.complete and self.shards:
             rows = sum(entry.rows for entry in self.shards.values())
             if len(self.shards) != self.n_shards or rows != self.rows:

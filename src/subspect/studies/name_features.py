@@ -18,6 +18,7 @@ from subspect.ground.errors import SubspectError, shortened, some
 from subspect.ground.files import is_file, read_json
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import counted
 from subspect.heads.feature_names import Names, check_no_number, checked, columns, feature_index, names_json, shown
 from subspect.studies.feature_names import write_feature_names
 from subspect.studies.study import Study, StudyLike, open_study, writing
@@ -52,7 +53,9 @@ class FeatureNames(Result):
 
     def tables(self) -> list[Table]:
         """Return a table for the terminal: a row for each feature that has a name."""
-        title = f"{len(self.names):,} of {self.n_features:,} features have a name"
+        title = (
+            f"{len(self.names):,} of {self.n_features:,} features {'has' if len(self.names) == 1 else 'have'} a name"
+        )
         table = Table(title=title, title_justify="left", min_width=len(title))
         table.add_column("feature", justify="right")
         table.add_column("name", overflow="fold")
@@ -169,7 +172,8 @@ def as_mapping(names: object, n_features: int, known: Names = MappingProxyType({
         raise SubspectError(f"names of features must be {_FORM}; got {shortened(repr(names))}")
     if len(listed) != n_features:
         raise SubspectError(
-            f"{len(listed):,} names for {n_features:,} features; give one for each, or name some by their index: {_FORM}"
+            f"{counted(len(listed), 'name', 'names')} for {n_features:,} features; give one for each, or name some by "
+            f"their index: {_FORM}"
         )
     return dict(enumerate(listed))
 

@@ -13,7 +13,7 @@ import subspect
 from subspect.ground.errors import some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.ground.text import legible
+from subspect.ground.text import counted, legible
 from subspect.heads.feature_names import check_no_number, feature_index
 from subspect.images.preprocessing import described
 from subspect.studies.manifests import SetManifest
@@ -88,7 +88,8 @@ class StudyQuestions(Result):
             table.add_row(f"{identity.examples} {name!r}", told)
         table.add_row("decompositions", ", ".join(study.decomposition_names) or "none yet")
         if study.feature_names:
-            table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features have one")
+            have = "has" if len(study.feature_names) == 1 else "have"
+            table.add_row("names", f"{len(study.feature_names):,} of {identity.n_features:,} features {have} one")
         return [table]
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -109,14 +110,15 @@ def _about(study: Study, name: str) -> Text:
     """Say of an image set what it holds, and what couldn't be used."""
     manifest = study.image_set(name).manifest
     what = "rows of features" if manifest.kind == "features" else study.identity.examples
+    one = "row of features" if manifest.kind == "features" else what[:-1]
     where = manifest.root or "in memory"
     if manifest.root and manifest.table:
         where = str(Path(manifest.root) / manifest.table)
     sample = f"; a sample, {manifest.sample}" if manifest.sample else ""
     place = "" if manifest.kind == "features" else f" ({manifest.kind}, {where}{sample})"
-    text = f"{manifest.seen:,} {what}{place}{_kept(manifest)}; labels: {manifest.matching}"
+    text = f"{counted(manifest.seen, one, what)}{place}{_kept(manifest)}; labels: {manifest.matching}"
     if manifest.layers:
-        text += f"; {len(manifest.layers)} layers: {some(manifest.layers, 4)}"
+        text += f"; {counted(len(manifest.layers), 'layer', 'layers')}: {some(manifest.layers, 4)}"
     if manifest.failed:
         text += f"; {len(manifest.failed)} could not be used:"
     failed = [legible(f"  {id}: {reason}") for id, reason in manifest.failed[:10]]

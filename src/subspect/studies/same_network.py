@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from subspect.ground.errors import SubspectError, Unusable, some
+from subspect.ground.text import counted
 from subspect.images.inputs import Pixels, concatenated, mirrored
 from subspect.images.opening import ImageSource, open_images
 from subspect.images.preprocessing import GIVEN_AS_TENSORS, from_description
@@ -153,14 +154,16 @@ def not_as_observed(again: Reopened, name: str, other: Iterable[str], tried: int
     told, many = [], len(other) >= _NEARLY_ALL * tried and tried > 1
     if not many or again.changed:  # some are others, so these may be as well
         images, unknown = sorted({*unknown, *again.changed}), []
-        told += [
-            (f"{len(images)} images are not those that were observed as {name!r}: {some(images, 3)}", _GIVE)
-        ] * bool(images)
+        those = counted(len(images), "image is not the one that was", "images are not those that were")
+        told += [(f"{those} observed as {name!r}: {some(images, 3)}", _GIVE)] * bool(images)
     then = f"than when {name!r} was observed"
     if same:
         text = f"the network gives {len(same)} of {tried} images other features {then}, though their files are the same"
         told.append((f"{text}: {some(same, 3)}", _CAUSES))
     if unknown:
-        text = f"{len(unknown)} of {tried} images have other features {then}: either these are other images, or the network "
+        text = (
+            f"{len(unknown)} of {tried} images {'has' if len(unknown) == 1 else 'have'} other features {then}: either these "
+            "are other images, or the network "
+        )
         told.append((f"{text}gives other features now: {some(unknown, 3)}", f"{_GIVE}; else {_CAUSES}"))
     return told

@@ -26,6 +26,7 @@ import xxhash
 
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import atomic, open_file, parse_json
+from subspect.ground.text import counted
 
 _LAYER = "layer:"  # before the name of a layer's column
 NOTES = ("text", "link")  #: columns of what an example is, where that is no picture
@@ -311,7 +312,7 @@ def _look(batch: pa.RecordBatch, shape: Shape, entry: Entry | None) -> None:
     except pa.ArrowException as error:
         raise _Damage(f"Arrow finds it invalid: {error}") from error
     if entry is not None and batch.num_rows != entry.rows:
-        raise _Damage(f"it has {batch.num_rows} rows, the manifest says {entry.rows}")
+        raise _Damage(f"it has {counted(batch.num_rows, 'row', 'rows')}, the manifest says {entry.rows}")
     nulls = {name: batch.column(name).null_count for name in types if name not in ("digest", *NOTES)}
     wanted = 0 if shape.labelled else batch.num_rows
     if nulls.pop("label") != wanted or any(nulls.values()):

@@ -159,7 +159,7 @@ def totals_of(
     first = joined([chunk for chunk, _ in made])
     if not len(first.ids):
         failed = [one for _, bad in made for one in bad]
-        raise SubspectError(f"none of the {len(failed)} images tried could be used: {reasons(failed)}")
+        raise SubspectError(f"no image of the {len(failed)} tried could be used: {reasons(failed)}")
     plan = Plan.of(first, dense, image_set.manifest.images)
     sums = Sums(plan, dense[0].shape)
     write_sums(image_set, sums)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from subspect.ground.errors import SubspectError, shortened, some
-from subspect.ground.text import is_text, legible
+from subspect.ground.text import counted, is_text, legible
 
 TEXT = 2_000  #: characters of a text that are kept
 LINK = 2_000  #: characters that a link may have
@@ -37,7 +37,8 @@ def as_links(given: object, n: int) -> list[str | None]:
     odd = [f"row {row} ({shortened(link or '')!r})" for row, link in enumerate(links) if link and not is_link(link)]
     if odd:
         raise SubspectError(
-            f"{len(odd):,} links are not addresses of the web: {some(odd, 3)}; a link begins with https:// or http://, has at "
+            f"{counted(len(odd), 'link is not an address', 'links are not addresses')} of the web: {some(odd, 3)}; a "
+            "link begins with https:// or http://, has at "
             f"most {LINK:,} characters, and none of them is a space; leave a row empty that has no link"
         )
     return [link or None for link in links]

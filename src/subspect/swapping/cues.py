@@ -2,7 +2,7 @@
 
 For every cue: by how much each feature moves, through which features each class loses its margin (`swapping.margins`), and what
 becomes of accuracy and of each class's recall. One pass of the network over the images as they are, and one for each cue; what
-is measured of a cue is kept in the study at once, so that the same call goes on where it was stopped.
+is measured of a cue is kept in the study at once, so that the same call resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def cues(
 ) -> Cues:
     """Measure what the classes rest on: their border, a corner, colour, texture, and more.
 
-    It is kept in the study, beside the decomposition. The same call goes on where it was stopped; one with other cues, on the
+    It is kept in the study, beside the decomposition. The same call resumes where it was stopped; one with other cues, on the
     same images, adds them to those that are there.
 
     Args:

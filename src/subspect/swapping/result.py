@@ -15,7 +15,7 @@ from subspect.ground.drawing import as_label, drawing, headed
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
-from subspect.ground.text import legible
+from subspect.ground.text import counted, legible
 from subspect.heads.feature_names import Names, names_json, shown
 from subspect.heads.names import class_index
 from subspect.measuring.fidelity import unique, wilson
@@ -257,7 +257,7 @@ class Cues(Result):
         """
         label = class_index(label, self.class_names)
         units = f"{self._units()}; given: how much nearer others come to the class by its cue"
-        table = _table(f"{self.class_names[label]}: {self.images[label]} images", units)
+        table = _table(f"{self.class_names[label]}: {counted(int(self.images[label]), 'image', 'images')}", units)
         for column in ("margin lost", "given", "recall"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("lost through features", overflow="fold")
