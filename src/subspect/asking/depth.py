@@ -290,7 +290,8 @@ def depth(
     depths = {name: layers_of(network, sets["train"]) for name, network in networks.items()}
     if len(set(depths.values())) < 2:
         raise SubspectError(
-            f"all {len(depths)} networks have depth {min(depths.values())}; a family needs two depths or more"
+            f"all {len(depths)} networks have depth {min(depths.values())}; a family needs two depths or "
+            "more; name networks of other depths"
         )
     members, note = [], ""
     for number, (name, network) in enumerate(networks.items(), start=1):

@@ -228,7 +228,9 @@ def geometry(
     whole, sample = held(image_set.chunks(), len(image_set))
     x, labels = whole.features, whole.labels
     if len(x) < 2:
-        raise SubspectError(f"{on!r} has {len(x)} {study.identity.examples}; its dimensions need 2 or more")
+        raise SubspectError(
+            f"{on!r} has {len(x)} {study.identity.examples}; its dimensions need 2 or more: take another set (--on)"
+        )
     mean, directions = _directions(study, "train" if "train" in names else on, weight, bias)
     ranks, fidelity = _by_rank(x, weight, bias, mean, directions)
     generator = np.random.default_rng(seed)
