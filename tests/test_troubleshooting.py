@@ -22,8 +22,8 @@ PAGE = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text(encodin
 VERBS = """
 add allow ask call check choose close compare continue convert declare decompose delete describe divide download drop evaluate
 export fetch fill fix fit free give have install join keep label leave load look make mark measure move name number observe
-open pad pass pick prepare put raise read reinstall remove rename repeat replace rescale restore run save say see set start store take
-train transpose turn try use wait wrap write
+open pad pass pick prepare put raise read reinstall remove rename repeat replace rescale restore run save say see set start
+store take train transpose turn try use wait wrap write
 """.split()
 #: A request: one of these verbs begins the message, or what follows a semicolon, a colon, what varies, or ", or"; before it may
 #: stand when, or what for ("to check with real images, say where they are").
