@@ -437,7 +437,7 @@ def test_addresses_that_lead_nowhere(s3: str, make_folder: MakeFolder, monkeypat
         "ftp://me:secret@host/study": "ftp://host/… has a password in it, which would be shown; leave it to the environment",
         "simplecache::s3://bucket/study": "begins with 'simplecache::s3', and fsspec knows no store",
         Path("s3://bucket/study"): "s3:/bucket/study is an address, not a path; give it with two slashes, and as text",
-        "s3://": "s3:// names no place in the store; an address is such as s3://bucket/study",
+        "s3://": "s3:// names no place in the store; give one such as s3://bucket/study",
     }
     for given, why in refused.items():
         with pytest.raises(SubspectError, match=why) as caught:

@@ -85,7 +85,7 @@ def test_index_outside(row: list[int], lowest: int, highest: int) -> None:
 
 
 def test_index_twice_in_a_class() -> None:
-    with pytest.raises(SubspectError, match="class 1 has a feature twice: 3, 5, 3$"):
+    with pytest.raises(SubspectError, match="class 1 has a feature twice: 3, 5, 3; name it once$"):
         Supports([[3, 5], [3, 5, 3]], D)
     assert Supports([[3], [3]], D).sizes.tolist() == [1, 1]  # twice, but in two classes
 

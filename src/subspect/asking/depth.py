@@ -294,7 +294,7 @@ def depth(
     if len(set(depths.values())) < 2:
         raise SubspectError(
             f"the depth of {counted(len(depths), 'network', 'networks')} is {min(depths.values())}; a family needs two depths "
-            "or more"
+            "or more; name networks of other depths"
         )
     members, note = [], ""
     for number, (name, network) in enumerate(networks.items(), start=1):

@@ -230,7 +230,9 @@ def geometry(
     x, labels = whole.features, whole.labels
     if len(x) < 2:
         examples = study.identity.examples
-        raise SubspectError(f"{on!r} has {counted(len(x), examples[:-1], examples)}; its dimensions need 2 or more")
+        raise SubspectError(
+            f"{on!r} has {counted(len(x), examples[:-1], examples)}; its dimensions need 2 or more: take another set (--on)"
+        )
     mean, directions = _directions(study, "train" if "train" in names else on, weight, bias)
     ranks, fidelity = _by_rank(x, weight, bias, mean, directions)
     generator = np.random.default_rng(seed)

@@ -291,7 +291,9 @@ def selectivity(
         for name, state in states.items():
             state.update(chunk.features if name == FEATURES else chunk.layers[name], chunk.labels)
     if not images:
-        raise SubspectError(f"there are no {study.identity.examples} in {on!r} ({part}) to measure on")
+        raise SubspectError(
+            f"there are no {study.identity.examples} in {on!r} ({part}) to measure on; take another set (--on)"
+        )
     labels = (
         "" if study.image_set(on).labelled else f"; no labels: the {study.identity.what}'s own predictions stand in"
     )

@@ -84,7 +84,9 @@ def settle(
             choice = learn(allocate(explained, total, 1, most))
             [counts] = count(check, [choice.affine])
             if not counts.images:
-                raise SubspectError("there are no images to choose the number of features on")
+                raise SubspectError(
+                    "there are no images to choose the number of features on; give more, or a whole number (-k 5)"
+                )
             rungs[total] = Rung(choice, counts)
         return rungs[total].counts.loss(measure) <= tolerance
 
@@ -121,7 +123,9 @@ def _promise(sequence: Sequence[Rung], counts: Sequence[Counts], wanted: Auto) -
     """Test sizes from the largest down, until one fails; promise for the last that passed what all that passed keep."""
     images = counts[0].images
     if not images:
-        raise SubspectError("there are no images to promise anything on that others haven't seen")
+        raise SubspectError(
+            "there are no images to promise anything on that others haven't seen; give other images, or leave the promise out"
+        )
     bounds = [one.bound(wanted.measure, wanted.confidence) for one in counts]
     passed = next((place for place, bound in enumerate(bounds) if bound > wanted.tolerance), len(bounds))
     if not passed:

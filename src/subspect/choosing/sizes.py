@@ -135,7 +135,9 @@ def check_budget(size: Budget, n_features: int, pool: int | None = None, method:
         return size
     checked = check_size(size, n_features, _BESIDES[method])
     if pool is not None and isinstance(checked, int) and checked > pool:
-        raise SubspectError(f"a class cannot have {checked} features from a pool of {pool}")
+        raise SubspectError(
+            f"a class cannot have {checked} features from a pool of {pool}; take a larger pool, or fewer features a class"
+        )
     return checked
 
 

@@ -362,7 +362,8 @@ def depth(
             name = Path(weights).stem or spec.rpartition(":")[2]
             if name in family:
                 raise SubspectError(
-                    f"two networks are called {name!r}; weights are called as their file, else as the callable"
+                    f"two networks are called {name!r}; give one of them another file of weights, or callable, by "
+                    "which networks are called"
                 )
             family[name] = Loading(Path(weights) if weights else None).load(spec, preparing)
     with one_thread() if digits else nullcontext():

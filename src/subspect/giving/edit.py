@@ -223,7 +223,9 @@ def _dropped(decomposition: Decomposition, entries: Sequence[tuple[int, int]]) -
     for place, (label, feature) in enumerate(entries):
         if (label, feature) in entries[:place]:
             named = shown(feature, edited.feature_names)
-            raise SubspectError(f"feature {named} of class {edited.class_names[label]!r} is to be dropped twice")
+            raise SubspectError(
+                f"feature {named} of class {edited.class_names[label]!r} is to be dropped twice; name it once"
+            )
         edited = edited.without(label, feature)
     for label in dict.fromkeys(label for label, _ in entries):
         if not len(edited.supports[label]):

@@ -248,7 +248,7 @@ def retrain(
     find_head(network, source)
     shown = open_images(test) if test is not None else None
     if shown is not None and not shown.labelled:
-        raise SubspectError("the test images need labels")
+        raise SubspectError("the test images need labels: give class folders, a CSV with labels, or (images, labels)")
     if shown is not None and shown.fingerprint(None) == source.fingerprint(None):
         raise SubspectError("the test images are those that are learned from; name others, or leave them out")
     runs: dict[str, Trained] = {}

@@ -259,7 +259,7 @@ def _labels(decomposition: Decomposition, classes: Sequence[int | str] | None) -
         raise SubspectError("name one class or more that the network is to keep")
     twice = sorted({decomposition.class_names[label] for label in labels if labels.count(label) > 1})
     if twice:
-        raise SubspectError(f"classes named twice: {some(twice)}")
+        raise SubspectError(f"classes named twice: {some(twice)}; name each once")
     return labels
 
 

@@ -162,7 +162,7 @@ def _connected(address: str) -> Mirror:
             "environment or to the files of the store's own client"
         )
     if not parts.path and not parts.netloc:
-        raise SubspectError(f"{address}// names no place in the store; an address is such as s3://bucket/study")
+        raise SubspectError(f"{address}// names no place in the store; give one such as s3://bucket/study")
     purpose = f"a study at {address}"
     from subspect.ground.packages import package  # which imports torch
 
@@ -172,7 +172,7 @@ def _connected(address: str) -> Mirror:
     if own not in fsspec.available_protocols():
         raise SubspectError(
             f"{shortened(address)} begins with {own!r}, and fsspec knows no store of that name"
-            f"{near(own, fsspec.available_protocols())}; an address is such as s3://bucket/study"
+            f"{near(own, fsspec.available_protocols())}; give one such as s3://bucket/study"
         )
     quick = {"config_kwargs": _QUICK} if own in ("s3", "s3a") else {}
     try:

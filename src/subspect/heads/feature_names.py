@@ -77,7 +77,7 @@ def checked(names: Mapping[int, str], n_features: int) -> dict[int, str]:
     wrong = [feature for feature, name in names.items() if not is_name(name)]
     if wrong:
         raise SubspectError(
-            f"feature {wrong[0]} cannot be called {shortened(repr(names[wrong[0]]))}: a name is text of 1 to {MOST} "
+            f"feature {wrong[0]} cannot be called {shortened(repr(names[wrong[0]]))}: a name must be text of 1 to {MOST} "
             "characters, without control characters, and without spaces at its ends"
         )
     first: dict[str, int] = {}

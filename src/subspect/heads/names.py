@@ -19,8 +19,8 @@ def check_name(name: str) -> str:
     odd = not name or name[0] in ".- " or any(one in '/\\:*?"<>|' for one in name) or not name.isprintable()
     if odd or legible(name) != name or len(name.encode(errors="replace")) > _NAME_BYTES:
         raise SubspectError(
-            f"a decomposition cannot be called {legible(name[:100])!r}: its name is a file's, printable, without / and the "
-            f"like, of at most {_NAME_BYTES} bytes, and begins with a letter or a digit"
+            f"a decomposition cannot be called {legible(name[:100])!r}: its name must do for a file, printable, without / and "
+            f"the like, of at most {_NAME_BYTES} bytes, and begins with a letter or a digit"
         )
     return name
 

@@ -42,7 +42,7 @@ class Supports:
                     f"features go from 0 to {n_features - 1}"
                 )
             if len(np.unique(row)) < len(row):
-                raise SubspectError(f"class {label} has a feature twice: {some(row.tolist(), 20)}")
+                raise SubspectError(f"class {label} has a feature twice: {some(row.tolist(), 20)}; name it once")
         self.n_features = n_features
         self.flat = np.concatenate([np.empty(0, np.int64), *rows])
         self.offsets = np.cumsum([0, *map(len, rows)])

@@ -192,7 +192,7 @@ def _rows(
                     )
                 if "\0" in "".join(row):
                     raise SubspectError(
-                        f"{path} has a NUL character in line {reader.line_num}, which no path can contain"
+                        f"{path} has a NUL character in line {reader.line_num}, which no path can contain; remove it"
                     )
                 row += [""] * (len(columns) - len(row))
                 lines.append(reader.line_num)

@@ -266,7 +266,10 @@ def _by_map(
         if not 0 <= value < n_classes
     ]
     if wrong:
-        raise SubspectError(f"the class map contains indices outside 0 to {n_classes - 1}: {some(wrong)}")
+        raise SubspectError(
+            f"the class map contains indices outside 0 to {n_classes - 1}: {some(wrong)}; give each class "
+            "its row of the head, counted from 0"
+        )
     missing = [name for name in found if name not in given]
     if missing:
         raise SubspectError(

@@ -223,7 +223,7 @@ def _paths(root: Path, files: Sequence[str], column: str, outside: bool) -> list
             if not given:
                 raise SubspectError(f"{where} has no path; give one in every row")
             if "\0" in given:
-                raise SubspectError(f"{where} has a NUL character, which no path can contain")
+                raise SubspectError(f"{where} has a NUL character, which no path can contain; remove it")
             found.append(fence.id(given if Path(given).is_absolute() else f"{folder[0]}{folder[1]}{given}", where))
     return found
 

@@ -40,7 +40,9 @@ def below(place: str, suffixes: Sequence[str], outside: bool, what: str) -> tupl
     else:
         found = sorted(path for path in (root.glob(rest) if rest else ()) if is_file(path))
     if not found:
-        raise SubspectError(f"no such {what}: {shortened(place)}{special(Path(place))} (looked in {Path.cwd()})")
+        raise SubspectError(
+            f"no such {what}: {shortened(place)}{special(Path(place))} (looked in {Path.cwd()}); name files that are there"
+        )
     fence, names = Fence(root, outside), [path.relative_to(root).as_posix() for path in found]
     for path, name in zip(found, names, strict=True):
         if path.is_symlink():
