@@ -1,7 +1,7 @@
 """The figures of concepts.md: ``python docs/figures.py [FOLDER]`` writes them as SVG, beside this file unless told.
 
-Figures of numbers are measured here, on scikit-learn's handwritten digits: the 64 pixels of an image, scaled, are the
-features, and a logistic regression is the head. Each figure brings its own background, so that it can be read on any page, light or dark.
+Figures of numbers are measured here, on scikit-learn's handwritten digits: the 64 pixels of an image, scaled, are the features,
+and a logistic regression is the head. Each figure brings its own background, so that it can be read on any page, light or dark.
 """
 
 from __future__ import annotations

@@ -90,9 +90,11 @@ def calls(node: ast.AST, scope: Scope, added: Sequence[str]) -> Iterator[tuple[a
         given = [one.context_expr for one in node.items if called(one.context_expr) == "advice"]
         added = [*added, *(texts(call.args[0], scope)[0] for call in given if isinstance(call, ast.Call))]
     if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "SubspectError" for base in node.bases):
-        yield from ((one, scope, added) for one in ast.walk(node) if called(one) == "super().__init__" and one.args)
+        for one in ast.walk(node):
+            if isinstance(one, ast.Call) and called(one) == "super().__init__" and one.args:
+                yield one, scope, added
         return
-    if called(node) == "SubspectError" and node.args:
+    if isinstance(node, ast.Call) and called(node) == "SubspectError" and node.args:
         yield node, scope, added
     for child in ast.iter_child_nodes(node):
         yield from calls(child, scope, added)

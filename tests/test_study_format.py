@@ -142,9 +142,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(path)
     network, images = subspect.Network(Tiny()), write_images(path / "more", each=70, seed=5)
     (path / "more" / "a" / "broken.png").write_bytes(b"no image")
-    at, how = path / "study", {"batch_size": 16, "show_progress": False}
-    subspect.observe(network, images, at, "layers", layers=["conv"], max_failed=1, **how)
-    subspect.observe(network, images, at, "summed", keep="statistics", sample=60, max_failed=1, **how)
+    at = path / "study"
+    how: dict[str, Any] = {"batch_size": 16, "max_failed": 1, "show_progress": False}
+    subspect.observe(network, images, at, "layers", layers=["conv"], **how)
+    subspect.observe(network, images, at, "summed", keep="statistics", sample=60, **how)
     study = subspect.open_study(at)
     made = study.decompose(k=2, show_progress=False)
     study.decompose(k=2, ternary=True, show_progress=False)
@@ -161,7 +162,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of features alone, with texts and links, and without labels."""
     generator, path = np.random.default_rng(0), tmp_path_factory.mktemp("texts") / "study"
-    x, said = generator.normal(size=(40, 6)), {"texts": ["one"] * 40, "links": ["https://example.org/1"] * 40}
+    x = generator.normal(size=(40, 6))
+    said: dict[str, Any] = {"texts": ["one"] * 40, "links": ["https://example.org/1"] * 40}
     subspect.from_features(x, generator.normal(size=(3, 6)), np.zeros(3), path, **said)
     return path
 
