@@ -87,6 +87,12 @@ class Member:
         features: the layer's width d.
         values: measure → value; NaN where the fidelity isn't reached, or there are too few images.
         fidelity: number of features of a class → fidelity, the path that ``needed`` is read off.
+
+    Example:
+        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
+        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
+        >>> [member.depth for member in family.members]
+        [2, 3]
     """
 
     name: str
@@ -110,6 +116,12 @@ class Trend:
         low: lower end of its 95 % interval.
         high: upper end.
         networks: how many have a value.
+
+    Example:
+        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
+        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
+        >>> sorted(family.trends)
+        ['accuracy', 'depth', 'parameters']
     """
 
     rank: float
@@ -130,6 +142,12 @@ class Depth(Result):
         trends: "depth", "parameters", "accuracy" → measure → how it goes with that.
         at: the fidelity at which the number of features is read.
         note: on which images this was measured.
+
+    Example:
+        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
+        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
+        >>> [member.name for member in family.members]
+        ['small', 'large']
     """
 
     members: tuple[Member, ...]
@@ -273,6 +291,12 @@ def depth(
 
     Raises:
         SubspectError: fewer than two networks, all of one depth, or what `observe` refuses.
+
+    Example:
+        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
+        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
+        >>> len(family.members)
+        2
     """
     if len(networks) < 2:
         raise SubspectError(

@@ -60,6 +60,11 @@ class Replaced:
         own: (r, C) the influential features of each class replaced, for each draw.
         others: (r, C) all others instead.
         random: (r, C) as many as ``own``, drawn at random.
+
+    Example:
+        >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
+        >>> essentiality.kinds["mean"].own.shape
+        (1, 4)
     """
 
     own: Array
@@ -81,6 +86,10 @@ class Curves:
         insertion: (m, C) put back into an image of means in the same order.
         random_deletion: (r, m, C) likewise in random orders.
         random_insertion: (r, m, C) likewise.
+
+    Example:
+        >>> curves = decomposition.essentiality(repeats=2, show_progress=False).curves
+        >>> curves.sizes[0], curves.sizes[-1]
     """
 
     sizes: Indices
@@ -120,6 +129,12 @@ class Essentiality(Result):
         kinds: "normal", "matched", "mean", "zero" → what replacing does.
         curves: deletion and insertion.
         note: on which images this was measured.
+
+    Example:
+        >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
+        >>> essentiality.sizes
+        >>> sorted(essentiality.kinds)
+        ['matched', 'mean', 'normal', 'zero']
     """
 
     decomposition: str
@@ -258,6 +273,11 @@ def essentiality(
 
     Raises:
         SubspectError: no image to measure on, or no draw.
+
+    Example:
+        >>> essentiality = subspect.essentiality("study", "pursuit-k5", repeats=2, show_progress=False)
+        >>> essentiality.decomposition
+        'pursuit-k5'
     """
     if repeats < 1:
         raise SubspectError(f"repeats must be 1 or more, got {repeats}")

@@ -68,6 +68,11 @@ class Neighbour:
         prediction: class name, of the dense network.
         distance: root of the summed squared differences of contributions, in logits.
         picture: what the network sees of it; None where its file isn't there any more, or it was in memory.
+
+    Example:
+        >>> neighbours = decomposition.explain(network, "cat.jpg").neighbours
+        >>> neighbours[0].distance <= neighbours[1].distance
+        True
     """
 
     id: str
@@ -110,6 +115,11 @@ class Explanation(Result):
         lost_through: feature → cues by which its class (the predicted one, if that uses it) loses margin through it, in median
             margins, but for those that take the thing itself away; None likewise.
         scales: feature → its scale, where weights are readable: a weight times that is the scale of the class, with a sign.
+
+    Example:
+        >>> explanation = decomposition.explain(network, "cat.jpg")
+        >>> explanation.predicted
+        >>> explanation.plot().savefig("why.png")
     """
 
     name: str
@@ -330,6 +340,11 @@ def explain(
 
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
+
+    Example:
+        >>> explanation = subspect.explain("study", "pursuit-k5", network=network, image="cat.jpg", against="dog")
+        >>> explanation.against
+        'dog'
     """
     study, decomposition = opened(study, decomposition)
     rival = None if against is None else decomposition.label(against)

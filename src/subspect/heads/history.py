@@ -40,6 +40,10 @@ class Chosen:
         supports: fingerprint of the features, where they come from a file.
         stable: whether features were favoured that are chosen again on other images.
         weights: "ternary" where they were chosen to be readable (see `subspect.choosing.ternary`).
+
+    Example:
+        >>> decomposition.chosen.method, decomposition.chosen.k, decomposition.chosen.set
+        ('pursuit', 5, 'train')
     """
 
     method: str
@@ -73,7 +77,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Promised:
-    """What is promised (see `subspect.choosing.promise`): from which image set, and in words."""
+    """What is promised (see `subspect.choosing.promise`): from which image set, and in words.
+
+    Example:
+        >>> made = study.decompose(subspect.Auto(tolerance=0.3, promise="unseen"))
+        >>> promise = made.settled.promise  # None where nothing can be promised; made.settled.no_promise says why
+    """
 
     set: str
     text: str
@@ -95,6 +104,11 @@ class Settled:
         sized_on: image set and part that the number was chosen on.
         promise: what is promised.
         no_promise: why nothing is.
+
+    Example:
+        >>> settled = study.decompose(subspect.Auto(tolerance=0.2)).settled
+        >>> settled.measure, settled.tolerance
+        ('fidelity', 0.2)
     """
 
     tolerance: float
@@ -117,6 +131,10 @@ class Refitted:
         refit_on: the image set, where it isn't the one that features were chosen on.
         without_cues: cues that were swapped in copies of the images, so that nothing could lean on them.
         reselected: whether features were chosen anew on the same images.
+
+    Example:
+        >>> decomposition.refitted.refit, decomposition.refitted.converged
+        ('dense', True)
     """
 
     refit: Literal["labels", "dense"]
@@ -137,7 +155,12 @@ class Refitted:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A class was made to do without a feature: class index, feature."""
+    """A class was made to do without a feature: class index, feature.
+
+    Example:
+        >>> edited = decomposition.edit([("cat", 12)]).decomposition
+        >>> edited.edits
+    """
 
     dropped: tuple[Index, Index]
 
@@ -153,6 +176,9 @@ class CurvePoint:
         fidelity: share.
         accuracy: share.
         dense_accuracy: share.
+
+    Example:
+        >>> [point.k for point in decomposition.curve if point.refit][:3]
     """
 
     k: Annotated[float, msgspec.Meta(ge=0)]

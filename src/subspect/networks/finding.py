@@ -57,6 +57,10 @@ class Head:
         exact: whether the network's logits are this layer's output; else the layer was named by the user, and its own
             output stands for the logits.
         one_logit: whether the layers have one output, which is read as two classes with opposite rows.
+
+    Example:
+        >>> network.head.name, network.head.n_classes, network.head.n_features
+        ('fc', 4, 256)
     """
 
     name: str

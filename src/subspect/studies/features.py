@@ -97,6 +97,11 @@ def from_features(
             labels, names, ids, texts or links, or a label is not one of the classes; a link doesn't lead to the web; two
             features have one name, or a name is another feature's in the study; the study is of another head; the disk is
             full. What was stored so far is kept.
+
+    Example:
+        >>> rows, weight = np.random.default_rng(0).normal(size=(100, 30)), np.eye(3, 30)
+        >>> texts = subspect.from_features(rows, weight, None, "texts", labels=(rows @ weight.T).argmax(1))
+        >>> texts.decompose(1).supports.rows
     """
     check_set_name(name)
     folder, head = place(study), linear_head(weight, bias)
