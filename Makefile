@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python ≥ 3.11, pip and make: everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+DOCS := docs/conf.py docs/for_agents.py docs/_ext
 
 .PHONY: demo test lint types floors check clean
 
@@ -11,8 +12,8 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core
 
 lint: .venv/ready
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples $(DOCS)
+	$(BIN)/ruff format --check src tests benchmarks examples $(DOCS)
 
 types: .venv/ready
 	$(BIN)/mypy

@@ -15,14 +15,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 import command_reference  # noqa: E402 # after its folder is known
-
 import subspect  # noqa: E402
 
 ABOUT = """---
 name: subspect
-description: Find which few features decide each class of a trained image classifier, measure what keeping only those costs, find
-  shortcuts, explain images, edit the head and export a cheaper network. Use it when asked what a PyTorch, timm, torchvision or
-  Hugging Face image classifier bases its decisions on, or to make its head sparse.
+description: Find which few features decide each class of a trained image classifier, measure what keeping only those costs,
+  find shortcuts, explain images, edit the head and export a cheaper network. Use it when asked what a PyTorch, timm,
+  torchvision or Hugging Face image classifier bases its decisions on, or to make its head sparse.
 ---
 """
 
@@ -88,7 +87,7 @@ def _commands() -> Iterator[str]:
 
 
 def _functions() -> Iterator[str]:
-    yield "## Python\n\n`help(subspect.NAME)` has arguments and an example of each; the types of the answers are public as well.\n"
+    yield "## Python\n\n`help(subspect.NAME)` has arguments and an example of each; so are the types of the answers.\n"
     for name in subspect.__all__:
         if name[0].islower():
             yield f"- `subspect.{name}`: {cleandoc(getattr(subspect, name).__doc__).splitlines()[0]}"

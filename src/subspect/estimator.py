@@ -24,7 +24,7 @@ from subspect.ground.arrays import Features, Integers
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.measuring.heads_say import say
 from subspect.studies.feature_files import head_of
-from subspect.studies.features import linear_head
+from subspect.studies.given_head import linear_head
 from subspect.studies.parts import split
 from subspect.studies.rows import Block
 

@@ -87,12 +87,6 @@ class Member:
         features: the layer's width d.
         values: measure → value; NaN where the fidelity isn't reached, or there are too few images.
         fidelity: number of features of a class → fidelity, the path that ``needed`` is read off.
-
-    Example:
-        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
-        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
-        >>> [member.depth for member in family.members]
-        [2, 3]
     """
 
     name: str
@@ -116,12 +110,6 @@ class Trend:
         low: lower end of its 95 % interval.
         high: upper end.
         networks: how many have a value.
-
-    Example:
-        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
-        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
-        >>> sorted(family.trends)
-        ['accuracy', 'depth', 'parameters']
     """
 
     rank: float

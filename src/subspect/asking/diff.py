@@ -41,7 +41,7 @@ class MatchedFeature:
 
     Example:
         >>> for match in decomposition.diff("another").classes[1].kept:
-        ...     print(match.first, match.second, match.correlation)  # doctest: +SKIP
+        ...     assert -1 <= match.correlation <= 1, (match.first, match.second)
     """
 
     first: int

@@ -64,7 +64,7 @@ class Replaced:
     Example:
         >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
         >>> essentiality.kinds["mean"].own.shape
-        (1, 4)
+        (2, 4)
     """
 
     own: Array
@@ -89,7 +89,8 @@ class Curves:
 
     Example:
         >>> curves = decomposition.essentiality(repeats=2, show_progress=False).curves
-        >>> curves.sizes[0], curves.sizes[-1]
+        >>> int(curves.sizes[0]), int(curves.sizes[-1])
+        (0, 256)
     """
 
     sizes: Indices
@@ -133,6 +134,7 @@ class Essentiality(Result):
     Example:
         >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
         >>> essentiality.sizes
+        array([5, 5, 5, 5])
         >>> sorted(essentiality.kinds)
         ['matched', 'mean', 'normal', 'zero']
     """

@@ -65,8 +65,11 @@ class Auto:
 
     Example:
         >>> made = study.decompose(subspect.Auto(tolerance=0.2, most=32))
-        >>> made.settled.tolerance
+        >>> print(made.settled)  # doctest: +SKIP
+        >>> made.auto.tolerance
         0.2
+        >>> max(made.supports.sizes) <= 32
+        True
     """
 
     tolerance: float = 0.05

@@ -179,9 +179,9 @@ def export(
             network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
 
     Example:
-        >>> exported = subspect.export("study", "pursuit-k5", path="small.safetensors")
-        >>> exported.path.name
-        'small.safetensors'
+        >>> exported = subspect.export("study", "pursuit-k5", path="head.safetensors")
+        >>> exported.format
+        'safetensors'
     """
     study, decomposition = opened(study, decomposition)
     path = Path(path)

@@ -65,6 +65,7 @@ class Settings:
 
     Example:
         >>> subspect.Settings(epochs=3, optimiser="adamw").rate
+        0.0001
     """
 
     epochs: int = 3

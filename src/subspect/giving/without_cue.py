@@ -69,7 +69,7 @@ class WithoutCue:
         SubspectError: a cue there is not, or fewer than one copy or two images.
 
     Example:
-        >>> cue = subspect.WithoutCue(["border"], network, sample=60, copies=1, show_progress=False)
+        >>> cue = subspect.WithoutCue(cues=["border"], network=network, sample=60, copies=1, show_progress=False)
         >>> edited = decomposition.edit(without_cue=cue)
         >>> edited.decomposition.name
         'pursuit-k5-edited'
@@ -131,7 +131,7 @@ class SwappedAccuracy:
         plain: of the dense head on the same images as they are, nothing swapped.
 
     Example:
-        >>> cue = subspect.WithoutCue(["border"], network, sample=60, copies=1, show_progress=False)
+        >>> cue = subspect.WithoutCue(cues=["border"], network=network, sample=60, copies=1, show_progress=False)
         >>> edited = decomposition.edit(without_cue=cue)
         >>> list(edited.swapped)
         ['border']

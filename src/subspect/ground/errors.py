@@ -33,6 +33,7 @@ class SubspectError(Exception):
         ...     decomposition.compare("cat", "unicorn")
         ... except subspect.SubspectError as error:
         ...     print(error)
+        no class 'unicorn'; the network has 4: bird, cat, dog, horse, or 0 to 3
     """
 
     def __str__(self) -> str:
@@ -53,9 +54,9 @@ class MissingExtra(SubspectError, ImportError):
 
     Example:
         >>> try:
-        ...     decomposition.export("small.onnx", network=network)
+        ...     frame = decomposition.evaluate().to_frame()
         ... except subspect.MissingExtra as error:
-        ...     print(error)  # doctest: +SKIP
+        ...     print(error)  # says which extra brings pandas
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

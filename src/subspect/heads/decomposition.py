@@ -71,7 +71,9 @@ class Decomposition(DecompositionQuestions):
 
     Example:
         >>> decomposition.supports.sizes
-        >>> [row.feature for row in decomposition.rows(1)]  # of class 1, the most important first
+        array([5, 5, 5, 5])
+        >>> [row.feature for row in decomposition.rows(1)][:2]  # of class 1, the most important first
+        [12, 40]
     """
 
     name: str

@@ -34,7 +34,7 @@ class Supports:
     Example:
         >>> supports = subspect.Supports([[3, 1], [0]], n_features=5)
         >>> supports.flat, supports.offsets
-        (tensor([3, 1, 0]), tensor([0, 2, 3]))
+        (array([3, 1, 0]), array([0, 2, 3]))
     """
 
     def __init__(self, indices: Sequence[Sequence[int] | npt.NDArray[np.int64]], n_features: int) -> None:

@@ -144,8 +144,8 @@ class DatasetImages(Images):
     Example:
         >>> pairs = [(torch.zeros(3, 224, 224), 0), (torch.ones(3, 224, 224), 1)]
         >>> images = subspect.DatasetImages(pairs, name="two squares")
-        >>> len(images), images.label(1)
-        (2, 1)
+        >>> len(images), images.kind
+        (2, 'dataset')
     """
 
     kind = "dataset"

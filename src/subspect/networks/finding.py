@@ -59,7 +59,8 @@ class Head:
         one_logit: whether the layers have one output, which is read as two classes with opposite rows.
 
     Example:
-        >>> network.head.name, network.head.n_classes, network.head.n_features
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
+        >>> head.name, head.n_classes, head.n_features
         ('fc', 4, 256)
     """
 

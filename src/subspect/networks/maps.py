@@ -43,6 +43,7 @@ class Read(NamedTuple):
         reason: why there are none, as the end of a sentence; empty where there are.
 
     Example:
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
         >>> read = subspect.read_maps(network, torch.rand(2, 3, 224, 224))
         >>> read.features.shape, read.maps.shape
         (torch.Size([2, 256]), torch.Size([2, 256, 7, 7]))
@@ -65,6 +66,7 @@ def read_maps(network: Network, pixels: Pixels) -> Read:
         SubspectError: the head's own product is not the network's logits on this batch.
 
     Example:
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
         >>> subspect.read_maps(network, torch.rand(2, 3, 224, 224)).logits.shape
         torch.Size([2, 4])
     """

@@ -63,7 +63,7 @@ def load_network(
 
     Example:
         >>> network = subspect.load_network("python:model.py:make", "model.safetensors")
-        >>> network.head.name
+        >>> network.find_head(torch.rand(2, 3, 224, 224)).name
         'fc'
     """
     scheme, _, rest = spec.partition(":")

@@ -36,6 +36,7 @@ class Spread:
     Example:
         >>> spread = decomposition.geometry().network
         >>> spread.points
+        60
     """
 
     points: int

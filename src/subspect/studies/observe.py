@@ -104,6 +104,7 @@ def observe(
         >>> study = subspect.observe(network, "images/train", "fresh", show_progress=False)
         >>> study = subspect.observe(network, "images/test", "fresh", "test", show_progress=False)
         >>> study.set_names
+        ['train', 'test']
     """
     if batch_size < 1 or workers < 0 or not 0 <= max_failed <= 1:
         raise SubspectError(

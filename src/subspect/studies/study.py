@@ -73,6 +73,7 @@ class Study(StudyQuestions):
     Example:
         >>> study = subspect.open_study("study")
         >>> study.set_names
+        ['train', 'test', 'unmarked', 'unseen']
         >>> study.decompose(5).name
         'pursuit-k5'
     """

@@ -100,7 +100,7 @@ class Cues(Result):
     Example:
         >>> rests = decomposition.cues(network, cues=["border", "colour"], sample=20, show_progress=False)
         >>> rests.names
-        ('border', 'colour')
+        ['border', 'colour']
     """
 
     decomposition: str
