@@ -1,9 +1,9 @@
-# `make demo` and `make test` need only Python ≥ 3.11, pip and make: everything goes into .venv.
+# `make demo`, `make test` and `make docs` need only Python ≥ 3.11, pip and make: everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 DOCS := docs/conf.py docs/for_agents.py docs/_ext
 
-.PHONY: demo test lint types floors check clean
+.PHONY: demo test lint types floors docs check clean
 
 demo: .venv/ready
 	$(BIN)/subspect demo
@@ -21,7 +21,11 @@ types: .venv/ready
 floors: .venv/ready
 	$(BIN)/lint-imports --no-cache
 
-check: lint types floors test
+docs: .venv/ready
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "the site is build/docs/index.html"
+
+check: lint types floors docs test
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subspect needs Python 3.11 or newer: make PYTHON=python3.11")'

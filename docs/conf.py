@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "_ext"))
+sys.path[:0] = [str(HERE), str(HERE / "_ext")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import subspect  # noqa: E402 # after its extensions can be found
+from docutils import nodes  # noqa: E402
+
+import for_agents  # noqa: E402 # after these can be found
+import subspect  # noqa: E402
 
 project = "subspect"
 author = copyright = "The subspect developers"
@@ -48,7 +51,6 @@ html_theme = "furo"
 html_title = f"subspect {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_extra_path = ["../llms.txt"]
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "friendly", "monokai"
@@ -95,8 +97,25 @@ def _signature(_app: Any, _what: str, _name: str, found: Any, _options: Any, giv
     return given, back
 
 
+def _in_plain_words(_app: Any, tree: Any) -> None:
+    """Say "Attributes" of what Sphinx calls variables, and put a colon between a name and what it is."""
+    for text in list(tree.findall(lambda node: isinstance(node, nodes.Text))):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(": "))
+        elif text == "Variables" and isinstance(text.parent, nodes.field_name):
+            text.parent.replace(text, nodes.Text("Attributes"))
+
+
+def _for_agents(app: Any, failed: Exception | None) -> None:
+    """Put llms.txt beside the pages, with links to them."""
+    if failed is None and app.builder.name == "html":
+        (Path(app.outdir) / "llms.txt").write_text(for_agents.llms("{}.html".format), encoding="utf-8")
+
+
 def setup(app: Any) -> None:
     """Register with Sphinx."""
+    app.connect("doctree-read", _in_plain_words)
+    app.connect("build-finished", _for_agents)
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _backticks)
     app.connect("autodoc-process-signature", _signature)

@@ -12,15 +12,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import typer
 
 import subspect
 from command_reference import reference
 from subspect.cli import app
-from world import ROOT, build_full, network_of
+from world import ROOT, blocks, build_full
 
 PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 TOLD = {
@@ -88,11 +86,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_examples_run(name: str, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(built, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")
-    network, study = network_of(tmp_path / "world"), subspect.open_study("study")
-    names: dict[str, Any] = {"subspect": subspect, "np": np, "torch": torch, "network": network, "model": network.model}
-    test = doctest.DocTest(
-        EXAMPLES[name], {**names, "study": study, "decomposition": study["pursuit-k5"]}, name, None, None, None
-    )
+    names: dict[str, Any] = {}
+    [code] = blocks(ROOT / "docs/reference/index.md", "python")
+    exec(compile(code, "index.md", "exec"), names)
+    test = doctest.DocTest(EXAMPLES[name], names, name, None, None, None)
     told: list[str] = []
     ran = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append)
     assert not ran.failed, "".join(told)

@@ -14,6 +14,7 @@ import typer
 
 from subspect.cli import app
 
+WIDTH = 84  # letters of an example that fit into a line
 PLACE = "(all commands)"
 #: what stands for an option's value where it doesn't say so itself
 KINDS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
@@ -57,7 +58,7 @@ def section(name: str) -> Iterator[str]:
     yield f"(command-{name})=\n### `subspect {name}`\n"
     yield f"{text}\n"
     yield "```sh"
-    yield from examples
+    yield from map(_broken, examples)
     yield "```\n"
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     for one in arguments:
@@ -67,6 +68,17 @@ def section(name: str) -> Iterator[str]:
         if one.param_type_name == "option":
             yield ", ".join(f"`{name}`" for name in named(one))
             yield f": {helped(one)}\n"
+
+
+def _broken(example: str) -> str:
+    """Break a long line of a shell before options."""
+    lines = [""]
+    for part in re.split(r" (?=--?[a-z])", example):
+        if lines[-1] and len(lines[-1]) + len(part) > WIDTH:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines).strip()
 
 
 def named(option: Any) -> list[str]:
@@ -85,7 +97,7 @@ def _kind(option: Any) -> str:
 
 def helped(one: Any) -> str:
     """Return an option's help, with its default where it has one that says something."""
-    text = " ".join((one.help or "").split()) or "(no help)"
+    text = re.sub(r"(?<![\w`-])(--[a-z][\w-]+|-k)\b", r"`\1`", " ".join(one.help.split()))
     notes = ["repeatable"] if getattr(one, "multiple", False) and "repeatable" not in text else []
     if one.required and one.param_type_name == "option":
         notes.append("required")

@@ -119,8 +119,8 @@ def decompose_each(
     """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is.
 
     Example:
-        >>> [made.name for made in subspect.decompose_each("study", [5, 10, 20])]
-        ['pursuit-k5', 'pursuit-k10', 'pursuit-k20']
+        >>> [made.name for made in subspect.decompose_each("study", [5, 10])]
+        ['pursuit-k5', 'pursuit-k10']
     """
     study = open_study(study)
     sizes = check_choice(

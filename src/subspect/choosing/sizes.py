@@ -68,7 +68,7 @@ class Auto:
         >>> print(made.settled)  # doctest: +SKIP
         >>> made.auto.tolerance
         0.2
-        >>> max(made.supports.sizes) <= 32
+        >>> int(made.supports.sizes.max()) <= 32
         True
     """
 
