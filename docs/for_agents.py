@@ -47,10 +47,10 @@ def opening(page: str) -> tuple[str, str]:
         text = (HERE / included[1]).read_text(encoding="utf-8")
     text = re.sub(r"\A---\n.*?^---\n", "", text, flags=re.M | re.S)
     title, _, rest = text.partition("\n\n")
-    paragraphs = (one for one in rest.split("\n\n") if re.match(r"[\w*`\[\"(]", one))
+    paragraphs = (one for one in rest.split("\n\n") if re.match(r"(?!```)[\w*`\[\"(]", one))
     words = " ".join(next(paragraphs, "").split())
-    sentence = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.split(r"(?<=[.?:])(?<!i\.e\.) (?=[A-Z`*])|:$", words)[0])
-    return title.lstrip("# "), sentence
+    sentence = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.split(r"(?<=[.?])[*]{0,2} (?=[A-Z`*])|:$", words)[0])
+    return title.lstrip("# "), re.sub(r"[*]{1,2}", "", sentence)
 
 
 def llms(address: Callable[[str], str] = "docs/{}.md".format) -> str:
