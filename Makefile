@@ -1,8 +1,9 @@
-# `make demo` and `make test` need only Python ≥ 3.11, pip and make: everything goes into .venv.
+# `make demo`, `make test` and `make docs` need only Python ≥ 3.11, pip and make: everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+DOCS := docs/conf.py docs/for_agents.py docs/_ext
 
-.PHONY: demo setup test lint types floors check package clean
+.PHONY: demo setup test lint types floors docs check package clean
 
 demo: .venv/ready
 	$(BIN)/subspect demo
@@ -13,8 +14,8 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core
 
 lint: .venv/ready
-	$(BIN)/ruff check src tests benchmarks examples .ci
-	$(BIN)/ruff format --check src tests benchmarks examples .ci
+	$(BIN)/ruff check src tests benchmarks examples .ci $(DOCS)
+	$(BIN)/ruff format --check src tests benchmarks examples .ci $(DOCS)
 
 types: .venv/ready
 	$(BIN)/mypy
@@ -22,7 +23,11 @@ types: .venv/ready
 floors: .venv/ready
 	$(BIN)/lint-imports --no-cache
 
-check: lint types floors test
+docs: .venv/ready
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "the site is build/docs/index.html"
+
+check: lint types floors docs test
 
 package:  # an environment of its own, since what is tried is the wheel
 	$(PYTHON) .ci/package.py --demo $(PYTHON)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import subspect
 from subspect.cli import app
-from world import ROOT, build_full, few_digits, lines, run
+from world import FRESH, FULL, ROOT, build_full, few_digits, lines, run
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -27,7 +27,9 @@ def examples_of(command: str) -> list[str]:
 
 
 EXAMPLES = [(command, line) for command in COMMANDS for line in examples_of(command)]
-SEEN = {" ".join(line.split()) for line in lines(ROOT / "README.md")}  # tests/test_examples.py runs these
+SEEN = {
+    " ".join(line.split()) for page in (*FRESH, *FULL) for line in lines(ROOT / page)
+}  # test_examples.py runs these
 LEFT = [pair for pair in EXAMPLES if pair[1] not in SEEN]
 
 

@@ -31,6 +31,17 @@ from subspect.cli import app
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bird", "cat", "dog", "horse")
 PLANTED = (12, 40)  # features of class 1, cat
+#: pages with commands: those that run in a world whose study is still to be made, and those that need one
+FRESH = (
+    "README.md",
+    "docs/index.md",
+    "docs/start.md",
+    "docs/agents.md",
+    "docs/howto/network.md",
+    "docs/howto/labels.md",
+    *(f"docs/{name}.md" for name in ("compare", "cues", "scale", "shortcut", "stability")),
+)
+FULL = tuple(f"docs/howto/{name}.md" for name in ("deploy", "edit", "features", "gpu", "images", "k", "research"))
 SETS = {"train": 33, "test": 15, "unseen": 14, "unmarked": 13}  # images of each class; retrain wants a batch of 128
 MODEL = """
 import torch

@@ -2,8 +2,9 @@ from .asking.compare import Comparison, ConfusedImage, Separator, compare
 from .asking.depth import Depth, Member, Trend, depth
 from .asking.diff import ClassChange, Difference, MatchedFeature, diff
 from .asking.essentiality import Curves, Essentiality, Replaced, essentiality
-from .asking.explain import Explanation, ImageLike, Neighbour, explain
+from .asking.explain import Explanation, ImageLike, explain
 from .asking.geometry import Geometry, geometry
+from .asking.neighbours import Neighbour
 from .asking.selectivity import LayerSelectivity, Selectivity, selectivity
 from .checking.check import check
 from .checking.finding import Check, Finding, Skipped

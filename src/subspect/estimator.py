@@ -25,7 +25,7 @@ from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.ground.text import counted
 from subspect.measuring.heads_say import say
 from subspect.studies.feature_files import head_of
-from subspect.studies.features import linear_head
+from subspect.studies.given_head import linear_head
 from subspect.studies.parts import split
 from subspect.studies.rows import Block
 

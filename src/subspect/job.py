@@ -36,7 +36,15 @@ from subspect.studies.study import Study
 
 @dataclass(frozen=True, eq=False)
 class Job(Result):
-    """What the main job made."""
+    """What the main job made.
+
+    Example:
+        >>> job = subspect.run(network, "images/train", "fresh", test="images/test", k=5, show_progress=False)
+        >>> job.decomposition.name
+        'pursuit-k5'
+        >>> job.report.name
+        'report.html'
+    """
 
     study: Study
     decomposition: Decomposition
@@ -114,6 +122,11 @@ def run(
 
     Raises:
         SubspectError: anything that doesn't fit; what was stored so far stays.
+
+    Example:
+        >>> job = subspect.run(network, "images/train", "fresh", test="images/test", k=5, show_progress=False)
+        >>> job.fidelity.overall.images
+        60
     """
     check_network(network)
     split(hold_out)  # refuses what is no share

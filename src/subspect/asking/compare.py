@@ -54,6 +54,11 @@ class Separator:
         weights: in the logits of the two classes; 0 where a class doesn't use it.
         means: over the images of the two classes.
         separation: by how much it separates them, in logits.
+
+    Example:
+        >>> separator = decomposition.compare("cat", "dog").separators[0]
+        >>> separator.feature, separator.shared  # whether both classes use it
+        (12, True)
     """
 
     feature: int
@@ -79,6 +84,10 @@ class ConfusedImage:
         terms: the features that speak most for the wrong class.
         difference: of the decomposed logits, for the wrong class.
         text: that was kept of the example; None where there is none.
+
+    Example:
+        >>> for one in decomposition.compare("cat", "dog").confused:
+        ...     assert {one.label, one.predicted} == {"cat", "dog"}, one.id
     """
 
     id: str
@@ -109,6 +118,13 @@ class Comparison(Result):
         examples: what to call them: "images" or "examples".
         moved_by: feature of either class → the cues that explain a tenth or more of its variance, and how much of it; None
             where the study keeps no cues of the decomposition.
+
+    Example:
+        >>> comparison = decomposition.compare("cat", "dog")
+        >>> comparison.names
+        ('cat', 'dog')
+        >>> comparison.separators[0].feature  # what tells them apart most comes first
+        12
     """
 
     names: tuple[str, str]
@@ -250,6 +266,11 @@ def compare(
 
     Raises:
         SubspectError: the same class twice, or one without images.
+
+    Example:
+        >>> comparison = subspect.compare("study", "pursuit-k5", first="cat", second="dog")
+        >>> comparison.names
+        ('cat', 'dog')
     """
     study, decomposition = opened(study, decomposition)
     names, label, other = decomposition.class_names, decomposition.label(first), decomposition.label(second)

@@ -38,6 +38,10 @@ class MatchedFeature:
         first: its index in the first.
         second: its index in the second.
         correlation: over the images.
+
+    Example:
+        >>> for match in decomposition.diff("another").classes[1].kept:
+        ...     assert -1 <= match.correlation <= 1, (match.first, match.second)
     """
 
     first: int
@@ -61,6 +65,11 @@ class ClassChange:
         kept: features of the class in both networks.
         gone: features of the first that have no match in the second.
         new: features of the second that have no match in the first.
+
+    Example:
+        >>> change = decomposition.diff("another").classes[1]
+        >>> change.name, change.images
+        ('cat', 15)
     """
 
     name: str
@@ -101,6 +110,11 @@ class Difference(Result):
         same: share of the images of which both decomposed networks say the same.
         classes: what each class with images gained and lost.
         feature_names: of each study, feature index → name, of those of these features that have one.
+
+    Example:
+        >>> difference = decomposition.diff("another")
+        >>> difference.images
+        60
     """
 
     studies: tuple[str, str]
@@ -165,6 +179,10 @@ def diff(
 
     Raises:
         SubspectError: other classes, no image set of that name in both, or no image in common.
+
+    Example:
+        >>> subspect.diff("study", "pursuit-k5", other="another").images
+        60
     """
     first, decomposition = opened(study, decomposition)
     other = other if isinstance(other, Decomposition) else load_decomposition(other)

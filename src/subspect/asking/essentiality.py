@@ -61,6 +61,11 @@ class Replaced:
         own: (r, C) the influential features of each class replaced, for each draw.
         others: (r, C) all others instead.
         random: (r, C) as many as ``own``, drawn at random.
+
+    Example:
+        >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
+        >>> essentiality.kinds["mean"].own.shape
+        (2, 4)
     """
 
     own: Array
@@ -82,6 +87,11 @@ class Curves:
         insertion: (m, C) put back into an image of means in the same order.
         random_deletion: (r, m, C) likewise in random orders.
         random_insertion: (r, m, C) likewise.
+
+    Example:
+        >>> curves = decomposition.essentiality(repeats=2, show_progress=False).curves
+        >>> int(curves.sizes[0]), int(curves.sizes[-1])
+        (0, 256)
     """
 
     sizes: Indices
@@ -121,6 +131,13 @@ class Essentiality(Result):
         kinds: "normal", "matched", "mean", "zero" → what replacing does.
         curves: deletion and insertion.
         note: on which images this was measured.
+
+    Example:
+        >>> essentiality = decomposition.essentiality(repeats=2, show_progress=False)
+        >>> essentiality.sizes
+        array([5, 5, 5, 5])
+        >>> sorted(essentiality.kinds)
+        ['matched', 'mean', 'normal', 'zero']
     """
 
     decomposition: str
@@ -260,6 +277,11 @@ def essentiality(
 
     Raises:
         SubspectError: no image to measure on, or no draw.
+
+    Example:
+        >>> essentiality = subspect.essentiality("study", "pursuit-k5", repeats=2, show_progress=False)
+        >>> essentiality.decomposition
+        'pursuit-k5'
     """
     if repeats < 1:
         raise SubspectError(f"repeats must be 1 or more, got {repeats}")

@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subspect.asking.one_image import one_image, read_one, seen_by
+from subspect.asking.neighbours import NEAREST, Neighbour, label_of, nearest
+from subspect.asking.one_image import one_image, read_one
 from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture_of
-from subspect.ground.errors import SubspectError, Unusable
-from subspect.ground.files import atomic, make_folder, read_bytes
+from subspect.ground.errors import SubspectError
+from subspect.ground.files import atomic, make_folder
 from subspect.ground.pictures import enlarged, lay_over
 from subspect.ground.results import Result, html_of
 from subspect.ground.tables import Table
@@ -31,13 +32,10 @@ from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names, columns, names_json, occurring, shown
 from subspect.heads.terms import Term, terms
-from subspect.images.decoding import digest
-from subspect.images.preprocessing import AnyPreprocessing
 from subspect.networks.network import Network
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.reopen import Reopened
 from subspect.studies.same_network import same_network
-from subspect.studies.study import Study, StudyLike
+from subspect.studies.study import StudyLike
 from subspect.swapping.moved import Losses, Moves, kept_losses, kept_moves, losses, moved_column, moves_json
 
 if TYPE_CHECKING:
@@ -46,39 +44,14 @@ if TYPE_CHECKING:
 
 _STEM = 240  # bytes, of the 255 that a file's name may have
 _ROWS = 20  # features in the table, where a class has all of them
-_NEAREST = 6  # images of the study that are shown beside an image
 _BARS = 12  # features that are drawn as bars
 _TITLE = 160  # letters of a figure's title
 _WIDE = 60  # letters of the picture's title, from which on they are smaller
 _NAMED = 30  # letters of a feature's name in a figure
 _DRAWN = 5  # features whose map is drawn
-_ITSELF = 1e-4  # of the terms' norm: an image whose path ends alike and that is no farther away is the image itself
 Array = npt.NDArray[np.float64]
 ImageLike = str | Path | Image.Image | npt.NDArray[Any] | torch.Tensor | Mapping[str, Any]
 #: a file, a Pillow image, a uint8 array (height, width, 3), or what the network takes where images were given ready
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """An image of the study that is near by the features that matter here.
-
-    Attributes:
-        id: of the image in its set.
-        label: class name.
-        prediction: class name, of the dense network.
-        distance: root of the summed squared differences of contributions, in logits.
-        picture: what the network sees of it; None where its file isn't there any more, or it was in memory.
-    """
-
-    id: str
-    label: str
-    prediction: str
-    distance: float
-    picture: Image.Image | None = field(compare=False, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the picture as JSON values."""
-        return {key: value for key, value in vars(self).items() if key != "picture"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +83,11 @@ class Explanation(Result):
         lost_through: feature → cues by which its class (the predicted one, if that uses it) loses margin through it, in median
             margins, but for those that take the thing itself away; None likewise.
         scales: feature → its scale, where weights are readable: a weight times that is the scale of the class, with a sign.
+
+    Example:
+        >>> explanation = decomposition.explain(network, "cat.jpg")
+        >>> explanation.predicted, explanation.against  # doctest: +SKIP
+        >>> explanation.plot().savefig("why.png")
     """
 
     name: str
@@ -268,7 +246,7 @@ class Explanation(Result):
                 assert neighbour.picture is not None
                 wrong = neighbour.prediction != neighbour.label
                 title = as_label(neighbour.label) + (f"\npredicted: {as_label(neighbour.prediction)}" if wrong else "")
-                _show(parts[-1].add_subplot(1, _NEAREST, place + 1), neighbour.picture, title)
+                _show(parts[-1].add_subplot(1, NEAREST, place + 1), neighbour.picture, title)
         return figure
 
     def _no_maps(self) -> str:
@@ -330,6 +308,11 @@ def explain(
 
     Raises:
         SubspectError: not an image, another network, or the class explained against is the predicted one or not there.
+
+    Example:
+        >>> explanation = subspect.explain("study", "pursuit-k5", network=network, image="cat.jpg", against="bird")
+        >>> explanation.against
+        'bird'
     """
     study, decomposition = opened(study, decomposition)
     rival = None if against is None else decomposition.label(against)
@@ -357,7 +340,7 @@ def explain(
         decomposition=decomposition.name,
         predicted=names[label],
         against=names[other],
-        label=_label(study, decomposition, name, x),
+        label=label_of(study, decomposition, name, x),
         logits=(float(logits[label]), float(logits[other])),
         probabilities=(float(shares[label]), float(shares[other])),
         terms=tuple(found),
@@ -365,7 +348,7 @@ def explain(
         dense={names[one]: float(said[one]) for one in likely},
         dense_difference=float(dense[label] - dense[other]),
         image_set=decomposition.chosen_on[0],
-        neighbours=_nearest(study, decomposition, found, name, network.preprocessing),
+        neighbours=nearest(study, decomposition, found, name, network.preprocessing),
         maps=None if read.maps is None or no_maps else {one: read.maps[0, one].cpu().numpy() for one in used},
         no_maps=no_maps,
         feature_names=occurring(used, study.feature_names),
@@ -384,66 +367,3 @@ def _scales(decomposition: Decomposition, features: list[int], *labels: int) -> 
     if ternary is None or set(labels) & set(decomposition.unseen):
         return {}
     return {feature: float(ternary.feature_scales[feature]) for feature in features}
-
-
-def _nearest(
-    study: Study, decomposition: Decomposition, found: list[Term], name: str, preprocessing: AnyPreprocessing | None
-) -> tuple[Neighbour, ...]:
-    """Find the images whose terms are nearest, in one pass over the stored features."""
-    columns = [term.feature for term in found]
-    scale = np.array([term.weights[0] - term.weights[1] for term in found])
-    here = np.array([term.contribution for term in found])
-    names = decomposition.class_names
-    best: list[tuple[float, str, int, int]] = []
-    for chunk in study.image_set(decomposition.chosen_on[0]).chunks():
-        distances = np.linalg.norm(chunk.features[:, columns] * scale - here, axis=1)
-        for row in np.argsort(distances, kind="stable")[: _NEAREST + 1].tolist():
-            best.append((float(distances[row]), chunk.ids[row], int(chunk.labels[row]), int(chunk.predictions[row])))
-        best = sorted(best)[: _NEAREST + 1]
-    image_set, close = study.image_set(decomposition.chosen_on[0]), _ITSELF * float(np.linalg.norm(here))
-    own, near = _digest(name), Reopened(image_set, [one[1] for one in best])
-    same = [one for one in best if own is not None and near.digest(one[1]) == own]
-    itself = same or [one for one in best if name.endswith(one[1]) and one[0] <= close]
-    others = [one for one in best if one not in itself][:_NEAREST]
-
-    def picture(id: str) -> Image.Image | None:
-        try:
-            given = near.given(id)
-            return seen_by(preprocessing, given) if preprocessing and isinstance(given, Image.Image) else None
-        except Unusable:
-            return None
-
-    return tuple(
-        Neighbour(id, names[label], names[said], distance, picture(id)) for distance, id, label, said in others
-    )
-
-
-def _label(study: Study, decomposition: Decomposition, name: str, features: Array) -> str | None:
-    """Return the class name that the study gives an image; None where no labelled image set has it, or two labels are given.
-
-    A file is known by its bytes. Where these aren't known, an image is the one of the same id, if its features are as well.
-    """
-    first = decomposition.chosen_on[0]
-    own, close = _digest(name), _ITSELF * float(np.linalg.norm(features))
-    place = f"/{Path(name).as_posix()}"
-    for image_set in (study.image_set(one) for one in sorted(study.set_names, key=lambda one: one != first)):
-        found: dict[str, int] = {}
-        for chunk in image_set.chunks() if image_set.labelled else ():
-            kept = chunk.digests or [None] * len(chunk.ids)
-            for row in [row for row, one in enumerate(kept) if one is None or own is None or one == own]:
-                id, known = chunk.ids[row], None not in (own, kept[row])
-                alike = known or place.endswith(f"/{id}")
-                if alike and (known or float(np.linalg.norm(chunk.features[row] - features)) <= close):
-                    found[id] = int(chunk.labels[row])
-        mine = {label for id, label in found.items() if name.endswith(id)} or set(found.values())
-        if found:
-            return decomposition.class_names[mine.pop()] if len(mine) == 1 else None
-    return None
-
-
-def _digest(name: str) -> bytes | None:
-    """Return by what an image file is known; None for an image that is called so, but is none."""
-    try:
-        return digest(read_bytes(Path(name)))
-    except SubspectError:
-        return None

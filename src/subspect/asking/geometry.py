@@ -73,6 +73,11 @@ class Geometry(Result):
         boundary: of the points on boundaries.
         drawn: points that an intrinsic dimension is taken from, at most.
         note: on which images this was measured.
+
+    Example:
+        >>> geometry = decomposition.geometry()
+        >>> geometry.features, geometry.ceiling
+        (256, 3)
     """
 
     features: int
@@ -216,6 +221,10 @@ def geometry(
 
     Raises:
         SubspectError: no such image set, too few points, or a decomposition of another network.
+
+    Example:
+        >>> subspect.geometry("study", "pursuit-k5", points=500).features
+        256
     """
     study = open_study(study)
     if decomposition is not None:

@@ -61,6 +61,11 @@ class LayerSelectivity:
         clipped: whether some unit was negative, so that μ is of ``max(x, 0)``.
         mass: k → (C,) the mean share of an image's mass that its k largest units hold; NaN without images.
         seen: (C,) whether there are images of each class.
+
+    Example:
+        >>> layer = study.selectivity().layers[0]
+        >>> layer.layer, layer.channels
+        ('features', 256)
     """
 
     layer: str
@@ -131,6 +136,11 @@ class Selectivity(Result):
         share: of the mass that Ψ is about.
         note: on which images this was measured.
         feature_names: feature index → name, of the features that have one, where the features are among the layers.
+
+    Example:
+        >>> selectivity = study.selectivity(k=5)
+        >>> [layer.layer for layer in selectivity.layers]
+        ['features']
     """
 
     layers: tuple[LayerSelectivity, ...]
@@ -269,6 +279,10 @@ def selectivity(
 
     Raises:
         SubspectError: a layer that wasn't observed, no image, or a k or share that makes no sense.
+
+    Example:
+        >>> subspect.selectivity("study", k=5).layers[0].channels
+        256
     """
     study = open_study(study)
     known = study.image_set(on).manifest.layers

@@ -56,6 +56,11 @@ def check(
     Raises:
         SubspectError: another network, no such image set, a code to ignore that no check has, what is no check, a check whose
             code is taken, or a damaged file of cues.
+
+    Example:
+        >>> checked = subspect.check("study", "pursuit-k5")
+        >>> "F201" in checked.codes
+        True
     """
     study, decomposition = opened(study, decomposition)
     if on is not None:

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 
 class Skipped(Exception):
-    """A check cannot look: the message says what it needs."""
+    """A check cannot look: the message says what it needs.
+
+    Example:
+        >>> class Blue(subspect.Check):
+        ...     code, title, how, why = "X002", "too blue", "the mean colour", "it may be the sky"
+        ...
+        ...     def find(self, about):
+        ...         raise subspect.Skipped("needs the images")
+        >>> decomposition.findings(checks=[Blue()]).skipped["X002"]
+        'needs the images'
+    """
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,10 @@ class Finding:
         do: what to do, and the command.
         classes: names of the classes that it is about; empty for all.
         figures: name → JSON value.
+
+    Example:
+        >>> for finding in decomposition.findings().found:
+        ...     assert finding.code[0] in "CFDMN" and finding.text and finding.do
     """
 
     code: str
@@ -55,6 +69,17 @@ class Check(ABC):
         title: what it looks for, in a few words.
         how: how it looks.
         why: why a finding matters.
+
+    Example:
+        >>> class FewClasses(subspect.Check):
+        ...     code, title = "X001", "few classes"
+        ...     how, why = "their number", "chance alone is right often"
+        ...
+        ...     def find(self, about):
+        ...         if len(about.study.identity.class_names) < 5:
+        ...             yield self.found("there are four classes", do="take more")
+        >>> [finding.code for finding in decomposition.findings(checks=[FewClasses()]).found if finding.code == "X001"]
+        ['X001']
     """
 
     code: str

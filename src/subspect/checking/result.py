@@ -26,6 +26,13 @@ class Checked(Result):
         skipped: code → why it couldn't look.
         ignored: codes that were to be left out.
         titles: code → title, of all of them.
+
+    Example:
+        >>> checked = decomposition.findings(ignore=["F202"])
+        >>> checked.ignored
+        ('F202',)
+        >>> for finding in checked.found:
+        ...     print(finding.code, finding.text)  # doctest: +SKIP
     """
 
     study: str

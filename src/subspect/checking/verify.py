@@ -48,6 +48,10 @@ class Fault:
     Attributes:
         path: relative to the study.
         what: what was found, what was expected, and what to do.
+
+    Example:
+        >>> [(fault.path, fault.what) for fault in study.verify(show_progress=False).faults]
+        []
     """
 
     path: str
@@ -66,6 +70,11 @@ class Verified(Result):
         notes: other files found in the study, which are left alone, and advice.
         checksums: whether the study has checksums now.
         added: whether this run added them.
+
+    Example:
+        >>> verified = study.verify(show_progress=False)
+        >>> verified.sound, verified.faults
+        (True, ())
     """
 
     study: str
@@ -134,6 +143,10 @@ def verify(study: StudyLike, *, write: bool = False, show_progress: bool = True)
 
     Raises:
         SubspectError: there is no study, or its own manifest is damaged, so nothing else can be checked.
+
+    Example:
+        >>> subspect.verify("study", show_progress=False).sound
+        True
     """
     opened = Study.open(study.address if isinstance(study, Study) else study, told=write)
     look = _Look(opened)

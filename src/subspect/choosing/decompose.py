@@ -75,6 +75,13 @@ def decompose(
     Raises:
         SubspectError: k larger than d, an unknown method or target, no such image set, a share to hold out that is none, or
             images that tell nothing.
+
+    Example:
+        >>> decomposition = subspect.decompose("study", 5)
+        >>> decomposition.name
+        'pursuit-k5'
+        >>> subspect.decompose("study", 5, method="frequency").name  # the paper's choice
+        'frequency-k5'
     """
     [made] = decompose_each(
         study,
@@ -109,7 +116,12 @@ def decompose_each(
     keep_files: bool = True,
     show_progress: bool = True,
 ) -> list[Decomposition]:
-    """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is."""
+    """Do the same for several k; statistics are taken once for all of them. Without ``keep_files`` the study stays as it is.
+
+    Example:
+        >>> [made.name for made in subspect.decompose_each("study", [5, 10])]
+        ['pursuit-k5', 'pursuit-k10']
+    """
     study = open_study(study)
     sizes = check_choice(
         ks, method, study.identity.n_features, target, pool, stable, draws, ternary=ternary, refit=refit
@@ -196,6 +208,10 @@ def decompose_by_file(
     Raises:
         SubspectError: not an index file, or one for other classes or features; a name that is taken by a decomposition that
             came to be otherwise, or that is none.
+
+    Example:
+        >>> subspect.decompose_by_file("study", "indices.json", name="mine", refit=True).name
+        'mine'
     """
     study = open_study(study)
     name = check_name(name or Path(path).stem + ("-refit" if refit else ""))

@@ -32,6 +32,11 @@ class Mean:
         k: the mean.
         least: no class gets fewer.
         most: no class gets more; unless given, twice the mean, or 64 if that is more.
+
+    Example:
+        >>> made = study.decompose(subspect.Mean(5, least=2, most=20))
+        >>> made.mean_size
+        5.0
     """
 
     k: float
@@ -57,6 +62,14 @@ class Auto:
         promise: name of an image set that neither the network nor any choice has seen, to promise the loss on.
         most: no class gets more features.
         confidence: of the promise.
+
+    Example:
+        >>> made = study.decompose(subspect.Auto(tolerance=0.2, most=32))
+        >>> print(made.settled)  # doctest: +SKIP
+        >>> made.auto.tolerance
+        0.2
+        >>> int(made.supports.sizes.max()) <= 32
+        True
     """
 
     tolerance: float = 0.05

@@ -54,6 +54,12 @@ class Edited(Result):
         confusions: class name → name of another class → its images taken for the other, before and after.
         swapped: cue → accuracy on images with it swapped, where weights were re-learned without it.
         limit: accuracy of a head on all features, re-learned in the same way; None where there is none.
+
+    Example:
+        >>> edited = decomposition.edit([("cat", 12)], refit_on="unmarked")
+        >>> edited.dropped
+        (('cat', 12),)
+        >>> before, after = edited.before.overall.accuracy, edited.after.overall.accuracy
     """
 
     decomposition: Decomposition
@@ -170,6 +176,11 @@ def edit(
 
     Raises:
         SubspectError: nothing to do, a class that doesn't use the feature, or no such image set.
+
+    Example:
+        >>> edited = subspect.edit("study", "pursuit-k5", drop=[("cat", 12)], refit_on="unmarked")
+        >>> edited.decomposition.name
+        'pursuit-k5-edited'
     """
     study, decomposition = opened(study, decomposition)
     if not drop and refit_on is None and without_cue is None:

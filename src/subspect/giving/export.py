@@ -60,6 +60,11 @@ class FileCost:
     Attributes:
         bytes: its size.
         seconds: images at a time → median time of a run on the CPU, by what the file is for: ONNX Runtime or PyTorch.
+
+    Example:
+        >>> cost = decomposition.export("small.onnx", network=network).decomposed
+        >>> cost.bytes < 1_000_000
+        True
     """
 
     bytes: int
@@ -81,6 +86,13 @@ class Exported(Result):
         about: what travels along: names, preprocessing, where it comes from.
         times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors and hf.
         pushed: the address on the hub that it was sent to; None where it wasn't.
+
+    Example:
+        >>> exported = decomposition.export("small.onnx", network=network)
+        >>> exported.format
+        'onnx'
+        >>> exported.difference < 1e-3
+        True
     """
 
     path: Path
@@ -167,6 +179,11 @@ def export(
     Raises:
         SubspectError: a path that exists, an opset or a format that is none, another network, images that aren't there, a
             network that cannot be exported, or a file that says something else than PyTorch; nothing is written then.
+
+    Example:
+        >>> exported = subspect.export("study", "pursuit-k5", path="head.safetensors")
+        >>> exported.format
+        'safetensors'
     """
     study, decomposition = opened(study, decomposition)
     path = Path(path)

@@ -57,6 +57,11 @@ class ExportedFeatures(Result):
         examples: their number.
         features: number of features of each.
         files: name → bytes.
+
+    Example:
+        >>> sent = study.export_features("projector", format="tensorboard", show_progress=False)
+        >>> sent.examples, sent.features
+        (132, 256)
     """
 
     path: Path
@@ -114,6 +119,10 @@ def export_features(
 
     Raises:
         SubspectError: a path that exists, a format that is none, no such image set, or for FiftyOne images that are no files.
+
+    Example:
+        >>> subspect.export_features("study", path="projector", format="tensorboard", show_progress=False).image_set
+        'train'
     """
     study, path = open_study(study), Path(path)
     if format not in FEATURE_FORMATS:

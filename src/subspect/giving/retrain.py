@@ -137,6 +137,13 @@ class Retrained(Result):
         images: number of test images.
         without_cues: that were swapped while training, and in the held-out images.
         swapped: what → accuracy on the test images with these cues swapped; empty without such, or without cues.
+
+    Example:
+        >>> retrained = decomposition.retrain(
+        ...     network, "images/train", "retrained", settings={"epochs": 1}, test="images/test", show_progress=False
+        ... )
+        >>> retrained.images
+        60
     """
 
     decomposition: str
@@ -240,6 +247,14 @@ def retrain(
 
     Raises:
         SubspectError: another network, or what `train` refuses.
+
+    Example:
+        >>> retrained = subspect.retrain(
+        ...     "study", "pursuit-k5", network=network, images="images/train", folder="retrained",
+        ...     settings={"epochs": 1}, test="images/test", show_progress=False,
+        ... )
+        >>> retrained.control is not None
+        True
     """
     study, decomposition = opened(study, decomposition)
     network = same_network(study, network)

@@ -69,6 +69,11 @@ class Specialised(Result):
         among: "dense", "decomposed" → accuracy on images of these classes, told among these classes; empty without labels.
         note: on which images.
         file: the file that was written, if any.
+
+    Example:
+        >>> small = decomposition.specialise(network, classes=["cat", "dog"], path="pets.onnx")
+        >>> small.classes
+        ('cat', 'dog')
     """
 
     model: nn.Module
@@ -166,6 +171,11 @@ def specialise(
     Raises:
         SubspectError: a class that doesn't exist or is named twice, no class, a path that exists, another network, images that
             aren't there, or a network that doesn't say the same twice; nothing is written then.
+
+    Example:
+        >>> small = subspect.specialise("study", "pursuit-k5", network=network, classes=["cat", "dog"])
+        >>> small.model(torch.rand(1, 3, 224, 224)).shape
+        torch.Size([1, 2])
     """
     study, decomposition = opened(study, decomposition)
     labels = _labels(decomposition, classes)

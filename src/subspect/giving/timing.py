@@ -32,6 +32,10 @@ class Ratio:
         value: median over rounds of the share.
         low: 2.5th percentile of the median over redrawn rounds.
         high: 97.5th percentile.
+
+    Example:
+        >>> times = decomposition.specialise(network, classes=["cat", "dog"]).times
+        >>> {images: ratio.value for images, ratio in times.items()}  # doctest: +SKIP
     """
 
     dense: float

@@ -40,6 +40,11 @@ class TradeoffPoint:
         size: of the whole network.
         accuracy: on images that took no part in the choice; None without labels.
         fidelity: None for the dense network.
+
+    Example:
+        >>> dense, *pools = study.tradeoff(network, [16, 32], k=5, show_progress=False).points
+        >>> all(point.size.multiplications <= dense.size.multiplications for point in pools)
+        True
     """
 
     pool: int | None
@@ -57,6 +62,11 @@ class Tradeoff(Result):
         k: features for each class.
         why: why channels of features that no class uses stay; empty where none do.
         note: on which images this was measured.
+
+    Example:
+        >>> tradeoff = study.tradeoff(network, [16, 32], k=5, show_progress=False)
+        >>> [point.pool for point in tradeoff.points]
+        [None, 32, 16]
     """
 
     points: tuple[TradeoffPoint, ...]
@@ -174,6 +184,11 @@ def tradeoff(
 
     Raises:
         SubspectError: no pool, one smaller than k or larger than the layer, or what `decompose` and `specialise` refuse.
+
+    Example:
+        >>> tradeoff = subspect.tradeoff("study", network=network, pools=[16, 32], k=5, show_progress=False)
+        >>> len(tradeoff.points)
+        3
     """
     study = open_study(study)
     d = study.identity.n_features

@@ -62,6 +62,10 @@ class Settings:
 
     Raises:
         SubspectError: a value that makes no sense.
+
+    Example:
+        >>> subspect.Settings(epochs=3, optimiser="adamw").rate
+        0.0001
     """
 
     epochs: int = 3
@@ -101,6 +105,13 @@ class Epoch:
     Attributes:
         loss: mean cross-entropy on the images that were learned from, in nats.
         held_out: accuracy on those that were held out; with the cues swapped that are to be done without.
+
+    Example:
+        >>> trained = decomposition.retrain(
+        ...     network, "images/train", "retrained", settings={"epochs": 1}, control=False, show_progress=False
+        ... )
+        >>> len(trained.retrained.epochs)
+        1
     """
 
     loss: float
@@ -120,6 +131,13 @@ class Trained:
         start: accuracy on the held-out images before the first; no rival to the epochs, as the network may have learned from
             these images earlier.
         best: number of the best epoch, from 1.
+
+    Example:
+        >>> trained = decomposition.retrain(
+        ...     network, "images/train", "retrained", settings={"epochs": 1}, control=False, show_progress=False
+        ... ).retrained
+        >>> trained.path.suffix, trained.best
+        ('.safetensors', 1)
     """
 
     model: nn.Module

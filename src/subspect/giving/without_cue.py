@@ -67,6 +67,12 @@ class WithoutCue:
 
     Raises:
         SubspectError: a cue there is not, or fewer than one copy or two images.
+
+    Example:
+        >>> cue = subspect.WithoutCue(cues=["border"], network=network, sample=60, copies=1, show_progress=False)
+        >>> edited = decomposition.edit(without_cue=cue)
+        >>> edited.decomposition.name
+        'pursuit-k5-edited'
     """
 
     cues: Sequence[Cue | str]
@@ -123,6 +129,12 @@ class SwappedAccuracy:
         limit: of a head on all features, re-learned in the same way, which may overfit where images are few; None where that
             would take too much memory.
         plain: of the dense head on the same images as they are, nothing swapped.
+
+    Example:
+        >>> cue = subspect.WithoutCue(cues=["border"], network=network, sample=60, copies=1, show_progress=False)
+        >>> edited = decomposition.edit(without_cue=cue)
+        >>> list(edited.swapped)
+        ['border']
     """
 
     before: Estimate

@@ -51,6 +51,11 @@ def engine(name: str = "ray", address: str | None = None, actors: int | None = N
 
     Raises:
         SubspectError: no such engine, Ray is missing, the cluster doesn't answer, or has other versions.
+
+    Example:
+        >>> with subspect.engine("local"):  # "ray" on a cluster
+        ...     subspect.evaluate("study", "pursuit-k5").overall.images
+        60
     """
     if name not in ENGINES:
         raise SubspectError(f"the engine (--engine) is one of {', '.join(ENGINES)}; got {name!r}{near(name, ENGINES)}")

@@ -26,7 +26,15 @@ def as_called(text: str) -> str:
 
 
 class SubspectError(Exception):
-    """Something that the user gave cannot be used; the message says what, why, and what to do."""
+    """Something that the user gave cannot be used; the message says what, why, and what to do.
+
+    Example:
+        >>> try:
+        ...     decomposition.compare("cat", "unicorn")
+        ... except subspect.SubspectError as error:
+        ...     print(error)
+        no class 'unicorn'; the network has 4: bird, cat, dog, horse, or 0 to 3
+    """
 
     def __str__(self) -> str:
         return as_called(super().__str__())
@@ -42,7 +50,14 @@ def advice(what: str) -> Iterator[None]:
 
 
 class MissingExtra(SubspectError, ImportError):
-    """An optional package is needed; the message names the extra that brings it, from the clone that subspect came from."""
+    """An optional package is needed; the message names the extra that brings it, from the clone that subspect came from.
+
+    Example:
+        >>> try:
+        ...     frame = decomposition.evaluate().to_frame()
+        ... except subspect.MissingExtra as error:
+        ...     print(error)  # says which extra brings pandas
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

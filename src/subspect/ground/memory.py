@@ -37,6 +37,11 @@ def memory_limit(size: int | str) -> Iterator[None]:
 
     Raises:
         SubspectError: it is no such size, or less than 64 MB.
+
+    Example:
+        >>> with subspect.memory_limit("4G"):
+        ...     subspect.evaluate("study", "pursuit-k5").overall.images
+        60
     """
     before = _told.set(in_bytes(size))
     try:

@@ -28,7 +28,16 @@ _STYLE = (
 
 
 class Result(ABC):
-    """What a question returns."""
+    """What a question returns.
+
+    Example:
+        >>> result = decomposition.evaluate()
+        >>> isinstance(result, subspect.Result)
+        True
+        >>> sorted(result.to_json())  # doctest: +SKIP
+        >>> len(result.to_frame())  # overall, and a row for each class
+        5
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

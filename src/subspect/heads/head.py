@@ -58,6 +58,11 @@ class DecomposedHead(nn.Module):
 
     Attributes:
         kernel: how logits are computed; "auto" takes the cheapest.
+
+    Example:
+        >>> layer = decomposition.layer()
+        >>> layer(torch.rand(2, 256)).shape
+        torch.Size([2, 4])
     """
 
     indices: Tensor

@@ -40,6 +40,10 @@ class Chosen:
         supports: fingerprint of the features, where they come from a file.
         stable: whether features were favoured that are chosen again on other images.
         weights: "ternary" where they were chosen to be readable (see `subspect.choosing.ternary`).
+
+    Example:
+        >>> decomposition.chosen.method, decomposition.chosen.k, decomposition.chosen.set
+        ('pursuit', 5, 'train')
     """
 
     method: str
@@ -73,7 +77,14 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Promised:
-    """What is promised (see `subspect.choosing.promise`): from which image set, and in words."""
+    """What is promised (see `subspect.choosing.promise`): from which image set, and in words.
+
+    Example:
+        >>> made = study.decompose(subspect.Auto(tolerance=0.3, promise="unseen"))
+        >>> settled = made.auto
+        >>> settled.promise is None or settled.promise.confidence == 0.95
+        True
+    """
 
     set: str
     text: str
@@ -95,6 +106,12 @@ class Settled:
         sized_on: image set and part that the number was chosen on.
         promise: what is promised.
         no_promise: why nothing is.
+
+    Example:
+        >>> made = study.decompose(subspect.Auto(tolerance=0.2))
+        >>> settled = made.auto
+        >>> settled.measure, settled.tolerance
+        ('fidelity', 0.2)
     """
 
     tolerance: float
@@ -117,6 +134,10 @@ class Refitted:
         refit_on: the image set, where it isn't the one that features were chosen on.
         without_cues: cues that were swapped in copies of the images, so that nothing could lean on them.
         reselected: whether features were chosen anew on the same images.
+
+    Example:
+        >>> decomposition.refitted.refit, decomposition.refitted.converged
+        ('dense', True)
     """
 
     refit: Literal["labels", "dense"]
@@ -137,7 +158,14 @@ class Refitted:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A class was made to do without a feature: class index, feature."""
+    """A class was made to do without a feature: class index, feature.
+
+    Example:
+        >>> edited = decomposition.edit([("cat", 12)]).decomposition
+        >>> edited.edits
+        ('cat without feature 12',)
+        >>> edited.history[-1]  # doctest: +SKIP
+    """
 
     dropped: tuple[Index, Index]
 
@@ -153,6 +181,10 @@ class CurvePoint:
         fidelity: share.
         accuracy: share.
         dense_accuracy: share.
+
+    Example:
+        >>> [point.k for point in decomposition.curve if point.refit]
+        [5.0]
     """
 
     k: Annotated[float, msgspec.Meta(ge=0)]

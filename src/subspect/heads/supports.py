@@ -31,6 +31,11 @@ class Supports:
 
     Raises:
         SubspectError: an index outside 0…d−1, or twice in a class.
+
+    Example:
+        >>> supports = subspect.Supports([[3, 1], [0]], n_features=5)
+        >>> supports.flat, supports.offsets
+        (array([3, 1, 0]), array([0, 2, 3]))
     """
 
     def __init__(self, indices: Sequence[Sequence[int] | npt.NDArray[np.int64]], n_features: int) -> None:

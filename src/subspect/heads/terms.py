@@ -23,6 +23,11 @@ class Term:
         value: of the feature, in this image or on average.
         weights: in the logits of the two classes; 0 where a class doesn't use it.
         contribution: value times difference of the weights, in logits; positive speaks for the first class.
+
+    Example:
+        >>> term = decomposition.explain(network, "cat.jpg").terms[0]
+        >>> abs(term.contribution - term.value * (term.weights[0] - term.weights[1])) < 1e-4
+        True
     """
 
     feature: int

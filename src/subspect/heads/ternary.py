@@ -23,6 +23,11 @@ class Ternary:
     Attributes:
         class_scales: (C,) float32, a; 0 for classes without images, which keep their dense row.
         feature_scales: (d,) float32, s, the same in all classes; 0 for features that no class used.
+
+    Example:
+        >>> readable = study.decompose(5, pool=50, ternary=True)
+        >>> readable.ternary.class_scales.shape
+        torch.Size([4])
     """
 
     class_scales: Tensor

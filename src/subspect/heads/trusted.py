@@ -30,6 +30,11 @@ class FeatureRow:
         interval: of the stability, 95 %, after Wilson (1927): the halves are few.
         scale: how much of it counts as 1, where weights are readable; then the weight is the class's scale over this, or less
             that (see `subspect.choosing.ternary`). None where weights are free.
+
+    Example:
+        >>> row = decomposition.rows(1)[0]
+        >>> abs(row.contribution - row.weight * row.mean) < 1e-6
+        True
     """
 
     feature: int
@@ -70,6 +75,11 @@ class Trusted:
         core: (nnz,) whether all near-equal supports that were found have the feature.
         near_equal: (C,) how many near-equal supports were found, the chosen one included; 0 where unknown.
         tolerance: (C,) float32, what a near-equal support may explain less, in nats, as a mean over all images.
+
+    Example:
+        >>> trust = study.decompose(5, draws=20).trust
+        >>> trust.stability.shape
+        torch.Size([20])
     """
 
     stability: Tensor

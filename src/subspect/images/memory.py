@@ -43,6 +43,11 @@ class Arrays(Images):
 
     Raises:
         SubspectError: the shape or type is wrong, or there isn't a class index for each image.
+
+    Example:
+        >>> images = subspect.Arrays(np.zeros((8, 32, 32, 3), np.uint8), [0, 1, 2, 3, 0, 1, 2, 3])
+        >>> len(images), images.label(5)
+        (8, 1)
     """
 
     kind = "arrays"
@@ -135,6 +140,12 @@ class DatasetImages(Images):
 
     Raises:
         SubspectError: it can only be iterated, or keys are named and its items are no dicts.
+
+    Example:
+        >>> pairs = [(torch.zeros(3, 224, 224), 0), (torch.ones(3, 224, 224), 1)]
+        >>> images = subspect.DatasetImages(pairs, name="two squares")
+        >>> len(images), images.kind
+        (2, 'dataset')
     """
 
     kind = "dataset"

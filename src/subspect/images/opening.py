@@ -88,6 +88,11 @@ def open_images(
         SubspectError: the path doesn't exist or is empty, something leads outside, a file is damaged, the columns are not
             clear, or the layout or loader can't be read in a fixed order.
         MissingExtra: ``hfds:`` needs the package ``datasets``.
+
+    Example:
+        >>> images = subspect.open_images("images/train", limit_per_class=10)
+        >>> len(images)
+        40
     """
     images = _opened(source, name, _Asked(outside, image_column, label_column))
     if not len(images):

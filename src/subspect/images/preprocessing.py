@@ -45,6 +45,11 @@ class Preprocessing:
 
     Raises:
         SubspectError: a value is invalid; the message says which.
+
+    Example:
+        >>> seen = subspect.Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> seen.crop
+        224
     """
 
     resize: int | tuple[int, int] | None

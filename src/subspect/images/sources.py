@@ -53,6 +53,11 @@ class Images(ABC):
         sample: of a random sample, how many of how many images it is and how they were drawn; otherwise empty.
         image_column: for tables and shards, which column the images are in, if the user named it.
         ready: whether images are tensors ready for the network, so that no preprocessing applies.
+
+    Example:
+        >>> images = subspect.open_images("images/test")
+        >>> images.kind, len(images), images.classes
+        ('folder', 60, ('bird', 'cat', 'dog', 'horse'))
     """
 
     kind: str

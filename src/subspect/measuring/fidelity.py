@@ -38,7 +38,12 @@ _COUNTED = ("dense_accuracy", "accuracy", "dense_top5", "top5", "fidelity")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval."""
+    """A figure and its 95 % interval.
+
+    Example:
+        >>> fidelity = decomposition.evaluate().overall.fidelity
+        >>> print(f"{fidelity.value:.1%} ({fidelity.low:.1%} to {fidelity.high:.1%})")  # doctest: +SKIP
+    """
 
     value: float
     low: float
@@ -60,6 +65,13 @@ class Cost:
         top5: the same of the decomposed logits.
         fidelity: share of images on which both networks agree on the top-1 class.
         divergence: mean Kullback-Leibler divergence from the dense network, in nats.
+
+    Example:
+        >>> cost = decomposition.evaluate().overall
+        >>> cost.images
+        60
+        >>> cost.fidelity.low <= cost.fidelity.value <= cost.fidelity.high
+        True
     """
 
     images: int
@@ -80,6 +92,13 @@ class Fidelity(Result):
         where: the images that were evaluated on, and what may be said of them.
         overall: on all images.
         classes: class name → cost on the images of that class; None where there are none.
+
+    Example:
+        >>> fidelity = decomposition.evaluate()
+        >>> fidelity.where.image_set
+        'test'
+        >>> fidelity.classes["cat"].images
+        15
     """
 
     decomposition: str
@@ -185,6 +204,11 @@ def evaluate(
     Raises:
         SubspectError: no such image set, another network's decomposition, no image to evaluate on, or among_given without
             labels.
+
+    Example:
+        >>> fidelity = subspect.evaluate("study", "pursuit-k5", on="test")
+        >>> fidelity.overall.images
+        60
     """
     study, decomposition = opened(study, decomposition)
     images = where(study, decomposition, on, among_given=among_given)

@@ -53,6 +53,11 @@ class Where:
         lacking: names of the classes that the set chosen on has images of, and this one hasn't.
         among: whether the networks choose among "all" classes or among the "given" ones.
         among_classes: how many those are.
+
+    Example:
+        >>> where = decomposition.evaluate(on="test").where
+        >>> where.image_set, where.images, where.held_out
+        ('test', 60, True)
     """
 
     image_set: str

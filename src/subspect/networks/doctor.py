@@ -43,6 +43,12 @@ class Doctor(Result):
         missing: extra → its packages that are not installed; empty for an extra that is complete.
         problems: what is installed and cannot be used.
         unusable: the extras that these problems concern.
+
+    Example:
+        >>> installed = subspect.doctor()
+        >>> "cpu" in installed.devices
+        True
+        >>> installed.versions["Python"], installed.missing  # doctest: +SKIP
     """
 
     versions: Mapping[str, str | None]
@@ -81,7 +87,12 @@ class Doctor(Result):
 
 
 def doctor() -> Doctor:
-    """Look at what is installed: versions, devices, and which packages of which extra are missing."""
+    """Look at what is installed: versions, devices, and which packages of which extra are missing.
+
+    Example:
+        >>> subspect.doctor().threads >= 1
+        True
+    """
     import torch
 
     needed, extras = _wanted()

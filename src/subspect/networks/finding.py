@@ -57,6 +57,11 @@ class Head:
         exact: whether the network's logits are this layer's output; else the layer was named by the user, and its own
             output stands for the logits.
         one_logit: whether the layers have one output, which is read as two classes with opposite rows.
+
+    Example:
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
+        >>> head.name, head.n_classes, head.n_features
+        ('fc', 4, 256)
     """
 
     name: str

@@ -41,6 +41,12 @@ class Read(NamedTuple):
         maps: (n, d, height, width) float32, whose means or maxima over all places are the features; None where there are
             no such maps.
         reason: why there are none, as the end of a sentence; empty where there are.
+
+    Example:
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
+        >>> read = subspect.read_maps(network, torch.rand(2, 3, 224, 224))
+        >>> read.features.shape, read.maps.shape
+        (torch.Size([2, 256]), torch.Size([2, 256, 7, 7]))
     """
 
     features: Tensor
@@ -58,6 +64,11 @@ def read_maps(network: Network, pixels: Pixels) -> Read:
 
     Raises:
         SubspectError: the head's own product is not the network's logits on this batch.
+
+    Example:
+        >>> head = network.find_head(torch.rand(2, 3, 224, 224))
+        >>> subspect.read_maps(network, torch.rand(2, 3, 224, 224)).logits.shape
+        torch.Size([2, 4])
     """
     widths = [affine(network.model.get_submodule(group[0].name))[0].shape[1] for group in network.head.groups]
     watch = _Watch(len(pixels), frozenset(widths))

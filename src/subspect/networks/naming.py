@@ -60,6 +60,11 @@ def load_network(
         SubspectError: no such module, file, callable or network, it failed or returned something else, its weights can't
             be had, or they don't fit.
         MissingExtra: timm, torchvision or transformers is not installed.
+
+    Example:
+        >>> network = subspect.load_network("python:model.py:make", "model.safetensors")
+        >>> network.find_head(torch.rand(2, 3, 224, 224)).name
+        'fc'
     """
     scheme, _, rest = spec.partition(":")
     if scheme in SCHEMES and rest:

@@ -36,6 +36,12 @@ class Network:
             the model has them.
         head: the head's module name, where it can't be found by watching.
         name: what the network is called in studies and reports.
+
+    Example:
+        >>> preprocessing = dict(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> network = subspect.Network(model, preprocessing=preprocessing, class_names=["bird", "cat", "dog", "horse"])
+        >>> network.head_known
+        False
     """
 
     def __init__(

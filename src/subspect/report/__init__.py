@@ -80,6 +80,10 @@ def write_report(
         SubspectError: decomposition or fidelity are of something else, the file cannot be written or would replace what is
             no report, ``images`` is no source of images, or ``network`` another one; or either was given and the study was
             made from features alone.
+
+    Example:
+        >>> subspect.write_report("study", "pursuit-k5", path="report.html", network=network, show_progress=False)
+        PosixPath('report.html')
     """
     study, decomposition = opened(study, decomposition)
     if network is not None or images is not None:

@@ -32,6 +32,11 @@ class Spread:
         components: share of the variance → number of principal components.
         two_nn: intrinsic dimension by TwoNN.
         likelihood: intrinsic dimension by maximum likelihood.
+
+    Example:
+        >>> spread = decomposition.geometry().network
+        >>> spread.points
+        60
     """
 
     points: int

@@ -61,6 +61,10 @@ def load_decomposition(study: StudyLike, name: str | None = None) -> Decompositi
 
     Raises:
         SubspectError: the study has no decomposition, or none of that name, or it is damaged.
+
+    Example:
+        >>> subspect.load_decomposition("study", "pursuit-k5").class_names
+        ('bird', 'cat', 'dog', 'horse')
     """
     study = open_study(study)
     known = study.decomposition_names

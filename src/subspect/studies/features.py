@@ -33,9 +33,9 @@ from subspect.images.labels import numbered
 from subspect.images.preprocessing import GIVEN_AS_FEATURES
 from subspect.images.sources import what_labels_are
 from subspect.networks.network import checked_names, weights_fingerprint
-from subspect.networks.summands import two_opposite_rows
 from subspect.studies.closing import complete
 from subspect.studies.doubts import near_chance, warn_lacking
+from subspect.studies.given_head import as_array, check_kind, linear_head
 from subspect.studies.image_set import ImageSet
 from subspect.studies.manifests import Identity, SetManifest
 from subspect.studies.name_features import filled_in, name_features
@@ -97,6 +97,12 @@ def from_features(
             labels, names, ids, texts or links, or a label is not one of the classes; a link doesn't lead to the web; two
             features have one name, or a name is another feature's in the study; the study is of another head; the disk is
             full. What was stored so far is kept.
+
+    Example:
+        >>> rows, weight = np.random.default_rng(0).normal(size=(100, 30)), np.eye(3, 30)
+        >>> texts = subspect.from_features(rows, weight, None, "texts", labels=(rows @ weight.T).argmax(1))
+        >>> texts.decompose(1).supports.rows
+        array([0, 1, 2])
     """
     check_set_name(name)
     folder, head = place(study), linear_head(weight, bias)
@@ -195,12 +201,12 @@ def _table(features: Rows) -> Any:
     Raises:
         SubspectError: they are no table of numbers, or an empty one.
     """
-    table = features.tocsr() if scipy.sparse.issparse(features) else _array(features, "features")
+    table = features.tocsr() if scipy.sparse.issparse(features) else as_array(features, "features")
     if len(table.shape) != 2 or 0 in table.shape:
         raise SubspectError(
             f"features must be a table (n, d), one row per example and one column per feature; got shape {table.shape}"
         )
-    _check_kind(table.dtype, "features")
+    check_kind(table.dtype, "features")
     return table
 
 
@@ -214,65 +220,6 @@ def _check_width(width: int, shape: tuple[int, int]) -> None:
                 or "give the features that this head was fitted on, one column per column of its weight, in the same order"
             )
         )
-
-
-def _array(values: object, what: str) -> npt.NDArray[Any]:
-    """Return an array, a tensor, a data frame or lists as an array.
-
-    Raises:
-        SubspectError: they are nothing like that.
-    """
-    if np.ma.is_masked(values):
-        raise SubspectError(f"{what} contain masked values; fill them in, or leave those rows out")
-    try:
-        if isinstance(values, torch.Tensor):
-            plain = values.detach().cpu()
-            return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()  # NumPy has no bfloat16
-        return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise SubspectError(f"{what} must be an array of numbers; got {type(values).__name__}: {error}") from error
-
-
-def _check_kind(kind: np.dtype[Any], what: str) -> None:
-    if kind.kind not in "fiub":
-        raise SubspectError(
-            f"{what} must be real numbers in the range of float32; got {kind}; turn text and categories into "
-            f"numbers first, as was done when the head was fitted"
-        )
-
-
-def linear_head(weight: object, bias: object) -> tuple[Features, Features]:
-    """Return a head's weight (C, d) and bias (C,), float32, of two classes at least; a single row becomes two opposite ones.
-
-    Raises:
-        SubspectError: they are no numbers, not finite, or their shapes don't fit each other.
-    """
-    if hasattr(weight, "coef_") or isinstance(weight, nn.Module):
-        parts = "coef_ and intercept_" if hasattr(weight, "coef_") else "weight and bias"
-        raise SubspectError(
-            f"the head's weight must be numbers (C, d), and a {type(weight).__name__} was given: give its {parts} "
-            "as weight and bias"
-        )
-    rows = np.atleast_2d(_array(weight, "the head's weight"))
-    shift = np.zeros(len(rows), np.float32) if bias is None else _array(bias, "the head's bias").reshape(-1)
-    if rows.ndim != 2 or 0 in rows.shape or shift.shape != rows.shape[:1]:
-        raise SubspectError(
-            "the head must have a weight (C, d), one row per class, and a bias (C,); got weight "
-            f"{np.shape(rows)} and bias {shift.shape}"
-            + ("; transpose the weight" if rows.ndim == 2 and shift.shape == rows.shape[1:] else "")
-        )
-    for what, values in (("weight", rows), ("bias", shift)):
-        _check_kind(values.dtype, f"the head's {what}")
-    with np.errstate(over="ignore"):
-        head = rows.astype(np.float32), shift.astype(np.float32)
-    if not all(np.isfinite(part).all() for part in head):
-        raise SubspectError(
-            "the head's weight or bias contains NaN, infinity, or a number too large for float32; fit it again"
-        )
-    if len(rows) == 1:
-        both = two_opposite_rows(*map(torch.from_numpy, head))
-        return both[0].numpy(), both[1].numpy()
-    return head
 
 
 def _looked_through(
@@ -327,7 +274,7 @@ def _labels(given: object, n: int, names: tuple[str, ...]) -> tuple[Integers, st
     """Return the labels as class indices (n,), and how they became such; −1 where there are none."""
     if given is None:
         return np.full(n, -1, np.int64), "none"
-    labels = _array(given, "labels")
+    labels = as_array(given, "labels")
     flat = labels.reshape(-1)
     if len(flat) != n or not len(labels.shape):
         raise SubspectError(f"there must be one label for each of the {n:,} rows of features; got shape {labels.shape}")
@@ -368,7 +315,7 @@ def _ids(given: object, n: int) -> list[str]:
     """Return a name for each row."""
     if given is None:
         return [str(row) for row in range(n)]
-    ids = given if isinstance(given, str) else _array(given, "ids").tolist()
+    ids = given if isinstance(given, str) else as_array(given, "ids").tolist()
     if isinstance(ids, str) or not isinstance(ids, list) or not all(isinstance(one, str | int) for one in ids):
         raise SubspectError("ids must be text or whole numbers, one for each row")
     ids = [str(one) for one in ids]

@@ -23,7 +23,13 @@ SUMMED = "statistics.safetensors"  #: the file of statistics of all images, wher
 
 
 class ImageSet:
-    """One named, complete image set of a study."""
+    """One named, complete image set of a study.
+
+    Example:
+        >>> test = study.image_set("test")
+        >>> test.labelled
+        True
+    """
 
     def __init__(self, name: str, folder: Path, manifest: SetManifest, shape: Shape) -> None:
         self.name, self.folder, self.manifest, self.shape = name, folder, manifest, shape

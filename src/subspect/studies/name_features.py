@@ -37,6 +37,10 @@ class FeatureNames(Result):
         study: its path.
         n_features: number of features d.
         names: feature index → name, of the features that have one.
+
+    Example:
+        >>> study.name_features({12: "whiskers"}).names
+        {12: 'whiskers'}
     """
 
     study: str
@@ -79,6 +83,10 @@ def name_features(
 
     Raises:
         SubspectError: a feature there is not, a name that is none, or one that two features would have.
+
+    Example:
+        >>> subspect.name_features("study", {12: "whiskers", 40: "paws"}).names
+        {12: 'whiskers', 40: 'paws'}
     """
     study = open_study(study)
     given = as_mapping(names, study.identity.n_features, study.feature_names)

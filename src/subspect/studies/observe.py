@@ -99,6 +99,12 @@ def observe(
     Raises:
         SubspectError: something doesn't fit: no head, no preprocessing, labels that don't match the classes, NaN features, too
             many unusable images, another network's study, a full disk; what was stored so far is kept.
+
+    Example:
+        >>> study = subspect.observe(network, "images/train", "fresh", show_progress=False)
+        >>> study = subspect.observe(network, "images/test", "fresh", "test", show_progress=False)
+        >>> study.set_names
+        ['train', 'test']
     """
     if batch_size < 1 or workers < 0 or not 0 <= max_failed <= 1:
         raise SubspectError(

@@ -68,7 +68,15 @@ _told: set[Path] = set()  # studies of which it was said that they have no check
 
 
 class Study(StudyQuestions):
-    """A study folder, opened. ``study["pursuit-k5"]`` is one of its decompositions; its methods ask the questions."""
+    """A study folder, opened. ``study["pursuit-k5"]`` is one of its decompositions; its methods ask the questions.
+
+    Example:
+        >>> study = subspect.open_study("study")
+        >>> study.set_names
+        ['train', 'test', 'unmarked', 'unseen']
+        >>> study.decompose(5).name
+        'pursuit-k5'
+    """
 
     def __init__(self, path: Path, identity: Identity, head_checksum: str | None) -> None:
         self.path, self.identity, self.head_checksum = path, identity, head_checksum
@@ -338,6 +346,11 @@ def open_study(study: StudyLike) -> Study:
 
     Raises:
         SubspectError: there is none, it is damaged, or a newer version of subspect wrote it.
+
+    Example:
+        >>> study = subspect.open_study("study")
+        >>> study["pursuit-k5"].name
+        'pursuit-k5'
     """
     if isinstance(study, Study):
         return study

@@ -74,6 +74,11 @@ def cues(
     Raises:
         SubspectError: a cue there is not, another network, images that can't be opened again, are no pictures, or are all of
             one class, or the study keeps cues of other images.
+
+    Example:
+        >>> rests = subspect.cues("study", "pursuit-k5", network=network, sample=20, show_progress=False)
+        >>> "border" in rests.names
+        True
     """
     asked = cues_named(cues)
     if sample < 2:

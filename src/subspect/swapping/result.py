@@ -55,6 +55,11 @@ class Swapped:
         through: (C, d) sparse: how much of the loss goes through each feature.
         through_half: (C, d) half the width of its interval.
         right: "dense" and "decomposed" → (C,) images of each class that the head still gives it.
+
+    Example:
+        >>> border = decomposition.cues(network, cues=["border"], sample=20, show_progress=False).cues[0]
+        >>> border.name, border.loss.shape
+        ('border', (4,))
     """
 
     name: str
@@ -91,6 +96,11 @@ class Cues(Result):
         sample: fingerprint of the images and of how they were paired.
         made_by: fingerprint of the decomposed head.
         feature_names: of the features that have one.
+
+    Example:
+        >>> rests = decomposition.cues(network, cues=["border", "colour"], sample=20, show_progress=False)
+        >>> rests.names
+        ['border', 'colour']
     """
 
     decomposition: str
