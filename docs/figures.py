@@ -176,13 +176,16 @@ def pursuit(made: subspect.Decomposition, study: subspect.Study) -> Drawing:
 def plot(drawing: Drawing, curve: dict[bool, list[tuple[float, float]]]) -> None:
     """Draw fidelity against k, features chosen once and, where measured, refitted."""
     low = 10 * int(10 * min(share for points in curve.values() for _, share in points))
-    at = lambda k, share: (430 + 260 * k / 20, 270 - 210 * (100 * share - low) / (100 - low))  # noqa: E731
-    for share in range(low, 101, 10 if 100 - low <= 60 else 20):
-        x, y = at(0, share / 100)
+
+    def at(k: float, share: float) -> tuple[float, float]:
+        return 430 + 260 * k / 20, 270 - 210 * (100 * share - low) / (100 - low)
+
+    for mark in range(low, 101, 10 if 100 - low <= 60 else 20):
+        x, y = at(0, mark / 100)
         drawing.path([(x, y), (690, y)], "line")
-        drawing.text(x - 6, y + 4, share, "quiet small end")
-    for k in (1, 5, 10, 15, 20):
-        drawing.text(at(k, 0)[0], 292, k, "quiet small mid")
+        drawing.text(x - 6, y + 4, mark, "quiet small end")
+    for size in (1, 5, 10, 15, 20):
+        drawing.text(at(size, 0)[0], 292, size, "quiet small mid")
     drawing.path([at(k, share) for k, share in curve[False]], "curve")
     for k, share in curve[True]:
         x, y = at(k, share)
@@ -197,7 +200,10 @@ def promise() -> Drawing:
     drawing.text(24, 28, "98 % of n new images agree: at 95 % confidence, fidelity is at least …", "strong ink")
     counts = np.unique(np.round(np.geomspace(50, 20000, 60) / 50).astype(int) * 50)
     bounds = [float(beta.ppf(0.05, round(0.98 * n), n - round(0.98 * n) + 1)) for n in counts]
-    at = lambda n, share: (70 + 600 * np.log(n / 50) / np.log(400), 215 - 165 * (share - 0.88) / 0.12)  # noqa: E731
+
+    def at(n: float, share: float) -> tuple[float, float]:
+        return 70 + 600 * float(np.log(n / 50) / np.log(400)), 215 - 165 * (share - 0.88) / 0.12
+
     for share in (0.88, 0.9, 0.92, 0.94, 0.96, 0.98, 1.0):
         x, y = at(50, share)
         drawing.path([(x, y), (670, y)], "line")
