@@ -97,6 +97,11 @@ def _signature(_app: Any, _what: str, _name: str, found: Any, _options: Any, giv
     return given, back
 
 
+def _skipped(_app: Any, _what: str, _name: str, found: Any, skip: bool, _options: Any) -> bool | None:
+    """Leave out what other packages add to our classes, as scikit-learn does."""
+    return True if (getattr(found, "__module__", None) or "subspect").partition(".")[0] == "sklearn" else skip or None
+
+
 def _in_plain_words(_app: Any, tree: Any) -> None:
     """Say "Attributes" of what Sphinx calls variables, and put a colon between a name and what it is."""
     for text in list(tree.findall(lambda node: isinstance(node, nodes.Text))):
@@ -119,3 +124,4 @@ def setup(app: Any) -> None:
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _backticks)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-skip-member", _skipped)
