@@ -295,8 +295,7 @@ def depth(
         )
     if not 0 < fidelity < 1:
         raise SubspectError(f"fidelity must be between 0 and 1, got {fidelity:g}")
-    folder = Path(folder)
-    if (folder / "study.json").exists():
+    if ((folder := Path(folder)) / "study.json").exists():
         raise SubspectError(f"{folder} is a study itself; choose another folder for those of the family")
     make_folder(folder)
     sets = {"train": open_images(images, "train")} | ({} if test is None else {"test": open_images(test, "test")})
@@ -356,10 +355,7 @@ def _member(name: str, depth: int, network: Network, study: Study, fidelity: flo
         )
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     member = Member(name, depth, parameters, float(point.dense_accuracy), d, values, path)
-    at = (
-        f"features needed at {100 * fidelity:g} % fidelity on {counted(point.images, 'image', 'images')} that took no part "
-        "in the choice"
-    )
+    at = f"features needed at {100 * fidelity:g} % fidelity on {point.images:,} images that took no part in the choice"
     return member, f"{at}; dimensions on {found.note}"
 
 
