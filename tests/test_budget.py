@@ -96,7 +96,7 @@ def test_most_features_of_auto_unless_told() -> None:
         (Mean(3, 1, 2), None, "got least 1 and most 2"),
         (Mean(3, 1, 7), None, "got least 1 and most 7"),
         (Mean(3, 1, 5), 4, "1 ≤ least ≤ mean ≤ most ≤ 4; got least 1 and most 5"),
-        (Mean(float("nan")), None, "a mean of nan features needs"),
+        (Mean(float("nan")), None, "a mean of nan features per class needs"),
         (Auto(0), None, "the tolerance is a share between 0 and 1, such as 0.01; got 0"),
         (Auto(1), None, "the tolerance is a share between 0 and 1, such as 0.01; got 1"),
         (Auto(-0.1), None, "got -0.1"),

@@ -462,7 +462,7 @@ def test_wrong_usage(wide: Study, options: str) -> None:
             "-k mean:4:5:6",
             "error: a mean of 4 features per class needs 1 ≤ least ≤ mean ≤ most ≤ 40; got least 5 and most 6",
         ),
-        ("-k mean:inf", "error: a mean of inf features needs"),
+        ("-k mean:inf", "error: a mean of inf features per class needs"),
         ("-k nan", "error: k = nan must be a whole number from 1 to 40, the number of features"),
         ("-k -3", "error: k = -3.0 must be a whole number"),
     ],

@@ -39,7 +39,7 @@ MakeFolder = Callable[..., Path]
         ({"n_features": 0}, "`int` >= 1"),
         ({"n_features": 10**30}, "is not a manifest"),
         ({"n_features": 2**31}, "`int` <= 2147483647"),
-        ({"class_names": ["a"]}, "1 class names for 3 classes"),
+        ({"class_names": ["a"]}, "1 class name for 3 classes"),
         ({"class_names": None}, "missing required field `class_names`"),
         ({"class_names": [1, 2, 3]}, "Expected `str`"),
         ({"preprocessing": []}, "Expected `object`"),
