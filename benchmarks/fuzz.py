@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # else imported once it is known whether to watch its coverag
     from _fuzz_readers import Reader
 
 KEPT = Path(__file__).parent / "fuzz_seeds.json"
-SECONDS, SILENT = 1.0, 20.0  # of a core's time for one input; of anyone's time until its process is ended
+SILENT = 20.0  # seconds of anyone's time until its process is ended
 MEMORY = 2**30  # bytes for one input
 LONGEST = 2**20  # bytes of an input
 PIXELS = 2**22  # an image may have as many here: what one takes grows with its pixels, and what is too large is refused
@@ -112,8 +112,8 @@ class Ledger:
 class Trial:
     """Tries inputs on one reader, and notes what comes out."""
 
-    def __init__(self, name: str, reader: Reader, ledger: Ledger, findings: Path) -> None:
-        self.name, self.reader, self.ledger, self.folder = name, reader, ledger, findings
+    def __init__(self, name: str, reader: Reader, ledger: Ledger, findings: Path, seconds: float) -> None:
+        self.name, self.reader, self.ledger, self.folder, self.seconds = name, reader, ledger, findings, seconds
         self.at_start = _resident()
         signal.signal(signal.SIGPROF, _too_slow)
 
@@ -122,7 +122,7 @@ class Trial:
         data = data[:LONGEST]
         self.ledger.begin(data)
         accepted, start = False, time.process_time_ns()
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, self.seconds)
         try:
             self.reader.read(data)
             accepted = True
@@ -159,7 +159,7 @@ def save(folder: Path, name: str, data: bytes, what: str, said: str) -> None:
 
 
 def _too_slow(number: int, frame: FrameType | None) -> NoReturn:
-    raise Slow(f"more than {SECONDS} s")
+    raise Slow("more than --seconds")
 
 
 def _resident() -> int:
@@ -296,7 +296,8 @@ def tried(name: str, reader: Reader, engine: str, kept: list[bytes], asked: argp
         ledger = Ledger()
         child = os.fork()
         if not child:
-            _child(Trial(name, reader, ledger, folder), engine, seeds, left, end - (time.monotonic() - start), seed)
+            trial = Trial(name, reader, ledger, folder, asked.seconds)
+            _child(trial, engine, seeds, left, end - (time.monotonic() - start), seed)
         how = _wait(child, ledger)
         at_hand = ledger.look()
         if how:
@@ -412,6 +413,7 @@ def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=30_000, help="for each reader and engine; slow ones get fewer")
     parser.add_argument("--minutes", type=float, default=1e9, help="at most, for each reader and engine")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a core's time for one input, at most")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="readers whose name holds one of these")
     parser.add_argument("--engine", choices=[*ENGINES, "all"], default="chance", help="what makes the inputs")
     parser.add_argument("--seed", type=int, default=0, help="of chance: the same inputs again")

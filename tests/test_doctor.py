@@ -39,7 +39,7 @@ def test_versions_and_extras_are_those_declared(project: dict[str, Any]) -> None
         <= found
         <= {"Python", "subspect", *needed, *(one.replace("_", "-") for one in of_extras)}
     )
-    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev", "benchmarks"}
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev", "benchmarks", "docs"}
     assert made.devices[0] == "cpu" and made.threads == torch.get_num_threads()
 
 

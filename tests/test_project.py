@@ -71,10 +71,10 @@ def project() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def package() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("package", ROOT / ".ci" / "package.py")
+    spec = importlib.util.spec_from_file_location("ci_package", ROOT / ".ci" / "package.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["package"] = module
+    sys.modules["ci_package"] = module
     spec.loader.exec_module(module)
     return module
 

@@ -53,7 +53,7 @@ def test_the_mark_costs_accuracy_and_dropping_it_and_a_refit_bring_it_back(plant
 
 
 def test_it_is_found_unasked_and_mended_without_images_that_lack_it(planted: Any, mended: Any) -> None:
-    assert ("C101", "three") in mended.found and mended.loss[0] > 1 and mended.loss[1] < 0.5
+    assert ("C101", "three") in mended.found and mended.loss[0] > 1 and mended.loss[1] < mended.loss[0] / 2
     assert min(mended.without) > 0.9 * planted.clean > max(mended.before)
     assert mended.anew[0] > 0.9 and mended.anew[1] > 0.85
 
