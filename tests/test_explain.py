@@ -177,7 +177,7 @@ def test_the_image_itself_is_told_by_its_path_too(
 ) -> None:
     """Observed on another device, its features differ by rounding."""
     wanted = explain(study, made, network=network, image=path).neighbours
-    monkeypatch.setattr(sys.modules["subspect.asking.explain"], "_ITSELF", -1)
+    monkeypatch.setattr(sys.modules["subspect.asking.neighbours"], "_ITSELF", -1)
     monkeypatch.chdir(path.parent)
     for name in (path, "005.png", "../b/005.png"):
         assert explain(study, made, network=network, image=name).neighbours == wanted
