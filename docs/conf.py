@@ -37,6 +37,13 @@ nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+#: names for types that are shown as they are, and those of them that the reference explains
+ALIASES = ("Budget", "ImageLike", "ImageSource", "PreprocessingLike", "StudyLike")
+autodoc_type_aliases = {
+    **{name: f"subspect.{name}" for name in ALIASES},
+    "npt.ArrayLike": "numpy.typing.ArrayLike",
+    **{name: name for name in ("Array", "DecompositionLike", "Features", "Integers", "Pixels", "Rows")},
+}
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -91,10 +98,11 @@ def _backticks(_app: Any, _what: str, _name: str, _object: Any, _options: Any, l
 
 
 def _signature(_app: Any, _what: str, _name: str, found: Any, _options: Any, given: str, back: str) -> Any:
-    """Leave out what a class inherits its making from, where it isn't made by users."""
+    """Leave out how a result is made, which users don't; show names of types within others as they are."""
     if inspect.isclass(found) and issubclass(found, subspect.Result) and found is not subspect.Result:
         return "", None
-    return given, back
+    plain = (text and re.sub(r"TypeAliasForwardRef\('([^']+)'\)", r"\1", text) for text in (given, back))
+    return tuple(plain)
 
 
 def _skipped(_app: Any, _what: str, _name: str, found: Any, skip: bool, _options: Any) -> bool | None:
