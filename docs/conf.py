@@ -111,6 +111,13 @@ def _in_plain_words(_app: Any, tree: Any) -> None:
             text.parent.replace(text, nodes.Text("Attributes"))
 
 
+def _only_what_is_there(_app: Any, page: str, source: list[str]) -> None:
+    """Leave patterns out of the table of contents that no page fits, such as those of notebooks left out of a copy."""
+    if page == "index":
+        lines = source[0].splitlines()
+        source[0] = "\n".join(one for one in lines if "*" not in one or " " in one or any(HERE.glob(f"{one}.md")))
+
+
 def _for_agents(app: Any, failed: Exception | None) -> None:
     """Put llms.txt beside the pages, with links to them."""
     if failed is None and app.builder.name == "html":
@@ -119,6 +126,7 @@ def _for_agents(app: Any, failed: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Register with Sphinx."""
+    app.connect("source-read", _only_what_is_there)
     app.connect("doctree-read", _in_plain_words)
     app.connect("build-finished", _for_agents)
     app.connect("missing-reference", _resolve)

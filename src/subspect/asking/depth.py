@@ -131,12 +131,6 @@ class Depth(Result):
         trends: "depth", "parameters", "accuracy" → measure → how it goes with that.
         at: the fidelity at which the number of features is read.
         note: on which images this was measured.
-
-    Example:
-        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
-        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
-        >>> [member.name for member in family.members]
-        ['small', 'large']
     """
 
     members: tuple[Member, ...]
