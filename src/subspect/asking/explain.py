@@ -217,7 +217,7 @@ class Explanation(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw the image, what each feature says, where it looks, and the nearest images."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         looked = self.terms[:_DRAWN] if self.maps is not None and self.picture is not None else ()
         near = [one for one in self.neighbours if one.picture is not None]
