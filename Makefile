@@ -1,7 +1,7 @@
 # `make demo`, `make test` and `make docs` need only Python ≥ 3.11, pip and make: everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-DOCS := docs/conf.py docs/for_agents.py docs/_ext
+DOCS := docs/conf.py docs/_notebooks.py docs/for_agents.py docs/_ext
 
 .PHONY: demo setup test lint types floors docs check package clean
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import logging
 import re
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import pyplot
+
+from _notebooks import NEED_DATA, not_run
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted((DOCS / "tutorials").glob("*.md"))
@@ -139,11 +140,10 @@ def test_words_are_explained_before_they_are_used(page: Path) -> None:
 
 
 def test_pages_without_their_data_are_shown_but_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = runpy.run_path(str(DOCS / "_notebooks.py"))
     need = [
         f"tutorials/{page.name}" for page in PAGES if 'os.environ["SUBSPECT_DATA"]' in page.read_text(encoding="utf-8")
     ]
-    assert [f"tutorials/{name}.md" for name in asked["NEED_DATA"]] == need
+    assert [f"tutorials/{name}.md" for name in NEED_DATA] == need
     for folder, wanted in (("", need), (str(tmp_path / "none"), need), (str(tmp_path), [])):
         monkeypatch.setenv("SUBSPECT_DATA", folder)
-        assert asked["not_run"]() == wanted
+        assert not_run() == wanted
