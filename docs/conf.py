@@ -17,6 +17,7 @@ from docutils import nodes  # noqa: E402
 
 import for_agents  # noqa: E402 # after these can be found
 import subspect  # noqa: E402
+from _notebooks import not_run  # noqa: E402
 
 project = "subspect"
 author = copyright = "The subspect developers"
@@ -32,6 +33,7 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
+nb_execution_excludepatterns = not_run()
 nb_execution_timeout = 600
 nb_merge_streams = True
 

@@ -216,7 +216,7 @@ class Depth(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw measures against depth, parameters and accuracy, a point for each network."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(9, 2 * len(_DRAWN)), layout="constrained")
         grid = figure.subplots(len(_DRAWN), len(AGAINST), sharex="col", sharey="row")
