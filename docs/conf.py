@@ -17,6 +17,7 @@ from docutils import nodes  # noqa: E402
 
 import for_agents  # noqa: E402 # after these can be found
 import subspect  # noqa: E402
+from _notebooks import not_run  # noqa: E402
 
 project = "subspect"
 author = copyright = "The subspect developers"
@@ -32,6 +33,7 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
+nb_execution_excludepatterns = not_run()
 nb_execution_timeout = 600
 nb_merge_streams = True
 
@@ -119,6 +121,13 @@ def _in_plain_words(_app: Any, tree: Any) -> None:
             text.parent.replace(text, nodes.Text("Attributes"))
 
 
+def _only_what_is_there(_app: Any, page: str, source: list[str]) -> None:
+    """Leave patterns out of the table of contents that no page fits, such as those of notebooks left out of a copy."""
+    if page == "index":
+        lines = source[0].splitlines()
+        source[0] = "\n".join(one for one in lines if "*" not in one or " " in one or any(HERE.glob(f"{one}.md")))
+
+
 def _for_agents(app: Any, failed: Exception | None) -> None:
     """Put llms.txt beside the pages, with links to them."""
     if failed is None and app.builder.name == "html":
@@ -127,6 +136,7 @@ def _for_agents(app: Any, failed: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Register with Sphinx."""
+    app.connect("source-read", _only_what_is_there)
     app.connect("doctree-read", _in_plain_words)
     app.connect("build-finished", _for_agents)
     app.connect("missing-reference", _resolve)

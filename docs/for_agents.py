@@ -45,7 +45,7 @@ def opening(page: str) -> tuple[str, str]:
     included = re.match(r":::\{include\} (\S+)", text)
     if included:
         text = (HERE / included[1]).read_text(encoding="utf-8")
-    text = re.sub(r"\A---\n.*?^---\n", "", text, flags=re.M | re.S)
+    text = re.sub(r"\A---\n.*?^---\n+", "", text, flags=re.M | re.S)
     title, _, rest = text.partition("\n\n")
     paragraphs = (one for one in rest.split("\n\n") if re.match(r"(?!```)[\w*`\[\"(]", one))
     words = " ".join(next(paragraphs, "").split())

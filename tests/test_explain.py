@@ -285,7 +285,7 @@ def test_the_true_label_where_the_study_knows_it(
     one = explain(study, made, network=network, image=path)
     assert one.label == one.to_json()["label"] == path.parent.name == "b"
     assert str(one.tables()[0].title) == f"{path}: {one.predicted} and not {one.against} (label: b)"
-    label, dense = one.plot().axes[0].get_title().splitlines()[1:]
+    label, dense = one.plot().axes[0].get_title(loc="left").splitlines()[1:]
     assert label == "label: b" and dense.startswith("dense: ")
     elsewhere = tmp_path / "a" / "other.png"  # by its bytes, whatever its folder says
     elsewhere.parent.mkdir(exist_ok=True)

@@ -40,6 +40,8 @@ def test_every_answer_speaks_the_same_protocol(told: dict[str, Any]) -> None:
     drawn = {"decomposition", "fidelity", "explanation", "comparison", "essentiality", "selectivity", "geometry"}
     assert plotted == drawn
     assert all(isinstance(told[name].plot(), Figure) for name in plotted)
+    # IPython asks for this where pyplot was never imported, and shows the name of the class if there is none
+    assert all(told[name].plot()._repr_png_().startswith(b"\x89PNG") for name in plotted)
 
 
 def test_frames_hold_the_figures(told: dict[str, Any]) -> None:

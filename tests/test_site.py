@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import command_reference
 import for_agents
+from command_reference import commands
 from world import ROOT
 
 DOCS = ROOT / "docs"
@@ -82,7 +82,7 @@ def test_the_skill_says_what_it_is_for_and_names_every_command() -> None:
     name, said = re.findall(r"^(\w+): (.*(?:\n  .*)*)", front, re.M)
     assert name == ("name", "subspect") and said[0] == "description" and len(said[1]) < 1024
     assert ": " not in said[1]  # which YAML would take for another key
-    for command in command_reference.commands():
+    for command in commands():
         assert f"\n- `{command}`: " in text
 
 

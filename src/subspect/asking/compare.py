@@ -228,7 +228,7 @@ class Comparison(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw by how much each feature separates the two classes: those that both use, and those of one alone."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         drawn = self.separators[:_DRAWN]
         figure = Figure(figsize=(6.4, 1.6 + 0.26 * len(drawn)), layout="constrained")

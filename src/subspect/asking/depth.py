@@ -131,12 +131,6 @@ class Depth(Result):
         trends: "depth", "parameters", "accuracy" → measure → how it goes with that.
         at: the fidelity at which the number of features is read.
         note: on which images this was measured.
-
-    Example:
-        >>> networks = {size: subspect.load_network(f"python:nets.py:{size}") for size in ("small", "large")}
-        >>> family = subspect.depth(networks, "images/train", "family", test="images/test", show_progress=False)
-        >>> [member.name for member in family.members]
-        ['small', 'large']
     """
 
     members: tuple[Member, ...]
@@ -222,7 +216,7 @@ class Depth(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw measures against depth, parameters and accuracy, a point for each network."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(9, 2 * len(_DRAWN)), layout="constrained")
         grid = figure.subplots(len(_DRAWN), len(AGAINST), sharex="col", sharey="row")

@@ -233,7 +233,7 @@ class Essentiality(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw deletion and insertion, mean over classes, and the middle 95 % of random orders."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()

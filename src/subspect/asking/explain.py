@@ -217,7 +217,7 @@ class Explanation(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw the image, what each feature says, where it looks, and the nearest images."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         looked = self.terms[:_DRAWN] if self.maps is not None and self.picture is not None else ()
         near = [one for one in self.neighbours if one.picture is not None]
@@ -230,7 +230,10 @@ class Explanation(Result):
         dense = ", ".join(f"{as_label(name)} {100 * share:.0f} %" for name, share in likely)
         label = f"label: {as_label(self.label)}" if self.label is not None else ""
         title = "\n".join(filter(None, [f"predicted: {said}; against: {against}", label, f"dense: {dense}"]))
-        _show(picture, self.picture, title, 10 if len(title) < _WIDE else 8)
+        _show(picture, self.picture, "")
+        picture.set_title(
+            title, fontsize=10 if len(title) < _WIDE else 8, loc="left"
+        )  # there is room to its right only
         told = filter(None, [f"{Path(self.name).name}, {self.decomposition}", self._no_maps()])
         figure.suptitle("\n".join(as_label(line, _TITLE) for line in told), fontsize=8, x=0.01, ha="left")
         self._draw_bars(bars)

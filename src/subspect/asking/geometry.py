@@ -169,7 +169,7 @@ class Geometry(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw fidelity against the number of directions, and against the number of features of a class."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()

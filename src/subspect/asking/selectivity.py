@@ -205,7 +205,7 @@ class Selectivity(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw Ψ of each layer, the median and the middle 95 % over its classes, and μ, the same over its units."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(6.4, 1.6 + 0.4 * len(self.layers)), layout="constrained")
         layers = [escaped(short(f"{one.layer}, {one.channels}", 40)) for one in self.layers]

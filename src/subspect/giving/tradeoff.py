@@ -114,7 +114,7 @@ class Tradeoff(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw accuracy (without labels fidelity) against multiplications, with 95 % intervals."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.add_subplot()

@@ -39,7 +39,7 @@ def curve_plot(decomposition: Decomposition) -> Figure:
     Raises:
         SubspectError: the decomposition has no curve.
     """
-    from matplotlib.figure import Figure
+    from subspect.ground.canvas import Figure
 
     points = curve_points(decomposition)
     figure = Figure(figsize=(7.6, 3.6), layout="constrained")

@@ -164,7 +164,7 @@ class Fidelity(Result):
     @drawing()
     def plot(self) -> Figure:
         """Draw the accuracy of each class with images, dense and decomposed, those that lose most first; at most 40 classes."""
-        from matplotlib.figure import Figure
+        from subspect.ground.canvas import Figure
 
         measured = [(name, cost) for name, cost in self.classes.items() if cost is not None]
         measured.sort(key=lambda pair: pair[1].accuracy.value - pair[1].dense_accuracy.value)

@@ -144,10 +144,14 @@ class Site:
 
     @property
     def faces(self) -> list[ClassPage]:
-        """The classes that have a card on the first page: all, or of many those that lose most."""
-        if self.single:
-            return [one for one in self.classes if not one.unseen]
-        return [one for one in self._worst_first if not one.unseen][:_FACES]
+        """The classes that have a card on the first page: all, or of many those that lose most; findings come first."""
+        found = self.classes if self.single else [one for one in self._worst_first if not one.unseen][:_FACES]
+        return sorted((one for one in found if not one.unseen), key=lambda one: not self.doubts(one.label))
+
+    @property
+    def doubted(self) -> bool:
+        """Whether something was found of a class that has a card."""
+        return any(self.doubts(one.label) for one in self.faces)
 
     @property
     def others(self) -> list[dict[str, Any]]:

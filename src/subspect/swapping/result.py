@@ -348,7 +348,7 @@ def _number(value: float | np.floating[Any]) -> str:
 
 def _heat(values: Array, rows: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Axes]:
     """Draw a matrix with its numbers: what is lost in orange, what is gained in purple."""
-    from matplotlib.figure import Figure
+    from subspect.ground.canvas import Figure
 
     figure = Figure(figsize=(max(6.4, 2.4 + 0.46 * len(columns)), 1.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()

@@ -62,6 +62,7 @@ if (order) {
   const by = {
     order: (one, other) => one.dataset.order - other.dataset.order,
     lost: (one, other) => other.dataset.lost - one.dataset.lost || by.order(one, other),
+    doubts: (one, other) => (other.dataset.doubts > 0) - (one.dataset.doubts > 0) || by.order(one, other),
     name: (one, other) => one.dataset.name.localeCompare(other.dataset.name),
   };
   order.addEventListener("change", () => cards.append(...[...cards.children].sort(by[order.value])));
