@@ -48,10 +48,10 @@ class Ran:
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), what, "eval"), self.names)
             self.shown.append(value)
-            html = getattr(value, "_repr_html_", None)
+            html = getattr(value, "_repr_html_", lambda: None)()  # None for a figure
             if picture := getattr(value, "_repr_png_", None):
                 assert picture().startswith(b"\x89PNG"), what
-            self.text += html() if html is not None else repr(value)
+            self.text += html or repr(value)
 
 
 @pytest.fixture
