@@ -26,14 +26,43 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 def test_a_browser_shows_each_answer(told: dict[str, Any], browser: Callable[[str], Any]) -> None:
     page = browser("".join(f'<section id="{name}">{one._repr_html_()}</section>' for name, one in told.items()))
+    assert page.locator("div.subspect-result > *").count() == 0  # what stands in for the shadow root is gone
     for name, one in told.items():
         tables = one.tables()
         assert page.locator(f"#{name} table").count() == len(tables)
         for place, table in enumerate(tables):
             shown = page.locator(f"#{name} table").nth(place)
             assert shown.is_visible() and shown.locator("tbody tr").count() == table.row_count
-    text = page.inner_text("body")
+    text = " ".join(page.locator("div.subspect-result .body").all_inner_texts())
     assert all(name in text for name in NAMES)  # as text: nothing in a name is markup
+
+
+HOSTILE = "* { color: red !important; font-size: 3px !important } div, table, img { display: none !important }"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.parametrize("how", ["parsed", "inserted", "inserted, scripts run"])
+def test_no_page_around_it_spoils_it(told: dict[str, Any], browser: Callable[[str], Any], how: str) -> None:
+    """Parsed as on a page; inserted as text by a notebook that isn't trusted, whose tables are seen; and by one that is."""
+    html, style = told["decomposition"]._repr_html_(), f"<style>{HOSTILE if how != 'inserted' else ''}</style>"
+    page = browser(f"{style}<p id='cell'>{html if how == 'parsed' else ''}</p>")
+    if how != "parsed":
+        page.evaluate("html => { document.getElementById('cell').innerHTML = html }", html)
+    if how == "inserted, scripts run":
+        page.evaluate(
+            "for (const old of document.querySelectorAll('#cell script')) {"
+            " const fresh = document.createElement('script'); fresh.text = old.text; old.replaceWith(fresh) }"
+        )
+    table = page.locator("#cell table").first
+    assert table.is_visible() and NAMES[1] in table.inner_text()
+    faces = page.locator("#cell article.face")
+    if how == "inserted":
+        assert faces.count() == 0
+        return
+    assert faces.count() == 3 and faces.first.is_visible() and faces.locator("img").first.is_visible()
+    size, colour = faces.first.evaluate("one => [getComputedStyle(one).fontSize, getComputedStyle(one).color]")
+    assert size == "14px" and colour != "rgb(255, 0, 0)"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgba(0, 0, 0, 0)"  # nor does it spoil that
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ from subspect import Network, Study, SubspectError, decompose, edit, evaluate, w
 from subspect.ground.unfinished import is_part, part_name
 from subspect.heads.cost import head_costs
 from subspect.heads.terms import terms
-from subspect.report import _environment
 from subspect.report.gallery import SHOWN, Shot, gallery_of
 from subspect.report.overview import overview_of
+from subspect.report.rendering import environment
 
 
 def report(study: Study, **options: object) -> str:
@@ -219,7 +219,7 @@ def test_names_from_outside_act_neither_on_the_page_nor_on_a_shell(tmp_path: Pat
     page = report(study, images=(images, np.arange(60) % 3))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     assert "a\\u202eb\\x1b[31m" in page and "net\\u2066\\x07" in page and "\\u2028" in page
-    shown = _environment().from_string("{{ a }}").render(a="<\ud800>")
+    shown = environment().from_string("{{ a }}").render(a="<\ud800>")
     assert shown == "&lt;\\ud800&gt;"
     data = json.loads(re.search(r'id="what-if">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
     assert shlex.split(data["command"]) == ["--decomposition", "pursuit-k2", "--on", "train"]

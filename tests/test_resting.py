@@ -36,9 +36,9 @@ def part(page: str, start: str, end: str) -> str:
 def test_findings_come_first(study: Study, made: Decomposition) -> None:
     keep_cues(study, made, LOST)
     page = report(study, made)
-    found = part(page, "findings", "cost")
+    found = part(page, "findings", "shared")
     checked = made.findings()
-    assert "C101" in checked.codes and found.count("<li><p><b>") == len(checked.found) <= 12
+    assert "C101" in checked.codes and found.count("<p><b>") == len(checked.found) <= 12
     for one in checked.found:
         text = re.sub(r"\w/\d+\.png", "an image", one.text)  # images aren't named where they aren't shown
         assert f"<b>{one.code}</b> {text}." in found and f"{one.how}.</p>" in found
@@ -54,7 +54,7 @@ def test_findings_come_first(study: Study, made: Decomposition) -> None:
     assert f"D402 skipped: {checked.skipped['D402']}</li>" in found
     assert str(study.path) not in page and "was not measured" not in page
     shown = write_report(study, made, show_progress=False).read_text()
-    assert "D403" in checked.codes and ".png" not in page and ".png (" in part(shown, "findings", "cost")
+    assert "D403" in checked.codes and ".png" not in page and ".png (" in part(shown, "findings", "shared")
 
 
 def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
@@ -68,7 +68,7 @@ def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     losing = LOST | {"mirror": {0: 0.2}}
     keep_cues(study, made, losing, moved, left_out={"grain": "it takes more pixels"}, through=lost)
     page = report(study, made)
-    heat = part(page, "rests", "running")
+    heat = part(page, "rests", "shared")
     rows = re.findall(r'<tr><th scope="row" class="left"><a href="#c(.)">(.)</a></th>(.*?)</tr>', heat)
     assert [one[:2] for one in rows] == [("0", "a"), ("2", "c"), ("1", "b")]
     assert rows[0][2] == '<td class="loss7">1.2</td><td class="loss2">0.4</td><td>0.0</td><td class="loss1">0.2</td>'
@@ -88,7 +88,7 @@ def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     assert re.findall('<td class="left moved">(.*?)</td>', own) == ["corner-top-left 0.25", ""]
     assert "It loses next to nothing by any cue." in part(page, "c1", "c2")
     feature = page.partition(f'<details id="f{row.feature}"')[2].partition("</details>")[0]
-    assert "<p>Moved by corner-top-left 62 %, border 40 %, colour 20 %.</p>" in feature
+    assert "<dt>moved by</dt><dd>corner-top-left 62 %, border 40 %, colour 20 %</dd>" in feature
     assert "Moved by: cues whose swap explains a tenth or more" in page
 
 
@@ -125,7 +125,7 @@ def test_pages_of_classes_and_features_say_it_too(
     assert f'See <a href="report-pages/{pages.name}/class-0.html">a</a>.' in first
     own = (pages / "class-0.html").read_text()
     assert "It loses most by corner-top-left (1.23)" in own and "border 0.40</td>" in own
-    assert "Moved by border ≥ 100 %." in (pages / f"feature-{row.feature}.html").read_text()
+    assert "<dt>moved by</dt><dd>border ≥ 100 %</dd>" in (pages / f"feature-{row.feature}.html").read_text()
 
 
 def many(path: Path, n: int, names: Mapping[int, str]) -> tuple[Study, Decomposition]:
@@ -142,11 +142,11 @@ def test_of_many_only_the_worst_are_shown(tmp_path: Path) -> None:
     keep_cues(study, made, {"corner-top-left": {label: 3 - label / 100 for label in range(50)}, "colour": {}})
     page = report(study, made)
     assert page.count("<b>C101</b>") == 12 and "38 more of C101: <code>subspect check STUDY --decomposition" in page
-    heat = part(page, "rests", "running")
+    heat = part(page, "rests", "shared")
     assert heat.count('<th scope="row"') == 40 and "any cue first; 40 of 50 classes</caption>" in heat
     raw = (study.path / "report.html").read_text()
     assert "<b>same" not in raw and "&lt;b&gt;same" in raw
-    found = part(raw, "findings", "cost")
+    found = part(raw, "findings", "shared")
     assert '<a href="#c3">' in found and '<a href="#c4">' in found  # of one name, told apart
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 import subspect
 from answers import NAMES, asked
 from subspect import MissingExtra, Study, decompose, evaluate
-from subspect.ground.results import html_of
+from subspect.ground.showing import table_html
 from subspect.ground.tables import Table
 from subspect.ground.text import to_json
 
@@ -35,7 +35,7 @@ def test_every_answer_speaks_the_same_protocol(told: dict[str, Any]) -> None:
         frame = one.to_frame()
         assert isinstance(frame, pd.DataFrame) and (len(frame) or name == "verified") and frame.columns.is_unique, name
         assert isinstance(one.to_json(), dict) and to_json(one.to_json()), name
-        assert "<b>" not in one._repr_html_() and "<table" in one._repr_html_(), name
+        assert "<b>cat" not in one._repr_html_() and "<table" in one._repr_html_(), name
     plotted = {name for name, one in told.items() if hasattr(one, "plot")}
     drawn = {"decomposition", "fidelity", "explanation", "comparison", "essentiality", "selectivity", "geometry"}
     assert plotted == drawn
@@ -61,7 +61,7 @@ def test_frames_hold_the_figures(told: dict[str, Any]) -> None:
 def test_cells_are_text() -> None:
     table = Table("<i>head</i>", title="<u>title</u>", caption="a\nb")
     table.add_row("<script>alert(1)</script>\x1b[31m")
-    html = html_of(table)
+    html = table_html(table)
     assert "&lt;script&gt;" in html and "&lt;i&gt;" in html and "&lt;u&gt;" in html and "a<br>b" in html
     assert "\x1b" not in html and "\\x1b[31m" in html
 
@@ -88,7 +88,7 @@ def test_columns_are_aligned_as_on_the_terminal() -> None:
     table.add_column("share", justify="right")
     table.add_column("middle", justify="center")  # HTML has left and right alone
     table.add_row("a", "1 %", Text("x\ny"))
-    html = html_of(table)
+    html = table_html(table)
     cells = re.findall(r'<(t[hd]) style="text-align:(\w+);[^"]*">(.*?)</\1>', html)
     assert cells == [
         *(("th", "left", "name"), ("th", "right", "share"), ("th", "left", "middle")),
@@ -101,5 +101,5 @@ def test_a_table_without_a_header_has_none() -> None:
     table = Table(show_header=False, caption="a note")
     table.add_column("hidden")
     table.add_row("shown")
-    html = html_of(table)
+    html = table_html(table)
     assert "hidden" not in html and "<th " not in html and "shown" in html and ">a note</caption>" in html

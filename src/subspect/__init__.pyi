@@ -47,6 +47,7 @@ from .networks.maps import Read, read_maps
 from .networks.naming import load_network
 from .networks.network import Network
 from .report import write_report
+from .report.cards import Cards, cards
 from .statistics.dimensions import Spread
 from .studies.decompositions import load_decomposition
 from .studies.features import from_features
@@ -64,6 +65,7 @@ __all__ = [
     "Arrays",
     "Auto",
     "Budget",
+    "Cards",
     "Check",
     "Checked",
     "Chosen",
@@ -143,6 +145,7 @@ __all__ = [
     "Verified",
     "Where",
     "WithoutCue",
+    "cards",
     "check",
     "compare",
     "cues",

@@ -55,6 +55,10 @@ class Job(Result):
         """Return a table for the terminal: a row for each class, with its features and what they cost."""
         return [summary(self.decomposition, self.fidelity)]
 
+    def _shown(self) -> tuple[str, str]:
+        """Return the decomposition's cards of a few classes and the table as HTML, and the CSS."""
+        return self.decomposition._shown()
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         about = {"study": self.study.address, "report": as_called(str(self.report))}

@@ -7,6 +7,7 @@ add up to the difference of the logits, nothing is left over.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from markupsafe import Markup
 from PIL import Image
 
 from subspect.asking.neighbours import NEAREST, Neighbour, label_of, nearest
@@ -26,7 +28,8 @@ from subspect.ground.drawing import COLOURS, as_label, drawing, escaped, picture
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import atomic, make_folder
 from subspect.ground.pictures import enlarged, lay_over
-from subspect.ground.results import Result, html_of
+from subspect.ground.results import Result
+from subspect.ground.showing import STYLE, table_html
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.decomposition import Decomposition
@@ -150,9 +153,16 @@ class Explanation(Result):
         """Return a table for the terminal: a row for each term, then their sum; of a class's dense row the first 20."""
         return [self._table(_ROWS if self.dense_rows else len(self.terms))]
 
-    def _repr_html_(self) -> str:
+    def _shown(self) -> tuple[str, str]:
+        """Return the figure and the table as HTML, and the CSS."""
+        source = base64.b64encode(picture_of(self.plot(), "png", 100)).decode()
+        alt = f"why {self.name} is {self.predicted} and not {self.against}"
+        shown = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(source, legible(alt))
+        return str(shown) + self._tables_html(), STYLE
+
+    def _tables_html(self) -> str:
         """Return the table with a row for each term as HTML."""
-        return html_of(self._table(len(self.terms)))
+        return table_html(self._table(len(self.terms)))
 
     def _table(self, most: int) -> Table:
         label = f" (label: {self.label})" if self.label is not None else ""

@@ -1,4 +1,4 @@
-"""One protocol for all that a question returns: tables, a data frame, JSON, a notebook's HTML; a figure where there is one.
+"""One protocol for all that a question returns: tables, a data frame, JSON, HTML, Markdown; a figure where there is one.
 
 Computing and showing don't mix: a question returns a frozen dataclass with its figures at full precision, and these ways to
 show it are the same for all of them.
@@ -6,25 +6,24 @@ show it are the same for all of them.
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import webbrowser
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
 from rich.text import Text
 
 from subspect.ground.errors import MissingExtra
+from subspect.ground.showing import STYLE, page, snippet, table_html, table_markdown
 from subspect.ground.tables import Table
-from subspect.ground.text import legible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STYLE = (
-    "border-collapse:collapse;margin:.4em 0;font-variant-numeric:tabular-nums",
-    "text-align:left;font-weight:600;padding:.2em 0;white-space:pre-line",
-    "text-align:left;caption-side:bottom;max-width:60em;opacity:.75;font-size:.9em;padding:.3em 0;white-space:pre-line",
-)
+log = logging.getLogger("subspect")
 
 
 class Result(ABC):
@@ -72,39 +71,33 @@ class Result(ABC):
             raise MissingExtra("pandas", "pandas", "a DataFrame") from error
         return pd.DataFrame.from_records(list(self._records()))
 
+    def to_html(self) -> str:
+        """Return a page that needs nothing else, pictures included."""
+        return page(repr(self), *self._shown())
+
+    def to_html_snippet(self) -> str:
+        """Return HTML to stand within another page, whose style it neither takes nor changes."""
+        return snippet(*self._shown(), self._tables_html())
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown; names from outside are text in it."""
+        return "\n".join(table_markdown(table) for table in self.tables())
+
+    def open_in_browser(self) -> Path:
+        """Write `to_html` to a new temporary folder, open it in the browser, if there is one, and return its path."""
+        path = Path(tempfile.mkdtemp(prefix="subspect-")) / f"{type(self).__name__.lower()}.html"
+        path.write_text(self.to_html(), encoding="utf-8")
+        if not webbrowser.open(path.as_uri()):
+            log.warning("no browser could be opened; the page is %s", path)
+        return path
+
     def _repr_html_(self) -> str:
-        """Return the tables as HTML, as notebooks show it; names from outside are escaped."""
-        return "".join(html_of(table) for table in self.tables())
+        """Return what notebooks show."""
+        return self.to_html_snippet()
 
+    def _shown(self) -> tuple[str, str]:
+        """Return what a page shows, names from outside escaped, and its CSS."""
+        return self._tables_html(), STYLE
 
-def html_of(table: Table) -> str:
-    """Return a table as HTML that needs nothing else; its cells are text and nothing else."""
-    frame, heading, note = _STYLE
-    columns = table.columns
-    aligned = [
-        f"text-align:{'right' if column.justify == 'right' else 'left'};padding:.15em .6em" for column in columns
-    ]
-    parts = [Markup('<div style="overflow-x:auto"><table style="{}">').format(frame)]
-    if table.caption is not None:
-        parts.append(Markup('<caption style="{}">{}</caption>').format(note, _text(table.caption)))
-    parts.append(Markup("<thead>"))
-    if table.title is not None:
-        whole = Markup('<tr><th colspan="{}" style="{}">{}</th></tr>')
-        parts.append(whole.format(len(columns), heading, _text(table.title)))
-    if table.show_header:
-        parts.append(_row("th", [column.header for column in columns], aligned))
-    parts.append(Markup("</thead><tbody>"))
-    parts += [_row("td", cells, aligned) for cells in zip(*(column.cells for column in columns), strict=True)]
-    return str(Markup("").join([*parts, Markup("</tbody></table></div>")]))
-
-
-def _row(tag: str, cells: Sequence[object], styles: Sequence[str]) -> Markup:
-    cell = Markup(f'<{tag} style="{{}}">{{}}</{tag}>')
-    return Markup("<tr>{}</tr>").format(
-        Markup("").join(cell.format(style, _text(one)) for one, style in zip(cells, styles, strict=True))
-    )
-
-
-def _text(cell: object) -> Markup:
-    plain = cell.plain if isinstance(cell, Text) else str(cell)
-    return escape(legible(plain, lines=True)).replace("\n", Markup("<br>"))
+    def _tables_html(self) -> str:
+        return "".join(table_html(table) for table in self.tables())

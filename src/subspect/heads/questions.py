@@ -10,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from markupsafe import escape
+
 import subspect
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
 from subspect.ground.tables import Table
+from subspect.ground.text import legible
 from subspect.heads.curve import curve_plot
 from subspect.heads.feature_names import columns
 from subspect.heads.shown import class_table, curve_table
@@ -35,8 +38,12 @@ if TYPE_CHECKING:
     from subspect.images.opening import ImageSource
     from subspect.measuring.fidelity import Fidelity
     from subspect.networks.network import Network
+    from subspect.report.cards import Cards
     from subspect.studies.study import Study, StudyLike
     from subspect.swapping.result import Cues
+
+
+_AT_ONCE = 200_000_000  # numbers: features that are read to show a decomposition without being asked for more
 
 
 class DecompositionQuestions(Result):
@@ -97,6 +104,10 @@ class DecompositionQuestions(Result):
         """Write the report as HTML and return its path: `subspect.write_report`."""
         return subspect.write_report(*self._asked, path=path, **options)
 
+    def cards(self, classes: Sequence[int | str] | None = None, **options: Any) -> Cards:
+        """Show what decides a few classes, with pictures: `subspect.cards`."""
+        return subspect.cards(*self._asked, classes, **options)
+
     def tables(self) -> list[Table]:
         """Return tables for the terminal: features of each class, and cost against their number where that is known."""
         own = self._decomposition
@@ -125,6 +136,20 @@ class DecompositionQuestions(Result):
             for label, name in enumerate(own.class_names)
             for row in own.rows(label)
         ]
+
+    def _shown(self) -> tuple[str, str]:
+        """Return the cards of a few classes, where they are made at once, and the tables, as HTML; and the CSS."""
+        own, tables = self._decomposition, super()._shown()
+        if own.study is None:
+            return tables
+        images, features = own.study.image_set(own.chosen_on[0]), own.study.identity.n_features
+        if len(images) * features > _AT_ONCE:
+            return tables
+        try:
+            cards, style = subspect.cards(*self._asked)._shown()
+        except SubspectError as error:  # a notebook shows a result in any case
+            return f"<p>There are no cards to show: {escape(legible(str(error)))}</p>{tables[0]}", tables[1]
+        return cards + tables[0], style
 
     @property
     def _asked(self) -> tuple[Study, Decomposition]:

@@ -17,8 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from jinja2 import Environment
 
 from subspect.asking.deciding import deciding
 from subspect.asking.essentiality import without_each
@@ -33,14 +32,15 @@ from subspect.ground.text import legible
 from subspect.heads.cost import NetworkSize, head_costs, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import MANY
-from subspect.heads.shown import core_first, trusted
 from subspect.images.opening import ImageSource
-from subspect.measuring.fidelity import Fidelity, evaluate, nats, percent
+from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
-from subspect.report.gallery import Gallery, gallery_of
+from subspect.report.faces import class_pages
+from subspect.report.gallery import LEFT_OUT, gallery_of
 from subspect.report.overview import overview_of
+from subspect.report.rendering import environment, source
 from subspect.report.resting import resting_of
-from subspect.report.site import ClassPage, Site
+from subspect.report.site import Site
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
 from subspect.studies.study import Study, StudyLike
@@ -98,9 +98,9 @@ def write_report(
     check_report(path, len(decomposition.class_names))
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     make_folder(path.parent)
-    left_out = Gallery({}, {}, {}, "Images and texts were left out.")
-    gallery = gallery_of(study, decomposition, network, images, show_progress) if show_images else left_out
-    environment = _environment()
+    gallery = gallery_of(study, decomposition, network, images, show_progress) if show_images else LEFT_OUT
+    templates = environment()
+    lost = zip(*(one.tolist() for one in without_each(study, decomposition, fidelity.where)), strict=True)
     single, layer = len(decomposition.class_names) <= SINGLE, decomposition.layer()
     site = Site(
         study=study,
@@ -110,7 +110,7 @@ def write_report(
         overview=overview_of(study, decomposition, fidelity),
         resting=resting_of(study, decomposition, fidelity, show_images),
         deciding=deciding(study, decomposition, fidelity.where),
-        classes=_classes(study, decomposition, fidelity),
+        classes=class_pages(decomposition, fidelity, list(lost)),
         features=_features(decomposition),
         running=head_costs(layer),
         kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
@@ -118,10 +118,10 @@ def write_report(
         what_if=_what_if(study, decomposition, fidelity) if single else None,
         feature_names=study.feature_names,
         single=single,
-        script=environment.loader.get_source(environment, "report.js")[0],  # type: ignore[union-attr]
+        script=source("report.js"),
         index=_address(path.name),
     )
-    first = environment.get_template("report.html")
+    first = templates.get_template("report.html")
     if single:
         write_sealed(path, first.render(site=site).encode())
         return path
@@ -129,7 +129,7 @@ def write_report(
     with locked(folder, f"writing the report {path}"):
         look_again(path.parent)
         check_pages(folder)  # again: something may have appeared meanwhile
-        kept = write_generation(folder, _pages(replace(site, inside=True), environment, show_progress))
+        kept = write_generation(folder, _pages(replace(site, inside=True), templates, show_progress))
         site = replace(site, folder=f"{_address(folder.name)}/{kept}")
         write_sealed(path, first.render(site=site).encode())
         remove_others(folder, kept)
@@ -170,9 +170,9 @@ def _whole(study: Study, network: Network, images: ImageSource | None) -> Networ
         return size_of(same.model, head, pixels)
 
 
-def _pages(site: Site, environment: Environment, show: bool) -> Iterator[tuple[str, bytes]]:
+def _pages(site: Site, templates: Environment, show: bool) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of the page of each class and each feature."""
-    class_page, feature_page = environment.get_template("class.html"), environment.get_template("feature.html")
+    class_page, feature_page = templates.get_template("class.html"), templates.get_template("feature.html")
     with progress("pages", len(site.classes) + len(site.features), "pages", show=show) as advance:
         for one in site.classes:
             yield f"class-{one.label}.html", class_page.render(site=site, one=one).encode()
@@ -180,47 +180,6 @@ def _pages(site: Site, environment: Environment, show: bool) -> Iterator[tuple[s
         for feature, uses in site.features.items():
             yield f"feature-{feature}.html", feature_page.render(site=site, feature=feature, uses=uses).encode()
             advance(1)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("subspect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
-    )
-    environment.filters["nats"] = nats
-    environment.filters["percent"] = lambda estimate: percent(estimate).replace(" %", "\u00a0%")
-    environment.filters["share"] = lambda estimate: percent(estimate).partition(" (")[0].replace(" %", "\u00a0%")
-    environment.filters["points"] = lambda estimate: f"{100 * estimate.value:.1f}\u00a0%"
-    environment.filters["interval"] = lambda estimate: "(" + percent(estimate).partition(" (")[2]
-    return environment
-
-
-def _shown(value: object) -> object:
-    """Make text from outside legible; what is HTML already was made of such text."""
-    return legible(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _classes(study: Study, decomposition: Decomposition, fidelity: Fidelity) -> list[ClassPage]:
-    lost = list(zip(*(one.tolist() for one in without_each(study, decomposition, fidelity.where)), strict=True))
-    pages = []
-    for label, (name, cost) in enumerate(fidelity.classes.items()):
-        rows, own = decomposition.rows(label), lost[slice(*decomposition.supports.offsets[label : label + 2])]
-        order = [rows.index(row) for row in core_first(rows)]
-        pages.append(
-            ClassPage(
-                label,
-                name,
-                [rows[place] for place in order],
-                float(decomposition.bias[label]),
-                label in decomposition.unseen,
-                trusted(decomposition, label),
-                cost,
-                [own[place] for place in order],
-                decomposition.ternary.formula(label, rows, float(decomposition.bias[label]))
-                if decomposition.ternary
-                else "",
-            )
-        )
-    return pages
 
 
 def _features(decomposition: Decomposition) -> dict[int, list[tuple[int, float]]]:

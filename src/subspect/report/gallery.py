@@ -103,8 +103,16 @@ class Gallery:
         return bool(self.features)
 
 
+LEFT_OUT = Gallery({}, {}, {}, "Images and texts were left out.")  #: by whoever asked for it
+
+
 def gallery_of(
-    study: Study, decomposition: Decomposition, network: Network | None, source: ImageSource | None, show_progress: bool
+    study: Study,
+    decomposition: Decomposition,
+    network: Network | None,
+    source: ImageSource | None,
+    show_progress: bool,
+    labels: Sequence[int] | None = None,
 ) -> Gallery:
     """Find the images behind every feature, and draw them.
 
@@ -114,11 +122,12 @@ def gallery_of(
         network: that was observed; without it there are no maps.
         source: the images, where they were in memory, or have been moved since.
         show_progress: whether to draw a progress bar.
+        labels: the classes whose images are wanted, and nothing over all classes; all, and that, unless given.
     """
     image_set = study.image_set(decomposition.chosen_on[0])
     opened = open_again(source, image_set)
     if study.identity.features_alone:
-        return _written(image_set, decomposition)
+        return _written(image_set, decomposition, labels)
     whole = summed(image_set)
     kept = {} if whole is None else {id: jpeg_uri(data) for id, data in whole.thumbnails.items()}
     if opened is None and image_set.manifest.root is None and not kept:
@@ -128,7 +137,7 @@ def gallery_of(
             f"Python, pass them to write_report(images=…){if_any}."
         )
         return Gallery({}, {}, {}, remark)
-    strips = _strips(image_set, decomposition, whole)
+    strips = _strips(image_set, decomposition, labels, whole)
     drawn = _Drawn("the report was made without the network" if network is None else "")
     wanted: dict[str, dict[int, float]] = {}
     for (_, feature, _), rows in strips.items():
@@ -161,9 +170,9 @@ def gallery_of(
     return Gallery(*_arranged(strips, shot), remark, places=places)
 
 
-def _written(image_set: ImageSet, decomposition: Decomposition) -> Gallery:
+def _written(image_set: ImageSet, decomposition: Decomposition, labels: Sequence[int] | None) -> Gallery:
     """Return the texts and links of examples that there are no pictures of; of those that have the feature at all."""
-    strips = {key: [row for row in rows if row[2]] for key, rows in _strips(image_set, decomposition).items()}
+    strips = {key: [row for row in rows if row[2]] for key, rows in _strips(image_set, decomposition, labels).items()}
     wanted, found = {id for rows in strips.values() for id, _, _ in rows}, dict[str, tuple[str, str]]()
     for chunk in image_set.chunks():
         for id, text, link in zip_longest(chunk.ids, chunk.texts, chunk.links):
@@ -234,20 +243,23 @@ _Shown = tuple[str, Image.Image, Read | None]
 
 
 def _strips(
-    image_set: ImageSet, decomposition: Decomposition, whole: Sums | None = None
+    image_set: ImageSet, decomposition: Decomposition, labels: Sequence[int] | None, whole: Sums | None = None
 ) -> dict[tuple[int, int, str], _Rows]:
     """Return (class, feature, kind) → id, class and value of each image, by one pass; kind "all" has class −1.
 
     Those of kind "all" are of all images, where there are statistics of these.
     """
     supports, unseen = decomposition.supports, set(decomposition.unseen)
-    kept = [label for label in range(len(supports)) if label not in unseen and len(supports[label])]
-    used = np.unique(np.concatenate([supports[label] for label in kept])) if kept else np.empty(0, np.int64)
+    wanted = range(len(supports)) if labels is None else labels
+    kept = [label for label in wanted if label not in unseen and len(supports[label])]
+    every = kept if labels is None else []
+    used = np.unique(np.concatenate([supports[label] for label in every])) if every else np.empty(0, np.int64)
     everywhere = TopImages(len(used), SHOWN)
     near = {(label, kind): TopImages(len(supports[label]), SHOWN) for label in kept for kind in ("inside", "outside")}
     for chunk in image_set.chunks():
         features, ids = np.asarray(chunk.features), np.array(chunk.ids, object)
-        everywhere.update(features[:, used], chunk.labels, chunk.ids)
+        if len(used):
+            everywhere.update(features[:, used], chunk.labels, chunk.ids)
         for label in kept:
             own = chunk.labels == label
             mine = features[:, supports[label]]

@@ -9,59 +9,26 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from subspect.asking.deciding import Deciding
 from subspect.ground.pictures import smaller
 from subspect.ground.text import counted, legible
 from subspect.heads.cost import HeadCost, NetworkSize
-from subspect.heads.decomposition import Decomposition
-from subspect.heads.feature_names import Names, shown
+from subspect.heads.feature_names import shown
 from subspect.heads.head import Kernel
-from subspect.heads.trusted import FeatureRow
 from subspect.images.preprocessing import described
-from subspect.measuring.fidelity import Cost, Fidelity
+from subspect.report.faces import ClassPage, Faces
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
-from subspect.report.gallery import SIDE, Gallery, Shot
+from subspect.report.gallery import SIDE
 from subspect.report.overview import Overview
-from subspect.report.resting import SHADES, Resting, in_short, place_of
+from subspect.report.resting import SHADES, place_of
 from subspect.report.shared import SharedMap, shared_map
 from subspect.studies.image_set import ImageSet
-from subspect.studies.study import Study
 
-_LOST = 8  # classes listed that lose most
 _FACES = 24  # cards on the first page, where there are too many classes for all
-_FOR, _AGAINST = 5, 3  # features on a card
 _BRIEF, _THUMB = 3, 32  # features on a card that is made when searched for, and pixels of its picture
-_LINES, _DOUBTS = 3, 2  # findings on the first screen, and on a card
-_OF_FEW = 3  # classes that a finding on a card may be about
 
 
 @dataclass(frozen=True)
-class ClassPage:
-    """What is shown of one class.
-
-    ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
-    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images;
-    ``formula`` is the logit written out, where weights are readable.
-    """
-
-    label: int
-    name: str
-    rows: Sequence[FeatureRow]
-    bias: float
-    unseen: bool
-    trusted: str
-    cost: Cost | None
-    lost: Sequence[tuple[float, float]]
-    formula: str = ""
-
-    @property
-    def loses(self) -> float:
-        """The share of accuracy that the class loses; 0 where none of its images was measured."""
-        return self.cost.dense_accuracy.value - self.cost.accuracy.value if self.cost else 0.0
-
-
-@dataclass(frozen=True)
-class Site:
+class Site(Faces):
     """All that the pages show.
 
     ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
@@ -69,20 +36,12 @@ class Site:
     ``folder`` the place of the others seen from it, both as in an address; ``inside`` says that one of those is being written.
     """
 
-    study: Study
-    decomposition: Decomposition
-    fidelity: Fidelity
-    gallery: Gallery
     overview: Overview
-    resting: Resting
-    deciding: Deciding
-    classes: Sequence[ClassPage]
     features: Mapping[int, Sequence[tuple[int, float]]]
     running: tuple[HeadCost, HeadCost]
     kernels: tuple[Kernel, Kernel]
     whole: NetworkSize | None
     what_if: Mapping[str, Any] | None
-    feature_names: Names
     single: bool
     script: str
     index: str
@@ -90,17 +49,6 @@ class Site:
     inside: bool = False
     side: int = SIDE
     shades: int = SHADES
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.decomposition.class_names
-
-    @property
-    def sizes(self) -> str:
-        """How many features a class has, or from how many to how many; those without images are left out."""
-        sizes = [len(one.rows) for one in self.classes if not one.unseen] or [0]
-        return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)}–{max(sizes)}"
 
     @property
     def sets(self) -> list[ImageSet]:
@@ -138,14 +86,9 @@ class Site:
         return shared_in_words(self.decomposition.supports, self.decomposition.unseen)
 
     @property
-    def lost(self) -> list[ClassPage]:
-        """The classes whose accuracy falls most."""
-        return [one for one in self._worst_first[:_LOST] if one.loses > 0]
-
-    @property
     def faces(self) -> list[ClassPage]:
         """The classes that have a card on the first page: all, or of many those that lose most; findings come first."""
-        found = self.classes if self.single else [one for one in self._worst_first if not one.unseen][:_FACES]
+        found = self.classes if self.single else [one for one in self.worst_first if not one.unseen][:_FACES]
         return sorted((one for one in found if not one.unseen), key=lambda one: not self.doubts(one.label))
 
     @property
@@ -178,50 +121,6 @@ class Site:
             ],
             "picture": smaller(shot.data, _THUMB) if shot and shot.data else "",
         }
-
-    @property
-    def shown_for(self) -> int:
-        """How many features a card shows that speak for its class."""
-        return _FOR
-
-    @property
-    def shown_against(self) -> int:
-        """How many features a card shows that speak against its class."""
-        return _AGAINST
-
-    @property
-    def _worst_first(self) -> list[ClassPage]:
-        return sorted(self.classes, key=lambda one: -one.loses)
-
-    @property
-    def lines(self) -> list[tuple[str, str]]:
-        """Findings in a few words each, with where to read on; what doesn't fit is counted."""
-        found = self.resting.found
-        said = [(in_short(one), f"#{place_of(number)}") for number, one in enumerate(found[:_LINES])]
-        more = len(found) - len(said) + sum(self.resting.more.values())
-        return [*said, *([(f"and {counted(more, 'other finding', 'other findings')}", "#findings")] if more else [])]
-
-    def doubts(self, label: int) -> list[tuple[str, str]]:
-        """Return what was found of a class, in a few words each, with where to read on."""
-        start = self.index_href if self.inside else ""
-        return [
-            (in_short(one), f"{start}#{place_of(number)}")
-            for number, one in enumerate(self.resting.found)
-            if len(one.classes) <= _OF_FEW and label in self.resting.classes(one)
-        ][:_DOUBTS]
-
-    def best(self, label: int, feature: int, kind: str) -> Shot | None:
-        """Return the image in a class, or outside it, that has a feature most."""
-        shots = (self.gallery.inside if kind == "inside" else self.gallery.outside).get((label, feature))
-        return shots[0] if shots else None
-
-    def share(self, added: float) -> int:
-        """Return how long a bar is, in percent of the longest."""
-        return round(100 * max(0.0, added) / self.deciding.most) if self.deciding.most > 0 else 0
-
-    def called(self, feature: int) -> str:
-        """Return what a feature is called on a card: the name that the user gave it, or its number."""
-        return self.feature_names.get(feature, f"feature {feature}")
 
     def fires_on(self, feature: int) -> str:
         """Say on which classes a feature is largest on average."""
@@ -258,6 +157,10 @@ class Site:
     def class_href(self, label: int) -> str:
         """Return the address of a class, seen from the page that is being written."""
         return f"#c{label}" if self.single else f"{self._below}class-{label}.html"
+
+    def finding_href(self, number: int | None) -> str:
+        """Return the address of a finding, or of all."""
+        return f"{self.index_href if self.inside else ''}#{'findings' if number is None else place_of(number)}"
 
     def feature_href(self, feature: int) -> str:
         """Return the address of a feature."""

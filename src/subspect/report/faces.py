@@ -1,0 +1,161 @@
+"""A card for each class, as the report and notebooks show it: its features, for and against, and what was found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from subspect.asking.deciding import Deciding
+from subspect.ground.text import counted
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.feature_names import Names
+from subspect.heads.shown import core_first, trusted
+from subspect.heads.trusted import FeatureRow
+from subspect.measuring.fidelity import Cost, Fidelity
+from subspect.report.gallery import Gallery, Shot
+from subspect.report.resting import Resting, in_short
+from subspect.studies.study import Study
+
+_LOST = 8  # classes listed that lose most
+_FOR, _AGAINST = 5, 3  # features on a card
+_LINES, _DOUBTS = 3, 2  # findings on the first screen, and on a card
+_OF_FEW = 3  # classes that a finding on a card may be about
+
+
+@dataclass(frozen=True)
+class ClassPage:
+    """What is shown of one class.
+
+    ``cost`` is None where no image of it was measured; ``trusted`` says how far the choice can be trusted; ``lost`` is what
+    the class's accuracy loses by the dense and by the decomposed head where each feature is at its mean, NaN without images;
+    ``formula`` is the logit written out, where weights are readable.
+    """
+
+    label: int
+    name: str
+    rows: Sequence[FeatureRow]
+    bias: float
+    unseen: bool
+    trusted: str
+    cost: Cost | None
+    lost: Sequence[tuple[float, float]]
+    formula: str
+
+    @property
+    def loses(self) -> float:
+        """The share of accuracy that the class loses; 0 where none of its images was measured."""
+        return self.cost.dense_accuracy.value - self.cost.accuracy.value if self.cost else 0.0
+
+
+@dataclass(frozen=True)
+class Faces:
+    """All that cards show; by itself, without pages that they could lead to."""
+
+    study: Study
+    decomposition: Decomposition
+    fidelity: Fidelity
+    gallery: Gallery
+    resting: Resting
+    deciding: Deciding
+    classes: Sequence[ClassPage]
+    feature_names: Names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.decomposition.class_names
+
+    @property
+    def sizes(self) -> str:
+        """How many features a class has, or from how many to how many; those without images are left out."""
+        sizes = [len(one.rows) for one in self.classes if not one.unseen] or [0]
+        return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)}–{max(sizes)}"
+
+    @property
+    def lost(self) -> list[ClassPage]:
+        """The classes whose accuracy falls most."""
+        return [one for one in self.worst_first[:_LOST] if one.loses > 0]
+
+    @property
+    def worst_first(self) -> list[ClassPage]:
+        """The classes, those that lose most accuracy first."""
+        return sorted(self.classes, key=lambda one: -one.loses)
+
+    @property
+    def shown_for(self) -> int:
+        """How many features a card shows that speak for its class."""
+        return _FOR
+
+    @property
+    def shown_against(self) -> int:
+        """How many features a card shows that speak against its class."""
+        return _AGAINST
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Findings in a few words each, with where to read on; what doesn't fit is counted."""
+        found = self.resting.found
+        said = [(in_short(one), self.finding_href(number)) for number, one in enumerate(found[:_LINES])]
+        more = len(found) - len(said) + sum(self.resting.more.values())
+        return [
+            *said,
+            *([(f"and {counted(more, 'other finding', 'other findings')}", self.finding_href(None))] if more else []),
+        ]
+
+    def doubts(self, label: int) -> list[tuple[str, str]]:
+        """Return what was found of a class, in a few words each, with where to read on."""
+        return [
+            (in_short(one), self.finding_href(number))
+            for number, one in enumerate(self.resting.found)
+            if len(one.classes) <= _OF_FEW and label in self.resting.classes(one)
+        ][:_DOUBTS]
+
+    def best(self, label: int, feature: int, kind: str) -> Shot | None:
+        """Return the image in a class, or outside it, that has a feature most."""
+        shots = (self.gallery.inside if kind == "inside" else self.gallery.outside).get((label, feature))
+        return shots[0] if shots else None
+
+    def share(self, added: float) -> int:
+        """Return how long a bar is, in percent of the longest."""
+        return round(100 * max(0.0, added) / self.deciding.most) if self.deciding.most > 0 else 0
+
+    def called(self, feature: int) -> str:
+        """Return what a feature is called on a card: the name that the user gave it, or its number."""
+        return self.feature_names.get(feature, f"feature {feature}")
+
+    def class_href(self, label: int) -> str:
+        """Return the address of a class; empty where there is none."""
+        return ""
+
+    def feature_href(self, feature: int) -> str:
+        """Return the address of a feature; empty where there is none."""
+        return ""
+
+    def finding_href(self, number: int | None) -> str:
+        """Return the address of a finding, or of all; empty where there is none."""
+        return ""
+
+
+def class_pages(
+    decomposition: Decomposition, fidelity: Fidelity, lost: Sequence[tuple[float, float]] | None = None
+) -> list[ClassPage]:
+    """Return what is shown of each class; ``lost`` is what each entry of the supports' costs, if that was measured."""
+    pages = []
+    for label, (name, cost) in enumerate(fidelity.classes.items()):
+        rows, bias = decomposition.rows(label), float(decomposition.bias[label])
+        own = lost[slice(*decomposition.supports.offsets[label : label + 2])] if lost is not None else []
+        order = [rows.index(row) for row in core_first(rows)]
+        pages.append(
+            ClassPage(
+                label,
+                name,
+                [rows[place] for place in order],
+                bias,
+                label in decomposition.unseen,
+                trusted(decomposition, label),
+                cost,
+                [own[place] for place in order] if own else [],
+                decomposition.ternary.formula(label, rows, bias) if decomposition.ternary else "",
+            )
+        )
+    return pages
