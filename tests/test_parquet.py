@@ -152,9 +152,7 @@ def test_labels_outside_the_class_names(folder: Path, tmp_path: Path, unknown: i
         table.set_column(1, "label", labels).replace_schema_metadata(table.schema.metadata), path
     )
     message = (
-        "no label for 1 of 24 images"
-        if unknown < 0
-        else r"1 label in .* is outside its 3 class names: 3 of row 0; exp"
+        "no label for 1 of 24 images" if unknown < 0 else r"1 label in .* is outside its 3 class names: 3 of row 0; exp"
     )
     with pytest.raises(SubspectError, match=message):
         open_images(path)

@@ -1,7 +1,7 @@
 """How a result is shown outside a terminal: a piece of HTML for a notebook, a page by itself, Markdown.
 
 The piece lies in a shadow root, so that neither the style of the page around it nor its own reaches the other. Where a page
-lets nothing in but plain HTML (a notebook that isn't trusted yet), the tables beside it are what is seen.
+lets no script run (a notebook that isn't trusted yet), the tables beside it are what is seen.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ STYLE = f"""
 .body {{ font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); padding: .5rem; }}
 img {{ max-width: 100%; }}
 """
-#: moves what is in a template into the shadow root, where HTML that a script inserted has left it; drops what stands in for it
+#: moves what is in the template into the shadow root, and drops what stands in for it; it may run any number of times
 _SCRIPT = (
     'for(const h of document.querySelectorAll("div.subspect-result")){const t=h.querySelector(":scope>template");'
-    'if(t&&!h.shadowRoot)h.attachShadow({mode:"open"}).append(t.content);if(h.shadowRoot)h.replaceChildren()}'
+    'if(t){h.attachShadow({mode:"open"}).append(t.content);h.replaceChildren()}}'
 )
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _ACTS = re.compile(r"([\\`*_\[\]|~$])")  # in a cell of Markdown
@@ -46,11 +46,10 @@ def snippet(body: str, style: str, instead: str) -> str:
     Args:
         body: what is shown.
         style: its CSS, which reaches nothing else.
-        instead: plain HTML, where a page lets in no more than that.
+        instead: plain HTML, seen where a page lets no script run.
     """
     inside = f'<style>{style}</style><div class="body">{body}</div>'
-    shown = f'<template shadowrootmode="open">{inside}</template>{instead}'
-    return f'<div class="subspect-result">{shown}</div><script>{_SCRIPT}</script>'
+    return f'<div class="subspect-result"><template>{inside}</template>{instead}</div><script>{_SCRIPT}</script>'
 
 
 def page(title: str, body: str, style: str) -> str:
