@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCS := $(wildcard docs/*.py) docs/_ext
 
-.PHONY: demo setup test lint types floors docs check package clean
+.PHONY: demo setup test lint types floors docs check package audit clean
 
 demo: .venv/ready
 	$(BIN)/subspect demo
@@ -31,6 +31,14 @@ check: lint types floors docs test
 
 package:  # an environment of its own, since what is tried is the wheel
 	$(PYTHON) .ci/package.py --demo $(PYTHON)
+
+audit: build/audit/ready  # asks a service on the network, so it is no part of `make check`
+	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off
+
+build/audit/ready:  # an environment of its own, since pip-audit's needs are none of subspect's
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subspect needs Python 3.11 or newer: make PYTHON=python3.11")'

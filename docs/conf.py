@@ -22,7 +22,7 @@ from _notebooks import not_run  # noqa: E402
 project = "subspect"
 author = copyright = "The subspect developers"
 version = release = subspect.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference", "dead_links"]
 exclude_patterns = ["_ext", "_build"]
 nitpicky = True
 smartquotes = False  # they make dashes of options

@@ -120,7 +120,7 @@ def test_the_workflow_runs_targets_of_make_and_may_only_read(project: dict[str, 
         else:
             assert set(step) == {"run"} and re.fullmatch(r"make \w+( PYTHON=python)?", step["run"])
     ran = {step["run"].split()[1] for step in steps if "run" in step}
-    assert ran <= TARGETS and {"lint", "types", "floors", "docs", "test", "package"} <= ran
+    assert ran <= TARGETS and {"lint", "types", "floors", "docs", "test", "package", "audit"} <= ran
     told = {one.rpartition(" ")[2] for one in project["classifiers"] if re.search(r":: 3\.\d+$", one)}
     assert told == {"3.11", "3.12", "3.13"} and project["requires-python"] == f">={min(told)}"
     for name in ("test", "package"):

@@ -24,7 +24,7 @@ class FeatureRow:
         frequency: the share of the class's images that have it among their largest.
         mean: its mean over the class's images; times the weight, its mean contribution.
         stability: the share of halves of the images in which it is chosen again; None where that wasn't measured.
-        substitutes: features that could stand in for it, each with the share of its worth that it makes good.
+        substitutes: features that could stand in for it, each with the share of what is lost without it that they win back.
         core: whether all near-equal supports of the class have it; None where that wasn't measured.
         equals: those of the substitutes with which the class's support is near-equal.
         interval: of the stability, 95 %, after Wilson (1927): the halves are few.
@@ -70,7 +70,7 @@ class Trusted:
         draws: (C,) halves with images of the class.
         distinct: (C,) how many different supports they gave.
         substitutes: (nnz, m) the features that could best stand in for each; −1 where there are fewer.
-        recovered: (nnz, m) float32, the share of the feature's worth that each makes good.
+        recovered: (nnz, m) float32, of what is lost without the feature, the share that each wins back.
         equal: (nnz, m) whether the support with it instead is near-equal.
         core: (nnz,) whether all near-equal supports that were found have the feature.
         near_equal: (C,) how many near-equal supports were found, the chosen one included; 0 where unknown.
