@@ -45,6 +45,7 @@ FIRST = (
     "test_real_imagenet.py",
     "test_architectures.py",
     "test_shortcut.py",
+    "test_quiz.py",
     "test_fuzz.py",
     "test_sizes.py",
     "test_refit.py",

@@ -93,16 +93,24 @@ def test_the_first_screen_answers(reports: tuple[Path, Path], page: Page) -> Non
         box = card.bounding_box()
         assert box is not None and box["y"] < 900
     assert page.locator(".lines .doubt").first.inner_text() == f"{NAMES[0]} rests on the corner-top-left"
-    assert page.locator(".face .doubt").count() >= 1
+    assert page.locator(".face >> nth=0").locator(".doubt >> nth=0").inner_text() == page.inner_text(
+        ".lines .doubt >> nth=0"
+    )
+    few = [one.accuracy.value for one in subspect.evaluate(reports[0].parent, made).classes.values() if one]
+    least = f"least often right: {NAMES[few.index(min(few))]}, on {100 * min(few):.1f} %"
+    assert page.inner_text(".lines li >> nth=0").replace("\xa0", " ").endswith(least)
 
 
 def test_cards_are_ordered_and_found(reports: tuple[Path, Path], page: Page) -> None:
     page.goto(reports[0].as_uri())
+    first = page.locator(".face h3").all_inner_texts()
     lost = [float(card.get_attribute("data-lost") or "") for card in page.locator(".face").all()]
     page.select_option("#order", "lost")
     assert [float(card.get_attribute("data-lost") or "") for card in page.locator(".face").all()] == sorted(lost)[::-1]
     page.select_option("#order", "order")
     assert [card.inner_text() for card in page.locator(".face h3").all()] == list(NAMES)
+    page.select_option("#order", "doubts")
+    assert page.locator(".face h3").all_inner_texts() == first
     page.fill("input[data-table=faces]", "quoted")
     assert page.locator(".face:visible").count() == 1
 

@@ -342,10 +342,16 @@ def test_accuracy_differs_between_parts(tmp_path: Path, study: Study) -> None:
     own = own_feature(study_of(tmp_path / "apart", labels))
     found = next(one for one in own.findings().found if one.code == "D401")
     assert found.text == (
-        "the dense accuracy of 1 of 3 classes differs between 'train' and 'test'; most for b: 100 % (96–100) on 'train', "
-        "67 % (59–74) on 'test'"
+        "the dense accuracy of b differs between 'train' and 'test': 100 % (96–100) on 'train', 67 % (59–74) on 'test'"
     )
     assert found.classes == ("b",) and found.figures["sets"] == ["train", "test"]
+    labels[1:150:3] = 2
+    both = own_feature(study_of(tmp_path / "both", labels))
+    found = next(one for one in both.findings().found if one.code == "D401")
+    assert found.text.startswith(
+        "the dense accuracy of 2 of 3 classes differs between 'train' and 'test'; most for b: 100 %"
+    )
+    assert found.classes == ("b", "c")
     checked = own_feature(study).findings()
     assert state(checked, "D401") == "passed" and checked.passed["D401"] == "300 examples of 'test'"
     assert state(own_feature(study).findings(on="plain"), "D401") == "needs labels: the image set 'plain' has none"

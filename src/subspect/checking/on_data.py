@@ -71,9 +71,11 @@ class Apart(Check):
         worst = max(apart, key=lambda label: abs(apart[label][0].value - apart[label][1].value))
         shares = [percent(share, 0) for share in apart[worst]]
         one, own = (about.study.image_set(name).called() for name in (other, here))
+        many, most = f"{len(apart):,} of {n:,} classes", f"; most for {about.names[worst]}"
+        whose, for_whom = (many, most) if len(apart) > 1 else (about.names[worst], "")
         text = (
-            f"the dense accuracy of {len(apart):,} of {n:,} classes differs between {one} and {own}; most for "
-            f"{about.names[worst]}: {shares[0]} on {other!r}, {shares[1]} on {here!r}"
+            f"the dense accuracy of {whose} differs between {one} and {own}{for_whom}: {shares[0]} on {other!r}, "
+            f"{shares[1]} on {here!r}"
         )
         figures = {
             "classes": {about.names[label]: [share.value for share in pair] for label, pair in apart.items()},

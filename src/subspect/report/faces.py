@@ -77,6 +77,12 @@ class Faces:
         return [one for one in self.worst_first[:_LOST] if one.loses > 0]
 
     @property
+    def least(self) -> ClassPage | None:
+        """The class that is recognised least often; None where all images are recognised, or none were measured."""
+        measured = [one for one in self.classes if one.cost and one.cost.accuracy.value < 1]
+        return min(measured, key=lambda one: one.cost.accuracy.value if one.cost else 1.0, default=None)
+
+    @property
     def worst_first(self) -> list[ClassPage]:
         """The classes, those that lose most accuracy first."""
         return sorted(self.classes, key=lambda one: -one.loses)
@@ -104,11 +110,19 @@ class Faces:
 
     def doubts(self, label: int) -> list[tuple[str, str]]:
         """Return what was found of a class, in a few words each, with where to read on."""
+        found = self.resting.found
+        return [(in_short(found[number]), self.finding_href(number)) for number in self._found_of(label)[:_DOUBTS]]
+
+    def place(self, label: int) -> int:
+        """Return where a class comes among those with findings: the number of its first, or one past the last."""
+        return next(iter(self._found_of(label)), len(self.resting.found))
+
+    def _found_of(self, label: int) -> list[int]:
         return [
-            (in_short(one), self.finding_href(number))
+            number
             for number, one in enumerate(self.resting.found)
             if len(one.classes) <= _OF_FEW and label in self.resting.classes(one)
-        ][:_DOUBTS]
+        ]
 
     def best(self, label: int, feature: int, kind: str) -> Shot | None:
         """Return the image in a class, or outside it, that has a feature most."""

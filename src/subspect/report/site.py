@@ -89,7 +89,7 @@ class Site(Faces):
     def faces(self) -> list[ClassPage]:
         """The classes that have a card on the first page: all, or of many those that lose most; findings come first."""
         found = self.classes if self.single else [one for one in self.worst_first if not one.unseen][:_FACES]
-        return sorted((one for one in found if not one.unseen), key=lambda one: not self.doubts(one.label))
+        return sorted((one for one in found if not one.unseen), key=lambda one: self.place(one.label))
 
     @property
     def doubted(self) -> bool:
@@ -144,6 +144,12 @@ class Site(Faces):
             return ""
         said = counted(number, "feature that decides one class only has", "features that decide one class only have")
         return f"{said} no column."
+
+    @property
+    def most_used(self) -> str:
+        """Which feature most classes use, as the end of a sentence; nothing where no two share one."""
+        feature, uses = max(self.features.items(), key=lambda pair: len(pair[1]), default=(-1, ()))
+        return f"; used most: feature {self.named(feature)}, by {len(uses)} classes" if len(uses) > 1 else ""
 
     @property
     def version(self) -> str:

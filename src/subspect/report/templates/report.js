@@ -59,10 +59,11 @@ addEventListener("beforeprint", () => {
 const order = document.getElementById("order");
 if (order) {
   const cards = document.getElementById("faces");
+  const found = (one) => Number(one.dataset.doubts) || Infinity;
   const by = {
     order: (one, other) => one.dataset.order - other.dataset.order,
     lost: (one, other) => other.dataset.lost - one.dataset.lost || by.order(one, other),
-    doubts: (one, other) => (other.dataset.doubts > 0) - (one.dataset.doubts > 0) || by.order(one, other),
+    doubts: (one, other) => found(one) - found(other) || by.order(one, other), // Infinity − Infinity is no number
     name: (one, other) => one.dataset.name.localeCompare(other.dataset.name),
   };
   order.addEventListener("change", () => cards.append(...[...cards.children].sort(by[order.value])));
