@@ -247,14 +247,14 @@ def test_the_report_shows_stability_and_substitutes(study: Study) -> None:
     told = ['5&nbsp;% <span class="dim">(1–24)</span>', '65&nbsp;% <span class="dim">(43–82)</span>']
     whole = '100&nbsp;% <span class="dim">(84–100)</span>'
     assert rows == [(told[0], ""), (told[1], first), (whole, ""), (whole, ""), ("", ""), ("", "")]
-    assert text.count('<th scope="col">stability</th>') == 3 and "Substitutes: features that could stand in" in text
+    assert text.count('<th scope="col">stability</th>') == 3 and "<dt>substitutes</dt><dd>features that could stand in" in text
     assert (
         text.count("20 halves of the images gave") == 2
         and text.count("ll 20 halves of the images gave one set") == 1
         and "two halves share 62 % of the features, on average." in text
     )
     assert text.count('<span class="dim"> or&nbsp;41</span>') == 1 and "2 sets of 2 features were found" in text
-    assert text.count("features in both as a share of those in either (Jaccard).") == 1
+    assert text.count("the share that is in both (Jaccard index)") == 1
 
 
 def test_the_report_shows_the_curve(study: Study) -> None:
