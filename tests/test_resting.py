@@ -89,14 +89,14 @@ def test_what_the_classes_rest_on(study: Study, made: Decomposition) -> None:
     assert "It loses next to nothing by any cue." in part(page, "c1", "c2")
     feature = page.partition(f'<details id="f{row.feature}"')[2].partition("</details>")[0]
     assert "<dt>moved by</dt><dd>corner-top-left 62 %, border 40 %, colour 20 %</dd>" in feature
-    assert "Moved by: cues whose swap explains a tenth or more" in page
+    assert "<dt>moved by</dt><dd>cues whose swap changes the feature, as a share" in page
 
 
 def test_without_cues_it_says_how_to_measure_them(study: Study, made: Decomposition) -> None:
     page = report(study, made)
     line = f"not measured: <code>subspect cues STUDY --decomposition {made.name} --network …</code>"
     assert page.count(line) == 1 and 'id="rests"' not in page and "#rests" not in page
-    assert "lost through it" not in page and "Moved by" not in page
+    assert "lost through it" not in page and "moved by" not in page
     codes = "C101, C102, C103, C104, C105"
     assert (
         f"<li>{codes} skipped: needs cues: subspect cues STUDY --decomposition" in page and str(study.path) not in page
