@@ -32,8 +32,8 @@ check: lint types floors docs test
 package:  # an environment of its own, since what is tried is the wheel
 	$(PYTHON) .ci/package.py --demo $(PYTHON)
 
-audit: build/audit/ready  # asks a service on the network, so it is no part of `make check`
-	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off
+audit: build/audit/ready  # asks a service on the network, so it is no part of `make check`; what that does not know is an error
+	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 build/audit/ready:  # an environment of its own, since pip-audit's needs are none of subspect's
 	$(PYTHON) -m venv build/audit
