@@ -247,7 +247,10 @@ def test_the_report_shows_stability_and_substitutes(study: Study) -> None:
     told = ['5&nbsp;% <span class="dim">(1–24)</span>', '65&nbsp;% <span class="dim">(43–82)</span>']
     whole = '100&nbsp;% <span class="dim">(84–100)</span>'
     assert rows == [(told[0], ""), (told[1], first), (whole, ""), (whole, ""), ("", ""), ("", "")]
-    assert text.count('<th scope="col">stability</th>') == 3 and "<dt>substitutes</dt><dd>features that could stand in" in text
+    assert (
+        text.count('<th scope="col">stability</th>') == 3
+        and "<dt>substitutes</dt><dd>features that could stand in" in text
+    )
     assert (
         text.count("20 halves of the images gave") == 2
         and text.count("ll 20 halves of the images gave one set") == 1
