@@ -213,6 +213,7 @@ def _labels(decomposition: Decomposition, classes: Sequence[int | str]) -> list[
     labels = list(dict.fromkeys(class_index(one, decomposition.class_names) for one in classes))
     if none := [decomposition.class_names[label] for label in labels if label in decomposition.unseen]:
         raise SubspectError(
-            f"no {decomposition.examples} of {some(none)} were seen when features were chosen, so no few features decide it"
+            f"no {decomposition.examples} of {some(none)} were seen when features were chosen, so that all of them decide it; "
+            "leave it out of classes"
         )
     return labels
