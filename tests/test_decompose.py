@@ -123,3 +123,25 @@ def test_several_ways_in_one_pass(wide: Study) -> None:
     assert [one.name for one in made] == ["pursuit-k2", "pursuit-mean2", "pursuit-auto0.3"]
     assert made[0].to_json() == decompose(wide, 2).to_json()
     assert made[2].to_json() == decompose(wide, Auto(0.3)).to_json()
+
+
+def test_with_few_images_a_class_no_halves_are_drawn_unless_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 3 images a class a half has something of most classes, of 2 it hasn't."""
+    x = np.random.default_rng(0).random((12, 5)).astype(np.float32)
+    for images, classes, trusted in ((12, 4, True), (8, 4, False)):
+        caplog.clear()
+        head = np.random.default_rng(1).normal(size=(classes, 5))
+        path = tmp_path / str(images)
+        labels = np.arange(images) % classes
+        study = subspect.from_features(x[:images], head, None, path, labels=labels, show_progress=False)
+        with caplog.at_level("INFO", logger="subspect"):
+            made = subspect.decompose(study, 2, hold_out=0, show_progress=False)
+        assert made.trust is not None and (int(made.trust.draws.max()) > 0) is trusted
+        said = (
+            "8 images of 4 classes are too few for halves of them to tell how far the choice can be trusted; --draws "
+        )
+        assert (said in caplog.text) is not trusted
+        asked = subspect.decompose(study, 2, hold_out=0, draws=4, show_progress=False)
+        assert asked.trust is not None and int(asked.trust.draws.max()) == 4

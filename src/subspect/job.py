@@ -110,8 +110,8 @@ def run(
         pool: how many features there are for all classes together to choose from.
         stable: whether to favour features that are chosen again on other images.
         ternary: whether weights are to be readable (see `subspect.decompose`).
-        draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; 0 for none, 20 unless
-            given.
+        draws: halves of the images on which the choice is repeated, to tell how far it can be trusted; unless given 20, or 0
+            with fewer than 3 images a class.
         hold_out: without ``test``, the share of ``images`` that is held out to measure on; 0 chooses on all of them.
         class_map: folder name → class index, or a JSON file with it; "sorted" insists on their order, sorted or
             the data set's own.

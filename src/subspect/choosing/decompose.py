@@ -20,6 +20,7 @@ from subspect.choosing.sizes import Auto, Budget, Checked, Mean, check_budget
 from subspect.choosing.stability import Trust
 from subspect.ground.errors import SubspectError, near, some
 from subspect.ground.files import check_writable, fingerprint
+from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.history import Chosen, Refitted, Step
 from subspect.heads.names import check_name
@@ -30,6 +31,7 @@ from subspect.studies.decompositions import keep_in
 from subspect.studies.study import Study, StudyLike, open_study
 
 log = logging.getLogger("subspect")
+_EACH = 3  # images a class, below which a choice isn't repeated on halves of them unless asked for
 
 
 def decompose(
@@ -67,7 +69,8 @@ def decompose(
         ternary: with "pursuit" and refit, whether weights are to be readable: −1, 0 or +1, times one scale for each class, over
             one for each feature (see `subspect.choosing.ternary`).
         draws: with "pursuit", on how many halves of the images the choice is repeated, to tell how far it can be trusted: an
-            even number, 20 unless given, or 0 to leave that out (see `subspect.choosing.stability`).
+            even number, or 0 to leave that out (see `subspect.choosing.stability`); unless given 20, and 0 where there are
+            fewer than 3 images a class.
         hold_out: where the study has no other image set to measure the cost on, the share of the images that is held out for
             that, by a hash of the image id; 0 chooses on all, and figures on the same images flatter.
         show_progress: whether to draw a progress bar.
@@ -134,7 +137,7 @@ def decompose_each(
     suffix += "" if on is None or study.set_names[:1] in ([], [on]) else f"-on-{on}"
     suffix += "" if refit == (method == "pursuit") else "-refit" if refit else "-raw"
     seen = look(study, on, sizes, target, hold_out, again=refit or method == "pursuit")
-    draws = DRAWS if draws is None else draws
+    draws = (_draws(seen) if method == "pursuit" else 0) if draws is None else draws
     found = choose(
         seen, sizes, method, refit, pool, stable=stable, ternary=ternary, draws=draws, show_progress=show_progress
     )
@@ -144,6 +147,20 @@ def decompose_each(
         if keep_files:
             made[-1] = keep_in(study, made[-1])
     return made
+
+
+def _draws(seen: Seen) -> int:
+    """Return on how many halves a choice is repeated unless given: none where a half would hold next to nothing of a class."""
+    images, classes = int(seen.sums.images.sum()), int(np.count_nonzero(seen.sums.images))
+    if images >= _EACH * classes:
+        return DRAWS
+    log.info(
+        "%s of %s are too few for halves of them to tell how far the choice can be trusted; --draws %d draws them all the same",
+        counted(images, "image", "images"),
+        counted(classes, "class", "classes"),
+        DRAWS,
+    )
+    return 0
 
 
 def check_choice(

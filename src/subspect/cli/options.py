@@ -286,7 +286,7 @@ class Choosing:
         int | None,
         typer.Option(
             help="With pursuit: repeat the choice on this many random halves of the images, to see how stable it is: an even "
-            f"number from 4 to 1,000, or 0 for none. Default: {DRAWS}."
+            f"number from 4 to 1,000, or 0 for none. Default: {DRAWS}; none with fewer than 3 images a class."
         ),
     ] = None
     tolerance: Annotated[float, typer.Option(help="With -k auto: the largest acceptable loss, as a share.")] = (

@@ -158,7 +158,8 @@ def class_pages(
     for label, (name, cost) in enumerate(fidelity.classes.items()):
         rows, bias = decomposition.rows(label), float(decomposition.bias[label])
         own = lost[slice(*decomposition.supports.offsets[label : label + 2])] if lost is not None else []
-        order = [rows.index(row) for row in core_first(rows)]
+        at = {row.feature: place for place, row in enumerate(rows)}
+        order = [at[row.feature] for row in core_first(rows)]
         pages.append(
             ClassPage(
                 label,
