@@ -18,7 +18,7 @@ from subspect.studies.study import Study
 
 _LOST = 8  # classes listed that lose most
 _FOR, _AGAINST = 5, 3  # features on a card
-_LINES, _DOUBTS = 3, 2  # findings on the first screen, and on a card
+_LINES, _DOUBTS = 3, 3  # findings on the first screen, and on a card
 _OF_FEW = 3  # classes that a finding on a card may be about
 
 
@@ -121,7 +121,9 @@ class Faces:
         return [
             number
             for number, one in enumerate(self.resting.found)
-            if len(one.classes) <= _OF_FEW and label in self.resting.classes(one)
+            if len(one.classes) <= _OF_FEW
+            and label in self.resting.classes(one)
+            and self.names[label] in in_short(one)  # else it is about the network
         ]
 
     def best(self, label: int, feature: int, kind: str) -> Shot | None:

@@ -149,7 +149,11 @@ class Site(Faces):
     def most_used(self) -> str:
         """Which feature most classes use, as the end of a sentence; nothing where no two share one."""
         feature, uses = max(self.features.items(), key=lambda pair: len(pair[1]), default=(-1, ()))
-        return f"; used most: feature {self.named(feature)}, by {len(uses)} classes" if len(uses) > 1 else ""
+        if len(uses) < 2:
+            return ""
+        ties = sum(len(others) == len(uses) for others in self.features.values()) - 1
+        also = f" and {counted(ties, 'other', 'others')}" if ties else ""
+        return f"; used most: feature {self.named(feature)}{also}, by {len(uses)} classes"
 
     @property
     def version(self) -> str:
