@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+import subspect
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -178,3 +180,17 @@ def test_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     assert accuracy.value == 100 * found.overall.accuracy.value and fidelity.what == f"{what}: fidelity"
     assert len(photographs.costs(what, found, None)) == 2
+
+
+def test_many_classes(monkeypatch: pytest.MonkeyPatch, study: subspect.Study) -> None:
+    """A report is made and measured; without a browser all but the search."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import many_classes
+
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("subspect.report.SINGLE", 2)
+    found = {one.what: one for one in many_classes.measured(study)}
+    first = found["first page"]
+    assert first.value == (study.path / "report.html").stat().st_size and first.met
+    chosen, both = found["features chosen"].value, found["features chosen, and the report made"].value
+    assert 0 < chosen < both and len(found) == 4 and any(what.endswith(" other files") for what in found)
