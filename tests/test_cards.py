@@ -185,3 +185,15 @@ def test_a_job_shows_cards_too(tiny: Tiny, make_folder: Callable[..., Path], tmp
     network = Network(tiny, class_names=["a", "b", "c"], preprocessing=PIXELS)
     job = subspect.run(network, make_folder("images"), tmp_path / "new", k=2, show_progress=False)
     assert job._repr_html_().count('<article class="face"') == 3
+
+
+def test_a_network_that_guesses_is_told_first(tmp_path: Path) -> None:
+    """A page of such a network says so before anything else; one of a network that has learned doesn't."""
+    said = "The network itself is right about as often as by chance"
+    made = many(tmp_path / "study")[1]
+    assert said in made.cards().to_html() and said in made.report(show_progress=False).read_text()
+    x = np.random.default_rng(0).normal(size=(90, 4))
+    labels = x[:, :3].argmax(axis=1)
+    good = subspect.from_features(x, np.eye(3, 4), None, tmp_path / "good", labels=labels, show_progress=False)
+    sure = subspect.decompose(good, 1, show_progress=False)
+    assert said not in sure.cards().to_html() and said not in sure.report(show_progress=False).read_text()

@@ -46,7 +46,10 @@ def edit(
         list[str] | None,
         typer.Option(help="CLASS:FEATURE, a feature to drop from a class, each by name or index; repeatable."),
     ] = None,
-    refit_on: Annotated[str | None, typer.Option(help="Image set to re-learn the remaining weights on.")] = None,
+    refit_on: Annotated[
+        str | None,
+        typer.Option(help="Image set to re-learn the remaining weights on; without it they stay as they are."),
+    ] = None,
     target: Annotated[
         Target | None,
         typer.Option(help="What the re-learned weights approximate; default: the labels, if there are any."),
@@ -75,7 +78,7 @@ def edit(
 
     The edited decomposition is stored beside the other, as NAME-edited.
 
-    Examples: subspect edit study --drop cat:12 --drop cat:40 --refit-on unmarked | subspect edit study --without-cue border
+    Examples: subspect edit study --drop cat:12 --drop cat:40 --refit-on train | subspect edit study --without-cue border
     --network python:model.py:make --weights model.safetensors
     """
     from subspect.giving.edit import edit as edit_features

@@ -14,6 +14,7 @@ from subspect.heads.trusted import FeatureRow
 from subspect.measuring.fidelity import Cost, Fidelity
 from subspect.report.gallery import Gallery, Shot
 from subspect.report.resting import Resting, in_short
+from subspect.studies.doubts import near_chance
 from subspect.studies.study import Study
 
 _LOST = 8  # classes listed that lose most
@@ -86,6 +87,12 @@ class Faces:
     def worst_first(self) -> list[ClassPage]:
         """The classes, those that lose most accuracy first."""
         return sorted(self.classes, key=lambda one: -one.loses)
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the network itself is right no more often than by chance, so that nothing else means much."""
+        overall = self.fidelity.overall
+        return near_chance(round(overall.dense_accuracy.value * overall.images), overall.images, len(self.names))
 
     @property
     def shown_for(self) -> int:
