@@ -77,7 +77,7 @@ def test_the_worst_and_the_best_unless_asked(tmp_path: Path) -> None:
     keep_cues(study, made, {"corner-top-left": {cards.labels[-1]: 3.0}})
     again = made.cards()
     assert "rests on the" in made.cards([cards.labels[-1]]).to_json()["classes"][0]["findings"][0]
-    doubted = [label for label in range(12) if again.faces.doubts(label)]
+    doubted = [label for label in range(12) if again._faces.doubts(label)]
     assert doubted and set(again.labels[: min(3, len(doubted))]) <= set(doubted)
     assert made.cards([5, "class 2", 5]).labels == (5, 2) and rest not in made.cards([5]).to_html()
 

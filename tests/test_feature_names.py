@@ -28,7 +28,7 @@ NAMES = {0: "whiskers", 1: "long <b>tail</b>", 2: "$x$ & more", 4: "2024"}
 
 def cells(result: Any) -> str:
     """Return all that the tables of a result show."""
-    page: str = result._repr_html_()
+    page: str = result._tables_html()
     return page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 

@@ -69,6 +69,8 @@ class Ran:
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ran]:
     """Come back to this folder, remove the page's own, and leave threads, logging and figures as they were."""
     monkeypatch.chdir(tmp_path)
+    for logger in (logging.root, logging.getLogger("subspect")):  # as in a process of one's own, whatever Ray has added
+        monkeypatch.setattr(logger, "handlers", [])
     threads, level, ran = torch.get_num_threads(), logging.getLogger("subspect").level, Ran()
     yield ran
     torch.set_num_threads(threads)

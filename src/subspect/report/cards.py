@@ -40,7 +40,6 @@ class Cards(Result):
         decomposition: its name.
         labels: the classes, in the order of their cards.
         picked: whether somebody chose these classes.
-        faces: all that the cards show.
 
     Example:
         >>> cards = decomposition.cards(["cat", "dog"])
@@ -53,11 +52,11 @@ class Cards(Result):
     decomposition: str
     labels: tuple[int, ...]
     picked: bool
-    faces: Faces
+    _faces: Faces
 
     def tables(self) -> list[Table]:
         """Return a row for each class: features that speak for it, each with what it adds, and against it."""
-        title = f"{self.decomposition}: what decides {len(self.labels)} of {len(self.faces.names)} classes"
+        title = f"{self.decomposition}: what decides {len(self.labels)} of {len(self._faces.names)} classes"
         table = Table(title=title, title_justify="left", caption=self._rest or None, caption_justify="left")
         table.add_column("class", overflow="fold")
         table.add_column("accuracy", justify="right")
@@ -83,7 +82,7 @@ class Cards(Result):
             "class": one.name,
             "accuracy": one.cost.accuracy.value if one.cost else None,
             "dense_accuracy": one.cost.dense_accuracy.value if one.cost else None,
-            "findings": [text for text, _ in self.faces.doubts(one.label)],
+            "findings": [text for text, _ in self._faces.doubts(one.label)],
             "for": [{**vars(says), "looks_at": self._where(says, one)} for says in self._for(one)],
             "against": [{**vars(says), "belongs_to": self._others(says, one)} for says in self._against(one)],
         }
@@ -94,7 +93,7 @@ class Cards(Result):
             {
                 "class": one.name,
                 "feature": says.feature,
-                "feature_name": self.faces.feature_names.get(says.feature),
+                "feature_name": self._faces.feature_names.get(says.feature),
                 "weight": says.weight,
                 "added": says.added,
                 "looks_at": self._where(says, one) or None,
@@ -105,37 +104,37 @@ class Cards(Result):
 
     def _shown(self) -> tuple[str, str]:
         """Return the cards as HTML, and the CSS."""
-        body = environment().get_template("snippet.html").render(site=self.faces, chosen=self._chosen, rest=self._rest)
+        body = environment().get_template("snippet.html").render(site=self._faces, chosen=self._chosen, rest=self._rest)
         return body, STYLE + source("faces.css")
 
     @property
     def _chosen(self) -> list[ClassPage]:
-        return [self.faces.classes[label] for label in self.labels]
+        return [self._faces.classes[label] for label in self.labels]
 
     @property
     def _rest(self) -> str:
         """Say which classes these are, where nobody chose them and there are others."""
-        if self.picked or len(self.labels) == len(self.faces.names):
+        if self.picked or len(self.labels) == len(self._faces.names):
             return ""
         return (
             f"The {_WORST} classes that lose most (with findings first) and the {_BEST} that lose least, of "
-            f"{len(self.faces.names):,}; others: cards(classes=[…]), all: report()."
+            f"{len(self._faces.names):,}; others: cards(classes=[…]), all: report()."
         )
 
     def _for(self, one: ClassPage) -> tuple[Speaks, ...]:
-        return self.faces.deciding.speaks_for.get(one.label, ())
+        return self._faces.deciding.speaks_for.get(one.label, ())
 
     def _against(self, one: ClassPage) -> tuple[Speaks, ...]:
-        return self.faces.deciding.against.get(one.label, ())
+        return self._faces.deciding.against.get(one.label, ())
 
     def _called(self, says: Speaks) -> str:
-        return shown(says.feature, self.faces.feature_names)
+        return shown(says.feature, self._faces.feature_names)
 
     def _where(self, says: Speaks, one: ClassPage) -> str:
-        return self.faces.gallery.places.get((one.label, says.feature), "")
+        return self._faces.gallery.places.get((one.label, says.feature), "")
 
     def _others(self, says: Speaks, one: ClassPage) -> list[str]:
-        return [self.faces.names[label] for label in self.faces.deciding.belongs_to(says.feature, one.label)]
+        return [self._faces.names[label] for label in self._faces.deciding.belongs_to(says.feature, one.label)]
 
     def _is_it(self, says: Speaks, one: ClassPage) -> str:
         others = self._others(says, one)
