@@ -19,7 +19,7 @@ from answers import NAMES, asked
 from conftest import PIXELS, Tiny
 from kept import keep_cues
 from subspect import Decomposition, Network, Study, SubspectError
-from subspect.ground.showing import table_markdown
+from subspect.ground.showing import table_html, table_markdown
 from subspect.ground.tables import Table
 
 
@@ -184,7 +184,9 @@ def test_markdown_is_read_as_it_was_meant() -> None:
 def test_a_job_shows_cards_too(tiny: Tiny, make_folder: Callable[..., Path], tmp_path: Path) -> None:
     network = Network(tiny, class_names=["a", "b", "c"], preprocessing=PIXELS)
     job = subspect.run(network, make_folder("images"), tmp_path / "new", k=2, show_progress=False)
-    assert job._repr_html_().count('<article class="face"') == 3
+    shown = job.to_html()
+    assert shown.count('<article class="face"') == 3
+    assert table_html(job.tables()[0]) in shown and repr(job.decomposition) not in shown  # its own table, with the cost
 
 
 def test_a_network_that_guesses_is_told_first(tmp_path: Path) -> None:

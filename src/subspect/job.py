@@ -57,7 +57,7 @@ class Job(Result):
 
     def _shown(self) -> tuple[str, str]:
         """Return the decomposition's cards of a few classes and the table as HTML, and the CSS."""
-        return self.decomposition._shown()
+        return self.decomposition._cards_before(self._tables_html(), self.fidelity)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""

@@ -27,6 +27,8 @@ COLOURS = {
     "line": ("#d5d9e0", "#38414d"),
     "blue": ("#0067a3", "#56b4e9"),
     "orange": ("#a84a00", "#e69f00"),
+    "soft": ("#f4f6f9", "#1c232c"),
+    "paper": ("#fff", "#12171d"),
 }
 _TICKS = (1, 2, 3, 5, 8, 12, 20, 32, 64, 128, 256, 512, 1024, 2048)
 FORMATS = (".png", ".svg", ".pdf")  #: that a figure of its own is written in

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 from rich.text import Text
 
+from subspect.ground.drawing import COLOURS
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 
@@ -20,14 +21,7 @@ _TABLE = (
     "text-align:left;font-weight:600;padding:.2em 0;white-space:pre-line",
     "text-align:left;caption-side:bottom;max-width:60em;opacity:.75;font-size:.9em;padding:.3em 0;white-space:pre-line",
 )
-_COLOURS = (
-    "--line: #d5d9e0; --soft: #f4f6f9; --dim: #535d6b; "
-    "--ink: #16202c; --paper: #fff; --blue: #0067a3; --orange: #a84a00"
-)
-_DARK = (
-    "--line: #38414d; --soft: #1c232c; --dim: #a3adba; "
-    "--ink: #e8ecf1; --paper: #12171d; --blue: #56b4e9; --orange: #e69f00"
-)
+_COLOURS, _DARK = ("; ".join(f"--{name}: {shades[at]}" for name, shades in COLOURS.items()) for at in (0, 1))
 #: what all pages have in common; `:host` is a shadow root's element, whose important rules no page outvotes
 STYLE = f"""
 :root {{ color-scheme: light dark; {_COLOURS}; }}

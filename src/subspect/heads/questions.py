@@ -15,6 +15,7 @@ from markupsafe import escape
 import subspect
 from subspect.ground.errors import SubspectError
 from subspect.ground.results import Result
+from subspect.ground.showing import STYLE
 from subspect.ground.tables import Table
 from subspect.ground.text import legible
 from subspect.heads.curve import curve_plot
@@ -139,17 +140,21 @@ class DecompositionQuestions(Result):
 
     def _shown(self) -> tuple[str, str]:
         """Return the cards of a few classes, where they are made at once, and the tables, as HTML; and the CSS."""
-        own, tables = self._decomposition, super()._shown()
+        return self._cards_before(self._tables_html())
+
+    def _cards_before(self, tables: str, fidelity: Fidelity | None = None) -> tuple[str, str]:
+        """Return the same with other tables, of a cost that was measured."""
+        own = self._decomposition
         if own.study is None:
-            return tables
+            return tables, STYLE
         images, features = own.study.image_set(own.chosen_on[0]), own.study.identity.n_features
         if len(images) * features > _AT_ONCE:
-            return tables
+            return tables, STYLE
         try:
-            cards, style = subspect.cards(*self._asked)._shown()
+            cards, style = self.cards(fidelity=fidelity)._shown()
         except SubspectError as error:  # a notebook shows a result in any case
-            return f"<p>There are no cards to show: {escape(legible(str(error)))}</p>{tables[0]}", tables[1]
-        return cards + tables[0], style
+            return f"<p>There are no cards to show: {escape(legible(str(error)))}</p>{tables}", STYLE
+        return cards + tables, style
 
     @property
     def _asked(self) -> tuple[Study, Decomposition]:

@@ -35,14 +35,14 @@ from subspect.heads.head import MANY
 from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
-from subspect.report.faces import class_pages
+from subspect.report.faces import check_given, class_pages
 from subspect.report.gallery import LEFT_OUT, gallery_of
 from subspect.report.overview import overview_of
 from subspect.report.rendering import environment, source
 from subspect.report.resting import resting_of
 from subspect.report.site import Site
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.same_network import head_of, real_images, refuse_features_alone, same_network
+from subspect.studies.same_network import head_of, real_images, same_network
 from subspect.studies.study import Study, StudyLike
 
 SINGLE = 60  #: classes that fit into a single file
@@ -86,12 +86,7 @@ def write_report(
         PosixPath('report.html')
     """
     study, decomposition = opened(study, decomposition)
-    if network is not None or images is not None:
-        refuse_features_alone(study, "there are no pictures to show, and no network for the places where features look")
-    if fidelity is not None and fidelity.decomposition != decomposition.name:
-        raise SubspectError(
-            f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
-        )
+    check_given(study, decomposition, fidelity, network, images)
     if path is not None and not isinstance(path, str | os.PathLike):
         raise SubspectError(f"the report's path must be a file ending in .html, got {type(path).__name__}")
     path = study.path / "report.html" if path is None else Path(path)

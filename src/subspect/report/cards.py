@@ -21,12 +21,11 @@ from subspect.heads.names import class_index
 from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
-from subspect.report.faces import ClassPage, Faces, class_pages
+from subspect.report.faces import ClassPage, Faces, check_given, class_pages
 from subspect.report.gallery import LEFT_OUT, gallery_of
 from subspect.report.rendering import environment, source
 from subspect.report.resting import resting_of
 from subspect.studies.decompositions import DecompositionLike, opened
-from subspect.studies.same_network import refuse_features_alone
 from subspect.studies.study import StudyLike
 
 _WORST, _BEST = 3, 3  # classes shown, those that lose most and least
@@ -174,12 +173,7 @@ def cards(
         5
     """
     study, decomposition = opened(study, decomposition)
-    if network is not None or images is not None:
-        refuse_features_alone(study, "there are no pictures to show, and no network for the places where features look")
-    if fidelity is not None and fidelity.decomposition != decomposition.name:
-        raise SubspectError(
-            f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
-        )
+    check_given(study, decomposition, fidelity, network, images)
     labels = None if classes is None else _labels(decomposition, classes)
     fidelity = evaluate(study, decomposition) if fidelity is None else fidelity
     faces = Faces(

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from subspect.asking.deciding import Deciding
+from subspect.ground.errors import SubspectError
 from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.feature_names import Names
 from subspect.heads.shown import core_first, trusted
 from subspect.heads.trusted import FeatureRow
+from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Cost, Fidelity
+from subspect.networks.network import Network
 from subspect.report.gallery import Gallery, Shot
 from subspect.report.resting import Resting, in_short
 from subspect.studies.doubts import near_chance
+from subspect.studies.same_network import refuse_features_alone
 from subspect.studies.study import Study
 
 _LOST = 8  # classes listed that lose most
@@ -183,3 +187,23 @@ def class_pages(
             )
         )
     return pages
+
+
+def check_given(
+    study: Study,
+    decomposition: Decomposition,
+    fidelity: Fidelity | None,
+    network: Network | None,
+    images: ImageSource | None,
+) -> None:
+    """Refuse what doesn't go with a study and a decomposition, before the work.
+
+    Raises:
+        SubspectError: the fidelity is of another decomposition; or a network or images were given of features alone.
+    """
+    if network is not None or images is not None:
+        refuse_features_alone(study, "there are no pictures to show, and no network for the places where features look")
+    if fidelity is not None and fidelity.decomposition != decomposition.name:
+        raise SubspectError(
+            f"the fidelity given is that of {fidelity.decomposition!r}, not of {decomposition.name!r}; evaluate that one"
+        )
