@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ class Mixed(nn.Module):
 def gates() -> tuple[Gates, Tensor, dict[str, Tensor]]:
     torch.manual_seed(0)
     model = Mixed().eval()
-    model.norm.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+    cast(Tensor, model.norm.running_mean).uniform_(-0.2, 0.2)
     pixels = torch.randn(5, 3, 7, 6)
     network = Network(model)
     network.find_head(pixels)
@@ -68,7 +70,7 @@ def test_open_gates_change_nothing(gates: tuple[Gates, Tensor, dict[str, Tensor]
 
 def test_a_closed_gate_is_the_channel_at_its_mean(gates: tuple[Gates, Tensor, dict[str, Tensor]]) -> None:
     found, pixels, means = gates
-    model = found.network.model
+    model = cast(Mixed, found.network.model)
     with torch.no_grad():
         a = nn.functional.relu6(model.norm(model.first(pixels)))
         torch.testing.assert_close(means["first"], a.mean((0, 2, 3)))
@@ -104,7 +106,7 @@ def test_the_effect_is_the_slope_of_each_gate(gates: tuple[Gates, Tensor, dict[s
 
 def test_weights_ask_for_gradients_afterwards_as_before(gates: tuple[Gates, Tensor, dict[str, Tensor]]) -> None:
     found, pixels, means = gates
-    found.network.model.head.bias.requires_grad_(False)
+    cast(Mixed, found.network.model).head.bias.requires_grad_(False)
     asking = [one.requires_grad for one in found.network.model.parameters()]
     found.effects(pixels, means, lambda features: [features.sum(1)])
     assert [one.requires_grad for one in found.network.model.parameters()] == asking
