@@ -77,6 +77,7 @@ def some_classes(study: subspect.Study, made: subspect.Decomposition, network: s
     found = subspect.specialise(study, made, network=network, classes=list(range(0, 1000, 50)), rounds=100)
     Console().print(*found.tables())
     share = found.small.multiplications / found.dense.multiplications
+    assert found.difference is not None
     rows = [
         *row("20 classes: largest difference of a logit", found.difference, "", "<= 1e-4"),
         *row("20 classes: parameters, millions", found.small.parameters / 1e6, "", "<= 3.1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Plain(nn.Module):
         self.preprocessing = PIXELS
 
     def pooled(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.norm(self.conv(self.first(x).relu())).relu().mean((2, 3)))
+        return cast(Tensor, self.norm(self.conv(self.first(x).relu())).relu().mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.pooled(x))
@@ -51,7 +52,7 @@ class Residual(Plain):
         first = self.first(x).relu()
         stream = self.conv(first)
         stream = stream + self.block(stream)
-        return torch.as_tensor(self.norm(torch.cat([stream, self.side(first)], dim=1)).relu().mean((2, 3)))
+        return cast(Tensor, self.norm(torch.cat([stream, self.side(first)], dim=1)).relu().mean((2, 3)))
 
 
 class Mixed(Plain):

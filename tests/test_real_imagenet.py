@@ -38,7 +38,12 @@ def test_efficientnet_lite0_on_imagenet(
     small = subspect.specialise(
         study, few, network=network, classes=seen[::40][:20], path=tmp_path / "small.onnx", rounds=0
     )
-    assert small.difference <= 1e-4 and small.small.parameters <= 3.1e6 and small.dense.parameters == 4_652_008
+    assert (
+        small.difference is not None
+        and small.difference <= 1e-4
+        and small.small.parameters <= 3.1e6
+        and small.dense.parameters == 4_652_008
+    )
     assert small.small.multiplications <= 0.96 * small.dense.multiplications
     assert small.model.get_submodule("_conv_head").out_channels == small.small.features <= 200
     assert small.file is not None and small.file.difference is not None and small.file.difference <= 1e-4

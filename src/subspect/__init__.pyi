@@ -17,7 +17,8 @@ from .giving.edit import Edited, edit
 from .giving.export import Exported, FileCost, export
 from .giving.export_features import ExportedFeatures, export_features
 from .giving.retrain import Retrained, retrain
-from .giving.specialise import Specialised, specialise
+from .giving.specialise import specialise
+from .giving.specialised import Specialised
 from .giving.timing import Ratio
 from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
 from .giving.training import Epoch, Settings, Trained

@@ -8,7 +8,6 @@ checkpoints, so that those load.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,7 +68,8 @@ class ResNet(nn.Module):
         """(n, 3, h, w) → logits (n, C)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return torch.as_tensor(self.linear(x.mean((2, 3))))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def _layer(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

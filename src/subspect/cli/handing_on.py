@@ -34,7 +34,7 @@ from subspect.cli.options import (
     open_for,
 )
 from subspect.cli.printing import draw, show
-from subspect.giving.options import COPIES, FORMATS, LEARNED, OPSET, SMALL, FeatureFormat, Format, Optimiser
+from subspect.giving.options import COPIES, FORMATS, LEARNED, OPSET, SMALL, WEIGHED, FeatureFormat, Format, Optimiser
 from subspect.ground.errors import SubspectError
 
 
@@ -181,8 +181,13 @@ def retrain(
     show(made, as_json)
 
 
+_IN_TRAINING = ("folder", "epochs", "batch_size", "optimiser", "rate", "shift", "flip", "class_map")
+_WITHIN_BUDGET = ("train", *_IN_TRAINING, "sample", "seed", "workers")
+
+
 @command("Handing on")
 def specialise(
+    context: typer.Context,
     study: StudyPath,
     observed: Observed,
     classes: Annotated[
@@ -196,19 +201,55 @@ def specialise(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Output: file for the small network, .onnx or .pt2.")
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the network's multiplications that it may take, such as 0.5.")
+    ] = None,
+    times_as_fast: Annotated[
+        float | None, typer.Option(help="How many times as fast it is to be on this machine, such as 2.")
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="With a budget: images of these classes to train on; labels aren't needed; needs --folder."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="With --train, output: folder for state, log and weights of the training.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="With --train: passes over the images.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=2, help="With --train: images per step.")] = 128,
+    optimiser: Annotated[Optimiser, typer.Option(help="With --train: SGD with Nesterov momentum, or AdamW.")] = "sgd",
+    rate: Annotated[
+        float | None,
+        typer.Option(help="With --train: initial learning rate; default: 0.01 for sgd, 0.0001 for adamw."),
+    ] = None,
+    shift: Annotated[int, typer.Option(min=0, help="With --train: shift images by up to this many pixels.")] = 0,
+    flip: Annotated[bool, typer.Option("--flip", help="With --train: mirror images at random.")] = False,
+    sample: Annotated[
+        int, typer.Option(min=2, help="With a budget: images by which channels are weighed, spread over the classes.")
+    ] = WEIGHED,
+    seed: Annotated[int, typer.Option(min=0, help="With a budget: random seed.")] = 0,
+    class_map: ClassMap = None,
     images: Images = None,
+    workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a smaller network for some classes, without the channels that nothing uses any more.
+    """Make a smaller network for some classes, or for all.
 
-    Its logits are checked to be those of the decomposed network, on real images.
+    Without a budget only channels go that nothing uses any more, and its logits are checked to be those of the decomposed
+    network, on real images. Within a budget channels of all layers and whole residual branches go, as little worth to these
+    classes as can be; batch norm and head are fitted anew; and with --train the small network learns to say what the decomposed
+    one says. Run the same command again to resume.
 
-    Example: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
-    -o pets.onnx
+    Examples: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
+    -o pets.onnx | subspect specialise study --network python:model.py:make --weights model.safetensors
+    --budget 0.5 --train images/train --batch-size 32 --folder small -o small.onnx
     """
     from subspect.giving.export import check_path
     from subspect.giving.specialise import specialise as make_smaller
 
+    if budget is None and times_as_fast is None:
+        only_with(context, "--budget or --times-as-fast", *_WITHIN_BUDGET)
+    if train is None:
+        only_with(context, "--train", *_IN_TRAINING)
     if output is not None:
         check_path(output, None, SMALL)
     opened = open_for(observed, study)
@@ -216,7 +257,24 @@ def specialise(
     named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
     for one in named or ():
         loaded.label(one)  # before the network is loaded
-    made = make_smaller(opened, loaded, network=observed.load(), classes=named, path=output, images=images)
+    settings: dict[str, object] = {"epochs": epochs, "batch_size": batch_size, "optimiser": optimiser, "rate": rate}
+    made = make_smaller(
+        opened,
+        loaded,
+        network=observed.load(),
+        classes=named,
+        path=output,
+        images=images,
+        budget=budget,
+        times_as_fast=times_as_fast,
+        train=train,
+        folder=folder,
+        settings={**settings, "shift": shift, "flip": flip, "seed": seed} if train is not None else None,
+        sample=sample,
+        seed=seed,
+        class_map=class_map,
+        workers=workers,
+    )
     show(made, as_json, *([f"{made.file.format}: {made.file.path}"] if made.file else []))
 
 

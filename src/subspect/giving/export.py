@@ -322,6 +322,7 @@ def write(
     pixels: Tensor,
     about: Mapping[str, Any],
     opset: int = OPSET,
+    batches: Sequence[int] = BATCHES,
 ) -> Exported:
     """Write a network with a decomposed head, once what was written says the same as it.
 
@@ -331,9 +332,10 @@ def write(
         small: the network with the decomposed head, under the name that the head has.
         dense: the network as it was, for comparison.
         head: of both.
-        pixels: (7, …) real images, as the network takes them.
+        pixels: (n, …) real images, as the network takes them, as many as the largest batch.
         about: what travels along.
         opset: of ONNX.
+        batches: images at a time, when it is checked and timed.
 
     Raises:
         SubspectError: it cannot be exported, or says something else.
@@ -350,7 +352,7 @@ def write(
     dense_data, dense_run = made_as(theirs, format, pixels, known, opset)
     difference = 0.0
     with torch.inference_mode():
-        for batch in BATCHES:
+        for batch in batches:
             wanted = ours(pixels[:batch])
             apart = float((run(pixels[:batch]) - wanted).abs().max())
             if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
@@ -360,7 +362,7 @@ def write(
                     f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
                 )
             difference = max(difference, apart)
-        times = ratios(dense_run, run, pixels)
+        times = ratios(dense_run, run, pixels, batches=batches)
     cost = FileCost(len(data), {batch: ratio.small for batch, ratio in times.items()})
     dense_cost = FileCost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
     with atomic(path) as file:

@@ -12,6 +12,7 @@ FEATURE_FORMATS: tuple[FeatureFormat, ...] = ("tensorboard", "fiftyone")  #: too
 FOLDER: Format = "hf"  #: a folder of Hugging Face's
 SMALL: Mapping[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}  #: of these, those that hold a network
 OPSET, OLDEST = 20, 18  #: of ONNX, unless given; the first that the exporter writes
+WEIGHED = 300  #: images by which channels are weighed, where a network is to fit a budget
 COPIES = 9  #: of each image, with the cues swapped that a head is to do without
 LEARNED = 5000  #: images, at most, that copies are made of
 Optimiser = Literal["sgd", "adamw"]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from subspect.giving.training import BEST, LOG, Run, Settings, Trained, cut, right
+from subspect.giving.training import BEST, LOG, Run, Settings, Trained, cut, refuse_study, right, split
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, make_folder
 from subspect.ground.locks import locked
@@ -45,7 +45,6 @@ from subspect.networks.network import Network
 from subspect.networks.summands import is_linear, with_layers
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.first_images import find_head
-from subspect.studies.parts import hashed
 from subspect.studies.same_network import same_network
 from subspect.studies.study import StudyLike
 from subspect.swapping.in_training import Swaps
@@ -97,15 +96,8 @@ def train(
     layers = layer_names(model, settings.layers, head.layers)
     if decomposition is not None:
         _check_form(network, head)
-    at = hashed([source.id(position) for position in range(len(source))]) < 1 - settings.held_out
-    kept, held = np.flatnonzero(at), np.flatnonzero(~at)
-    if len(kept) < settings.batch_size or not len(held):
-        raise SubspectError(
-            f"{counted(len(source), 'image is', 'images are')} too few: {len(kept)} to learn from, in batches of "
-            f"{settings.batch_size}, and "
-            f"{len(held)} held out; give more, or a smaller batch_size (--batch-size)"
-        )
-    _refuse_study(folder)
+    kept, held = split(source, range(len(source)), settings)
+    refuse_study(folder)
     make_folder(folder)
     about = {**asdict(settings), "layers": list(settings.layers), "images": source.fingerprint(match)}
     about["without_cues"] = list(settings.without_cues)
@@ -318,12 +310,6 @@ def _swaps(network: Network, settings: Settings) -> Swaps | None:
     if not settings.without_cues:
         return None
     return Swaps(cues_named(settings.without_cues), network.preprocessing, network.head.n_classes, settings.seed)
-
-
-def _refuse_study(folder: Path) -> None:
-    """Keep a training out of a study's folder."""
-    if any((place / "study.json").exists() for place in (folder, *folder.absolute().parents)):
-        raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
 
 
 def _check_form(network: Network, head: Head) -> None:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,127 +23,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
-from subspect.giving.options import SMALL
-from subspect.giving.timing import BATCHES, ROUNDS, Ratio, ratios
+from subspect.giving.budget import TIMED, Budget, Within, within
+from subspect.giving.export import TOLERANCE, about_of, check_path, exportable, tell_unseen, write
+from subspect.giving.options import SMALL, WEIGHED, Format
+from subspect.giving.specialised import Specialised
+from subspect.giving.timing import BATCHES, ROUNDS, ratios
+from subspect.giving.training import Settings
 from subspect.ground.errors import MissingExtra, SubspectError, some
-from subspect.ground.results import Result
-from subspect.ground.tables import Table
-from subspect.ground.text import counted
-from subspect.heads.cost import NetworkSize, size_of
+from subspect.heads.cost import size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.heads.placing import with_decomposed
 from subspect.heads.supports import Supports
 from subspect.images.opening import ImageSource
-from subspect.measuring.fidelity import Estimate, percent, wilson
+from subspect.measuring.fidelity import Estimate, wilson
 from subspect.measuring.heads_say import heads_say
 from subspect.measuring.where import where
 from subspect.networks.finding import Head, logits_of
 from subspect.networks.network import Network
-from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
+from subspect.networks.summands import affine, is_linear, with_layers
+from subspect.shrinking.last_layer import narrow_last
+from subspect.shrinking.traced import Untraceable
 from subspect.studies.decompositions import DecompositionLike, opened
 from subspect.studies.study import Study, StudyLike
 
 log = logging.getLogger("subspect")
-
-
-@dataclass(frozen=True, eq=False)
-class Specialised(Result):
-    """A network for some classes.
-
-    Attributes:
-        model: the small network; its head is a `DecomposedHead` under the old name, its outputs are ``classes``, in order.
-        labels: (c,) which classes of the network these are.
-        classes: their names.
-        dense: the size of the network that was observed.
-        rows: its size with these classes' rows of the head alone, which takes no method.
-        small: that of the small one.
-        removed: features that are no longer computed.
-        stay: features that no class uses, and that are computed all the same.
-        readers: names of layers besides the head that read their channels.
-        why: why features that no class uses stay; empty where none do.
-        difference: the largest difference of a logit from the decomposed network's, on real images.
-        times: images at a time → how long the small network takes beside the dense one; on the CPU, or where it lies.
-        among: "dense", "decomposed" → accuracy on images of these classes, told among these classes; empty without labels.
-        note: on which images.
-        file: the file that was written, if any.
-
-    Example:
-        >>> small = decomposition.specialise(network, classes=["cat", "dog"], path="pets.onnx")
-        >>> small.classes
-        ('cat', 'dog')
-    """
-
-    model: nn.Module
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-    dense: NetworkSize
-    rows: NetworkSize
-    small: NetworkSize
-    removed: int
-    stay: int
-    readers: tuple[str, ...]
-    why: str
-    difference: float
-    times: Mapping[int, Ratio]
-    among: Mapping[str, Estimate] = field(default_factory=dict)
-    note: str = ""
-    file: Exported | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the model as JSON values."""
-        return {
-            "labels": list(self.labels),
-            "classes": list(self.classes),
-            "dense": asdict(self.dense),
-            "rows": asdict(self.rows),
-            "small": asdict(self.small),
-            "removed": self.removed,
-            "stay": self.stay,
-            "readers": list(self.readers),
-            "why": self.why,
-            "difference": self.difference,
-            "times": {str(batch): asdict(ratio) for batch, ratio in self.times.items()},
-            "among": {name: asdict(share) for name, share in self.among.items()},
-            "note": self.note,
-            "file": self.file and self.file.to_json(),
-        }
-
-    def _records(self) -> Sequence[Mapping[str, Any]]:
-        """Return a row for the dense network, for it with these classes' rows alone, and for the small one."""
-        sizes = (("dense", self.dense), ("dense, these classes", self.rows), ("small", self.small))
-        return [{"network": name, **asdict(size)} for name, size in sizes]
-
-    def tables(self) -> list[Table]:
-        """Return tables for the terminal: size and time before and after, and of the file."""
-        caption = (
-            f"{counted(self.removed, 'feature is', 'features are')} no longer computed; logits on real images differ "
-            "from the decomposed network's by "
-            f"{self.difference:.1e} at most; times with {counted(torch.get_num_threads(), 'thread', 'threads')}, in "
-            "brackets 95 % intervals"
-        )
-        if self.stay:
-            caption += (
-                f". {counted(self.stay, 'feature that no class uses stays', 'features that no class uses stay')}, "
-                f"{self.why}"
-            )
-        if self.among:
-            said = ", ".join(f"{name} {percent(share)}" for name, share in self.among.items())
-            caption += f". Accuracy among these classes, on {self.note}: {said}"
-        count = counted(len(self.classes), "class", "classes")
-        table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
-        table.title_justify = table.caption_justify = "left"
-        fewer = self.rows != self.dense
-        for column in ("", "dense", *(["dense, these classes"] if fewer else []), "small", "share of dense"):
-            table.add_column(column, justify="right" if column else "left", no_wrap=not column)
-        for name in ("parameters", "multiplications", "features"):
-            sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
-            table.add_row(name, *(f"{size:,}" for size in sizes), f"{sizes[-1] / sizes[0]:.3f}")
-        for batch, ratio in self.times.items():
-            before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.small))
-            table.add_row(f"{batch} image{'s' * (batch > 1)}", before, *([""] if fewer else []), after, str(ratio))
-        return [table, *(self.file.tables() if self.file is not None else [])]
 
 
 def specialise(
@@ -156,8 +59,21 @@ def specialise(
     path: str | Path | None = None,
     images: ImageSource | None = None,
     rounds: int = ROUNDS,
+    budget: float | None = None,
+    times_as_fast: float | None = None,
+    train: ImageSource | None = None,
+    folder: str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    sample: int = WEIGHED,
+    seed: int = 0,
+    class_map: Mapping[str, int] | str | Path | None = None,
+    workers: int = 0,
+    show_progress: bool = True,
 ) -> Specialised:
-    """Return a smaller network for some classes, or for all, without the channels that nothing uses any more.
+    """Return a smaller network for some classes, or for all.
+
+    Unless a budget is given, only channels go that nothing uses any more, and the logits stay those of the decomposed network.
+    Within a budget channels of all layers and whole residual branches go, as little worth to these classes as can be.
 
     Args:
         study: of the network.
@@ -167,10 +83,21 @@ def specialise(
         path: a file to write the small network to, as `subspect.export` does: .onnx or .pt2.
         images: real images to check with (see `subspect.open_images`); those that were observed unless given.
         rounds: of timing; 0 for none.
+        budget: share of the network's multiplications that the small one may take, between 0 and 1.
+        times_as_fast: how many times as fast it is to be on this machine, for 1 image and for 32, such as 2.
+        train: images of these classes to learn from what the decomposed network says of them; labels aren't needed.
+        folder: where the state, the log and the weights of that training go; the same call resumes.
+        settings: how to train: `subspect.Settings`, or a mapping with some of its fields.
+        sample: within a budget, by how many images, spread over the classes, channels are weighed.
+        seed: of that sample.
+        class_map: of ``train``: folder name → class index, or a JSON file with it.
+        workers: processes that read images.
+        show_progress: whether to draw progress bars.
 
     Raises:
         SubspectError: a class that doesn't exist or is named twice, no class, a path that exists, another network, images that
-            aren't there, or a network that doesn't say the same twice; nothing is written then.
+            aren't there, a network that doesn't say the same twice, a budget that can't be reached, or what `retrain` refuses;
+            nothing is written then.
 
     Example:
         >>> small = subspect.specialise("study", "pursuit-k5", network=network, classes=["cat", "dog"])
@@ -180,6 +107,7 @@ def specialise(
     study, decomposition = opened(study, decomposition)
     labels = _labels(decomposition, classes)
     form = check_path(Path(path), None, SMALL) if path is not None else None
+    wanted = _wanted(budget, times_as_fast, train, folder, settings, labels, sample)
     check_pruning()
     tell_unseen(decomposition, labels)
     network, head, pixels = exportable(study, network, images)
@@ -191,6 +119,30 @@ def specialise(
     used = np.unique(np.concatenate([decomposition.supports[label] for label in labels]))
     if not len(used):
         raise SubspectError("these classes use no feature at all, so there is nothing to compute")
+    reason = ""
+    if wanted is not None:
+        try:
+            made = within(
+                study,
+                decomposition,
+                network,
+                head,
+                labels,
+                wanted,
+                images=images,
+                train=train,
+                folder=None if folder is None else Path(folder),
+                settings=Settings(**settings) if isinstance(settings, Mapping) else settings or Settings(),
+                sample=sample,
+                seed=seed,
+                class_map=class_map,
+                workers=workers,
+                show=show_progress,
+            )
+            return _within_budget(study, decomposition, network, head, labels, made, path, form, rounds)
+        except Untraceable as error:
+            reason = f"; it isn't narrowed to {wanted.said}, since {error}"
+            log.warning("only channels that nothing uses are taken out, since %s", error)
     model, kept, readers, why, difference = _smaller(network, head, decomposition, labels, used, pixels)
     with network.running():
         times = ratios(network.model, model, pixels.to(network.device), rounds) if rounds > 0 else {}
@@ -214,8 +166,84 @@ def specialise(
         difference=difference,
         times=times,
         among=among,
+        note=note + reason,
+        file=file,
+    )
+
+
+def _wanted(
+    budget: float | None,
+    times_as_fast: float | None,
+    train: object,
+    folder: object,
+    settings: object,
+    labels: Sequence[int],
+    sample: int,
+) -> Budget | None:
+    """Return the budget that was asked for, if any.
+
+    Raises:
+        SubspectError: it is none that can be, or something else is asked for that goes only with one.
+    """
+    wanted = Budget.of(budget, times_as_fast)
+    if wanted is None and (train is not None or folder is not None or settings is not None):
+        raise SubspectError(
+            "training goes with a budget: give budget or times_as_fast (--budget, --times-as-fast); to train the decomposed "
+            "network as it is: subspect retrain"
+        )
+    if wanted is not None and len(labels) < 2:
+        raise SubspectError("a budget takes two classes or more, which can be told apart; name another")
+    if (train is None) != (folder is None):
+        raise SubspectError(
+            "training takes images and a folder for its state: give both train and folder (--train, --folder), or neither"
+        )
+    if sample < 2:
+        raise SubspectError(f"sample must be 2 images or more, got {sample}")
+    return wanted
+
+
+def _within_budget(
+    study: Study,
+    decomposition: Decomposition,
+    network: Network,
+    head: Head,
+    labels: Sequence[int],
+    made: Within,
+    path: str | Path | None,
+    form: Format | None,
+    rounds: int,
+) -> Specialised:
+    """Measure a network that was made within a budget, and write it."""
+    with network.running("cpu"):
+        times = ratios(network.model, made.model, made.pixels, rounds, TIMED) if rounds > 0 else {}
+        rows_alone = with_layers(network.model, {name: lambda old: _rows(old, labels) for name in head.layers})
+        sizes = [size_of(one, head, made.pixels) for one in (network.model, rows_alone, made.model)]
+        about = {**about_of(study, decomposition), "labels": list(labels)}
+        about["class_names"] = [decomposition.class_names[label] for label in labels]
+        file = None
+        if path is not None and form is not None:
+            file = write(Path(path), form, made.model, network.model, head, made.pixels, about, batches=TIMED)
+    among, note = _among(study, decomposition, labels)
+    return Specialised(
+        model=made.model.requires_grad_(False),
+        labels=tuple(labels),
+        classes=tuple(about["class_names"]),
+        dense=sizes[0],
+        rows=sizes[1],
+        small=sizes[2],
+        removed=sizes[0].features - sizes[2].features,
+        stay=0,
+        readers=(),
+        why="",
+        difference=None,
+        times=times,
+        among={**among, **made.among} if among else {},
         note=note,
         file=file,
+        asked=made.asked,
+        branches=made.branches,
+        widths=made.widths,
+        trained=made.trained,
     )
 
 
@@ -248,7 +276,7 @@ def _smaller(
         elif len(used) < len(kept) and not is_linear(network.model.get_submodule(head.layers[0])):
             why = "because the head is neither an nn.Linear nor a 1×1 convolution"
         elif len(used) < len(kept):
-            narrowed, left, readers, why = _narrow(network.model, head, pixels, used)
+            narrowed, left, readers, why = narrow_last(network.model, head, pixels, used)
             small = _cut(decomposition, labels, left)
             narrowed = with_decomposed(narrowed, head.name, small).eval()
             apart = _apart(narrowed, head, pixels, wanted)
@@ -319,81 +347,6 @@ def _apart(model: nn.Module, head: Head, pixels: Tensor, wanted: Tensor) -> floa
             return float("inf")
         apart = max(apart, float((said - wanted[:batch]).abs().max()))
     return apart
-
-
-def _narrow(
-    given: nn.Module, head: Head, pixels: Tensor, used: np.ndarray[Any, Any]
-) -> tuple[nn.Module, np.ndarray[Any, Any], tuple[str, ...], str]:
-    """Return a copy of a network without channels of unused features, those left, who reads the others, and why these stay."""
-    import torch_pruning
-
-    model = copy.deepcopy(given).cpu().float().eval()
-    layer = model.get_submodule(head.name)
-    d = head.n_features
-    unused = np.setdiff1d(np.arange(d), used)
-    cut = torch_pruning.prune_conv_in_channels if is_convolution(layer) else torch_pruning.prune_linear_in_channels
-
-    def tied(features: Sequence[int]) -> tuple[Any, set[int]]:
-        """Return the group of what goes with some features, and all features that go."""
-        group = graph.get_pruning_group(layer, cut, idxs=list(features))
-        return group, {int(index) for item in group if item.dep.target.module is layer for index in item.idxs}
-
-    try:
-        with torch.enable_grad():
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                model, example_inputs=pixels[:1].cpu(), verbose=False
-            )
-        readers = _readers(tied(unused.tolist())[0], graph, layer)
-        readable = {int(index) for indices in readers.values() for index in indices}
-        free = [int(feature) for feature in unused if int(feature) not in readable]
-        if free and tied(free)[1] - set(free):  # what a channel makes of several features goes only with all of them
-            free = [feature for feature in free if tied([feature])[1] <= set(free)]
-        if free:
-            group, gone = tied(free)
-            if gone - set(free):
-                raise RuntimeError("features share channels")
-            group.prune()
-            _tell(item.dep.target.module for item in group)
-    except Exception as error:  # its tracing ends in almost any error
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("no channel was removed, since torch-pruning cannot tell what is tied to what here: %s", first)
-        return copy.deepcopy(given), np.arange(d), (), "because torch-pruning cannot tell what is tied to what here"
-    names = tuple(sorted(readers))
-    why = (
-        f"because other layers read their channels: {some(names, 4)}"
-        if names
-        else "because used features share their channels"
-    )
-    return model.to(next(given.parameters()).device), np.setdiff1d(np.arange(d), free), names, why
-
-
-def _tell(modules: Iterable[nn.Module]) -> None:
-    """Write the sizes of what was cut into it; torch-pruning counts a channel of several features several times."""
-    for module in modules:
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
-            module.out_channels, module.in_channels = module.weight.shape[:2]
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.running_mean is not None:
-            module.num_features = len(module.running_mean)
-
-
-def _readers(group: Any, graph: Any, head: nn.Module) -> dict[str, list[int]]:
-    """Return the layers besides the head that read channels, or mix them: name → features that can't be removed for it."""
-    import torch_pruning
-
-    kinds = torch_pruning.ops.OPTYPE
-    apart = (kinds.CONV, kinds.DEPTHWISE_CONV, kinds.LINEAR, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.RESHAPE)
-    whole = (*apart, kinds.CONCAT, kinds.SPLIT, kinds.SLICE, kinds.EXPAND, kinds.UNBIND, kinds.OUTPUT)
-    found: dict[str, list[int]] = {}
-    names = {module: name for name, module in graph.model.named_modules()}
-    for item in group:
-        target, kind = item.dep.target.module, item.dep.target.type
-        if target is head:
-            continue
-        reads = kind in (kinds.CONV, kinds.LINEAR) and not graph.is_out_channel_pruning_fn(item.dep.handler)
-        if reads or kind not in whole:
-            name = names.get(target, str(item.dep.target.name))
-            found.setdefault(name, []).extend(int(index) for index in item.root_idxs or ())
-    return found
 
 
 def _among(study: Study, decomposition: Decomposition, labels: Sequence[int]) -> tuple[dict[str, Estimate], str]:

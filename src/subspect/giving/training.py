@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.progress import progress
 from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes, write_json
+from subspect.ground.text import counted
 from subspect.images.batches import Batch
 from subspect.images.inputs import Inputs, Pixels, called, moved, shape_of
+from subspect.images.sources import Images
 from subspect.networks.finding import Head, logits_of
+from subspect.studies.parts import hashed
 from subspect.swapping.in_training import Swaps
 from subspect.swapping.naming import cues_named
 
@@ -154,6 +157,36 @@ class Trained:
         return {"path": str(self.path), "epochs": epochs, **about}
 
 
+def split(
+    source: Images, positions: Sequence[int], settings: Settings
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return which of some images of a source are learned from, and which are held out.
+
+    Raises:
+        SubspectError: they are too few.
+    """
+    places = np.asarray(positions, np.int64)
+    at = hashed([source.id(int(position)) for position in places]) < 1 - settings.held_out
+    kept, held = places[at], places[~at]
+    if len(kept) < settings.batch_size or not len(held):
+        raise SubspectError(
+            f"{counted(len(places), 'image is', 'images are')} too few: {len(kept)} to learn from, in batches of "
+            f"{settings.batch_size}, and "
+            f"{len(held)} held out; give more, or a smaller batch_size (--batch-size)"
+        )
+    return kept, held
+
+
+def refuse_study(folder: Path) -> None:
+    """Keep a training out of a study's folder.
+
+    Raises:
+        SubspectError: the folder lies in one.
+    """
+    if any((place / "study.json").exists() for place in (folder, *folder.absolute().parents)):
+        raise SubspectError(f"{folder} lies in a study; choose another folder for the training")
+
+
 def right(
     model: nn.Module,
     head: Head,
@@ -193,8 +226,10 @@ class Run:
         folder: Path,
         about: str,
         swaps: Swaps | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.settings, self.folder, self.about = model, settings, folder, about
+        self.teacher = teacher  # what it says is learned, in place of the labels
         self.head, self.layers, self.swaps = head, layers, swaps
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not layers or any(name.startswith(f"{layer}.") for layer in layers))
@@ -225,7 +260,7 @@ class Run:
             held = np.random.default_rng([self.settings.seed, 4]).permutation(held)
 
         def share() -> float:
-            return _share(*right(self.model, self.head, read(cut(held, size)), swaps=self.swaps))
+            return _share(*right(self.model, self.head, self._asked(read(cut(held, size))), swaps=self.swaps))
 
         steps = len(kept) // size  # what is left over takes its turn in another epoch
         total = steps * self.settings.epochs
@@ -283,7 +318,7 @@ class Run:
             pixels = self.swaps(pixels, labels, self.step)
         varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels
         logits = logits_of(called(self.model, varied), self.head, len(labels))
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels if self.teacher is None else self._told(varied).softmax(dim=1))
         if not torch.isfinite(loss):
             raise SubspectError(
                 f"the loss is {loss.item()} at step {self.step}; a smaller rate than {self.settings.rate:g} may help, in a new "
@@ -293,6 +328,21 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.loss += loss.item()
+
+    def _told(self, pixels: Pixels) -> Tensor:
+        """Return the teacher's logits."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            return logits_of(called(self.teacher, pixels), self.head, len(pixels))
+
+    def _asked(self, read: Iterator[Batch]) -> Iterator[Batch]:
+        """Put what the teacher says in the place of labels, if there is one."""
+        place = next(self.model.parameters()).device
+        for batch in read:
+            if self.teacher is not None and batch.pixels is not None:
+                said = self._told(moved(batch.pixels, place)).argmax(dim=1)
+                batch = replace(batch, labels=said.cpu().numpy())
+            yield batch
 
     def _modes(self) -> None:
         """Put into training mode what learns; elsewhere batch norm keeps its averages, and dropout stays off."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from subspect.giving.edit import Edited
     from subspect.giving.export import Exported
     from subspect.giving.retrain import Retrained
-    from subspect.giving.specialise import Specialised
+    from subspect.giving.specialised import Specialised
     from subspect.heads.decomposition import Decomposition
     from subspect.images.opening import ImageSource
     from subspect.measuring.fidelity import Fidelity

@@ -213,7 +213,8 @@ def _one_graph(model: nn.Module) -> bool:
     if isinstance(model, torch.jit.ScriptModule):
         return True
     return isinstance(model, torch.fx.GraphModule) and not any(
-        one.op == "call_module" and not str(one.target).startswith("_") for one in model.graph.nodes
+        one.op == "call_module" and next(model.get_submodule(str(one.target)).parameters(), None) is not None
+        for one in model.graph.nodes
     )
 
 

@@ -1,0 +1,414 @@
+"""A network for some classes within a budget: narrowed in all its layers, and what that lost won back.
+
+The head is cut to the wanted classes' rows of the decomposed one; then channels and residual branches are taken out together
+with its features (`subspect.shrinking`), as little worth to these classes as can be for what they cost. On images of these
+classes, without labels, batch norm's averages are learned anew and the head is refitted; and, where images to train on are
+given, the small network learns to say what the decomposed one says (distillation).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from subspect.giving.distil import distilled, keep_plan, kept_plan, opened_to_train
+from subspect.giving.timing import ratios
+from subspect.giving.training import Settings, Trained
+from subspect.ground.errors import SubspectError, some
+from subspect.ground.progress import progress
+from subspect.heads.decomposition import Decomposition
+from subspect.heads.head import DecomposedHead
+from subspect.heads.supports import Supports
+from subspect.images.batches import batches
+from subspect.images.opening import ImageSource
+from subspect.measuring.fidelity import Estimate, wilson
+from subspect.measuring.where import where
+from subspect.networks.finding import Head
+from subspect.networks.gates import Gates
+from subspect.networks.network import Network
+from subspect.networks.summands import is_convolution, is_linear, with_layers
+from subspect.shrinking.recover import features_of, refit
+from subspect.shrinking.shrink import ROUNDS, Plan, batch_norm_anew, shrink
+from subspect.shrinking.traced import Untraceable, traced
+from subspect.shrinking.worth import BATCH, Images, multiplications
+from subspect.studies.reopen import Reopened, open_again
+from subspect.studies.study import Study
+from subspect.swapping.partners import spread
+
+log = logging.getLogger("subspect")
+
+RECOVERED = 2000  #: images, at most, on which batch norm and head are learned anew
+TIMED = (1, 32)  #: images at a time
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a small network may cost.
+
+    Attributes:
+        share: of the network's multiplications, or of its time.
+        timed: whether it is time.
+
+    Raises:
+        SubspectError: it is nothing that can be asked for.
+    """
+
+    share: float
+    timed: bool
+
+    @classmethod
+    def of(cls, budget: float | None, times_as_fast: float | None) -> Budget | None:
+        """Return what was asked for, if anything."""
+        if budget is not None and times_as_fast is not None:
+            raise SubspectError("give a budget or times_as_fast (--budget, --times-as-fast), not both")
+        if budget is not None and not 0 < budget < 1:
+            raise SubspectError(f"budget is a share of the multiplications, between 0 and 1; got {budget!r}")
+        if times_as_fast is not None and not 1 < times_as_fast < float("inf"):
+            raise SubspectError(f"times_as_fast is larger than 1, such as 2 for half the time; got {times_as_fast!r}")
+        if budget is None and times_as_fast is None:
+            return None
+        return cls(budget, False) if budget is not None else cls(1 / float(times_as_fast or 1), True)
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"1 / {1 / self.share:.3g} of the time" if self.timed else f"{self.share:.3g} of the multiplications"
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """A network within a budget, and how it came to be.
+
+    Attributes:
+        model: on the CPU, with a decomposed head.
+        pixels: (n, …) real images, as many as are timed at once.
+        among: "small, before recovery", "small" → accuracy on images that took no part in the choice, among the wanted
+            classes; empty without labels.
+        asked: the budget, in words.
+        branches: how many residual branches are left out.
+        widths: layer → its channels before and after, of layers that are narrower.
+        trained: how it was trained, if it was.
+    """
+
+    model: nn.Module
+    pixels: Tensor
+    among: Mapping[str, Estimate]
+    asked: str
+    branches: int
+    widths: Mapping[str, tuple[int, int]]
+    trained: Trained | None
+
+
+def within(
+    study: Study,
+    decomposition: Decomposition,
+    network: Network,
+    head: Head,
+    labels: Sequence[int],
+    budget: Budget,
+    *,
+    images: ImageSource | None,
+    train: ImageSource | None,
+    folder: Path | None,
+    settings: Settings,
+    sample: int,
+    seed: int,
+    class_map: Mapping[str, int] | str | Path | None,
+    workers: int,
+    show: bool,
+) -> Within:
+    """Make a network for some classes within a budget; see `subspect.specialise`.
+
+    Raises:
+        Untraceable: the network is no fixed graph.
+        SubspectError: the budget can't be reached, or images or folder aren't fit.
+    """
+    opened = opened_to_train(train, network, labels, class_map) if train is not None else None
+    about = {
+        "network": network.fingerprint(),
+        "decomposition": decomposition.to_json(),
+        "labels": list(labels),
+        "budget": asdict(budget),
+        "sample": [sample, seed],
+    }
+    plan = kept_plan(folder, about) if folder is not None else None
+    on, measured = decomposition.chosen_on[0], where(study, decomposition)
+    given = images if measured.image_set == on else None
+    there = given is not None or study.image_set(measured.image_set).manifest.root is not None
+    if measured.labelled and not there:
+        log.warning(
+            "the images of %r were in memory, so the small network's accuracy isn't measured on them; observe them from files",
+            measured.image_set,
+        )
+    found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
+    few = Images(found.pixels[:sample], found.own[:sample])
+    with network.running("cpu"):
+        made = narrowed(network, head, decomposition, labels, budget, few, show, plan)
+    if folder is not None and plan is None:
+        keep_plan(folder, made.plan, about)
+    before = with_layers(made.model, {head.name: decomposed_head})
+    recovered(made, head.name, found.pixels)
+    small, trained = with_layers(made.model, {head.name: decomposed_head}), None
+    if opened is not None and folder is not None:
+        teacher = with_layers(made.whole, {head.name: decomposed_head})
+        trained = distilled(small, teacher, head, network, *opened, folder, settings, about, workers, show)
+        small = trained.model
+    among: dict[str, Estimate] = {}
+    if measured.labelled and there:
+        wanted = [
+            pair
+            for one in measured.chunks()
+            for pair in zip(one.ids, one.labels.tolist(), strict=True)
+            if pair[1] in labels
+        ]
+        shares = accuracy(
+            [before, small], read_again(study, network, labels, measured.image_set, wanted, given, workers)
+        )
+        among = dict(zip(("small, before recovery", "small"), shares, strict=True))
+    pixels = found.pixels[: max(TIMED)].repeat(-(-max(TIMED) // len(found.pixels)), *[1] * (found.pixels.ndim - 1))
+    return Within(
+        small.eval(),
+        pixels[: max(TIMED)],
+        among,
+        budget.said,
+        sum(len(one.branches) for one in made.plan.rounds),
+        _widths(made.whole, small),
+        trained,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """A network within its budget.
+
+    Attributes:
+        model: on the CPU; its head is a linear layer, zero where a class doesn't use a feature.
+        whole: the network before, as a graph, with the decomposed head of the same classes.
+        plan: what was taken out.
+    """
+
+    model: fx.GraphModule
+    whole: fx.GraphModule
+    plan: Plan
+
+
+def narrowed(
+    network: Network,
+    head: Head,
+    decomposition: Decomposition,
+    labels: Sequence[int],
+    budget: Budget,
+    images: Images,
+    show: bool,
+    plan: Plan | None = None,
+) -> Narrowed:
+    """Return a network for some classes within a budget, with batch norm's averages learned anew on the images.
+
+    Args:
+        network: that was observed.
+        head: its head.
+        decomposition: of it.
+        labels: the wanted classes.
+        budget: what it may cost.
+        images: of these classes, by which channels are weighed.
+        show: whether to draw a progress bar.
+        plan: of an earlier call, to do again.
+
+    Raises:
+        Untraceable: the network is no fixed graph.
+        SubspectError: the budget can't be reached.
+    """
+    layer = network.model.get_submodule(head.layers[0])
+    if len(head.layers) > 1 or not is_linear(layer):
+        raise Untraceable("the head is no single linear layer")
+    weight, bias = (torch.from_numpy(array).float()[list(labels)] for array in decomposition.matrix())
+    model = with_layers(network.model, {head.name: lambda old: _linear(old, weight, bias)}).cpu().float().eval()
+    model.requires_grad_(False)
+    whole = traced(model, images.pixels[:2])
+    small = traced(model, images.pixels[:2])
+    if plan is not None:
+        plan.apply(small, head.name, images.pixels)
+        batch_norm_anew(small, images.pixels)
+        return Narrowed(small, whole, plan)
+    cost = _by_time(whole, images.pixels) if budget.timed else _by_multiplications(whole, head.name, images.pixels)
+    with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
+        plan = shrink(small, head.name, images, budget.share, cost, budget.timed, told=lambda count, _: advance(count))
+    return Narrowed(small, whole, plan)
+
+
+def recovered(made: Narrowed, head: str, pixels: Tensor) -> None:
+    """Learn batch norm's averages anew, and refit the head to what the network before says, in place.
+
+    Args:
+        made: the network.
+        head: name of its head.
+        pixels: (n, …) images of the wanted classes.
+    """
+    parts = torch.split(pixels, BATCH)
+    batch_norm_anew(made.model, pixels)
+    layer = cast(nn.Linear, made.model.get_submodule(head))
+    with torch.no_grad():
+        wanted = torch.cat([_vectors(made.whole(part)) for part in parts])
+    weight, bias = refit(_matrix(layer), _bias(layer), features_of(made.model, head, parts), wanted)
+    layer.weight.data.copy_(weight.reshape(layer.weight.shape))
+    layer.bias.data.copy_(bias)
+
+
+def decomposed_head(layer: nn.Module) -> DecomposedHead:
+    """Return the decomposed head that a linear layer with zeros is."""
+    weight = _matrix(layer)
+    rows = [row.nonzero()[:, 0].tolist() for row in weight]
+    made = DecomposedHead(Supports(rows, weight.shape[1]), weight[weight != 0], _bias(layer))
+    made.convolution = is_convolution(layer)
+    return made
+
+
+def images_of(
+    study: Study,
+    network: Network,
+    labels: Sequence[int],
+    name: str,
+    most: int,
+    *,
+    given: ImageSource | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> Images:
+    """Return images of some classes of an image set, spread over these, at most so many.
+
+    Args:
+        study: of the network.
+        network: as the study knows it.
+        labels: the classes.
+        name: of the image set.
+        most: how many.
+        given: where the images are, if they were in memory or have been moved since.
+        seed: of the draw.
+        workers: processes that read images.
+
+    Raises:
+        SubspectError: there are none of one of the classes, or they can't be opened again.
+    """
+    chunks = study.image_set(name).chunks()
+    found = [pair for one in chunks for pair in zip(one.ids, one.labels.tolist(), strict=True) if pair[1] in labels]
+    there = {label for _, label in found}
+    if lacking := [study.identity.class_names[label] for label in labels if label not in there]:
+        raise SubspectError(
+            f"there are no images of {some(lacking)} in {name!r}, by which channels are weighed; observe some, or name classes "
+            "that have images"
+        )
+    drawn = [found[at] for at in spread(np.array([label for _, label in found], np.int64), most, seed).tolist()]
+    parts = list(read_again(study, network, labels, name, drawn, given, workers))
+    return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.own for part in parts]))
+
+
+def read_again(
+    study: Study,
+    network: Network,
+    labels: Sequence[int],
+    name: str,
+    wanted: Sequence[tuple[str, int]],
+    given: ImageSource | None = None,
+    workers: int = 0,
+) -> Iterator[Images]:
+    """Read images of an image set again, batch by batch.
+
+    Args:
+        study: of the network.
+        network: as the study knows it.
+        labels: the wanted classes.
+        name: of the image set.
+        wanted: id and class of each image.
+        given: where the images are, if they were in memory or have been moved since.
+        workers: processes that read images.
+
+    Raises:
+        SubspectError: none can be opened again.
+    """
+    image_set = study.image_set(name)
+    source = open_again(given, image_set)
+    own = {id: list(labels).index(label) for id, label in wanted}
+    cuts = [list(range(start, min(start + BATCH, len(wanted)))) for start in range(0, len(wanted), BATCH)]
+    again, why, count = Reopened(image_set, list(own), source), list[str](), 0
+    for batch in batches(again, network.preprocessing, None, cuts, workers):
+        why += (f"{id}: {reason}" for id, reason in batch.failed)
+        if isinstance(batch.pixels, Tensor):
+            count += len(batch.ids)
+            yield Images(batch.pixels, torch.tensor([own[id] for id in batch.ids]))
+    if not count:
+        raise SubspectError(
+            f"none of the {len(wanted):,} images of {name!r} could be opened again ({some(why, 2)}); say where they are: "
+            "images='FOLDER' in Python, --images FOLDER on the command line"
+        )
+
+
+def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estimate]:
+    """Return how often some networks say the right one of the wanted classes."""
+    hits, count = [0] * len(models), 0
+    with torch.no_grad():
+        for part in parts:
+            count += len(part.own)
+            for place, model in enumerate(models):
+                hits[place] += int((_vectors(model(part.pixels)).argmax(dim=1) == part.own).sum())
+    return [wilson(hit, count) for hit in hits]
+
+
+def _by_multiplications(whole: fx.GraphModule, head: str, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
+    def count(model: fx.GraphModule) -> float:
+        network = Network(model, head=head)
+        network.find_head(pixels[:2])
+        return sum(multiplications(Gates(network, pixels[:2])).values())
+
+    first = count(whole)
+    return lambda model: count(model) / first
+
+
+def _by_time(whole: fx.GraphModule, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
+    def share(model: fx.GraphModule) -> float:
+        with torch.no_grad():
+            return max(one.value for one in ratios(whole, model, pixels, batches=TIMED).values())
+
+    return share
+
+
+def _linear(old: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+    """Return a layer of the kind of the head, with some rows."""
+    made = cast(nn.Linear, copy.deepcopy(old))
+    made.weight = nn.Parameter(weight.reshape(len(weight), -1, *made.weight.shape[2:]).clone())
+    made.bias = nn.Parameter(bias.clone())
+    for name in ("out_features", "out_channels"):
+        if hasattr(made, name):
+            setattr(made, name, len(weight))
+    return made
+
+
+def _widths(whole: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return layers with fewer channels than they had: name → before and after."""
+    sizes = [
+        {name: len(one) for name, one in model.state_dict().items() if name.endswith(".weight") and one.ndim > 1}
+        for model in (whole, small)
+    ]
+    both = sizes[0].keys() & sizes[1].keys()
+    pairs = {name: (sizes[0][name], sizes[1][name]) for name in sizes[0] if name in both}
+    return {name.removesuffix(".weight"): pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    return cast(nn.Linear, layer).weight.detach().flatten(1)
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    return cast(nn.Linear, layer).bias.detach()
+
+
+def _vectors(output: Any) -> Tensor:
+    """Return logits (n, c), of maps the mean over places."""
+    return torch.as_tensor(output.flatten(2).mean(2) if output.ndim > 2 else output)

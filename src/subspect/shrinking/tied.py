@@ -1,0 +1,113 @@
+"""Channels that go together: what one layer writes, others read, and what is summed has the same channels on both sides.
+
+torch-pruning follows the channels through the network and finds what is tied. A group can be narrowed if all that meets its
+channels treats each by itself, or mixes all of them; one that is split, padded or normed over channels stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that go together.
+
+    Attributes:
+        root: name of a layer that writes them.
+        channels: how many there are.
+        writers: names of the layers that make them; of a depthwise layer each channel goes on, and it isn't among these.
+        passing: names of depthwise layers on their way.
+        readers: names of the layers that read them.
+    """
+
+    root: str
+    channels: int
+    writers: tuple[str, ...]
+    passing: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+class Tied:
+    """The groups of a network, and how to narrow them; anew after each narrowing.
+
+    Args:
+        model: the network, on the CPU; narrowed in place.
+        pixels: (1, …) an image.
+        head: name of its head, whose classes stay.
+    """
+
+    def __init__(self, model: nn.Module, pixels: Tensor, head: str) -> None:
+        import torch_pruning
+
+        self.model = model
+        with torch.enable_grad(), _asking(model):
+            self._graph = torch_pruning.DependencyGraph().build_dependency(
+                model, example_inputs=(pixels,), verbose=False
+            )
+        found = list(self._found(model.get_submodule(head)))
+        self.groups = tuple(group for group, _ in found)
+        self._prune = {group.root: prune for group, prune in found}
+
+    def cut(self, root: str, channels: Sequence[int]) -> None:
+        """Take channels of a group out, with all that is tied to them."""
+        layer = self.model.get_submodule(root)
+        self._graph.get_pruning_group(layer, self._prune[root], idxs=sorted(channels)).prune()
+
+    def _found(self, head: nn.Module) -> Iterator[tuple[Group, Any]]:
+        import torch_pruning
+
+        kinds = torch_pruning.ops.OPTYPE
+        layers = (kinds.CONV, kinds.DEPTHWISE_CONV, kinds.LINEAR)
+        apart = (*layers, kinds.BN, kinds.PRELU, kinds.ELEMENTWISE, kinds.RESHAPE, kinds.CONCAT)
+        names = {module: name for name, module in self.model.named_modules()}
+        for group in self._graph.get_all_groups(ignored_layers=[head], root_module_types=[nn.Conv2d, nn.Linear]):
+            members: dict[str, list[str]] = {"out": [], "through": [], "in": []}
+            first, channels = group[0].dep, len(group[0].idxs)
+            each = all(
+                item.dep.target.type in apart and len(item.idxs) == channels and _alone(item.dep.target.module)
+                for item in group
+            )
+            for item in group if each else ():
+                target, kind = item.dep.target.module, item.dep.target.type
+                if kind in layers:
+                    out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
+                    if out and list(item.idxs) != list(range(channels)):
+                        each = False  # of a layer some channels only
+                    members["through" if kind == kinds.DEPTHWISE_CONV else "out" if out else "in"].append(names[target])
+            writers, passing, readers = (tuple(dict.fromkeys(one)) for one in members.values())
+            if each and writers and readers and names[first.target.module] in (*writers, *passing):
+                yield Group(names[first.target.module], channels, writers, passing, readers), first.handler
+
+
+def _alone(module: nn.Module) -> bool:
+    """Tell whether a layer mixes all of its channels, or none."""
+    return not isinstance(module, nn.Conv2d) or module.groups in (1, module.in_channels)
+
+
+@contextmanager
+def _asking(model: nn.Module) -> Iterator[None]:
+    """While the block runs, let every weight ask for a gradient: by that torch-pruning follows the channels."""
+    before = {one: one.requires_grad for one in model.parameters()}
+    for one in before:
+        one.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for one, asked in before.items():
+            one.requires_grad_(asked)
+
+
+def tell_sizes(modules: Iterable[nn.Module]) -> None:
+    """Write the sizes of what was cut into it; torch-pruning counts a channel of several features several times."""
+    for module in modules:
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
+            module.out_channels, module.in_channels = module.weight.shape[:2]
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.running_mean is not None:
+            module.num_features = len(module.running_mean)

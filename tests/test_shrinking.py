@@ -1,0 +1,397 @@
+"""Networks within a budget: what is taken out, what that is worth, and what is won back."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+import subspect
+from conftest import PIXELS
+from prunable import PIXELS_IN, Made, MakeFolder, Plain
+from subspect import DecomposedHead, Network, SubspectError
+from subspect.cli import app
+from subspect.giving.specialise import specialise
+from subspect.networks.gates import Gates
+from subspect.resnet import ResNet
+from subspect.shrinking.recover import features_of, refit
+from subspect.shrinking.shrink import Plan, batch_norm_anew, shrink
+from subspect.shrinking.tied import Tied
+from subspect.shrinking.traced import Untraceable, branches, traced, without_branches
+from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
+
+SUPPORTS = [[1, 4, 20], [4, 7], [9, 1]]
+
+
+class Net(ResNet):
+    """Three blocks of two layers each, for pictures of 8×8, with averages of batch norm that aren't 0."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            super().__init__(8, 3, (16, 32, 32))
+            self(torch.randn(64, 3, 8, 8))
+        self.preprocessing = PIXELS
+
+
+class Chain(nn.Module):
+    """Sums of sums: what one branch is added to is the sum of the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(3, 4, 3)
+            self.one, self.two, self.three = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+            self.norm, self.fc = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.norm(self.one(x))
+        x += self.two(F.relu(x, inplace=False))
+        x = torch.add(self.three(x), x)
+        out: Tensor = self.fc(F.relu(x, inplace=True).mean((2, 3)))
+        return out
+
+
+class Branching(Plain):
+    """What it does depends on what it sees, so that it is no fixed graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.sum()) < 1e9 else x
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return Images(torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(30) % 3)
+
+
+def known(model: nn.Module, head: str, pixels: Tensor) -> Network:
+    network = Network(model, head=head)
+    network.find_head(pixels[:2])
+    return network
+
+
+def test_a_traced_network_says_the_same_and_works_not_in_place() -> None:
+    model = Chain().eval()
+    made = traced(model, PIXELS_IN)
+    torch.testing.assert_close(made(PIXELS_IN), model(PIXELS_IN))
+    assert not any(node.kwargs.get("inplace") for node in made.graph.nodes)
+    assert "iadd" not in {getattr(node.target, "__name__", "") for node in made.graph.nodes}
+    with pytest.raises(Untraceable, match=r"^torch.fx cannot trace it \("):
+        traced(Branching(), PIXELS_IN)
+
+
+def test_a_network_that_returns_several_things_is_not_traced() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand(1)
+
+    with pytest.raises(Untraceable, match="it returns tuple, not a tensor"):
+        traced(Two(), PIXELS_IN)
+    with pytest.raises(Untraceable, match="traced by torch.fx it says something else"):
+        traced(Turned(), PIXELS_IN)
+
+
+def test_branches_are_found_and_left_out() -> None:
+    model = Chain().eval()
+    made = traced(model, PIXELS_IN)
+    found = branches(made)
+    assert [one.layers for one in found] == [("one",), ("two",), ("three",)]
+    assert [one.last for one in found] == ["one", "two", "three"]
+    without_branches(made, [(one.sum, one.other) for one in found[:2]])
+    with torch.no_grad():
+        x = model.first(PIXELS_IN)
+        wanted = model.fc((model.three(x) + x).relu().mean((2, 3)))
+    torch.testing.assert_close(made(PIXELS_IN), wanted)
+    assert "one" not in dict(made.named_modules()) and "three" in dict(made.named_modules())
+    assert [one.layers for one in branches(traced(Net(), PIXELS_IN))] == [
+        (f"layer{number}.0.conv1", f"layer{number}.0.conv2") for number in (1, 2, 3)
+    ]
+
+
+def test_tied_channels_go_together(images: Images) -> None:
+    made = traced(Net(), images.pixels[:2])
+    found = {one.root: one for one in Tied(made, images.pixels[:1], "linear").groups}
+    inner = found["layer2.0.conv1"]
+    assert (inner.channels, inner.writers, inner.passing, inner.readers) == (
+        *(32, ("layer2.0.conv1",), ()),
+        ("layer2.0.conv2",),
+    )
+    before = {name: one.clone() for name, one in made.state_dict().items()}
+    Tied(made, images.pixels[:1], "linear").cut("layer2.0.conv1", [0, 5])
+    left = [channel for channel in range(32) if channel not in (0, 5)]
+    after = made.state_dict()
+    assert torch.equal(after["layer2.0.conv1.weight"], before["layer2.0.conv1.weight"][left])
+    assert torch.equal(after["layer2.0.conv2.weight"], before["layer2.0.conv2.weight"][:, left])
+    assert torch.equal(after["layer2.0.bn1.running_mean"], before["layer2.0.bn1.running_mean"][left])
+    assert all(torch.equal(after[name], before[name]) for name in after if "layer2.0" not in name)
+
+
+def test_what_channels_and_branches_are_worth(images: Images) -> None:
+    model = traced(Net(), images.pixels[:2])
+    network = known(model, "linear", images.pixels)
+    worth = Worth(network, images)
+    group = next(one for one in Tied(model, images.pixels[:1], "linear").groups if one.root == "layer3.0.conv1")
+    gates = Gates(network, images.pixels[:2])
+    total = {name: one / 30 for name, one in gates.sums(images.pixels).items()}
+    means = {layer.name: (total[layer.name] / layer.places).float() for layer in gates.layers}
+
+    def margins(closed: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            z = network.head.weight @ gates.without(images.pixels, means, closed).T + network.head.bias[:, None]
+        own = z[images.own, torch.arange(30)]
+        rival = torch.stack([z[[c for c in range(3) if c != o], i].max() for i, o in enumerate(images.own.tolist())])
+        return own - rival
+
+    step, start = 1e-3, margins({})
+    gate = torch.ones(32)
+    gate[3] -= step
+    slope = (margins({"layer3.0.conv1": gate}) - start) / step
+    np.testing.assert_allclose(worth.of(group)[3], float(slope.square().mean()), rtol=0.02)
+    last = branches(model)[1]
+    changed = margins({last.last: torch.zeros(32)}) - start
+    np.testing.assert_allclose(worth.of_branches([last]), [float(changed.square().mean())], rtol=1e-4)
+
+
+def test_what_layers_cost(images: Images) -> None:
+    model = traced(Net(), images.pixels[:2])
+    costs = multiplications(Gates(known(model, "linear", images.pixels), images.pixels[:2]))
+    assert costs["conv1"] == 64 * 3 * 16 * 9 and costs["layer2.0.conv1"] == 16 * 16 * 32 * 9
+    shares = shares_of_time(model, images.pixels, (1, 2), runs=2)
+    assert set(shares) == {*costs, "linear"} and 0.5 < sum(shares.values()) <= 1 + 1e-9
+
+
+def share_of(whole: nn.Module, model: nn.Module, pixels: Tensor) -> float:
+    def count(one: nn.Module) -> float:
+        return sum(multiplications(Gates(known(one, "linear", pixels), pixels[:2])).values())
+
+    return count(model) / count(whole)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.4])
+def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Images, share: float) -> None:
+    whole, small, again = (traced(Net(), images.pixels[:2]) for _ in range(3))
+    plan = shrink(small, "linear", images, share, lambda one: share_of(whole, one, images.pixels), False, step=8)
+    left = share_of(whole, small, images.pixels)
+    assert 0.5 * share < left <= share
+    plan.apply(again, "linear", images.pixels)
+    batch_norm_anew(again, images.pixels)
+    assert again.state_dict().keys() == small.state_dict().keys()
+    assert all(torch.equal(one, small.state_dict()[name]) for name, one in again.state_dict().items())
+    other = traced(Net(), images.pixels[:2])
+    assert (
+        shrink(other, "linear", images, share, lambda one: share_of(whole, one, images.pixels), False, step=8) == plan
+    )
+
+
+def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:
+    model = Plain()
+    with torch.no_grad():
+        model.fc.weight[:, [0, 2, 3, 5, 6, 8, 10, 11]] = 0
+    made = traced(model, images.pixels[:2])
+    count = iter([1.0, 0.5])
+    plan = shrink(made, "fc", images, 0.6, lambda _: next(count), False, step=4, rounds=1)
+    assert set(plan.rounds[0].channels["conv"]) == {0, 2, 3, 5, 6, 8, 10, 11}
+
+
+def test_a_budget_that_cannot_be_reached_says_what_can(images: Images) -> None:
+    whole, small = (traced(Net(), images.pixels[:2]) for _ in range(2))
+    with pytest.raises(SubspectError, match=r"the budget 0.01 can't be reached: .* ask for 0\.\d\d or more"):
+        shrink(small, "linear", images, 0.01, lambda one: share_of(whole, one, images.pixels), False, step=8)
+    assert Plan().rounds == ()
+
+
+def test_batch_norm_learns_plain_averages(images: Images) -> None:
+    model = Plain()
+    batch_norm_anew(model, images.pixels)
+    with torch.no_grad():
+        before = model.conv(model.first(images.pixels).relu())
+    halves = [before[:25], before[25:]]
+    wanted = torch.stack([one.mean((0, 2, 3)) for one in halves]).mean(0)
+    torch.testing.assert_close(model.norm.running_mean, wanted)
+    assert model.norm.momentum == 0.1 and not model.norm.training
+
+
+def test_the_refitted_head_is_the_best_on_its_places() -> None:
+    random = np.random.default_rng(0)
+    x, wanted = random.normal(size=(80, 5)), 2 * random.normal(size=(80, 3))
+    weight = np.array([[1, 0, 0, 2, 0], [0, 1, 0, 0, 0.5], [0.1, 0, 1, 0, 0]])
+    places, bias = weight != 0, np.zeros(3)
+    goal = np.exp(wanted) / np.exp(wanted).sum(1, keepdims=True)
+    spread = np.broadcast_to(x.std(0), weight.shape)[places]
+
+    def loss(values: np.ndarray) -> float:
+        rows = np.zeros_like(weight)
+        rows[places] = values[:-3]
+        z = x @ rows.T + values[-3:]
+        logs = z - np.log(np.exp(z).sum(1, keepdims=True))
+        moved = np.concatenate([(values[:-3] - weight[places]) * spread, values[-3:]])
+        return float((goal * (np.log(goal) - logs)).sum(1).mean() + 1e-4 * np.square(moved).mean())
+
+    best = minimize(loss, np.concatenate([weight[places], bias]), method="BFGS", options={"gtol": 1e-7})
+    rows, shift = refit(*(torch.from_numpy(one) for one in (weight, bias, x, wanted)))
+    np.testing.assert_allclose(rows.numpy()[places], best.x[:-3], atol=1e-4)
+    np.testing.assert_allclose(shift.numpy(), best.x[-3:], atol=1e-4)
+    assert not rows.numpy()[~places].any()
+
+
+def test_features_of_a_network_are_what_its_head_reads() -> None:
+    model = Plain().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(features_of(model, "fc", [PIXELS_IN[:2], PIXELS_IN[2:]]), model.pooled(PIXELS_IN))
+
+
+class OfNet(Made):
+    def __init__(self, folder: Path, images: Path, model: nn.Module | None = None) -> None:
+        self.model = model or Net()
+        self.network, self.images = Network(self.model), images
+        self.study = subspect.observe(self.network, images, folder / "study", "train", show_progress=False)
+        subspect.Supports(SUPPORTS, 32).write(folder / "indices.json")
+        self.made = subspect.decompose_by_file(self.study, folder / "indices.json")
+
+
+@pytest.fixture
+def one(make_folder: MakeFolder, tmp_path: Path) -> OfNet:
+    return OfNet(tmp_path, make_folder("train", each=20))
+
+
+def test_a_network_within_a_budget(one: OfNet) -> None:
+    def made(**options: Any) -> subspect.Specialised:
+        return specialise(
+            one.study, one.made, network=one.network, budget=0.6, sample=30, show_progress=False, **options
+        )
+
+    found = made(classes=["a", "c"], rounds=2)
+    assert found.small.multiplications <= 0.6 * found.dense.multiplications and found.classes == ("a", "c")
+    assert isinstance(found.model.linear, DecomposedHead) and found.model(PIXELS_IN).shape == (5, 2)
+    assert set(found.among) == {"dense", "decomposed", "small, before recovery", "small"}
+    assert set(found.times) == {1, 32} and found.difference is None and found.trained is None
+    assert found.branches + len(found.widths) > 0 and "0.6 of the multiplications" in found.tables()[0].caption  # type: ignore[operator]
+    assert json.dumps(found.to_json()) and one.network.fingerprint() == one.study.identity.fingerprint
+    again = made(classes=["a", "c"], rounds=0, workers=1)
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(*(x.model.state_dict().values() for x in (found, again)), strict=True)
+    )
+
+
+def test_a_small_network_learns_from_the_decomposed_one_and_goes_on(
+    one: OfNet, tmp_path: Path, make_folder: MakeFolder
+) -> None:
+    def made(**changed: Any) -> subspect.Specialised:
+        options: dict[str, Any] = {
+            "classes": ["a", "b"],
+            "budget": 0.6,
+            "train": one.images,
+            "folder": tmp_path / "small",
+            "settings": {"epochs": 2, "batch_size": 8, "rate": 0.001, "held_out": 0.2},
+            "rounds": 0,
+            "sample": 30,
+            "show_progress": False,
+        }
+        return specialise(one.study, one.made, network=one.network, **(options | changed))
+
+    found = made()
+    assert found.trained is not None and len(found.trained.epochs) == 2 and 0 < found.trained.images < 40
+    assert (tmp_path / "small" / "plan.json").exists() and found.trained.path.exists()
+    assert isinstance(found.model.linear, DecomposedHead)
+    again = made()
+    assert again.trained is not None and again.trained.epochs == found.trained.epochs
+    assert torch.equal(again.model(PIXELS_IN), found.model(PIXELS_IN))
+    with pytest.raises(SubspectError, match="holds the training of another small network"):
+        made(budget=0.7)
+    with pytest.raises(SubspectError, match="lies in a study; choose another folder"):
+        made(folder=one.study.path / "small")
+    nothing = make_folder("others", classes=["c"], each=9)
+    with pytest.raises(SubspectError, match="none of the 9 images to train on is of the classes that are wanted"):
+        made(train=nothing, folder=tmp_path / "other", class_map={"c": 2})
+
+
+def test_a_network_that_is_no_graph_is_narrowed_in_its_last_layer(
+    tmp_path: Path, make_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Made(Branching(), tmp_path, make_folder("train", each=20))
+    found = specialise(one.study, one.made, network=one.network, budget=0.5, rounds=0, show_progress=False)
+    assert found.removed == 8 and found.difference is not None and not found.asked
+    assert "only channels that nothing uses are taken out, since torch.fx cannot trace it" in caplog.text
+    assert "it isn't narrowed to 0.5 of the multiplications, since torch.fx cannot trace it" in found.note
+
+
+def test_what_cannot_be_asked_for(one: OfNet, tmp_path: Path) -> None:
+    def refuses(text: str, **options: Any) -> None:
+        with pytest.raises(SubspectError, match=text):
+            specialise(one.study, one.made, network=one.network, rounds=0, show_progress=False, **options)
+
+    refuses("not both", budget=0.5, times_as_fast=2)
+    refuses("budget is a share of the multiplications, between 0 and 1; got 1.5", budget=1.5)
+    refuses("times_as_fast is larger than 1, such as 2 for half the time; got 0.5", times_as_fast=0.5)
+    refuses("training goes with a budget", train=one.images, folder=tmp_path / "x")
+    refuses("give both train and folder", budget=0.5, train=one.images)
+    refuses("a budget takes two classes or more", budget=0.5, classes=["a"])
+    refuses("sample must be 2 images or more, got 1", budget=0.5, sample=1)
+
+
+def test_classes_without_images_cannot_be_weighed(tmp_path: Path, make_folder: MakeFolder) -> None:
+    folder = make_folder("train", each=20)
+    one = OfNet(tmp_path, folder)
+    x = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    study = subspect.observe(one.network, (x, torch.arange(20) % 2), tmp_path / "two", "train", show_progress=False)
+    made = subspect.decompose_by_file(study, tmp_path / "indices.json")
+    with pytest.raises(SubspectError, match=r"there are no images of .* in 'train', by which channels are weighed"):
+        specialise(study, made, network=one.network, budget=0.5, rounds=0, images=x)
+    found = specialise(study, made, network=one.network, budget=0.7, rounds=0, classes=[0, 1], images=x, sample=20)
+    assert found.asked and found.labels == (0, 1)
+
+
+def test_an_image_set_in_memory_is_not_measured_on(one: OfNet, caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    arrays = ((255 * x.permute(0, 2, 3, 1)).byte().numpy(), np.arange(20) % 3)
+    subspect.observe(one.network, arrays, one.study.path, "test", show_progress=False)
+    study = subspect.open_study(one.study.path)
+    found = specialise(study, one.made.name, network=one.network, budget=0.7, rounds=0, sample=20, show_progress=False)
+    assert set(found.among) == {"dense", "decomposed"} and "the images of 'test' were in memory" in caplog.text
+
+
+def test_images_that_are_gone(one: OfNet) -> None:
+    there = one.images
+    there.rename(there.with_name("elsewhere"))
+    with pytest.raises(SubspectError, match="no longer"):
+        specialise(one.study, one.made, network=one.network, budget=0.5, rounds=0)
+    found = specialise(
+        one.study, one.made, network=one.network, budget=0.7, rounds=0, sample=20, images=there.with_name("elsewhere")
+    )
+    assert found.asked
+
+
+def test_on_the_command_line(one: OfNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(
+        "import sys\nsys.path.insert(0, " + repr(str(Path(__file__).parent)) + ")\nfrom test_shrinking import Net\n"
+    )
+
+    def run(line: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, shlex.split(line), catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result.stdout if code == 0 else " ".join(result.stderr.split())
+
+    line = "specialise study --network python:nets.py:Net --class a --class b"
+    training = "--train train --folder small --epochs 1 --batch-size 8 --rate 0.001 --sample 30"
+    value = json.loads(run(f"{line} --times-as-fast 1.01 {training} -o small.onnx --json"))
+    assert value["asked"] == "1 / 1.01 of the time" and value["trained"]["best"] == 1
+    assert set(value["file"]["times"]) == {"1", "32"} and Path("small.onnx").exists()
+    assert "--train" in run(f"{line} --budget 0.5 --epochs 2", 1)
+    assert "--budget or --times-as-fast" in run(f"{line} --sample 20", 1)
