@@ -58,10 +58,13 @@ from .studies.study import Study, StudyLike, open_study
 from .swapping.cue import Cue
 from .swapping.cues import cues
 from .swapping.result import Cues, Swapped
+from .tracing.filters import filters
+from .tracing.result import AblatedFilters, ClassFilter, EssentialFilters, Filters, LayerFilters
 
 __version__: str
 
 __all__ = [
+    "AblatedFilters",
     "Arrays",
     "Auto",
     "Budget",
@@ -70,6 +73,7 @@ __all__ = [
     "Checked",
     "Chosen",
     "ClassChange",
+    "ClassFilter",
     "Comparison",
     "ConfusedImage",
     "Cost",
@@ -86,6 +90,7 @@ __all__ = [
     "Dropped",
     "Edited",
     "Epoch",
+    "EssentialFilters",
     "Essentiality",
     "Estimate",
     "Explanation",
@@ -96,6 +101,7 @@ __all__ = [
     "FeatureRow",
     "Fidelity",
     "FileCost",
+    "Filters",
     "Finding",
     "Geometry",
     "Head",
@@ -104,6 +110,7 @@ __all__ = [
     "ImageSource",
     "Images",
     "Job",
+    "LayerFilters",
     "LayerSelectivity",
     "MatchedFeature",
     "Mean",
@@ -162,6 +169,7 @@ __all__ = [
     "explain",
     "export",
     "export_features",
+    "filters",
     "from_features",
     "geometry",
     "load_decomposition",
