@@ -194,6 +194,7 @@ def _scored(study: Study, decomposition: Decomposition, tracer: Tracer, show: bo
         nothing.copy(),
         tuple(sample.ids),
         tuple(sample.labels.tolist()),
+        sample.name,
         _note(sample, len(at), len(labels)),
         sample.fingerprint,
         made_by(decomposition),

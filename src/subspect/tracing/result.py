@@ -149,6 +149,7 @@ class Filters(Result):
         right: (c,) of these, how many the decomposed network is right on.
         ids: the images of the sample.
         of_images: their classes.
+        image_set: that the images are of.
         note: on which images this was measured.
         sample: fingerprint of the images.
         made_by: fingerprint of the decomposed head.
@@ -173,6 +174,7 @@ class Filters(Result):
     right: Indices
     ids: tuple[str, ...]
     of_images: tuple[int, ...]
+    image_set: str
     note: str
     sample: str
     made_by: str

@@ -29,7 +29,18 @@ SCHEMA = 1  #: goes up when filters are scored in another way
 
 _WHAT = "a file of filters"
 _OF_CLASSES = ("images", "closed_on", "right")
-_ABOUT = ("decomposition", "class_names", "labels", "features", "share", "ids", "note", "sample", "made_by")
+_ABOUT = (
+    "decomposition",
+    "class_names",
+    "labels",
+    "features",
+    "share",
+    "ids",
+    "image_set",
+    "note",
+    "sample",
+    "made_by",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class _Header:
     of_class: tuple[tuple[int, ...], ...]
     share: float
     ids: tuple[str, ...]
+    image_set: str
     note: str
     sample: str
     made_by: str
@@ -199,7 +211,7 @@ def _odd(header: _Header, tensors: Mapping[str, Tensor]) -> str:
     limits = {"of_images": (0, n)}
     for number, one in enumerate(header.layers):
         limits |= {f"{number}.images": (-1, len(header.ids)), f"{number}.ablated": (0, one.channels)}
-        if min(float(tensors[f"{number}.{name}"].amin()) for name in ("effect", "by_feature")) < 0:
+        if any(bool((tensors[f"{number}.{name}"] < 0).any()) for name in ("effect", "by_feature")):
             return f"{number}.effect is below 0"
     for name, (least, end) in limits.items():
         given = tensors.get(name)
