@@ -31,6 +31,9 @@ class Stages(nn.Module):
             self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
             self.add_module("<b>d", nn.Conv2d(4, 5, 1))
             self.hidden, self.fc = nn.Linear(5, 6), nn.Linear(6, 3)
+            with torch.no_grad():
+                for one in self.parameters():
+                    one.mul_(4)  # so that images differ
         self.preprocessing = PIXELS
 
     def forward(self, x: Tensor) -> Tensor:
