@@ -227,8 +227,8 @@ class Filters(Result):
         index = class_index(label, self.class_names)
         if index not in self.labels:
             raise SubspectError(
-                f"the filters of {self.class_names[index]!r} were not looked at; those of these classes were: "
-                f"{some((self.class_names[one] for one in self.labels), 10)}"
+                f"the filters of {self.class_names[index]!r} were not looked at; ask about it as well (classes=, --class), "
+                f"or about one of these: {some((self.class_names[one] for one in self.labels), 10)}"
             )
         return self.labels.index(index)
 
@@ -260,7 +260,7 @@ class Filters(Result):
         """
         if feature not in self.features:
             raise SubspectError(
-                f"the filters behind feature {feature} were not looked for; those of these were: {some(self.features, 20)}"
+                f"the filters behind feature {feature} were not looked for; take one of these: {some(self.features, 20)}"
             )
         effect = self[layer].by_feature[self.features.index(feature)]
         found = np.flatnonzero(holding(effect[None], self.share)[0])
