@@ -9,8 +9,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from subspect import Cues, Decomposition, Study, Swapped
+from subspect.studies.decompositions import made_by
 from subspect.swapping.result import HEADS
-from subspect.swapping.stored import keep, made_by
+from subspect.swapping.stored import keep
 
 
 def keep_cues(

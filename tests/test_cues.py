@@ -24,11 +24,12 @@ from typer.testing import CliRunner
 import subspect
 from subspect import Cue, Cues, SubspectError
 from subspect.cli import app
+from subspect.studies.spread import spread
 from subspect.swapping.built_in import CORNERS, CUES
 from subspect.swapping.cue import swapped
 from subspect.swapping.margins import margin, rivals, through
 from subspect.swapping.naming import cues_named
-from subspect.swapping.partners import paired, partners, spread
+from subspect.swapping.partners import paired, partners
 from subspect.swapping.pixels import Enlarged, Tones
 from subspect.swapping.stored import kept_cues
 from world import build

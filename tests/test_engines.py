@@ -210,6 +210,18 @@ def test_one_two_and_three_actors_decompose_alike(study: Study) -> None:
 
 
 @pytest.mark.usefixtures("joined")
+def test_filters_by_actors(study: Study) -> None:
+    decomposition, network = study.decompose(2, show_progress=False), Network(Tiny())
+    whole = decomposition.filters(network, show_progress=False)
+    (study.path / "filters" / f"{decomposition.name}.safetensors").unlink()
+    with engine("ray", actors=2):
+        again = decomposition.filters(network, show_progress=False)
+    assert whole.to_json() == again.to_json()
+    [one], [other] = whole.layers, again.layers
+    assert one.effect.tobytes() == other.effect.tobytes() and one.peaks.tobytes() == other.peaks.tobytes()
+
+
+@pytest.mark.usefixtures("joined")
 def test_cues_by_actors_and_errors_of_the_work(study: Study, tmp_path: Path) -> None:
     decomposition = study.decompose(2, show_progress=False)
     network = Network(Tiny())

@@ -57,6 +57,7 @@ NOT_RUN = {
         "tests/test_architectures.py looks at each"
         for name in ("timm", "torchvision", "transformers")
     },
+    "python benchmarks/filters.py --data DIR": "half an hour, on real data",
     "python benchmarks/cues.py --data DIR --only digits": "a quarter of an hour",
     "python benchmarks/cues.py --data DIR --only cifar": "half an hour, on real data",
     "python benchmarks/cues.py --data DIR --only mended": "half an hour",

@@ -36,8 +36,9 @@ from subspect import (
 )
 from subspect.checking.check import CHECKS
 from subspect.heads.history import Chosen
+from subspect.studies.decompositions import made_by
 from subspect.swapping.result import HEADS
-from subspect.swapping.stored import keep, made_by
+from subspect.swapping.stored import keep
 from world import ROOT, blocks
 
 Array = npt.NDArray[np.float64]

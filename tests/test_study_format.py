@@ -137,7 +137,7 @@ def seal_of(file: File) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with everything in it: layers, statistics, names, cues, readable weights, a report."""
+    """A study with everything in it: layers, statistics, names, cues, filters, readable weights, a report."""
     path = tmp_path_factory.mktemp("format")
     write_study(path)
     network, images = subspect.Network(Tiny()), write_images(path / "more", each=70, seed=5)
@@ -153,6 +153,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study.name_features({feature: f"sky {feature + 1}." for feature in range(6)})
     study.decompose(k=3, show_progress=False)
     keep_cues(study, made, {"border": {0: 1.0}, "grey": {1: 0.5}}, through={"border": {(0, 1): 0.5}, "grey": {}})
+    made.filters(network, on="train", images=path / "train", show_progress=False)
     made.report()
     made.save(path / "saved.safetensors")
     return at
@@ -300,10 +301,20 @@ def test_names_and_cues(folder: Path) -> None:
     assert {name.split(".")[0] for name in every if name[0].isdigit()} == {"0", "1"}
 
 
+def test_filters(folder: Path) -> None:
+    [path] = folder.glob("filters/*.safetensors")
+    file = File(path)
+    check_fields(file.about, tables("Filters", "field")[0])
+    sizes = {"c": len(file.about["labels"]), "f": len(file.about["features"]), "m": len(file.about["ids"])}
+    [layer] = file.about["layers"]
+    sizes |= {"n": layer["channels"], "p": layer["tried"], "r": layer["draws"]}
+    check_tensors(file, tables("Filters", "tensor")[0], sizes, 0)
+
+
 def test_seals_are_made_as_the_page_says(folder: Path) -> None:
     [rows] = tables("Files", "file")
     sealed = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")]
-    assert len(sealed) > 12 and sum("seal" in row["carries"] for row in rows) == 9
+    assert len(sealed) > 12 and sum("seal" in row["carries"] for row in rows) == 10
     for path in sealed:
         if path.suffix == ".json":
             values = json_of(path)

@@ -59,10 +59,13 @@ from .studies.study import Study, StudyLike, open_study
 from .swapping.cue import Cue
 from .swapping.cues import cues
 from .swapping.result import Cues, Swapped
+from .tracing.filters import filters
+from .tracing.result import AblatedFilters, ClassFilter, EssentialFilters, Filters, LayerFilters
 
 __version__: str
 
 __all__ = [
+    "AblatedFilters",
     "Arrays",
     "Auto",
     "Budget",
@@ -71,6 +74,7 @@ __all__ = [
     "Checked",
     "Chosen",
     "ClassChange",
+    "ClassFilter",
     "Comparison",
     "ConfusedImage",
     "Cost",
@@ -87,6 +91,7 @@ __all__ = [
     "Dropped",
     "Edited",
     "Epoch",
+    "EssentialFilters",
     "Essentiality",
     "Estimate",
     "Explanation",
@@ -97,6 +102,7 @@ __all__ = [
     "FeatureRow",
     "Fidelity",
     "FileCost",
+    "Filters",
     "Finding",
     "Geometry",
     "Head",
@@ -105,6 +111,7 @@ __all__ = [
     "ImageSource",
     "Images",
     "Job",
+    "LayerFilters",
     "LayerSelectivity",
     "MatchedFeature",
     "Mean",
@@ -163,6 +170,7 @@ __all__ = [
     "explain",
     "export",
     "export_features",
+    "filters",
     "from_features",
     "geometry",
     "load_decomposition",

@@ -19,7 +19,7 @@ from subspect.measuring.fidelity import Estimate, percent, wilson
 from subspect.networks.network import Network
 from subspect.statistics.outcomes import Calibration
 from subspect.studies.reopen import Reopened, open_again
-from subspect.swapping.partners import spread
+from subspect.studies.spread import spread
 from subspect.swapping.pixels import Tones, checked
 from subspect.swapping.through import read
 

@@ -34,7 +34,8 @@ from subspect.studies.pieces import is_lock, observing
 from subspect.studies.shards import Chunk, shard_name
 from subspect.studies.study import Study, StudyLike
 from subspect.studies.summed import read_sums
-from subspect.swapping.stored import is_current
+from subspect.swapping import stored as cues
+from subspect.tracing import stored as filters
 
 T = TypeVar("T")
 _FAR = 0.05  # of the largest logit: a prediction that is farther below it is none that rounding explains
@@ -181,7 +182,8 @@ class _Look:
             yield from self._set(name)
         for name in self.tried_names():
             self.tried(f"decompositions/{name}.safetensors", partial(self.study.__getitem__, name))
-        self._cues()
+        self._kept("cues", cues.is_current)
+        self._kept("filters", filters.is_current)
         report = self.study.path / "report.html"
         if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
             self.notes.append(
@@ -201,9 +203,9 @@ class _Look:
         found = entries(self.study.path / folder)
         return sorted(one.name.removesuffix(".safetensors") for one in found if one.name.endswith(".safetensors"))
 
-    def _cues(self) -> None:
-        """Check the files of cues; those of a decomposition that is gone, or another by now, are told."""
-        files = {name: f"cues/{name}.safetensors" for name in self.tried_names("cues")}
+    def _kept(self, folder: str, is_current: Callable[[Study, str], bool]) -> None:
+        """Check the files of cues, or filters; those of a decomposition that is gone, or another by now, are told."""
+        files = {name: f"{folder}/{name}.safetensors" for name in self.tried_names(folder)}
         left = [
             path for name, path in files.items() if self.tried(path, partial(is_current, self.study, name)) is False
         ]
@@ -279,6 +281,7 @@ class _Look:
             )
 
 
+_BESIDE = ("cues", "filters")  # folders of what is kept beside decompositions
 _REDO = "delete it and run the same observe command again"
 
 
@@ -302,7 +305,7 @@ def _strays(study: Study) -> Iterator[str]:
         ".lock",
         "sets",
         "decompositions",
-        "cues",
+        *_BESIDE,
         FILE,
     }
     names = [entry.name for entry in entries(study.path) if entry.name not in known]
@@ -315,7 +318,8 @@ def _strays(study: Study) -> Iterator[str]:
         names += [f"sets/{name}/{one}" for one in there if one not in own and not is_lock(one)]
     kept = entries(study.path / "decompositions")
     names += [f"decompositions/{one.name}" for one in kept if not one.name.endswith((".safetensors", "order.json"))]
-    names += [f"cues/{one.name}" for one in entries(study.path / "cues") if not one.name.endswith(".safetensors")]
+    for name in _BESIDE:
+        names += [f"{name}/{one.name}" for one in entries(study.path / name) if not one.name.endswith(".safetensors")]
     left = [name for name in names if is_part(name.rpartition("/")[2])]
     others = sorted(set(names) - set(left))
     if others:

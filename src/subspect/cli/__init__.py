@@ -5,7 +5,7 @@ says what to do), 2 wrong usage, 130 interrupted.
 """
 
 # isort: off
-from subspect.cli import main_job, study, questions, handing_on  # noqa: F401 (in the order of the help)
+from subspect.cli import main_job, study, questions, filters, handing_on  # noqa: F401 (in the order of the help)
 
 # isort: on
 from subspect.cli.app import app, main

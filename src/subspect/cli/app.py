@@ -56,7 +56,7 @@ Address = Annotated[
     ),
 ]
 Actors = Annotated[int | None, typer.Option(min=1, help="Number of Ray actors; default: one fewer than the CPUs.")]
-_RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues")
+_RESUMED = ("run", "observe", "features", "demo", "retrain", "depth", "cues", "filters")
 _GOES_ON = "; run the same command again to resume"
 Command = Callable[..., None]
 

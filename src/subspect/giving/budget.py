@@ -40,8 +40,8 @@ from subspect.shrinking.shrink import ROUNDS, Plan, batch_norm_anew, shrink
 from subspect.shrinking.traced import Untraceable, traced
 from subspect.shrinking.worth import BATCH, Images, multiplications
 from subspect.studies.reopen import Reopened, open_again
+from subspect.studies.spread import spread
 from subspect.studies.study import Study
-from subspect.swapping.partners import spread
 
 log = logging.getLogger("subspect")
 

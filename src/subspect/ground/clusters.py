@@ -40,7 +40,7 @@ _SOCKETS = 40  # characters that a folder for sockets may have, since their name
 
 @contextmanager
 def engine(name: str = "ray", address: str | None = None, actors: int | None = None) -> Iterator[None]:
-    """Have what goes over many images done elsewhere while the block runs: observe, decompose, evaluate, cues.
+    """Have what goes over many images done elsewhere while the block runs: observe, decompose, evaluate, cues, filters.
 
     Args:
         name: "ray", or "local" for this process.

@@ -26,7 +26,7 @@ from typing import Any
 from subspect.ground.errors import SubspectError, shortened
 from subspect.ground.unfinished import is_part, part_name
 
-_FOLDERS = ("sets", "decompositions", "cues", "report-pages")  # of a study; no other is looked into
+_FOLDERS = ("sets", "decompositions", "cues", "filters", "report-pages")  # of a study; no other is looked into
 _WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")  # where what is uploaded appears whole
 _MARKS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
 _MOMENT = 0.02  # by so much the clock of files may be behind

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from subspect.report.cards import Cards
     from subspect.studies.study import Study, StudyLike
     from subspect.swapping.result import Cues
+    from subspect.tracing.result import Filters
 
 
 _AT_ONCE = 200_000_000  # numbers: features that are read to show a decomposition without being asked for more
@@ -68,6 +69,10 @@ class DecompositionQuestions(Result):
     def cues(self, network: Network, **options: Any) -> Cues:
         """Measure what the classes rest on: `subspect.cues`."""
         return subspect.cues(*self._asked, network=network, **options)
+
+    def filters(self, network: Network, **options: Any) -> Filters:
+        """Find out which filters of each layer decide the classes: `subspect.filters`."""
+        return subspect.filters(*self._asked, network=network, **options)
 
     def findings(self, **options: Any) -> Checked:
         """List what somebody should look at: `subspect.check`."""

@@ -138,6 +138,24 @@ class Gates:
             self.features(pixels)
         return found
 
+    def levels(self, pixels: Pixels) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run a batch without gates; return features (n, d), and how active each channel is: layer → (n, channels) float32.
+
+        That is its mean over the places, and over the times that the layer runs.
+        """
+        found: dict[str, Tensor] = {}
+        runs: dict[str, int] = {}
+        layers = {layer.name: layer for layer in self.layers}
+
+        def visit(name: str, activations: Tensor) -> Tensor:
+            found[name] = found.get(name, 0) + per_channel(layers[name], activations.detach()).float().mean(dim=1)
+            runs[name] = runs.get(name, 0) + 1
+            return activations
+
+        with self.network.running(), self.visiting(visit):
+            features = self.features(pixels)
+        return features, {name: found[name] / runs[name] for name in layers if name in found}
+
     def effects(
         self, pixels: Pixels, means: Means, asked: Callable[[Tensor], Sequence[Tensor]]
     ) -> list[dict[str, Tensor]]:

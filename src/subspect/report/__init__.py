@@ -35,6 +35,7 @@ from subspect.heads.head import MANY
 from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Fidelity, evaluate
 from subspect.networks.network import Network
+from subspect.report.behind import behind_of
 from subspect.report.faces import check_given, class_pages
 from subspect.report.gallery import LEFT_OUT, gallery_of
 from subspect.report.overview import overview_of
@@ -111,6 +112,7 @@ def write_report(
         kernels=(layer.kernel_for(1), layer.kernel_for(MANY)),
         whole=_whole(study, network, images) if network is not None else None,
         what_if=_what_if(study, decomposition, fidelity) if single else None,
+        behind=behind_of(study, decomposition, network, images, show_images, show_progress),
         feature_names=study.feature_names,
         single=single,
         script=source("report.js"),

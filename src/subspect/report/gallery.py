@@ -17,16 +17,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from subspect.ground.errors import NoPicture, SubspectError, Unusable, shortened, some
+from subspect.ground.errors import NoPicture, shortened, some
 from subspect.ground.pictures import data_uri, fit, jpeg_uri, lay_over
 from subspect.ground.progress import progress
 from subspect.ground.text import counted
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource
-from subspect.images.preprocessing import GIVEN_AS_TENSORS, AnyPreprocessing, view, visible
-from subspect.images.sources import Images, Picture
+from subspect.images.preprocessing import GIVEN_AS_TENSORS
+from subspect.images.sources import Images
 from subspect.networks.maps import Read, read_maps
 from subspect.networks.network import Network
+from subspect.report.again import by_size, opened_again
 from subspect.report.places import in_words, ninths
 from subspect.statistics.largest import TopImages
 from subspect.studies.image_set import ImageSet
@@ -43,7 +44,6 @@ SIDE = 64  #: pixels of a picture's long side
 _SAME = {"rel_tol": 0.01, "abs_tol": 0.01}  # of a feature: on another device it differs by rounding
 _BELOW, _BEGUN = 30, 10  # letters of a class below a picture, and how many of them from its beginning
 _LETTERS = 300  # of a text that is shown
-_BATCH = 16  # images that run through the network at a time
 _Rows = list[tuple[str, int, float]]  # id, class and value
 
 
@@ -289,46 +289,17 @@ def _pictures(again: Reopened, study: Study, network: Network | None, missing: d
     Raises:
         NoPicture: the images are such that there is nothing to look at.
     """
-    ids = [again.id(place) for place in range(len(again))]
     network = same_network(study, network) if network is not None else None
-    preprocessing = network.preprocessing if network is not None else None
-    for start in range(0, len(ids), _BATCH):
-        shown: list[tuple[str, Image.Image]] = []
-        pixels: list[torch.Tensor] = []
-        for id in ids[start : start + _BATCH]:
-            try:
-                picture, tensor = _seen(again.given(id), preprocessing)
-            except NoPicture:
-                raise
-            except (Unusable, SubspectError) as error:
-                missing[id] = str(error)
-                continue
-            shown.append((id, picture))
-            pixels += [] if tensor is None else [tensor]
+    for shown, pixels in opened_again(again, network.preprocessing if network is not None else None, missing):
         if network is None or len(pixels) < len(shown):
             yield from ((id, picture, None) for id, picture in shown)
         else:
             yield from _with_maps(network, shown, pixels)
 
 
-def _seen(given: Picture, preprocessing: AnyPreprocessing | None) -> tuple[Image.Image, torch.Tensor | None]:
-    """Return an image as a person looks at it, and as the network gets it, if that is known."""
-    if not isinstance(given, Image.Image):
-        picture = visible(given)
-        assert isinstance(given, torch.Tensor)  # several by name are no picture
-        return picture, given
-    if preprocessing is None:
-        return given, None
-    return view(preprocessing, given), preprocessing(given)
-
-
 def _with_maps(network: Network, shown: list[tuple[str, Image.Image]], pixels: list[torch.Tensor]) -> Iterator[_Shown]:
     """Run images through the network, those of one size together."""
-    by_size: dict[torch.Size, list[int]] = {}
-    for place, tensor in enumerate(pixels):
-        by_size.setdefault(tensor.shape, []).append(place)
-    for places in by_size.values():
-        batch = torch.stack([pixels[place] for place in places])
+    for places, batch in by_size(pixels):
         head_of(network, batch)
         read = read_maps(network, batch)
         for row, place in enumerate(places):

@@ -19,6 +19,7 @@ _NINTHS = (
 )
 _ROWS = ("the upper third", "across the middle", "the lower third")
 _COLUMNS = ("the left third", "down the middle", "the right third")
+EVERYWHERE = "the whole picture"
 _PART, _THIRD = 0.25, 0.5  # a ninth holds 0.11 of a map that is the same everywhere, a third 0.33
 
 
@@ -52,4 +53,4 @@ def in_words(shares: Sequence[npt.NDArray[np.float64]]) -> str:
     for names, thirds in ((_ROWS, mean.sum(axis=1)), (_COLUMNS, mean.sum(axis=0))):
         if thirds.max() >= _THIRD:
             return f"mostly {names[int(thirds.argmax())]}"
-    return "the whole picture"
+    return EVERYWHERE

@@ -15,6 +15,7 @@ from subspect.heads.cost import HeadCost, NetworkSize
 from subspect.heads.feature_names import shown
 from subspect.heads.head import Kernel
 from subspect.images.preprocessing import described
+from subspect.report.behind import Behind
 from subspect.report.faces import ClassPage, Faces
 from subspect.report.figures import calibration_figure, curve_figure, shared_figure, shared_in_words
 from subspect.report.gallery import SIDE
@@ -32,7 +33,8 @@ class Site(Faces):
     """All that the pages show.
 
     ``running`` is the cost of the dense and of the decomposed head, ``kernels`` how the latter is computed on a CPU, for one
-    image and for many, ``whole`` the size of the whole network, if it is at hand. ``index`` is the name of the first page,
+    image and for many, ``whole`` the size of the whole network, if it is at hand. ``behind`` says which
+    filters decide, if that is kept. ``index`` is the name of the first page,
     ``folder`` the place of the others seen from it, both as in an address; ``inside`` says that one of those is being written.
     """
 
@@ -42,6 +44,7 @@ class Site(Faces):
     kernels: tuple[Kernel, Kernel]
     whole: NetworkSize | None
     what_if: Mapping[str, Any] | None
+    behind: Behind | None
     single: bool
     script: str
     index: str

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from subspect.filters.margins import Margins
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
 from subspect.shrinking.tied import Group
 from subspect.shrinking.traced import Branch
+from subspect.tracing.margins import Margins
 
 BATCH = 25  #: images whose gradients are kept at a time
 _BRANCH_IMAGES = 100  # on which branches are measured, each by a pass of its own

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from subspect.ground.errors import SubspectError
-from subspect.ground.files import is_file
+from subspect.ground.files import fingerprint, is_file
 from subspect.ground.seals import is_sealed, write_json
 from subspect.heads.decomposition import Decomposition, is_decomposition
 from subspect.studies.names import decomposition_path
@@ -32,6 +32,12 @@ def store(study: Study, decomposition: Decomposition) -> None:
 def _nameless(decomposition: Decomposition) -> Decomposition:
     """Return a decomposition without the names of its features, which the study keeps, and which may change."""
     return replace(decomposition, study=None, names_in_file={})
+
+
+def made_by(decomposition: Decomposition) -> str:
+    """Return the fingerprint of a decomposed head."""
+    weight, bias = decomposition.matrix()
+    return fingerprint(decomposition.fingerprint, np.ascontiguousarray(weight).data, np.ascontiguousarray(bias).data)
 
 
 DecompositionLike = Decomposition | str  #: a decomposition, or the name of one in the study

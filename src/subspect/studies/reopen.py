@@ -8,6 +8,7 @@ whoever made the study had the picture already.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -61,6 +62,12 @@ class Reopened(Images):
             if id in wanted and digest is not None
         }
         self._digests |= {id: digest for id, digest in (digests or {}).items() if id in wanted and digest is not None}
+
+    def only(self, ids: Sequence[str]) -> Reopened:
+        """Return some of these images, with what was learned of them."""
+        made = copy(self)
+        made._ids = list(ids)
+        return made
 
     @property
     def place(self) -> str | None:

@@ -371,6 +371,7 @@ def writing(path: Path) -> Iterator[None]:
         sweep(path)
         sweep(path / "decompositions")
         sweep(path / "cues")
+        sweep(path / "filters")
         yield
 
 

@@ -12,12 +12,12 @@ from scipy.special import stdtrit
 
 from subspect.ground.errors import SubspectError, some
 from subspect.heads.decomposition import Decomposition
+from subspect.studies.decompositions import made_by
 from subspect.studies.same_network import not_as_observed
 from subspect.studies.study import Study
 from subspect.swapping.cue import Cue
 from subspect.swapping.margins import through
 from subspect.swapping.result import HEADS, Cues, Swapped, at_places
-from subspect.swapping.stored import made_by
 from subspect.swapping.through import Reader
 
 log = logging.getLogger("subspect")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from subspect.ground.engines import Remembered, sharing
-from subspect.ground.errors import SubspectError, some
+from subspect.ground.errors import SubspectError
 from subspect.ground.files import fingerprint
 from subspect.ground.memory import budget
 from subspect.heads.history import Part
@@ -25,28 +25,14 @@ from subspect.images.opening import ImageSource
 from subspect.images.preprocessing import AnyPreprocessing
 from subspect.studies.blocks import STATISTICS
 from subspect.studies.image_set import ImageSet
-from subspect.studies.reopen import Reopened, open_again
+from subspect.studies.reopen import Reopened
+from subspect.studies.spread import BLOCK, block_of, check_read, source_of, spread
 from subspect.studies.study import Study
 from subspect.swapping.cue import Cue, swapped
 from subspect.swapping.pixels import AS_THEY_ARE, Enlarged, Tones, View, checked, enlarged
 
 Indices = npt.NDArray[np.int64]
 _GREY = 1 / 512  # from 0 to 1: channels that differ by less are one grey
-BLOCK = 64  #: images that are swapped at a time; chance is drawn for a block, so it depends on nothing else
-
-
-def spread(labels: Indices, most: int, seed: int) -> Indices:
-    """Return positions of at most so many images, in order: as many of each class as there are, or nearly."""
-    random = np.random.default_rng([seed, 0])
-    shuffled = random.permutation(len(labels))
-    ranks = np.empty(len(labels), np.int64)
-    for label in np.unique(labels).tolist():
-        own = shuffled[labels[shuffled] == label]
-        ranks[own] = np.arange(len(own))
-    order = shuffled[
-        np.argsort(ranks[shuffled], kind="stable")
-    ]  # every class's first, in random order, then the seconds
-    return np.sort(order[:most])
 
 
 def partners(labels: Indices, seed: int) -> Indices:
@@ -131,12 +117,7 @@ def paired(
         SubspectError: no such image set, images that were in memory and aren't given, or all of one class.
     """
     image_set = study.image_set(name)
-    source = open_again(images, image_set)
-    if source is None and image_set.manifest.root is None:
-        raise SubspectError(
-            f"the images of {name!r} were in memory ({image_set.manifest.kind}), so they can't be opened again; give them: in "
-            "Python images=x, with x as it was observed"
-        )
+    source = source_of(images, image_set)
     about = [(chunk.ids, chunk.labels) for chunk in image_set.chunks(part)]
     ids, labels = [id for chunk in about for id in chunk[0]], np.concatenate([chunk[1] for chunk in about])
     drawn = spread(labels, sample, seed)
@@ -297,8 +278,7 @@ class Paired(Remembered):
             yield pairs
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Pairs | None]:
-        starts = [BLOCK * number for number in numbers]
-        blocks = [np.arange(start, min(start + BLOCK, len(self.ids))) for start in starts]
+        blocks = [block_of(number, len(self.ids)) for number in numbers]
         wanted = [np.concatenate([block, np.setdiff1d(self.partners[block], block)]) for block in blocks]
         self._view = self._view or enlarged(self.preprocessing, self.images, self.ids)
         prepared = AS_THEY_ARE if isinstance(self._view, Enlarged) else self.preprocessing
@@ -327,9 +307,4 @@ class Paired(Remembered):
         Raises:
             SubspectError: so it was.
         """
-        if not count:
-            reasons = some((f"{id}: {why}" for id, why in self.failed.items()), 2)
-            raise SubspectError(
-                f"none of the {len(self.ids)} images of {self.name!r} could be opened again ({reasons}); say where they are: "
-                "images='FOLDER' in Python, --images FOLDER on the command line"
-            )
+        check_read(count, self.name, self.ids, self.failed)

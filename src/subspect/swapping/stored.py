@@ -18,11 +18,12 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from subspect.ground.errors import SubspectError, advice
-from subspect.ground.files import atomic, fingerprint, is_file, refuse_links
+from subspect.ground.files import atomic, is_file, refuse_links
 from subspect.ground.schemas import as_type, misfit
 from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.names import check_name
+from subspect.studies.decompositions import made_by
 from subspect.studies.study import Study, writing
 from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 
@@ -44,12 +45,6 @@ class _Header:
     note: str
     sample: str
     made_by: str
-
-
-def made_by(decomposition: Decomposition) -> str:
-    """Return the fingerprint of a decomposed head."""
-    weight, bias = decomposition.matrix()
-    return fingerprint(decomposition.fingerprint, np.ascontiguousarray(weight).data, np.ascontiguousarray(bias).data)
 
 
 def cues_path(study: Study, name: str) -> Path:
