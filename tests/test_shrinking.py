@@ -20,6 +20,7 @@ from conftest import PIXELS
 from prunable import PIXELS_IN, Made, MakeFolder, Plain
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.cli import app
+from subspect.giving.budget import images_of
 from subspect.giving.specialise import specialise
 from subspect.networks.gates import Gates
 from subspect.resnet import ResNet
@@ -28,6 +29,7 @@ from subspect.shrinking.shrink import Plan, batch_norm_anew, shrink
 from subspect.shrinking.tied import Tied
 from subspect.shrinking.traced import Untraceable, branches, traced, without_branches
 from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
+from subspect.studies.same_network import same_network
 
 SUPPORTS = [[1, 4, 20], [4, 7], [9, 1]]
 
@@ -287,6 +289,17 @@ def test_a_network_within_a_budget(one: OfNet) -> None:
         torch.equal(left, right)
         for left, right in zip(*(x.model.state_dict().values() for x in (found, again)), strict=True)
     )
+
+
+def test_images_are_spread_over_the_classes_and_mixed(one: OfNet) -> None:
+    network = same_network(one.study, one.network)
+    found = images_of(one.study, network, [0, 2], "train", 20, seed=0)
+    assert found.own.bincount().tolist() == [10, 10] and len(found.pixels) == 20
+    assert 0 < int(found.own[:10].sum()) < 10  # of both in each half
+    again = images_of(one.study, network, [0, 2], "train", 20, seed=0, workers=1)
+    assert torch.equal(found.pixels, again.pixels) and torch.equal(found.own, again.own)
+    other = images_of(one.study, network, [0, 2], "train", 20, seed=1)
+    assert not torch.equal(found.pixels, other.pixels)
 
 
 def test_a_small_network_learns_from_the_decomposed_one_and_goes_on(

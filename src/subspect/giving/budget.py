@@ -47,6 +47,7 @@ log = logging.getLogger("subspect")
 
 RECOVERED = 2000  #: images, at most, on which batch norm and head are learned anew
 TIMED = (1, 32)  #: images at a time
+_LOOKS = 3  # rounds of timing after each round of narrowing
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def within(
             measured.image_set,
         )
     found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
-    few = Images(found.pixels[:sample], found.own[:sample])
+    some_of = spread(found.own.numpy(), sample, seed)
+    few = Images(found.pixels[some_of], found.own[some_of])
     with network.running("cpu"):
         made = narrowed(network, head, decomposition, labels, budget, few, show, plan)
     if folder is not None and plan is None:
@@ -282,7 +284,9 @@ def images_of(
     seed: int = 0,
     workers: int = 0,
 ) -> Images:
-    """Return images of some classes of an image set, spread over these, at most so many.
+    """Return images of some classes of an image set, spread over these, at most so many, in random order.
+
+    In order of their classes, batches would be of one class each, and their variances not those of the images.
 
     Args:
         study: of the network.
@@ -306,6 +310,7 @@ def images_of(
             "that have images"
         )
     drawn = [found[at] for at in spread(np.array([label for _, label in found], np.int64), most, seed).tolist()]
+    drawn = [drawn[at] for at in np.random.default_rng([seed, 1]).permutation(len(drawn)).tolist()]
     parts = list(read_again(study, network, labels, name, drawn, given, workers))
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.own for part in parts]))
 
@@ -374,7 +379,7 @@ def _by_multiplications(whole: fx.GraphModule, head: str, pixels: Tensor) -> Cal
 def _by_time(whole: fx.GraphModule, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
     def share(model: fx.GraphModule) -> float:
         with torch.no_grad():
-            return max(one.value for one in ratios(whole, model, pixels, batches=TIMED).values())
+            return max(one.value for one in ratios(whole, model, pixels, _LOOKS, TIMED).values())
 
     return share
 
