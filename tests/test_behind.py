@@ -18,7 +18,7 @@ from conftest import PIXELS, Tiny
 from subspect import Decomposition, Network, Study, SubspectError
 from subspect.report import write_report
 from subspect.report.behind import LAYERS, stages
-from subspect.tracing.stored import filters_path, kept_filters
+from subspect.tracing.stored import FILES, kept_filters
 
 
 class Stages(nn.Module):
@@ -153,7 +153,7 @@ def test_other_heads_and_damage(study: Study, made: Decomposition) -> None:
     made.filters(Network(Tiny()), ablate=0, repeats=0, show_progress=False)
     other = study.decompose(1, show_progress=False)
     assert kept_filters(study, other) is None and "Filters that hold" not in page(study, other)
-    filters_path(study, made.name).write_bytes(b"")
+    FILES.path(study, made.name).write_bytes(b"")
     with pytest.raises(SubspectError, match="delete it, and look again: subspect filters"):
         page(study, made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from itertools import chain
@@ -25,7 +26,7 @@ from subspect import Decomposition, Filters, Network, Study, SubspectError
 from subspect.cli import app
 from subspect.ground.engines import using
 from subspect.tracing import shares
-from subspect.tracing.stored import filters_path, is_current, kept_filters
+from subspect.tracing.stored import FILES, kept_filters
 from subspect.tracing.sums import Grouped, Levels, Peaks
 from world import build
 
@@ -310,12 +311,12 @@ def test_the_same_by_any_engine_and_any_number_of_workers(
     network = Network(Tiny())
     whole = made.filters(network, show_progress=False)
     for workers, memory in ((0, None), (1, None), (2, 0)):
-        filters_path(study, made.name).unlink()
+        FILES.path(study, made.name).unlink()
         with pytest.MonkeyPatch.context() as patch:
             if memory is not None:
                 patch.setattr("subspect.tracing.sampled.budget", lambda: 0)
             assert same(whole, made.filters(network, workers=workers, show_progress=False))
-    filters_path(study, made.name).unlink()
+    FILES.path(study, made.name).unlink()
     with using(Shuffled(2)):
         assert same(whole, made.filters(network, show_progress=False))
     other = made.filters(network, sample=20, seed=1, replace=True, show_progress=False)
@@ -339,7 +340,7 @@ def test_kept_and_resumed(made: Decomposition, study: Study, monkeypatch: pytest
         patch.setattr("subspect.tracing.filters.closed", stopped)
         made.filters(network, show_progress=False)
     first = kept_filters(study, made)
-    assert first is not None and first.layers[0].ablated is None and is_current(study, made.name)
+    assert first is not None and first.layers[0].ablated is None and FILES.is_current(study, made.name)
     monkeypatch.setattr("subspect.tracing.filters._scored", never)
     whole = made.filters(network, show_progress=False)
     assert whole.layers[0].ablated is not None and whole.layers[0].essential is not None
@@ -375,20 +376,20 @@ def test_of_another_head_nothing_is_kept(made: Decomposition, study: Study) -> N
     assert subspect.verify(study.path).notes == ()
     other = study.decompose(1, show_progress=False)
     assert kept_filters(study, other) is None
-    filters_path(study, made.name).rename(filters_path(study, other.name))
-    assert kept_filters(study, other) is None and not is_current(study, other.name)
+    FILES.path(study, made.name).rename(FILES.path(study, other.name))
+    assert kept_filters(study, other) is None and not FILES.is_current(study, other.name)
     [note] = subspect.verify(study.path).notes
     assert (
         note
         == "about a decomposition that is gone, damaged or another by now, so delete it: filters/pursuit-k1.safetensors"
     )
-    filters_path(study, other.name).rename(filters_path(study, "gone"))
-    assert not is_current(study, "gone")
+    FILES.path(study, other.name).rename(FILES.path(study, "gone"))
+    assert not FILES.is_current(study, "gone")
 
 
 def test_damage_is_noticed(made: Decomposition, study: Study) -> None:
     made.filters(Network(Tiny()), ablate=0, repeats=0, show_progress=False)
-    path = filters_path(study, made.name)
+    path = FILES.path(study, made.name)
     data = path.read_bytes()
     path.write_bytes(data[:-8] + bytes(8))
     with pytest.raises(SubspectError, match=r"doesn't fit its checksum; delete it, and look again: subspect filters"):
@@ -417,7 +418,7 @@ def test_files_of_strangers_are_looked_at(
     from subspect.ground.seals import read_tensors, tensor_bytes
 
     made.filters(Network(Tiny()), ablate=0, repeats=0, show_progress=False)
-    path = filters_path(study, made.name)
+    path = FILES.path(study, made.name)
     tensors, about = read_tensors(path, "a file")
     tensors = {name: one.clone() for name, one in tensors.items()}
     about = {key: one for key, one in about.items() if key != "checksum"}
@@ -431,8 +432,9 @@ def test_of_another_way_of_scoring_nothing_is_kept(
     made: Decomposition, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.filters(Network(Tiny()), ablate=0, repeats=0, show_progress=False)
-    monkeypatch.setattr("subspect.tracing.stored.SCHEMA", 2)
-    assert kept_filters(study, made) is None and not is_current(study, made.name)
+    newer = dataclasses.replace(FILES, schema=2)
+    monkeypatch.setattr("subspect.tracing.stored.FILES", newer)
+    assert kept_filters(study, made) is None and not newer.is_current(study, made.name)
 
 
 # What can't be answered -----------------------------------------------------------------------------------------------

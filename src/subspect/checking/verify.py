@@ -182,8 +182,8 @@ class _Look:
             yield from self._set(name)
         for name in self.tried_names():
             self.tried(f"decompositions/{name}.safetensors", partial(self.study.__getitem__, name))
-        self._kept("cues", cues.is_current)
-        self._kept("filters", filters.is_current)
+        self._kept("cues", cues.FILES.is_current)
+        self._kept("filters", filters.FILES.is_current)
         report = self.study.path / "report.html"
         if os.path.lexists(report) and self.study.head_checksum is None and not is_sealed(report):
             self.notes.append(

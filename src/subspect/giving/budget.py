@@ -40,7 +40,7 @@ from subspect.shrinking.shrink import ROUNDS, Plan, batch_norm_anew, shrink
 from subspect.shrinking.traced import Untraceable, traced
 from subspect.shrinking.worth import BATCH, Images, multiplications
 from subspect.studies.reopen import Reopened, open_again
-from subspect.studies.spread import spread
+from subspect.studies.spread import check_read, spread
 from subspect.studies.study import Study
 
 log = logging.getLogger("subspect")
@@ -342,17 +342,13 @@ def read_again(
     source = open_again(given, image_set)
     own = {id: list(labels).index(label) for id, label in wanted}
     cuts = [list(range(start, min(start + BATCH, len(wanted)))) for start in range(0, len(wanted), BATCH)]
-    again, why, count = Reopened(image_set, list(own), source), list[str](), 0
+    again, failed, count = Reopened(image_set, list(own), source), dict[str, str](), 0
     for batch in batches(again, network.preprocessing, None, cuts, workers):
-        why += (f"{id}: {reason}" for id, reason in batch.failed)
+        failed |= dict(batch.failed)
         if isinstance(batch.pixels, Tensor):
             count += len(batch.ids)
             yield Images(batch.pixels, torch.tensor([own[id] for id in batch.ids]))
-    if not count:
-        raise SubspectError(
-            f"none of the {len(wanted):,} images of {name!r} could be opened again ({some(why, 2)}); say where they are: "
-            "images='FOLDER' in Python, --images FOLDER on the command line"
-        )
+    check_read(count, name, list(own), failed)
 
 
 def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estimate]:

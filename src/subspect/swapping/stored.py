@@ -17,14 +17,11 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from subspect.ground.errors import SubspectError, advice
-from subspect.ground.files import atomic, is_file, refuse_links
+from subspect.ground.errors import SubspectError
 from subspect.ground.schemas import as_type, misfit
-from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.names import check_name
-from subspect.studies.decompositions import made_by
-from subspect.studies.study import Study, writing
+from subspect.studies.kept_beside import KeptBeside
+from subspect.studies.study import Study
 from subspect.swapping.result import HEADS, Cues, Swapped, at_places
 
 SCHEMA = 1  #: goes up when a cue is swapped in another way
@@ -47,16 +44,6 @@ class _Header:
     made_by: str
 
 
-def cues_path(study: Study, name: str) -> Path:
-    """Return where a study keeps the cues of the decomposition of a name.
-
-    Raises:
-        SubspectError: a link is in the way.
-    """
-    refuse_links(study.path, "cues")
-    return study.path / "cues" / f"{check_name(name)}.safetensors"
-
-
 def keep(study: Study, cues: Cues) -> None:
     """Write cues into their study, in place of those of a decomposition of the same name.
 
@@ -64,7 +51,6 @@ def keep(study: Study, cues: Cues) -> None:
         SubspectError: it cannot be written, or another file is there.
     """
     header = {
-        "schema": SCHEMA,
         "n_features": cues.cues[0].moved.size if cues.cues else 0,
         "cues": [(one.name, one.what) for one in cues.cues],
         **{
@@ -72,9 +58,7 @@ def keep(study: Study, cues: Cues) -> None:
             for name in ("decomposition", "class_names", "margin", "left_out", "note", "sample", "made_by")
         },
     }
-    data = tensor_bytes(_tensors(cues), header)
-    with writing(study.path), atomic(cues_path(study, cues.decomposition), is_sealed) as file:
-        file.write(data)
+    FILES.keep(study, cues.decomposition, _tensors(cues), header)
 
 
 def kept_cues(study: Study, decomposition: Decomposition) -> Cues | None:
@@ -83,31 +67,8 @@ def kept_cues(study: Study, decomposition: Decomposition) -> Cues | None:
     Raises:
         SubspectError: the file is damaged.
     """
-    found = _kept(study, decomposition.name) if is_file(cues_path(study, decomposition.name)) else None
-    if found is None or found.made_by != made_by(decomposition):
-        return None
-    return replace(found, feature_names=study.feature_names)
-
-
-def is_current(study: Study, name: str) -> bool:
-    """Tell whether the cues that a study keeps under a name are of the decomposition that has this name now.
-
-    Raises:
-        SubspectError: the file is damaged.
-    """
-    found = _kept(study, name)
-    try:
-        return found is not None and found.made_by == made_by(study[name])
-    except SubspectError:  # there is none, or it is damaged itself
-        return False
-
-
-def _kept(study: Study, name: str) -> Cues | None:
-    """Read a file of cues; None where they were swapped in another way."""
-    path = cues_path(study, name)
-    with advice(f"delete it, and measure again: subspect cues {study.path} --decomposition {name}"):
-        tensors, values = read_tensors(path, "a file of cues")
-        return _read(tensors, values, path) if values.get("schema") == SCHEMA else None
+    found = FILES.of(study, decomposition)
+    return None if found is None else replace(found, feature_names=study.feature_names)
 
 
 def _tensors(cues: Cues) -> dict[str, Tensor]:
@@ -160,3 +121,6 @@ def _swapped(arrays: Mapping[str, Any], number: int, name: str, what: str, shape
     entries, right = own.pop("entries"), {head: own.pop(f"right_{head}") for head in HEADS}
     sparse = {key: csr_matrix((own.pop(key), entries), shape) for key in ("through", "through_half")}
     return Swapped(name, what, **own, **sparse, right=right)
+
+
+FILES = KeptBeside("cues", "a file of cues", "measure again", SCHEMA, _read)

@@ -15,14 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from subspect.ground.errors import SubspectError, advice
-from subspect.ground.files import atomic, is_file, refuse_links
+from subspect.ground.errors import SubspectError
 from subspect.ground.schemas import as_type, misfit
-from subspect.ground.seals import is_sealed, read_tensors, tensor_bytes
 from subspect.heads.decomposition import Decomposition
-from subspect.heads.names import check_name
-from subspect.studies.decompositions import made_by
-from subspect.studies.study import Study, writing
+from subspect.studies.kept_beside import KeptBeside
+from subspect.studies.study import Study
 from subspect.tracing.result import AblatedFilters, EssentialFilters, Filters, LayerFilters
 
 SCHEMA = 1  #: goes up when filters are scored in another way
@@ -72,16 +69,6 @@ class _Header:
     shown: int
 
 
-def filters_path(study: Study, name: str) -> Path:
-    """Return where a study keeps the filters of the decomposition of a name.
-
-    Raises:
-        SubspectError: a link is in the way.
-    """
-    refuse_links(study.path, "filters")
-    return study.path / "filters" / f"{check_name(name)}.safetensors"
-
-
 def keep(study: Study, filters: Filters) -> None:
     """Write filters into their study, in place of those of a decomposition of the same name.
 
@@ -89,7 +76,6 @@ def keep(study: Study, filters: Filters) -> None:
         SubspectError: it cannot be written, or another file is there.
     """
     header = {
-        "schema": SCHEMA,
         **{name: getattr(filters, name) for name in _ABOUT},
         "of_class": [filters.of_class[label] for label in filters.labels],
         "settings": dict(filters.settings),
@@ -106,9 +92,7 @@ def keep(study: Study, filters: Filters) -> None:
         ],
         "shown": len(filters.layers[0].peaks),
     }
-    data = tensor_bytes(_tensors(filters), header)
-    with writing(study.path), atomic(filters_path(study, filters.decomposition), is_sealed) as file:
-        file.write(data)
+    FILES.keep(study, filters.decomposition, _tensors(filters), header)
 
 
 def kept_filters(study: Study, decomposition: Decomposition) -> Filters | None:
@@ -117,31 +101,8 @@ def kept_filters(study: Study, decomposition: Decomposition) -> Filters | None:
     Raises:
         SubspectError: the file is damaged.
     """
-    found = _kept(study, decomposition.name) if is_file(filters_path(study, decomposition.name)) else None
-    if found is None or found.made_by != made_by(decomposition):
-        return None
-    return replace(found, feature_names=study.feature_names)
-
-
-def is_current(study: Study, name: str) -> bool:
-    """Tell whether the filters that a study keeps under a name are of the decomposition that has this name now.
-
-    Raises:
-        SubspectError: the file is damaged.
-    """
-    found = _kept(study, name)
-    try:
-        return found is not None and found.made_by == made_by(study[name])
-    except SubspectError:  # there is none, or it is damaged itself
-        return False
-
-
-def _kept(study: Study, name: str) -> Filters | None:
-    """Read a file of filters; None where they were scored in another way."""
-    path = filters_path(study, name)
-    with advice(f"delete it, and look again: subspect filters {study.path} --decomposition {name}"):
-        tensors, values = read_tensors(path, _WHAT)
-        return _read(tensors, values, path) if values.get("schema") == SCHEMA else None
+    found = FILES.of(study, decomposition)
+    return None if found is None else replace(found, feature_names=study.feature_names)
 
 
 def _tensors(filters: Filters) -> dict[str, Tensor]:
@@ -231,3 +192,6 @@ def _layer(arrays: Mapping[str, Any], number: int, about: _Layer) -> LayerFilter
         ablated=AblatedFilters(own["ablated"], own["ablated_effect"]) if about.tried else None,
         essential=EssentialFilters(own["own"], own["random"]) if about.draws else None,
     )
+
+
+FILES = KeptBeside("filters", _WHAT, "look again", SCHEMA, _read)
