@@ -584,12 +584,10 @@ def test_shown(made: Decomposition, study: Study) -> None:
     some = made.filters(network, ablate=0, repeats=0, classes=["c"], show_progress=False)
     assert some.labels == (2,) and some.images.tolist() == [40] and "(1 of the 3 classes that have images)" in some.note
     [table] = some.tables()
-    assert [str(column.header) for column in table.columns] == [
-        *("layer", "filters", "needed", "shared (chance)", "specific")
-    ]
+    assert [str(column.header) for column in table.columns] == [*("layer", "needed", "shared", "specific")]
     assert json.loads(json.dumps(some.to_json()))["layers"]["conv"]["overlap"] is None
     whole = made.filters(network, replace=True, show_progress=False)
-    assert whole.names == ["conv"] and len(whole.tables()[0].columns) == 8
+    assert whole.names == ["conv"] and len(whole.tables()[0].columns) == 7
     frame = whole.to_frame()
     assert list(frame.columns) == ["class", "layer", "filter", "share", "effect", "signed"]
     for row, label in enumerate(whole.labels):

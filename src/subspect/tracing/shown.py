@@ -33,14 +33,13 @@ def by_depth(found: Filters) -> Table:
         caption_justify="left",
     )
     table.add_column("layer", overflow="fold")
-    rest = ["filters", "needed", "shared (chance)", "specific", *(["ρ"] if closed else [])]
-    for column in (*rest, *(["own closed", "random"] if essential else [])):
+    rest = ["needed", "shared", "specific", *(["ρ"] if closed else [])]
+    for column in (*rest, *(["closed", "random"] if essential else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for name, one in zip(found.names, found.by_depth, strict=True):
         table.add_row(
             name,
-            f"{one['channels']:,.0f}",
-            f"{one['needed']:.1f} ({100 * one['share']:.0f} %)",
+            f"{one['needed']:.0f} of {one['channels']:,.0f}",
             "" if np.isnan(one["overlap"]) else f"{one['overlap']:.2f} ({one['by_chance']:.2f})",
             _number(one["specific"]),
             *([_number(one["rank_correlation"])] if closed else []),
@@ -52,8 +51,8 @@ def by_depth(found: Filters) -> Table:
 def _caption(found: Filters, closed: bool, essential: bool) -> str:
     said = [
         f"{found.note}. Effect: what a class's margin (its decomposed logit less the strongest other) changes by, to first "
-        "order, with a filter at its mean, in magnitude, mean over the class's images. Needed: filters, mean over classes, and "
-        "share of the layer's; shared: mean Jaccard index of two classes' filters, and with as many at random; specific: how "
+        "order, with a filter at its mean, in magnitude, mean over the class's images. Needed: how many of the layer's filters, "
+        "mean over classes; shared: mean Jaccard index of two classes' filters, in brackets with as many at random; specific: how "
         "much a filter tells of the class, 0 to 1"
     ]
     if closed:
@@ -63,7 +62,7 @@ def _caption(found: Filters, closed: bool, essential: bool) -> str:
     if essential:
         before = found.right.sum() / max(1, found.closed_on.sum())
         said.append(
-            f"own closed, random: class accuracy with each class's filters of the layer at their mean, and as many at random; "
+            f"closed, random: class accuracy with each class's filters of the layer at their mean, and as many at random; "
             f"{100 * before:.1f} % before, on {counted(int(found.closed_on.sum()), 'image', 'images')}"
         )
     return "; ".join(said)
@@ -144,4 +143,4 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+    return "" if np.isnan(value) else f"{100 * value:.0f} %"
