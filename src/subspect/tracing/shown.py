@@ -51,9 +51,9 @@ def by_depth(found: Filters) -> Table:
 def _caption(found: Filters, closed: bool, essential: bool) -> str:
     said = [
         f"{found.note}. Effect: what a class's margin (its decomposed logit less the strongest other) changes by, to first "
-        "order, with a filter at its mean, in magnitude, mean over the class's images. Needed: how many of the layer's filters, "
-        "mean over classes; shared: mean Jaccard index of two classes' filters, in brackets with as many at random; specific: how "
-        "much a filter tells of the class, 0 to 1"
+        "order, with a filter at its mean, in magnitude, mean over the class's images. Needed: how many of the layer's "
+        "filters, mean over classes; shared: mean Jaccard index of two classes' filters, in brackets with as many at random; "
+        "specific: how much a filter tells of the class, 0 to 1"
     ]
     if closed:
         mean = found.rank_correlation
