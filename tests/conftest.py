@@ -28,6 +28,7 @@ from _torchvision import importable
 from skips import NO_DATA
 from skips import pytest_make_collect_report as pytest_make_collect_report
 from skips import pytest_runtest_makereport as pytest_runtest_makereport
+from subspect.ground.memory import keep_freed
 from subspect.ground.seals import write_json
 from subspect.studies.rows import Block
 
@@ -35,6 +36,7 @@ subspect.choosing.options.DRAWS = (
     4  # a choice is repeated on few halves unless told, before anything takes it as a default
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
+keep_freed()
 torch.set_num_threads(1)  # tests run in parallel, one process a core
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test is one of time
 hypothesis.settings.load_profile("untimed")

@@ -98,6 +98,13 @@ class Convolution(Plain):
         return out
 
 
+class Branching(Plain):
+    """What it does depends on what it sees, so that it is no fixed graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.sum()) < 1e9 else x
+
+
 class Made:
     def __init__(self, model: nn.Module, folder: Path, images: Path, supports: list[list[int]] = SUPPORTS) -> None:
         self.model = model  # in training mode, and it stays so

@@ -204,7 +204,7 @@ def test_a_network_with_something_random_is_refused(make_folder: MakeFolder, tmp
     noisy = Network(Net(noise=True).eval())
     find_head(Network(Net().eval()), make_folder("train", each=6))
     noisy._head = find_head(Network(Net().eval()), make_folder("train", each=6))
-    with pytest.raises(SubspectError, match="differs from the decomposed one by .* nothing was written. Does it hold"):
+    with pytest.raises(SubspectError, match="differs from the one in PyTorch by .* nothing was written. Does it hold"):
         export(study, made, path=tmp_path / "net.pt2", network=noisy)
     assert not list(tmp_path.glob("*.pt2*"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ from typer.testing import CliRunner
 
 import subspect
 from conftest import PIXELS
-from prunable import PIXELS_IN, Made, MakeFolder, Plain
+from prunable import PIXELS_IN, Branching, Made, MakeFolder, Plain
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.cli import app
 from subspect.giving.budget import images_of
 from subspect.giving.specialise import specialise
 from subspect.networks.gates import Gates
 from subspect.resnet import ResNet
-from subspect.shrinking.recover import features_of, refit
-from subspect.shrinking.shrink import Plan, batch_norm_anew, shrink
+from subspect.shrinking.recover import batch_norm_anew, features_of, fit_batch_norm, refit
+from subspect.shrinking.shrink import Plan, shrink
 from subspect.shrinking.tied import Tied
-from subspect.shrinking.traced import Untraceable, branches, traced, without_branches
+from subspect.shrinking.traced import Untraceable, at_size, branches, size_in, traced, without_branches
 from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
 from subspect.studies.same_network import same_network
 
@@ -63,13 +64,6 @@ class Chain(nn.Module):
         x = torch.add(self.three(x), x)
         out: Tensor = self.fc(F.relu(x, inplace=True).mean((2, 3)))
         return out
-
-
-class Branching(Plain):
-    """What it does depends on what it sees, so that it is no fixed graph."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if float(x.sum()) < 1e9 else x
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +185,9 @@ def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Imag
     left = share_of(whole, small, images.pixels)
     assert 0.5 * share < left <= share
     plan.apply(again, "linear", images.pixels)
-    batch_norm_anew(again, images.pixels)
+    weights = dict(small.named_parameters())
     assert again.state_dict().keys() == small.state_dict().keys()
-    assert all(torch.equal(one, small.state_dict()[name]) for name, one in again.state_dict().items())
+    assert all(torch.equal(one, weights[name]) for name, one in again.named_parameters())
     other = traced(Net(), images.pixels[:2])
     assert (
         shrink(other, "linear", images, share, lambda one: share_of(whole, one, images.pixels), False, step=8) == plan
@@ -226,6 +220,56 @@ def test_batch_norm_learns_plain_averages(images: Images) -> None:
     wanted = torch.stack([one.mean((0, 2, 3)) for one in halves]).mean(0)
     torch.testing.assert_close(model.norm.running_mean, wanted)
     assert model.norm.momentum == 0.1 and not model.norm.training
+
+
+def test_batch_norm_goes_as_far_as_it_helps(images: Images) -> None:
+    model, wanted = Net().eval(), Net().eval()
+    with torch.no_grad():
+        goal = wanted(images.pixels)
+        before = {name: one.clone() for name, one in model.state_dict().items() if "num_batches" not in name}
+        fit_batch_norm(model, images.pixels, goal)
+        assert all(torch.equal(model.state_dict()[name], one) for name, one in before.items())  # nothing to better
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                module.running_mean.add_(3)
+        fit_batch_norm(model, images.pixels, goal)
+        apart = (model(images.pixels) - goal).abs().max()
+        batch_norm_anew(model, images.pixels)
+        assert apart <= (model(images.pixels) - goal).abs().max() + 1e-5  # all the way
+        plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        fit_batch_norm(plain, images.pixels, goal)  # has none
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    few = Images(torch.randn(20, 3, side, side, generator=generator), torch.arange(20) % 3)
+    whole, small = (traced(Net(), few.pixels[:2]) for _ in range(2))
+    plan = shrink(small, "linear", few, 0.3, lambda one: share_of(whole, one, few.pixels), False, step=8)
+    sizes = [one.size for one in plan.rounds if one.size is not None]
+    assert sizes and sizes == sorted(sizes, reverse=True) and sizes[-1] == size_in(small, few.pixels) < (side, side)
+    assert all(2 * height >= side and height % 4 == 0 for height, _ in sizes)
+
+
+def _margin(logits: Tensor, own: Tensor) -> Tensor:
+    mine = logits.gather(1, own[:, None])[:, 0]
+    return mine - logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
+
+
+def test_a_size_is_worth_what_margins_change_by() -> None:
+    few = Images(torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.arange(9) % 3)
+    model = traced(Net(), few.pixels[:2])
+    worth = Worth(known(model, "linear", few.pixels), few)
+    smaller = F.interpolate(few.pixels, (24, 24), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        change = _margin(model(smaller), few.own) - _margin(model(few.pixels), few.own)
+    assert worth.of_size((24, 24)) == pytest.approx(float(change.double().square().mean()), rel=1e-4)
+    assert not hasattr(model, "resized") and size_in(model, few.pixels) == (32, 32)
+    at_size(model, (28, 28))
+    again = Worth(known(model, "linear", few.pixels), few)
+    assert again.of_size((28, 28)) == 0 and again.of_size((24, 24)) > 0 and size_in(model, few.pixels) == (28, 28)  # type: ignore[operator]
+    flat = traced(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 3)), few.pixels[:2])
+    assert Worth(known(flat, "2", few.pixels), few).of_size((24, 24)) is None and not hasattr(flat, "resized")
 
 
 def test_the_refitted_head_is_the_best_on_its_places() -> None:
@@ -281,14 +325,27 @@ def test_a_network_within_a_budget(one: OfNet) -> None:
     assert found.small.multiplications <= 0.6 * found.dense.multiplications and found.classes == ("a", "c")
     assert isinstance(found.model.linear, DecomposedHead) and found.model(PIXELS_IN).shape == (5, 2)
     assert set(found.among) == {"dense", "decomposed", "small, before recovery", "small"}
-    assert set(found.times) == {1, 32} and found.difference is None and found.trained is None
+    assert set(found.times) == set(found.onnx) == {1, 32} and found.difference is None and found.trained is None
+    assert found.onnx_bytes is not None and 0 < found.onnx_bytes[1] < found.onnx_bytes[0]
+    rows = [str(cell) for cell in found.tables()[0].columns[0]._cells]
+    assert rows[3:] == ["bytes, as ONNX", "1 image", "32 images", "1 image, ONNX Runtime", "32 images, ONNX Runtime"]
     assert found.branches + len(found.widths) > 0 and "0.6 of the multiplications" in found.tables()[0].caption  # type: ignore[operator]
     assert json.dumps(found.to_json()) and one.network.fingerprint() == one.study.identity.fingerprint
     again = made(classes=["a", "c"], rounds=0, workers=1)
+    assert not again.times and not again.onnx and again.onnx_bytes is None
     assert all(
         torch.equal(left, right)
         for left, right in zip(*(x.model.state_dict().values() for x in (found, again)), strict=True)
     )
+
+
+def test_without_onnx_runtime_its_times_are_left_out(
+    one: OfNet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = specialise(one.study, one.made, network=one.network, budget=0.6, rounds=1, sample=30, show_progress=False)
+    assert found.times and not found.onnx and found.onnx_bytes is None
+    assert "not timed by ONNX Runtime: " in caplog.text and ".[export]" in caplog.text
 
 
 def test_images_are_spread_over_the_classes_and_mixed(one: OfNet) -> None:

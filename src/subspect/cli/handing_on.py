@@ -34,7 +34,18 @@ from subspect.cli.options import (
     open_for,
 )
 from subspect.cli.printing import draw, show
-from subspect.giving.options import COPIES, FORMATS, LEARNED, OPSET, SMALL, WEIGHED, FeatureFormat, Format, Optimiser
+from subspect.giving.options import (
+    COPIES,
+    FORMATS,
+    LEARNED,
+    OPSET,
+    SMALL,
+    WEIGHED,
+    FeatureFormat,
+    Format,
+    Optimiser,
+    Teacher,
+)
 from subspect.ground.errors import SubspectError
 
 
@@ -182,7 +193,7 @@ def retrain(
 
 
 _IN_TRAINING = ("folder", "epochs", "batch_size", "optimiser", "rate", "shift", "flip", "class_map")
-_WITHIN_BUDGET = ("train", *_IN_TRAINING, "sample", "seed", "workers")
+_WITHIN_BUDGET = ("train", *_IN_TRAINING, "sample", "seed", "teacher", "workers")
 
 
 @command("Handing on")
@@ -227,6 +238,9 @@ def specialise(
         int, typer.Option(min=2, help="With a budget: images by which channels are weighed, spread over the classes.")
     ] = WEIGHED,
     seed: Annotated[int, typer.Option(min=0, help="With a budget: random seed.")] = 0,
+    teacher: Annotated[
+        Teacher, typer.Option(help="With a budget: learn what the dense network says, or the decomposed one.")
+    ] = "dense",
     class_map: ClassMap = None,
     images: Images = None,
     workers: Workers = 0,
@@ -235,9 +249,9 @@ def specialise(
     """Make a smaller network for some classes, or for all.
 
     Without a budget only channels go that nothing uses any more, and its logits are checked to be those of the decomposed
-    network, on real images. Within a budget channels of all layers and whole residual branches go, as little worth to these
-    classes as can be; batch norm and head are fitted anew; and with --train the small network learns to say what the decomposed
-    one says. Run the same command again to resume.
+    network, on real images. Within a budget channels of all layers, whole residual branches and pixels go, as little worth to
+    these classes as can be; batch norm and head are fitted anew; and with --train the small network learns to say what the
+    dense one says of these classes, or the decomposed one. Run the same command again to resume.
 
     Examples: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
     -o pets.onnx | subspect specialise study --network python:model.py:make --weights model.safetensors
@@ -254,7 +268,7 @@ def specialise(
         check_path(output, None, SMALL)
     opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)
-    named = [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
+    named = _named(classes, listed)
     for one in named or ():
         loaded.label(one)  # before the network is loaded
     settings: dict[str, object] = {"epochs": epochs, "batch_size": batch_size, "optimiser": optimiser, "rate": rate}
@@ -272,6 +286,7 @@ def specialise(
         settings={**settings, "shift": shift, "flip": flip, "seed": seed} if train is not None else None,
         sample=sample,
         seed=seed,
+        teacher=teacher,
         class_map=class_map,
         workers=workers,
     )
@@ -354,31 +369,70 @@ def export_features(
     show(export_to(study, path=output, format=format, on=on, images=images), as_json)
 
 
+def _named(classes: list[str] | None, listed: Path | None) -> list[str] | None:
+    """Return the classes that are named, one by one and in a file, if any are."""
+    return [*(classes or ()), *(lines_of(listed) or ())] if classes or listed is not None else None
+
+
 @command("Handing on")
 def tradeoff(
+    context: typer.Context,
     study: StudyPath,
     observed: Observed,
     pools: Annotated[
-        list[int],
+        list[int] | None,
         typer.Option("--pool", min=1, help="Size of the pool that all classes share; repeatable."),
-    ],
+    ] = None,
+    budgets: Annotated[
+        list[float] | None,
+        typer.Option("--budget", help="Share of the multiplications that the network is narrowed to; repeatable."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="With --budget: class to keep, by name or index; repeatable; default: all."),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--class-list", help="With --budget: text file with the classes, one per line.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Features per class.")] = 10,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Re-learn the weights.")] = True,
+    sample: Annotated[
+        int, typer.Option(min=2, help="With --budget: images by which channels are weighed, spread over the classes.")
+    ] = WEIGHED,
+    seed: Annotated[int, typer.Option(min=0, help="With --budget: random seed.")] = 0,
     images: Images = None,
+    workers: Workers = 0,
     figure: Figure = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure accuracy against the multiplications of the whole network, for several sizes of a shared pool of features.
+    """Measure accuracy against what the network costs, for several pools of features or several budgets.
 
-    The study isn't changed; once you have settled on a size, run `subspect decompose --pool`.
+    With --pool against multiplications, for all classes together; with --budget against time, for the classes that are named.
+    The study isn't changed; once you have settled on a size, run `subspect decompose --pool` or `subspect specialise --budget`.
 
-    Example: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128 --pool 256
+    Examples: subspect tradeoff study --network python:model.py:make --weights model.safetensors --pool 64 --pool 128
+    --pool 256 | subspect tradeoff study --network python:model.py:make --weights model.safetensors -k 5 --budget 0.8
+    --budget 0.5 --budget 0.3
     """
     from subspect.giving.tradeoff import tradeoff as weigh_up
     from subspect.ground.drawing import check_figure
 
     check_figure(figure)
+    if budgets is None:
+        only_with(context, "--budget", "classes", "listed", "sample", "seed", "workers")
     opened = open_for(observed, study)
-    made = weigh_up(opened, network=observed.load(), pools=pools, k=k, images=images, refit=refit)
+    made = weigh_up(
+        opened,
+        network=observed.load(),
+        pools=pools,
+        budgets=budgets,
+        classes=_named(classes, listed),
+        k=k,
+        images=images,
+        refit=refit,
+        sample=sample,
+        seed=seed,
+        workers=workers,
+    )
     draw(made.plot, figure)
     show(made, as_json)

@@ -130,8 +130,10 @@ class Loading:
 
     def load(self, spec: str, preparing: Preparing) -> Network:
         """Load the network, or raise what is wrong with the options."""
+        from subspect.ground.memory import keep_freed
         from subspect.networks.naming import load_network
 
+        keep_freed()
         return load_network(
             spec,
             self.weights,
@@ -154,8 +156,10 @@ class Observed:
 
     def load(self) -> Network:
         """Load the network, or raise what is wrong with the options."""
+        from subspect.ground.memory import keep_freed
         from subspect.networks.naming import load_network
 
+        keep_freed()
         return load_network(self.network, self.weights, ignore_extra=self.ignore_extra or ())
 
 

@@ -1,25 +1,27 @@
 """A network for some classes within a budget: narrowed in all its layers, and what that lost won back.
 
-The head is cut to the wanted classes' rows of the decomposed one; then channels and residual branches are taken out together
-with its features (`subspect.shrinking`), as little worth to these classes as can be for what they cost. On images of these
-classes, without labels, batch norm's averages are learned anew and the head is refitted; and, where images to train on are
-given, the small network learns to say what the decomposed one says (distillation).
+The head is cut to the wanted classes' rows of the decomposed one; then channels, residual branches and pixels are taken out
+together with its features (`subspect.shrinking`), as little worth to these classes as can be for what they cost. On images of
+these classes, without labels, batch norm's averages are fitted anew and the head is refitted; and, where images to train on
+are given, the small network learns to say what its teacher says, the dense network or the decomposed one (distillation).
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from subspect.giving.distil import distilled, keep_plan, kept_plan, opened_to_train
+from subspect.giving.options import Teacher
 from subspect.giving.timing import ratios
 from subspect.giving.training import Settings, Trained
 from subspect.ground.errors import SubspectError, some
@@ -34,11 +36,11 @@ from subspect.measuring.where import where
 from subspect.networks.finding import Head
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
-from subspect.networks.summands import is_convolution, is_linear, with_layers
-from subspect.shrinking.recover import features_of, refit
-from subspect.shrinking.shrink import ROUNDS, Plan, batch_norm_anew, shrink
+from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
+from subspect.shrinking.recover import BATCH, features_of, fit_batch_norm, refit, vectors
+from subspect.shrinking.shrink import ROUNDS, Plan, shrink
 from subspect.shrinking.traced import Untraceable, traced
-from subspect.shrinking.worth import BATCH, Images, multiplications
+from subspect.shrinking.worth import Images, multiplications
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.spread import check_read, spread
 from subspect.studies.study import Study
@@ -95,6 +97,7 @@ class Within:
             classes; empty without labels.
         asked: the budget, in words.
         branches: how many residual branches are left out.
+        size: height and width that images are made smaller to, within the network; None where they stay as they are.
         widths: layer → its channels before and after, of layers that are narrower.
         trained: how it was trained, if it was.
     """
@@ -104,6 +107,7 @@ class Within:
     among: Mapping[str, Estimate]
     asked: str
     branches: int
+    size: tuple[int, int] | None
     widths: Mapping[str, tuple[int, int]]
     trained: Trained | None
 
@@ -122,6 +126,7 @@ def within(
     settings: Settings,
     sample: int,
     seed: int,
+    teacher: Teacher,
     class_map: Mapping[str, int] | str | Path | None,
     workers: int,
     show: bool,
@@ -135,10 +140,11 @@ def within(
     opened = opened_to_train(train, network, labels, class_map) if train is not None else None
     about = {
         "network": network.fingerprint(),
-        "decomposition": decomposition.to_json(),
+        "decomposition": _digest(decomposition, labels),
         "labels": list(labels),
         "budget": asdict(budget),
         "sample": [sample, seed],
+        "teacher": teacher,
     }
     plan = kept_plan(folder, about) if folder is not None else None
     on, measured = decomposition.chosen_on[0], where(study, decomposition)
@@ -153,15 +159,14 @@ def within(
     some_of = spread(found.own.numpy(), sample, seed)
     few = Images(found.pixels[some_of], found.own[some_of])
     with network.running("cpu"):
-        made = narrowed(network, head, decomposition, labels, budget, few, show, plan)
+        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher)
     if folder is not None and plan is None:
         keep_plan(folder, made.plan, about)
     before = with_layers(made.model, {head.name: decomposed_head})
     recovered(made, head.name, found.pixels)
     small, trained = with_layers(made.model, {head.name: decomposed_head}), None
     if opened is not None and folder is not None:
-        teacher = with_layers(made.whole, {head.name: decomposed_head})
-        trained = distilled(small, teacher, head, network, *opened, folder, settings, about, workers, show)
+        trained = distilled(small, made.teacher, head, network, *opened, folder, settings, about, workers, show)
         small = trained.model
     among: dict[str, Estimate] = {}
     if measured.labelled and there:
@@ -182,6 +187,7 @@ def within(
         among,
         budget.said,
         sum(len(one.branches) for one in made.plan.rounds),
+        next((one.size for one in reversed(made.plan.rounds) if one.size is not None), None),
         _widths(made.whole, small),
         trained,
     )
@@ -194,11 +200,13 @@ class Narrowed:
     Attributes:
         model: on the CPU; its head is a linear layer, zero where a class doesn't use a feature.
         whole: the network before, as a graph, with the decomposed head of the same classes.
+        teacher: the network that it learns from, with the same classes.
         plan: what was taken out.
     """
 
     model: fx.GraphModule
     whole: fx.GraphModule
+    teacher: nn.Module
     plan: Plan
 
 
@@ -211,8 +219,9 @@ def narrowed(
     images: Images,
     show: bool,
     plan: Plan | None = None,
+    teacher: Teacher = "dense",
 ) -> Narrowed:
-    """Return a network for some classes within a budget, with batch norm's averages learned anew on the images.
+    """Return a network for some classes within a budget, with batch norm's averages fitted anew on the images.
 
     Args:
         network: that was observed.
@@ -223,6 +232,7 @@ def narrowed(
         images: of these classes, by which channels are weighed.
         show: whether to draw a progress bar.
         plan: of an earlier call, to do again.
+        teacher: what it learns from: the dense network, or the decomposed one.
 
     Raises:
         Untraceable: the network is no fixed graph.
@@ -231,37 +241,52 @@ def narrowed(
     layer = network.model.get_submodule(head.layers[0])
     if len(head.layers) > 1 or not is_linear(layer):
         raise Untraceable("the head is no single linear layer")
-    weight, bias = (torch.from_numpy(array).float()[list(labels)] for array in decomposition.matrix())
-    model = with_layers(network.model, {head.name: lambda old: _linear(old, weight, bias)}).cpu().float().eval()
-    model.requires_grad_(False)
+
+    def with_rows(weight: Tensor, bias: Tensor) -> nn.Module:
+        made = with_layers(
+            network.model, {head.name: lambda old: _linear(old, weight[list(labels)], bias[list(labels)])}
+        )
+        return made.cpu().float().eval().requires_grad_(False)
+
+    weight, bias = affine(layer)
+    taught = with_rows(weight.detach().flatten(1).cpu().float(), bias.detach().cpu().float())
+    model = with_rows(*(torch.from_numpy(array).float() for array in decomposition.matrix()))
     whole = traced(model, images.pixels[:2])
+    if plan is None:
+        cost = _by_time(whole, images.pixels) if budget.timed else by_multiplications(whole, head.name, images.pixels)
+        with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
+            told = lambda count, _: advance(count)  # noqa: E731
+            plan = shrink(
+                traced(model, images.pixels[:2]), head.name, images, budget.share, cost, budget.timed, told=told
+            )
     small = traced(model, images.pixels[:2])
-    if plan is not None:
-        plan.apply(small, head.name, images.pixels)
-        batch_norm_anew(small, images.pixels)
-        return Narrowed(small, whole, plan)
-    cost = _by_time(whole, images.pixels) if budget.timed else _by_multiplications(whole, head.name, images.pixels)
-    with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
-        plan = shrink(small, head.name, images, budget.share, cost, budget.timed, told=lambda count, _: advance(count))
-    return Narrowed(small, whole, plan)
+    plan.apply(small, head.name, images.pixels)
+    made = Narrowed(small, whole, taught if teacher == "dense" else whole, plan)
+    fit_batch_norm(small, images.pixels, _said(made.teacher, images.pixels))
+    return made
 
 
 def recovered(made: Narrowed, head: str, pixels: Tensor) -> None:
-    """Learn batch norm's averages anew, and refit the head to what the network before says, in place.
+    """Fit batch norm's averages anew, and refit the head to what the teacher says, in place.
 
     Args:
         made: the network.
         head: name of its head.
         pixels: (n, …) images of the wanted classes.
     """
-    parts = torch.split(pixels, BATCH)
-    batch_norm_anew(made.model, pixels)
+    wanted = _said(made.teacher, pixels)
+    fit_batch_norm(made.model, pixels, wanted)
     layer = cast(nn.Linear, made.model.get_submodule(head))
-    with torch.no_grad():
-        wanted = torch.cat([_vectors(made.whole(part)) for part in parts])
+    parts = torch.split(pixels, BATCH)
     weight, bias = refit(_matrix(layer), _bias(layer), features_of(made.model, head, parts), wanted)
     layer.weight.data.copy_(weight.reshape(layer.weight.shape))
     layer.bias.data.copy_(bias)
+
+
+def _said(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return what a network says of images, (n, c)."""
+    with torch.no_grad():
+        return torch.cat([vectors(model(part)) for part in torch.split(pixels, BATCH)])
 
 
 def decomposed_head(layer: nn.Module) -> DecomposedHead:
@@ -358,11 +383,13 @@ def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estim
         for part in parts:
             count += len(part.own)
             for place, model in enumerate(models):
-                hits[place] += int((_vectors(model(part.pixels)).argmax(dim=1) == part.own).sum())
+                hits[place] += int((vectors(model(part.pixels)).argmax(dim=1) == part.own).sum())
     return [wilson(hit, count) for hit in hits]
 
 
-def _by_multiplications(whole: fx.GraphModule, head: str, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
+def by_multiplications(whole: fx.GraphModule, head: str, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
+    """Return what tells the multiplications of a network, as a share of another's."""
+
     def count(model: fx.GraphModule) -> float:
         network = Network(model, head=head)
         network.find_head(pixels[:2])
@@ -378,6 +405,12 @@ def _by_time(whole: fx.GraphModule, pixels: Tensor) -> Callable[[fx.GraphModule]
             return max(one.value for one in ratios(whole, model, pixels, _LOOKS, TIMED).values())
 
     return share
+
+
+def _digest(decomposition: Decomposition, labels: Sequence[int]) -> str:
+    """Return the SHA-256 of these classes' weights and biases."""
+    rows = [np.ascontiguousarray(array[list(labels)]) for array in decomposition.matrix()]
+    return hashlib.sha256(b"".join(row.tobytes() for row in rows)).hexdigest()
 
 
 def _linear(old: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
@@ -408,8 +441,3 @@ def _matrix(layer: nn.Module) -> Tensor:
 
 def _bias(layer: nn.Module) -> Tensor:
     return cast(nn.Linear, layer).bias.detach()
-
-
-def _vectors(output: Any) -> Tensor:
-    """Return logits (n, c), of maps the mean over places."""
-    return torch.as_tensor(output.flatten(2).mean(2) if output.ndim > 2 else output)

@@ -1,8 +1,8 @@
-"""Distillation: a small network learns to say of images what the decomposed network says.
+"""Distillation: a small network learns to say of images what a teacher says, the dense network or the decomposed one.
 
-Its loss is the cross-entropy to the probabilities that the decomposed network gives the wanted classes (Hinton et al. 2015,
+Its loss is the cross-entropy to the probabilities that the teacher gives the wanted classes (Hinton et al. 2015,
 arXiv 1503.02531), so labels are not needed; a share of the images is held out, and the epoch is kept that agrees with the
-decomposed network on most of them. The loop, and how it goes on where it was stopped, are those of `subspect.retrain`. What was
+teacher on most of them. The loop, and how it goes on where it was stopped, are those of `subspect.retrain`. What was
 taken out of the network is kept beside the state, so that the same call goes on with the same small network.
 """
 
@@ -125,6 +125,7 @@ def kept_plan(folder: Path, about: Mapping[str, Any]) -> Plan | None:
         Round(
             tuple((str(one), str(other)) for one, other in made["branches"]),
             {name: tuple(int(channel) for channel in channels) for name, channels in made["channels"].items()},
+            None if made["size"] is None else (int(made["size"][0]), int(made["size"][1])),
         )
         for made in found["rounds"]
     ]
@@ -133,5 +134,5 @@ def kept_plan(folder: Path, about: Mapping[str, Any]) -> Plan | None:
 
 def keep_plan(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
     """Keep what was taken out of a network."""
-    rounds = [{"branches": list(one.branches), "channels": dict(one.channels)} for one in plan.rounds]
+    rounds = [{"branches": one.branches, "channels": dict(one.channels), "size": one.size} for one in plan.rounds]
     write_json(folder / _PLAN, {"about": dict(about), "rounds": rounds})

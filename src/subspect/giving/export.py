@@ -86,6 +86,7 @@ class Exported(Result):
         about: what travels along: names, preprocessing, where it comes from.
         times: images at a time → how long the decomposed network takes beside the dense one; empty for safetensors and hf.
         pushed: the address on the hub that it was sent to; None where it wasn't.
+        called: what the network in it is called in tables.
 
     Example:
         >>> exported = decomposition.export("small.onnx", network=network)
@@ -104,6 +105,7 @@ class Exported(Result):
     about: Mapping[str, Any]
     times: Mapping[int, Ratio] = field(default_factory=dict)
     pushed: str | None = None
+    called: str = "decomposed"
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -111,7 +113,7 @@ class Exported(Result):
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
         """Return a row for the dense file, where there is one, and one for the decomposed file."""
-        costs = (("dense", self.dense), ("decomposed", self.decomposed))
+        costs = (("dense", self.dense), (self.called, self.decomposed))
         return [
             {"file": name, "bytes": cost.bytes, **{f"seconds_{batch}": value for batch, value in cost.seconds.items()}}
             for name, cost in costs
@@ -124,7 +126,7 @@ class Exported(Result):
         table.add_column("")
         for column in ("MB", *(f"{batch} image{'s' * (batch > 1)}, ms" for batch in self.decomposed.seconds)):
             table.add_column(column, justify="right")
-        for name, cost in (("dense", self.dense), ("decomposed", self.decomposed)):
+        for name, cost in (("dense", self.dense), (self.called, self.decomposed)):
             if cost is not None:
                 times = (f"{1000 * seconds:.3g}" for seconds in cost.seconds.values())
                 size = cost.bytes / 1e6
@@ -323,6 +325,7 @@ def write(
     about: Mapping[str, Any],
     opset: int = OPSET,
     batches: Sequence[int] = BATCHES,
+    called: str = "decomposed",
 ) -> Exported:
     """Write a network with a decomposed head, once what was written says the same as it.
 
@@ -336,6 +339,7 @@ def write(
         about: what travels along.
         opset: of ONNX.
         batches: images at a time, when it is checked and timed.
+        called: what the network is called.
 
     Raises:
         SubspectError: it cannot be exported, or says something else.
@@ -357,7 +361,7 @@ def write(
             apart = float((run(pixels[:batch]) - wanted).abs().max())
             if not apart <= TOLERANCE * max(1.0, float(wanted.abs().max())):
                 raise SubspectError(
-                    f"the exported network differs from the decomposed one by {apart:.2e} in a logit, on a batch of "
+                    f"the exported network differs from the one in PyTorch by {apart:.2e} in a logit, on a batch of "
                     f"{batch}; more "
                     f"than {TOLERANCE:g}; nothing was written. Does it hold something random, or that depends on the batch?"
                 )
@@ -367,7 +371,7 @@ def write(
     dense_cost = FileCost(len(dense_data), {batch: ratio.dense for batch, ratio in times.items()})
     with atomic(path) as file:
         file.write(data)
-    return Exported(path, format, cost, dense_cost, difference, kind, known, times)
+    return Exported(path, format, cost, dense_cost, difference, kind, known, times, called=called)
 
 
 class _Logits(nn.Module):

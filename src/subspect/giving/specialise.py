@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.budget import TIMED, Budget, Within, within
-from subspect.giving.export import TOLERANCE, about_of, check_path, exportable, tell_unseen, write
-from subspect.giving.options import SMALL, WEIGHED, Format
+from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
+from subspect.giving.options import SMALL, TEACHERS, WEIGHED, Format, Teacher
 from subspect.giving.specialised import Specialised
 from subspect.giving.timing import BATCHES, ROUNDS, ratios
 from subspect.giving.training import Settings
@@ -66,6 +67,7 @@ def specialise(
     settings: Settings | Mapping[str, Any] | None = None,
     sample: int = WEIGHED,
     seed: int = 0,
+    teacher: Teacher = "dense",
     class_map: Mapping[str, int] | str | Path | None = None,
     workers: int = 0,
     show_progress: bool = True,
@@ -73,7 +75,7 @@ def specialise(
     """Return a smaller network for some classes, or for all.
 
     Unless a budget is given, only channels go that nothing uses any more, and the logits stay those of the decomposed network.
-    Within a budget channels of all layers and whole residual branches go, as little worth to these classes as can be.
+    Within a budget channels of all layers, whole residual branches and pixels go, as little worth to these classes as can be.
 
     Args:
         study: of the network.
@@ -85,11 +87,13 @@ def specialise(
         rounds: of timing; 0 for none.
         budget: share of the network's multiplications that the small one may take, between 0 and 1.
         times_as_fast: how many times as fast it is to be on this machine, for 1 image and for 32, such as 2.
-        train: images of these classes to learn from what the decomposed network says of them; labels aren't needed.
+        train: images of these classes to learn from what the teacher says of them; labels aren't needed.
         folder: where the state, the log and the weights of that training go; the same call resumes.
         settings: how to train: `subspect.Settings`, or a mapping with some of its fields.
         sample: within a budget, by how many images, spread over the classes, channels are weighed.
         seed: of that sample.
+        teacher: what the small network learns to say, also without training, when batch norm and head are fitted anew: what the
+            dense network says of these classes, or the decomposed one.
         class_map: of ``train``: folder name → class index, or a JSON file with it.
         workers: processes that read images.
         show_progress: whether to draw progress bars.
@@ -107,7 +111,7 @@ def specialise(
     study, decomposition = opened(study, decomposition)
     labels = _labels(decomposition, classes)
     form = check_path(Path(path), None, SMALL) if path is not None else None
-    wanted = _wanted(budget, times_as_fast, train, folder, settings, labels, sample)
+    wanted = _wanted(budget, times_as_fast, train, folder, settings, labels, sample, teacher)
     check_pruning()
     tell_unseen(decomposition, labels)
     network, head, pixels = exportable(study, network, images)
@@ -135,6 +139,7 @@ def specialise(
                 settings=Settings(**settings) if isinstance(settings, Mapping) else settings or Settings(),
                 sample=sample,
                 seed=seed,
+                teacher=teacher,
                 class_map=class_map,
                 workers=workers,
                 show=show_progress,
@@ -151,7 +156,9 @@ def specialise(
     among, note = _among(study, decomposition, labels)
     about = {**about_of(study, decomposition), "labels": labels}
     about["class_names"] = [decomposition.class_names[label] for label in labels]
-    file = write(Path(path), form, model, network.model, head, pixels, about) if path is not None and form else None
+    file = None
+    if path is not None and form is not None:
+        file = write(Path(path), form, model, network.model, head, pixels, about, called="small")
     return Specialised(
         model=model.requires_grad_(False),
         labels=tuple(labels),
@@ -179,6 +186,7 @@ def _wanted(
     settings: object,
     labels: Sequence[int],
     sample: int,
+    teacher: str,
 ) -> Budget | None:
     """Return the budget that was asked for, if any.
 
@@ -197,6 +205,8 @@ def _wanted(
         raise SubspectError(
             "training takes images and a folder for its state: give both train and folder (--train, --folder), or neither"
         )
+    if teacher not in TEACHERS:
+        raise SubspectError(f"teacher must be one of {', '.join(TEACHERS)}, got {teacher!r}")
     if sample < 2:
         raise SubspectError(f"sample must be 2 images or more, got {sample}")
     return wanted
@@ -222,7 +232,10 @@ def _within_budget(
         about["class_names"] = [decomposition.class_names[label] for label in labels]
         file = None
         if path is not None and form is not None:
-            file = write(Path(path), form, made.model, network.model, head, made.pixels, about, batches=TIMED)
+            file = write(
+                Path(path), form, made.model, network.model, head, made.pixels, about, batches=TIMED, called="small"
+            )
+        onnx = file if form == "onnx" else _as_onnx(made, network, head) if rounds > 0 else None
     among, note = _among(study, decomposition, labels)
     return Specialised(
         model=made.model.requires_grad_(False),
@@ -242,9 +255,24 @@ def _within_budget(
         file=file,
         asked=made.asked,
         branches=made.branches,
+        size=made.size,
         widths=made.widths,
         trained=made.trained,
+        onnx={} if onnx is None else onnx.times,
+        onnx_bytes=None if onnx is None or onnx.dense is None else (onnx.dense.bytes, onnx.decomposed.bytes),
     )
+
+
+def _as_onnx(made: Within, network: Network, head: Head) -> Exported | None:
+    """Return what a file for ONNX Runtime would cost; None where there is none, and why is logged."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "small.onnx"
+            check_path(place, "onnx", SMALL)
+            return write(place, "onnx", made.model, network.model, head, made.pixels, {}, batches=TIMED)
+    except SubspectError as error:
+        log.warning("not timed by ONNX Runtime: %s", error)
+        return None
 
 
 def _smaller(

@@ -38,15 +38,18 @@ class Specialised(Result):
         difference: the largest difference of a logit from the decomposed network's, on real images; None within a budget,
             where it isn't to be none.
         times: images at a time → how long the small network takes beside the dense one; on the CPU, or where it lies.
+        onnx: within a budget the same by ONNX Runtime; empty without it, or where the network can't be written for it.
+        onnx_bytes: the sizes of the dense and the small network as ONNX files, where these were made.
         among: "dense", "decomposed", and within a budget "small, before recovery" and "small" → accuracy on images of these
             classes, told among these classes; empty without labels.
         note: on which images.
         file: the file that was written, if any.
         asked: within which budget, in words; empty without one.
         branches: how many residual branches were left out.
+        size: height and width that the network makes images smaller to before its first layer; None where it doesn't.
         widths: layer → its channels before and after, of layers that were narrowed.
-        trained: how it was trained, if it was; accuracies in it are shares of images on which it agrees with the decomposed
-            network.
+        trained: how it was trained, if it was; accuracies in it are shares of images on which it agrees with its
+            teacher.
 
     Example:
         >>> small = decomposition.specialise(network, classes=["cat", "dog"], path="pets.onnx")
@@ -71,8 +74,11 @@ class Specialised(Result):
     file: Exported | None = None
     asked: str = ""
     branches: int = 0
+    size: tuple[int, int] | None = None
     widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     trained: Trained | None = None
+    onnx: Mapping[int, Ratio] = field(default_factory=dict)
+    onnx_bytes: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the model as JSON values."""
@@ -93,8 +99,11 @@ class Specialised(Result):
             "file": self.file and self.file.to_json(),
             "asked": self.asked,
             "branches": self.branches,
+            "size": self.size and list(self.size),
             "widths": {name: list(widths) for name, widths in self.widths.items()},
             "trained": self.trained and self.trained.to_json(),
+            "onnx": {str(batch): asdict(ratio) for batch, ratio in self.onnx.items()},
+            "onnx_bytes": self.onnx_bytes and list(self.onnx_bytes),
         }
 
     def _records(self) -> Sequence[Mapping[str, Any]]:
@@ -123,9 +132,14 @@ class Specialised(Result):
         for name in ("parameters", "multiplications", "features"):
             sizes = [getattr(one, name) for one in (self.dense, *([self.rows] if fewer else []), self.small)]
             table.add_row(name, *(f"{size:,}" for size in sizes), f"{sizes[-1] / sizes[0]:.3f}")
-        for batch, ratio in self.times.items():
-            before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.small))
-            table.add_row(f"{batch} image{'s' * (batch > 1)}", before, *([""] if fewer else []), after, str(ratio))
+        empty = [""] if fewer else []
+        if self.onnx_bytes is not None:
+            dense, small = self.onnx_bytes
+            table.add_row("bytes, as ONNX", f"{dense:,}", *empty, f"{small:,}", f"{small / dense:.3f}")
+        for runtime, times in (("", self.times), (", ONNX Runtime", self.onnx)):
+            for batch, ratio in times.items():
+                before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.small))
+                table.add_row(f"{counted(batch, 'image', 'images')}{runtime}", before, *empty, after, str(ratio))
         return [table, *(self.file.tables() if self.file is not None else [])]
 
     @property
@@ -134,7 +148,10 @@ class Specialised(Result):
         if self.difference is None:
             gone = counted(self.branches, "residual branch is", "residual branches are")
             narrower = counted(len(self.widths), "layer is", "layers are")
-            return f"{self.asked}: {gone} left out, {narrower} narrower, {self.small.features} features are left"
+            pixels = "" if self.size is None else f", images are made {self.size[0]} × {self.size[1]} within"
+            return (
+                f"{self.asked}: {gone} left out, {narrower} narrower, {self.small.features} features are left{pixels}"
+            )
         return (
             f"{counted(self.removed, 'feature is', 'features are')} no longer computed; logits on real images differ "
             f"from the decomposed network's by {self.difference:.1e} at most"

@@ -1,9 +1,9 @@
-"""A network for some classes within a budget: channels of all layers, and whole residual branches, are taken out in rounds.
+"""A network for some classes within a budget: channels, whole residual branches and pixels are taken out in rounds.
 
 In each round everything that can go is ranked by what it is worth to the wanted classes (`shrinking.worth`) for what it costs,
-and the least is taken out until the round's share of the way is gone; then batch norm's averages are learned anew on the
-images, and all is weighed again. What it costs is its multiplications, or its share of the time on this machine. Widths stay
-multiples of what vector units take at a time.
+and the least is taken out until the round's share of the way is gone; then batch norm's averages are fitted anew on the images
+(`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time on this machine.
+Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones.
 
 The rounds make a plan, which says what is taken out of what, so that the same network can be made again.
 """
@@ -17,18 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, fx
 
 from subspect.ground.errors import SubspectError
 from subspect.networks.network import Network
+from subspect.shrinking.recover import fit_batch_norm, vectors
 from subspect.shrinking.tied import Group, Tied, tell_sizes
-from subspect.shrinking.traced import Branch, branches, without_branches
-from subspect.shrinking.worth import BATCH, Images, Worth, multiplications, shares_of_time
+from subspect.shrinking.traced import Branch, at_size, at_size_within, branches, size_in, without_branches
+from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
 
 ROUNDS = 4  #: of weighing and taking out
 _MOST = 12  # rounds, where time doesn't fall as expected
 _STEADY = 0.15  # of a layer's time, that it takes however narrow it is
+_STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
+_MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
+_SIZES = 3  # steps in a round, at most
+_TOO_MUCH = 2  # times what is still to be saved, above which a branch waits
+_CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,12 @@ class Round:
     Attributes:
         branches: of each the sum, and the node that it goes on with.
         channels: layer → which of its channels, and of all that is tied to them.
+        size: height and width to which images are made smaller; None where they stay as they are.
     """
 
     branches: tuple[tuple[str, str], ...] = ()
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,18 +100,19 @@ def shrink(
         SubspectError: so little can't be reached; the least that can is said.
     """
     done: list[Round] = []
+    with torch.no_grad():
+        wanted = torch.cat([vectors(model(part.pixels)) for part in images.parts()])
     now = cost(model)
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
-        wanted = (share / now) ** (1 / left)
-        found = _round(model, head, images, wanted, timed, step or width(), told)
-        if not found.branches and not found.channels:
+        found = _round(model, head, images, (share / now) ** (1 / left), cost, now, timed, step or width(), told)
+        if found == Round():
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
                 f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more"
             )
         _take(model, head, images.pixels[:1], found)
-        batch_norm_anew(model, images.pixels)
+        fit_batch_norm(model, images.pixels, wanted)
         done.append(found)
         now = cost(model)
     return Plan(tuple(done))
@@ -115,6 +123,8 @@ def _take(model: fx.GraphModule, head: str, pixels: Tensor, found: Round) -> Non
     for root, channels in found.channels.items():
         tied.cut(root, channels)
     without_branches(model, found.branches)
+    if found.size is not None:
+        at_size(model, found.size)
     tell_sizes(model.modules())
     model.requires_grad_(False)  # of weights that were cut torch-pruning makes new ones
 
@@ -124,6 +134,8 @@ def _round(
     head: str,
     images: Images,
     share: float,
+    cost: Callable[[fx.GraphModule], float],
+    now: float,
     timed: bool,
     step: int,
     told: Callable[[int, int], object],
@@ -139,9 +151,46 @@ def _round(
     return _cheapest(
         [_Strip.of(group, worth.of(group), costs, step, steady) for group in tied],
         list(zip(found, worth.of_branches(found), strict=True)),
+        _smaller(model, images.pixels, worth, cost, now),
         costs,
-        (1 - share) * sum(costs.values()),
+        share,
     )
+
+
+def _smaller(
+    model: fx.GraphModule, pixels: Tensor, worth: Worth, cost: Callable[[fx.GraphModule], float], now: float
+) -> list[_Size]:
+    """Return the next smaller sizes of images, by steps, as far as the network takes them and each costs less."""
+    if pixels.ndim != 4:
+        return []
+    whole, sizes = (int(pixels.shape[2]), int(pixels.shape[3])), list[_Size]()
+    height, _ = size_in(model, pixels)
+    step = max(_LEAST_STEP, round(whole[0] / _STEPS / _LEAST_STEP) * _LEAST_STEP)
+    for count in range(1, _SIZES + 1 if _MOST_STEP * step <= whole[0] else 0):
+        size = height - count * step, round((height - count * step) / whole[0] * whole[1])
+        if 2 * size[0] < whole[0] or (lost := worth.of_size(size)) is None:
+            break
+        with at_size_within(model, size):
+            left = cost(model) / now
+        if left >= (sizes[-1].left if sizes else 1.0):
+            break
+        sizes.append(_Size(size, lost, left))
+    return sizes
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A size of images.
+
+    Attributes:
+        size: height and width.
+        worth: what is lost with it.
+        left: share of the cost that is left.
+    """
+
+    size: tuple[int, int]
+    worth: float
+    left: float
 
 
 @dataclass
@@ -185,50 +234,44 @@ class _Strip:
 
 
 def _cheapest(
-    strips: Sequence[_Strip], found: Sequence[tuple[Branch, float]], costs: Mapping[str, float], wanted: float
+    strips: Sequence[_Strip],
+    found: Sequence[tuple[Branch, float]],
+    sizes: Sequence[_Size],
+    costs: Mapping[str, float],
+    share: float,
 ) -> Round:
-    """Take what is worth least for what it saves, until enough is saved."""
+    """Take what is worth least for what it saves, until about a share of the cost is left."""
+    whole = sum(costs.values())
     spans = [sum(costs.get(name, 0.0) for name in branch.layers) for branch, _ in found]
-    waiting = [(strip.steps[0][0], 0, place) for place, strip in enumerate(strips) if strip.steps]
-    waiting += [
-        (worth / max(span, 1e-30), 1, place) for place, ((_, worth), span) in enumerate(zip(found, spans, strict=True))
-    ]
+    steps = list(zip([_Size((0, 0), 0.0, 1.0), *sizes], sizes, strict=False))  # from one size to the next
+    prices = [max(after.worth - before.worth, 0.0) / (whole * (before.left - after.left)) for before, after in steps]
+    waiting = [(strip.steps[0][0], _CHANNELS, place) for place, strip in enumerate(strips) if strip.steps]
+    waiting += [(worth / max(spans[place], 1e-30), _BRANCH, place) for place, (_, worth) in enumerate(found)]
+    waiting += [(price, _SIZE, 0) for price in prices[:1]]
     heapq.heapify(waiting)
-    saved, gone = 0.0, list[Branch]()
-    while waiting and saved < wanted:
-        worth, is_branch, place = heapq.heappop(waiting)
-        if is_branch:
+    saved, gone, size, later = 0.0, list[Branch](), 0, list[tuple[float, int, int]]()
+    while (waiting or later) and (
+        over := (whole - saved) * (sizes[size - 1].left if size else 1.0) - share * whole
+    ) > 0:
+        worth, kind, place = heapq.heappop(waiting) if waiting else later.pop(0)
+        if kind == _SIZE:
+            size = place + 1
+            if size < len(sizes):
+                heapq.heappush(waiting, (max(worth, prices[size]), _SIZE, size))
+        elif kind == _BRANCH and waiting and spans[place] > _TOO_MUCH * over:
+            later.append((worth, kind, place))  # something smaller will do
+        elif kind == _BRANCH:
             gone.append(found[place][0])
             saved += spans[place]
+            layers = {name for one in gone for name in one.layers}
             for strip in strips:
-                if strip.taken is not None and set(strip.group.writers) <= {
-                    name for one in gone for name in one.layers
-                }:
+                if strip.taken is not None and set(strip.group.writers) <= layers:
                     saved -= strip.saved()
                     strip.taken = None
-            continue
-        strip = strips[place]
-        if strip.taken is not None:
+        elif (strip := strips[place]).taken is not None:
             saved += strip.steps[strip.taken][2]
             strip.taken += 1
             if strip.taken < len(strip.steps):
-                heapq.heappush(waiting, (max(worth, strip.steps[strip.taken][0]), 0, place))
+                heapq.heappush(waiting, (max(worth, strip.steps[strip.taken][0]), _CHANNELS, place))
     cut = {strip.group.root: strip.channels() for strip in strips if strip.taken}
-    return Round(tuple((one.sum, one.other) for one in gone), cut)
-
-
-def batch_norm_anew(model: nn.Module, pixels: Tensor) -> None:
-    """Learn the averages of every batch norm anew on some images, all counted alike."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        for part in torch.split(pixels, BATCH):
-            if len(part) > 1:
-                model(part)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    return Round(tuple((one.sum, one.other) for one in gone), cut, sizes[size - 1].size if size else None)

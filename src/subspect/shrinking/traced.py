@@ -2,14 +2,16 @@
 
 ``torch.fx`` traces the network; its layers stay modules under their own names, so that heads and layers are found as before.
 Where two values are added, and all that leads to one of them alone is a branch with a layer in it, the sum can go on with the
-other value: the branch is gone, and the network has fewer layers. Nothing in the graph works in place.
+other value: the branch is gone, and the network has fewer layers. Images can be made smaller before the first layer. Nothing
+in the graph works in place.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ _FILTERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SUMS = (operator.add, torch.add)
 _PASSING = (_BatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d)
 _CLOSE = 1e-4  # of the largest output
+_RESIZED = "resized"  # name of the layer that makes images smaller
 
 
 class Untraceable(Exception):
@@ -118,6 +121,44 @@ def without_branches(network: fx.GraphModule, gone: Sequence[tuple[str, str]]) -
         nodes[name].replace_all_uses_with(nodes[other])
         network.graph.erase_node(nodes[name])
     _tidy(network)
+
+
+def at_size(network: fx.GraphModule, size: tuple[int, int]) -> None:
+    """Have a graph make images (n, channels, height, width) of this height and width of those that it is given, in place."""
+    if (layer := getattr(network, _RESIZED, None)) is not None:
+        layer.size = size
+        return
+    network.add_submodule(_RESIZED, nn.Upsample(size=size, mode="bilinear", align_corners=False))
+    start = next(node for node in network.graph.nodes if node.op == "placeholder")
+    with network.graph.inserting_after(start):
+        resized = network.graph.call_module(_RESIZED, (start,))
+    start.replace_all_uses_with(resized, delete_user_cb=lambda user: user is not resized)
+    network.recompile()
+
+
+def size_in(network: fx.GraphModule, pixels: Tensor) -> tuple[int, int]:
+    """Return the height and width of images (n, channels, height, width) as the first layer of a graph gets them."""
+    layer = getattr(network, _RESIZED, None)
+    height, width = pixels.shape[-2:] if layer is None else layer.size
+    return int(height), int(width)
+
+
+@contextmanager
+def at_size_within(network: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """While the block runs, let a graph make images of this height and width of those that it is given."""
+    assert isinstance(network, fx.GraphModule)
+    before = getattr(getattr(network, _RESIZED, None), "size", None)
+    at_size(network, size)
+    try:
+        yield
+    finally:
+        if before is not None:
+            at_size(network, before)
+        else:
+            node = next(one for one in network.graph.nodes if one.target == _RESIZED)
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+            _tidy(network)
 
 
 def _tidy(network: fx.GraphModule) -> None:

@@ -2,7 +2,8 @@
 
 A group of tied channels is worth what the margins of the classes' images change, to first order, when one of its channels is
 set to its mean (`subspect.networks.gates`): the effects of all layers that write it are added image by image, and the mean of
-their squares is taken. A residual branch is worth what they change when its last layer is set to its mean, measured by running.
+their squares is taken. A residual branch is worth what they change when its last layer is set to its mean, and the size of the
+images what they change when these are smaller, both measured by running.
 Squares add up where effects have nothing to do with each other, so that many channels and a whole branch can be compared.
 It is the decomposed head's margins that count, among the wanted classes alone, so that a channel that only unused features
 read is worth nothing.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,11 @@ from torch import Tensor, fx
 
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
+from subspect.shrinking.recover import BATCH
 from subspect.shrinking.tied import Group
-from subspect.shrinking.traced import Branch
+from subspect.shrinking.traced import Branch, at_size_within
 from subspect.tracing.margins import Margins
 
-BATCH = 25  #: images whose gradients are kept at a time
 _BRANCH_IMAGES = 100  # on which branches are measured, each by a pass of its own
 Values = npt.NDArray[np.float64]
 
@@ -85,14 +87,30 @@ class Worth:
 
     def of_branches(self, found: Sequence[Branch]) -> list[float]:
         """Return the same of branches."""
-        parts = self.images.parts(_BRANCH_IMAGES)
-        open_ = torch.cat([self._without(part, {}) for part in parts])
         changes = []
         for branch in found:
             closed = {branch.last: torch.zeros(self.layers[branch.last].channels)}
-            changes.append(torch.cat([self._without(part, closed) for part in parts]) - open_)
+            changes.append(torch.cat([self._without(part, closed) for part in self._few]) - self._open)
             self._advance(0)
         return [float(change.square().mean()) for change in changes]
+
+    def of_size(self, size: tuple[int, int]) -> float | None:
+        """Return the same of images of this height and width; None where the network takes none such."""
+        before = self._open
+        try:
+            with at_size_within(self.network.model, size):
+                change = torch.cat([self._without(part, {}) for part in self._few]) - before
+        except (RuntimeError, ValueError):  # layers that no longer fit
+            return None
+        return float(change.square().mean())
+
+    @cached_property
+    def _few(self) -> list[Images]:
+        return self.images.parts(_BRANCH_IMAGES)
+
+    @cached_property
+    def _open(self) -> Tensor:
+        return torch.cat([self._without(part, {}) for part in self._few])
 
     def _without(self, part: Images, gates: Mapping[str, Tensor]) -> Tensor:
         return self.margins(self.gates.without(part.pixels, self.means, gates), part.own).double().cpu()

@@ -46,8 +46,8 @@ class StudyQuestions(Result):
         """Measure in how many dimensions features and decisions lie: `subspect.geometry`."""
         return subspect.geometry(self._study, **options)
 
-    def tradeoff(self, network: Network, pools: Sequence[int], **options: Any) -> Tradeoff:
-        """Plot accuracy against multiplications: `subspect.tradeoff`."""
+    def tradeoff(self, network: Network, pools: Sequence[int] | None = None, **options: Any) -> Tradeoff:
+        """Set accuracy against multiplications, or with ``budgets`` against time: `subspect.tradeoff`."""
         return subspect.tradeoff(self._study, network=network, pools=pools, **options)
 
     def name_feature(self, feature: int | str, name: str | None) -> FeatureNames:
