@@ -391,6 +391,25 @@ def test_a_small_network_learns_from_the_decomposed_one_and_goes_on(
         made(train=nothing, folder=tmp_path / "other", class_map={"c": 2})
 
 
+def test_batch_norm_follows_a_short_training(one: OfNet, tmp_path: Path) -> None:
+    for module in one.network.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.001
+    found = specialise(
+        *(one.study, one.made),
+        network=one.network,
+        budget=0.6,
+        train=one.images,
+        folder=tmp_path / "small",
+        settings={"epochs": 1, "batch_size": 8, "rate": 1e-9, "held_out": 0.2},
+        rounds=0,
+        sample=30,
+        show_progress=False,
+    )
+    norms = [module for module in found.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and all(norm.momentum == 0.1 for norm in norms)
+
+
 def test_a_network_that_is_no_graph_is_narrowed_in_its_last_layer(
     tmp_path: Path, make_folder: MakeFolder, caplog: pytest.LogCaptureFixture
 ) -> None:

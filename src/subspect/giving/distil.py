@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from subspect.giving.training import BEST, LOG, Run, Settings, Trained, refuse_study, split
 from subspect.ground.errors import SubspectError
@@ -31,6 +32,7 @@ from subspect.networks.network import Network
 from subspect.shrinking.shrink import Plan, Round
 
 _PLAN = "plan.json"
+_FOLLOW = 0.1  # of the way that batch norm's averages go with each step, at least: networks made for long trainings go less
 
 
 def opened_to_train(
@@ -86,6 +88,9 @@ def distilled(
         SubspectError: too few images, a folder with another run or files that aren't a run's, or a loss that is no number.
     """
     kept, held = split(source, positions, settings)
+    for one in model.modules():
+        if isinstance(one, _BatchNorm) and one.momentum is not None:
+            one.momentum = max(one.momentum, _FOLLOW)
     if not any(isinstance(one, nn.Conv3d) for one in model.modules()):
         for each in (model, teacher):  # as processors, and cards, train it faster
             each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BATCH = 25  #: images that run at a time
-_TRIED = 300  # images, at most, on which averages are compared
+_TRIED = 100  # images, at most, on which averages are compared
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from the old averages to the new ones
 _PULL = 1e-4  # towards the start, for the squared distance in units of the features' spread
 _STEPS = 200

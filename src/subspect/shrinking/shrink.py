@@ -31,7 +31,7 @@ _MOST = 12  # rounds, where time doesn't fall as expected
 _STEADY = 0.15  # of a layer's time, that it takes however narrow it is
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
-_SIZES = 3  # steps in a round, at most
+_SIZES = 2  # steps in a round, at most
 _TOO_MUCH = 2  # times what is still to be saved, above which a branch waits
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
