@@ -32,7 +32,9 @@ from subspect.networks.network import Network
 from subspect.shrinking.shrink import Plan, Round
 
 _PLAN = "plan.json"
-_FOLLOW = 0.1  # of the way that batch norm's averages go with each step, at least: networks made for long trainings go less
+_FOLLOW = (
+    0.1  # of the way that batch norm's averages go with each step, at least: networks made for long trainings go less
+)
 
 
 def opened_to_train(

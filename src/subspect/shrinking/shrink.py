@@ -32,7 +32,7 @@ _STEADY = 0.15  # of a layer's time, that it takes however narrow it is
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
 _SIZES = 2  # steps in a round, at most
-_TOO_MUCH = 2  # times what is still to be saved, above which a branch waits
+_TOO_MUCH = 1.5  # times what is still to be saved, above which a branch or a size waits
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
 
@@ -249,17 +249,24 @@ def _cheapest(
     waiting += [(worth / max(spans[place], 1e-30), _BRANCH, place) for place, (_, worth) in enumerate(found)]
     waiting += [(price, _SIZE, 0) for price in prices[:1]]
     heapq.heapify(waiting)
+    lefts = [1.0, *(one.left for one in sizes)]  # of the cost, at each size
     saved, gone, size, later = 0.0, list[Branch](), 0, list[tuple[float, int, int]]()
-    while (waiting or later) and (
-        over := (whole - saved) * (sizes[size - 1].left if size else 1.0) - share * whole
-    ) > 0:
+    while waiting or later:
+        over = (whole - saved) * lefts[size] - share * whole
+        if over <= 0:
+            break
         worth, kind, place = heapq.heappop(waiting) if waiting else later.pop(0)
-        if kind == _SIZE:
+        at_once = 0.0  # what is saved by what can't be had in parts
+        if kind == _BRANCH:
+            at_once = spans[place] * lefts[size]
+        elif kind == _SIZE:
+            at_once = (whole - saved) * (lefts[size] - lefts[place + 1])
+        if waiting and at_once > _TOO_MUCH * over:
+            later.append((worth, kind, place))  # something smaller will do
+        elif kind == _SIZE:
             size = place + 1
             if size < len(sizes):
                 heapq.heappush(waiting, (max(worth, prices[size]), _SIZE, size))
-        elif kind == _BRANCH and waiting and spans[place] > _TOO_MUCH * over:
-            later.append((worth, kind, place))  # something smaller will do
         elif kind == _BRANCH:
             gone.append(found[place][0])
             saved += spans[place]
