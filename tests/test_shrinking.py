@@ -242,10 +242,20 @@ def test_batch_norm_goes_as_far_as_it_helps(images: Images) -> None:
 
 @pytest.mark.parametrize("side", [28, 32])
 def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
-    generator = torch.Generator().manual_seed(2)
-    few = Images(torch.randn(20, 3, side, side, generator=generator), torch.arange(20) % 3)
-    whole, small = (traced(Net(), few.pixels[:2]) for _ in range(2))
-    plan = shrink(small, "linear", few, 0.3, lambda one: share_of(whole, one, few.pixels), False, step=8)
+    coarse = torch.randn(20, 3, 7, 7, generator=torch.Generator().manual_seed(2))
+    few = Images(F.interpolate(coarse, (side, side), mode="bicubic"), torch.arange(20) % 3)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
+    )
+    small, whole = (traced(plain, few.pixels[:2]) for _ in range(2))
+
+    def cost(one: nn.Module) -> float:
+        counts = [
+            sum(multiplications(Gates(known(net, "4", few.pixels), few.pixels[:2])).values()) for net in (one, whole)
+        ]
+        return counts[0] / counts[1]
+
+    plan = shrink(small, "4", few, 0.5, cost, False, step=8)
     sizes = [one.size for one in plan.rounds if one.size is not None]
     assert sizes and sizes == sorted(sizes, reverse=True) and sizes[-1] == size_in(small, few.pixels) < (side, side)
     assert all(2 * height >= side and height % 4 == 0 for height, _ in sizes)

@@ -39,6 +39,7 @@ FRESH = (
     "docs/agents.md",
     "docs/howto/network.md",
     "docs/howto/labels.md",
+    "docs/howto/classes.md",
     *(f"docs/{name}.md" for name in ("compare", "cues", "scale", "shortcut", "stability")),
 )
 FULL = tuple(f"docs/howto/{name}.md" for name in ("deploy", "edit", "features", "gpu", "images", "k", "research"))

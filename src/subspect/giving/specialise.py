@@ -68,6 +68,7 @@ def specialise(
     sample: int = WEIGHED,
     seed: int = 0,
     teacher: Teacher = "dense",
+    onnx: bool = True,
     class_map: Mapping[str, int] | str | Path | None = None,
     workers: int = 0,
     show_progress: bool = True,
@@ -94,6 +95,7 @@ def specialise(
         seed: of that sample.
         teacher: what the small network learns to say, also without training, when batch norm and head are fitted anew: what the
             dense network says of these classes, or the decomposed one.
+        onnx: within a budget, whether ONNX Runtime is timed too, where it is installed.
         class_map: of ``train``: folder name → class index, or a JSON file with it.
         workers: processes that read images.
         show_progress: whether to draw progress bars.
@@ -144,7 +146,7 @@ def specialise(
                 workers=workers,
                 show=show_progress,
             )
-            return _within_budget(study, decomposition, network, head, labels, made, path, form, rounds)
+            return _within_budget(study, decomposition, network, head, labels, made, path, form, rounds, onnx)
         except Untraceable as error:
             reason = f"; it isn't narrowed to {wanted.said}, since {error}"
             log.warning("only channels that nothing uses are taken out, since %s", error)
@@ -222,6 +224,7 @@ def _within_budget(
     path: str | Path | None,
     form: Format | None,
     rounds: int,
+    onnx: bool,
 ) -> Specialised:
     """Measure a network that was made within a budget, and write it."""
     with network.running("cpu"):
@@ -235,7 +238,7 @@ def _within_budget(
             file = write(
                 Path(path), form, made.model, network.model, head, made.pixels, about, batches=TIMED, called="small"
             )
-        onnx = file if form == "onnx" else _as_onnx(made, network, head) if rounds > 0 else None
+        as_onnx = file if form == "onnx" else _as_onnx(made, network, head) if rounds > 0 and onnx else None
     among, note = _among(study, decomposition, labels)
     return Specialised(
         model=made.model.requires_grad_(False),
@@ -258,8 +261,10 @@ def _within_budget(
         size=made.size,
         widths=made.widths,
         trained=made.trained,
-        onnx={} if onnx is None else onnx.times,
-        onnx_bytes=None if onnx is None or onnx.dense is None else (onnx.dense.bytes, onnx.decomposed.bytes),
+        onnx={} if as_onnx is None else as_onnx.times,
+        onnx_bytes=None
+        if as_onnx is None or as_onnx.dense is None
+        else (as_onnx.dense.bytes, as_onnx.decomposed.bytes),
     )
 
 

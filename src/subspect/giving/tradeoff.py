@@ -358,7 +358,7 @@ def _by_budget(
     points: list[TradeoffPoint] = []
     dense = small = None
     for budget in budgets:
-        small = specialise(study, made, network=network, budget=budget, **options)
+        small = specialise(study, made, network=network, budget=budget, onnx=False, **options)
         if not small.asked:
             raise SubspectError(f"this network can't be narrowed within a budget: {small.note}; give pools instead")
         if dense is None:

@@ -32,7 +32,7 @@ _STEADY = 0.15  # of a layer's time, that it takes however narrow it is
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
 _SIZES = 2  # steps in a round, at most
-_TOO_MUCH = 1.5  # times what is still to be saved, above which a branch or a size waits
+_TOO_MUCH = 1.5  # times what is still to be saved in the end, above which a branch or a size waits
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
 
@@ -105,7 +105,8 @@ def shrink(
     now = cost(model)
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
-        found = _round(model, head, images, (share / now) ** (1 / left), cost, now, timed, step or width(), told)
+        parts = (share / now) ** (1 / left), share / now
+        found = _round(model, head, images, parts, cost, now, timed, step or width(), told)
         if found == Round():
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
@@ -133,14 +134,14 @@ def _round(
     model: fx.GraphModule,
     head: str,
     images: Images,
-    share: float,
+    shares: tuple[float, float],
     cost: Callable[[fx.GraphModule], float],
     now: float,
     timed: bool,
     step: int,
     told: Callable[[int, int], object],
 ) -> Round:
-    """Choose what is taken out so that about a share of the cost is left."""
+    """Choose what is taken out so that about a share of the cost is left; the second is to be left in the end."""
     network = Network(model, head=head)
     network.find_head(images.pixels[:2])
     worth = Worth(network, images, lambda count: told(count, len(images.pixels)))
@@ -153,7 +154,7 @@ def _round(
         list(zip(found, worth.of_branches(found), strict=True)),
         _smaller(model, images.pixels, worth, cost, now),
         costs,
-        share,
+        *shares,
     )
 
 
@@ -239,8 +240,9 @@ def _cheapest(
     sizes: Sequence[_Size],
     costs: Mapping[str, float],
     share: float,
+    least: float,
 ) -> Round:
-    """Take what is worth least for what it saves, until about a share of the cost is left."""
+    """Take what is worth least for what it saves, until about a share of the cost is left, and not much less than ``least``."""
     whole = sum(costs.values())
     spans = [sum(costs.get(name, 0.0) for name in branch.layers) for branch, _ in found]
     steps = list(zip([_Size((0, 0), 0.0, 1.0), *sizes], sizes, strict=False))  # from one size to the next
@@ -252,8 +254,8 @@ def _cheapest(
     lefts = [1.0, *(one.left for one in sizes)]  # of the cost, at each size
     saved, gone, size, later = 0.0, list[Branch](), 0, list[tuple[float, int, int]]()
     while waiting or later:
-        over = (whole - saved) * lefts[size] - share * whole
-        if over <= 0:
+        left = (whole - saved) * lefts[size]
+        if left <= share * whole:
             break
         worth, kind, place = heapq.heappop(waiting) if waiting else later.pop(0)
         at_once = 0.0  # what is saved by what can't be had in parts
@@ -261,7 +263,7 @@ def _cheapest(
             at_once = spans[place] * lefts[size]
         elif kind == _SIZE:
             at_once = (whole - saved) * (lefts[size] - lefts[place + 1])
-        if waiting and at_once > _TOO_MUCH * over:
+        if waiting and at_once > _TOO_MUCH * (left - least * whole):
             later.append((worth, kind, place))  # something smaller will do
         elif kind == _SIZE:
             size = place + 1
