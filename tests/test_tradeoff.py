@@ -77,7 +77,8 @@ def test_the_curve_of_accuracy_and_time(images: Path, tmp_path: Path) -> None:
         assert dense.accuracy == small.among["dense"] and dense.size == small.dense
     assert {ratio.value for ratio in dense.times.values()} == {1.0}
     assert json.dumps(found.to_json()) and len(found.tables()[0].rows) == 3 and found.to_frame().shape[0] == 3
-    assert [axes.get_xlabel() for axes in found.plot().axes] == ["time for 1 image, ms", "time for 32 images, ms"]
+    labels = [axes.get_xlabel() for axes in found.plot().axes]
+    assert labels == [f"time for {images}, share of the dense network's" for images in ("1 image", "32 images")]
     assert [text.get_text() for text in found.plot().axes[0].texts] == ["dense", "0.9", "0.8"]
 
 

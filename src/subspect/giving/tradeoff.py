@@ -29,7 +29,7 @@ from subspect.ground.text import counted
 from subspect.heads.cost import NetworkSize, size_of
 from subspect.heads.decomposition import Decomposition
 from subspect.images.opening import ImageSource
-from subspect.measuring.fidelity import Estimate, evaluate, percent
+from subspect.measuring.fidelity import Estimate, evaluate
 from subspect.measuring.where import where
 from subspect.networks.network import Network
 from subspect.studies.study import Study, StudyLike, open_study
@@ -135,7 +135,11 @@ class Tradeoff(Result):
 
     def _of_budgets(self) -> Table:
         threads = counted(torch.get_num_threads(), "thread", "threads")
-        caption = f"{self.note}, nothing trained; k = {self.k}; times in PyTorch with {threads}"
+        taken = (f"{1000 * ratio.dense:.3g} ms" for ratio in self.points[0].times.values())
+        caption = (
+            f"{self.note}, nothing trained; k = {self.k}; times as a share of the dense network's, {', '.join(taken)} in "
+            f"PyTorch with {threads}"
+        )
         table = Table(title="accuracy against time", caption=caption, title_justify="left", caption_justify="left")
         dense = self.points[0]
         for column in ("budget", "accuracy", *(counted(batch, "image", "images") for batch in dense.times)):
@@ -146,8 +150,8 @@ class Tradeoff(Result):
             share = one.size.multiplications / dense.size.multiplications
             table.add_row(
                 "dense" if one.budget is None else f"{one.budget:g}",
-                "–" if one.accuracy is None else percent(one.accuracy),
-                *(f"{1000 * ratio.small:.3g} ms ({ratio.value:.2f})" for ratio in one.times.values()),
+                "–" if one.accuracy is None else f"{100 * one.accuracy.value:.2f} %",
+                *(f"{ratio.value:.2f}" for ratio in one.times.values()),
                 f"{_counted(one.size.multiplications, 1)} ({share:.3f})",
                 _counted(one.size.parameters, 2),
             )
@@ -207,19 +211,20 @@ class Tradeoff(Result):
             for one in self.points:
                 if one.accuracy is None:
                     continue
-                x, y = 1000 * one.times[batch].small, 100 * one.accuracy.value
+                ratio, y = one.times[batch], 100 * one.accuracy.value
+                x, wide = ratio.value, [[ratio.value - ratio.low], [ratio.high - ratio.value]]
                 room = [[y - 100 * one.accuracy.low], [100 * one.accuracy.high - y]]
                 colour = COLOURS["orange" if one.budget is None else "blue"][0]
-                axes.errorbar([x], [y], yerr=room, fmt="o", color=colour, markersize=4, linewidth=1)
+                axes.errorbar([x], [y], yerr=room, xerr=wide, fmt="o", color=colour, markersize=4, linewidth=1)
                 name = "dense" if one.budget is None else f"{one.budget:g}"
-                axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-            axes.set_xlim(left=0)
-            axes.margins(x=0.15, y=0.1)
-            axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, ms", fontsize=8)
+                below = {"xytext": (5, 4 if one.budget is None else -10)}
+                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **below)  # type: ignore[arg-type]
+            axes.set_xlim(0, 1.2 * max(one.times[batch].high for one in self.points))
+            axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, share of the dense network's", fontsize=8)
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("accuracy, %", fontsize=8)
-        title = f"on {self.note}, nothing trained; at the points: share of the multiplications; 95 % intervals"
-        figure.suptitle(escaped("\n".join(wrap(title, 95))), fontsize=8)
+        title = f"{self.note}, nothing trained; at the points: share of the multiplications; 95 % intervals"
+        figure.suptitle(escaped("\n".join(wrap(title, 110))), fontsize=8)
         return figure
 
 
