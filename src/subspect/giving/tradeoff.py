@@ -218,7 +218,7 @@ class Tradeoff(Result):
                 axes.errorbar([x], [y], yerr=room, xerr=wide, fmt="o", color=colour, markersize=4, linewidth=1)
                 name = "dense" if one.budget is None else f"{one.budget:g}"
                 below = {"xytext": (5, 4 if one.budget is None else -10)}
-                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **below)  # type: ignore[arg-type]
+                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **below)
             axes.set_xlim(0, 1.2 * max(one.times[batch].high for one in self.points))
             axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, share of the dense network's", fontsize=8)
             axes.grid(alpha=0.3)
