@@ -2,8 +2,9 @@
 
 Batch norm's averages are moved from the old ones towards those of the narrowed network on the images, as far as that brings
 what it says nearer to what is wanted; and the head is refitted on the features that are left: by the least mean
-Kullback-Leibler divergence from the probabilities that the decomposed network gives the wanted classes (Hinton et al. 2015,
-arXiv 1503.02531, without a temperature), over weights on the same places. It is convex; L-BFGS starts from the weights given.
+Kullback-Leibler divergence from the probabilities that the teacher, the dense network or the decomposed one, gives the wanted
+classes (Hinton et al. 2015, arXiv 1503.02531, without a temperature), over weights on the same places. It is convex; L-BFGS
+starts from the weights given.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def fit_batch_norm(model: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
         pixels: (n, …) images.
         wanted: (n, c) logits that the network is to say.
     """
-    norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.track_running_stats]
+    norms = _norms(model)
     if not norms:
         return
     old = [_averages(norm) for norm in norms]
@@ -54,7 +55,7 @@ def fit_batch_norm(model: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
 
 def batch_norm_anew(model: nn.Module, pixels: Tensor) -> None:
     """Learn the averages of every batch norm anew on some images, all counted alike."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = _norms(model)
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -74,6 +75,10 @@ def vectors(output: Tensor) -> Tensor:
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [one for one in model.modules() if isinstance(one, _BatchNorm) and one.track_running_stats]
+
+
 def _averages_of(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, norm.running_var
@@ -91,7 +96,7 @@ def refit(weight: Tensor, bias: Tensor, features: Tensor, wanted: Tensor) -> tup
         weight: (c, d) to start with.
         bias: (c,).
         features: (n, d).
-        wanted: (n, c) logits of the decomposed network.
+        wanted: (n, c) logits of the teacher.
     """
     x, goal, places = features.double(), F.log_softmax(wanted.double(), dim=1), weight != 0
     scale = x.std(dim=0, correction=0).clamp_min(1e-12)
