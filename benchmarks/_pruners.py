@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,6 @@ from subspect.giving.budget import (
     Budget,
     Narrowed,
     accuracy,
-    by_multiplications,
     decomposed_head,
     images_of,
     narrowed,
@@ -41,6 +40,7 @@ from subspect.giving.options import WEIGHED
 from subspect.giving.training import Settings
 from subspect.networks.finding import Head
 from subspect.networks.summands import with_layers
+from subspect.shrinking.cost import Cost, Multiplications
 from subspect.shrinking.recover import fit_batch_norm, vectors
 from subspect.shrinking.shrink import Plan, width
 from subspect.shrinking.tied import tell_sizes
@@ -143,7 +143,7 @@ def _measured(
     drawn = images_of(study, network, labels, "train", RECOVERED, seed=seed)
     few = Images(drawn.pixels[:WEIGHED], drawn.own[:WEIGHED])
     ours = narrowed(network, head, made, labels, Budget(share, False), few, False)
-    cost = by_multiplications(ours.whole, head.name, few.pixels)
+    cost = Multiplications(ours.whole, head.name, few.pixels)
     models = {OURS: ours.model}
     for name, way in WAYS.items():
         models[name] = pruned(copy.deepcopy(ours.whole), ours.teacher, head.name, few, share, cost, way, seed)
@@ -178,7 +178,7 @@ def pruned(
     head: str,
     images: Images,
     share: float,
-    cost: Callable[[fx.GraphModule], float],
+    cost: Cost,
     way: Way,
     seed: int,
 ) -> fx.GraphModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.stats import entropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -25,11 +27,12 @@ from subspect.giving.budget import images_of
 from subspect.giving.specialise import specialise
 from subspect.networks.gates import Gates
 from subspect.resnet import ResNet
-from subspect.shrinking.recover import batch_norm_anew, features_of, fit_batch_norm, refit
+from subspect.shrinking.cost import Multiplications, shares_of_time
+from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, fit_batch_norm, refit
 from subspect.shrinking.shrink import Plan, shrink
-from subspect.shrinking.tied import Tied
+from subspect.shrinking.tied import Tied, means_read
 from subspect.shrinking.traced import Untraceable, at_size, branches, size_in, traced, without_branches
-from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
+from subspect.shrinking.worth import Images, Worth
 from subspect.studies.same_network import same_network
 
 SUPPORTS = [[1, 4, 20], [4, 7], [9, 1]]
@@ -107,7 +110,6 @@ def test_branches_are_found_and_left_out() -> None:
     made = traced(model, PIXELS_IN)
     found = branches(made)
     assert [one.layers for one in found] == [("one",), ("two",), ("three",)]
-    assert [one.last for one in found] == ["one", "two", "three"]
     without_branches(made, [(one.sum, one.other) for one in found[:2]])
     with torch.no_grad():
         x = model.first(PIXELS_IN)
@@ -128,19 +130,64 @@ def test_tied_channels_go_together(images: Images) -> None:
         ("layer2.0.conv2",),
     )
     before = {name: one.clone() for name, one in made.state_dict().items()}
-    Tied(made, images.pixels[:1], "linear").cut("layer2.0.conv1", [0, 5])
+    means = means_read(made, [images.pixels[:20], images.pixels[20:]])
+    Tied(made, images.pixels[:1], "linear").cut("layer2.0.conv1", [0, 5], means)
     left = [channel for channel in range(32) if channel not in (0, 5)]
     after = made.state_dict()
     assert torch.equal(after["layer2.0.conv1.weight"], before["layer2.0.conv1.weight"][left])
     assert torch.equal(after["layer2.0.conv2.weight"], before["layer2.0.conv2.weight"][:, left])
     assert torch.equal(after["layer2.0.bn1.running_mean"], before["layer2.0.bn1.running_mean"][left])
     assert all(torch.equal(after[name], before[name]) for name in after if "layer2.0" not in name)
+    assert means["layer2.0.conv2"].shape == (30,)
+
+
+def test_what_goes_leaves_its_mean_behind(images: Images) -> None:
+    first, second = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 6, 2)
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    plain = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), *pool, nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    made = traced(plain, images.pixels[:2])
+    tied = Tied(made, images.pixels[:1], "8")
+    with torch.no_grad():
+        maps = first(images.pixels).relu()
+        maps[:, [2, 7]] = maps[:, [2, 7]].mean((0, 2, 3))[:, None, None]
+        pooled = second(maps).relu().mean((2, 3))
+    tied.cut("0", [2, 7], means_read(made, [images.pixels]))
+    torch.testing.assert_close(made(images.pixels), plain[6:](pooled))
+    means = means_read(made, torch.split(images.pixels, 7))  # of the network as it is now
+    tied.cut("2", [1], means)
+    with torch.no_grad():
+        pooled[:, 1] = pooled[:, 1].mean()
+        hidden = plain[7](plain[6](pooled))
+    torch.testing.assert_close(made(images.pixels), plain[8](hidden))
+    tied.cut("6", [4], means_read(made, [images.pixels]))
+    hidden[:, 4] = hidden[:, 4].mean()
+    torch.testing.assert_close(made(images.pixels), plain[8](hidden))
+    assert means["6"].shape == (5,) and made.get_submodule("8").in_features == 4
+
+
+def moved(model: nn.Module, other: nn.Module, images: Images) -> float:
+    """Return how far own class against strongest other moves, by SciPy, at a temperature of 2, after calibration."""
+    with torch.no_grad():
+        before, after = (one(images.pixels).double() for one in (model, other))
+    goal = before.softmax(dim=1).numpy()
+
+    def apart(values: np.ndarray) -> float:
+        z = torch.from_numpy(values[0] * after.numpy() + values[1:])
+        return float(entropy(goal, z.softmax(dim=1).numpy(), axis=1).mean())
+
+    fit = minimize(apart, [1, 0, 0, 0], method="BFGS", options={"gtol": 1e-7}).x
+    said = []
+    for z in (before, fit[0] * after + torch.from_numpy(fit[1:])):
+        own = z[torch.arange(len(z)), images.own]
+        z[torch.arange(len(z)), images.own] = -torch.inf
+        said.append(torch.stack([own, z.amax(dim=1)], dim=1).div(2).softmax(dim=1).numpy())
+    return float(entropy(*said, axis=1).mean())
 
 
 def test_what_channels_and_branches_are_worth(images: Images) -> None:
     model = traced(Net(), images.pixels[:2])
     network = known(model, "linear", images.pixels)
-    worth = Worth(network, images)
+    worth = Worth(model, "linear", images)
     group = next(one for one in Tied(model, images.pixels[:1], "linear").groups if one.root == "layer3.0.conv1")
     gates = Gates(network, images.pixels[:2])
     total = {name: one / 30 for name, one in gates.sums(images.pixels).items()}
@@ -153,45 +200,38 @@ def test_what_channels_and_branches_are_worth(images: Images) -> None:
         rival = torch.stack([z[[c for c in range(3) if c != o], i].max() for i, o in enumerate(images.own.tolist())])
         return own - rival
 
-    step, start = 1e-3, margins({})
+    step, start = 1e-3, margins({}).double() / 2
     gate = torch.ones(32)
     gate[3] -= step
-    slope = (margins({"layer3.0.conv1": gate}) - start) / step
-    np.testing.assert_allclose(worth.of(group)[3], float(slope.square().mean()), rtol=0.02)
-    last = branches(model)[1]
-    changed = margins({last.last: torch.zeros(32)}) - start
-    np.testing.assert_allclose(worth.of_branches([last]), [float(changed.square().mean())], rtol=1e-4)
+    slope = (margins({"layer3.0.conv1": gate}).double() / 2 - start) / step
+    sure = torch.sigmoid(start)
+    np.testing.assert_allclose(worth.of(group)[3], float((sure * (1 - sure) / 2 * slope.square()).mean()), rtol=0.02)
+
+    less, last = copy.deepcopy(model), branches(model)[1]
+    without_branches(less, [(last.sum, last.other)])
+    np.testing.assert_allclose(worth.of_branches([last]), [moved(model, less, images)], rtol=1e-3)
 
 
 def test_what_layers_cost(images: Images) -> None:
     model = traced(Net(), images.pixels[:2])
-    costs = multiplications(Gates(known(model, "linear", images.pixels), images.pixels[:2]))
+    costs = Multiplications(model, "linear", images.pixels).by_layer(model)
     assert costs["conv1"] == 64 * 3 * 16 * 9 and costs["layer2.0.conv1"] == 16 * 16 * 32 * 9
     shares = shares_of_time(model, images.pixels, (1, 2), runs=2)
     assert set(shares) == {*costs, "linear"} and 0.5 < sum(shares.values()) <= 1 + 1e-9
 
 
-def share_of(whole: nn.Module, model: nn.Module, pixels: Tensor) -> float:
-    def count(one: nn.Module) -> float:
-        return sum(multiplications(Gates(known(one, "linear", pixels), pixels[:2])).values())
-
-    return count(model) / count(whole)
-
-
 @pytest.mark.parametrize("share", [0.8, 0.4])
 def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Images, share: float) -> None:
     whole, small, again = (traced(Net(), images.pixels[:2]) for _ in range(3))
-    plan = shrink(small, "linear", images, share, lambda one: share_of(whole, one, images.pixels), False, step=8)
-    left = share_of(whole, small, images.pixels)
-    assert 0.5 * share < left <= share
+    cost = Multiplications(whole, "linear", images.pixels)
+    plan = shrink(small, "linear", images, share, cost, step=8)
+    assert 0.5 * share < cost(small) <= share
     plan.apply(again, "linear", images.pixels)
     weights = dict(small.named_parameters())
     assert again.state_dict().keys() == small.state_dict().keys()
     assert all(torch.equal(one, weights[name]) for name, one in again.named_parameters())
     other = traced(Net(), images.pixels[:2])
-    assert (
-        shrink(other, "linear", images, share, lambda one: share_of(whole, one, images.pixels), False, step=8) == plan
-    )
+    assert shrink(other, "linear", images, share, cost, step=8) == plan
 
 
 def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:
@@ -199,15 +239,14 @@ def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:
     with torch.no_grad():
         model.fc.weight[:, [0, 2, 3, 5, 6, 8, 10, 11]] = 0
     made = traced(model, images.pixels[:2])
-    count = iter([1.0, 0.5])
-    plan = shrink(made, "fc", images, 0.6, lambda _: next(count), False, step=4, rounds=1)
+    plan = shrink(made, "fc", images, 0.6, Multiplications(made, "fc", images.pixels), step=4, rounds=1)
     assert set(plan.rounds[0].channels["conv"]) == {0, 2, 3, 5, 6, 8, 10, 11}
 
 
 def test_a_budget_that_cannot_be_reached_says_what_can(images: Images) -> None:
     whole, small = (traced(Net(), images.pixels[:2]) for _ in range(2))
     with pytest.raises(SubspectError, match=r"the budget 0.01 can't be reached: .* ask for 0\.\d\d or more"):
-        shrink(small, "linear", images, 0.01, lambda one: share_of(whole, one, images.pixels), False, step=8)
+        shrink(small, "linear", images, 0.01, Multiplications(whole, "linear", images.pixels), step=8)
     assert Plan().rounds == ()
 
 
@@ -249,37 +288,43 @@ def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
     )
     small, whole = (traced(plain, few.pixels[:2]) for _ in range(2))
 
-    def cost(one: nn.Module) -> float:
-        counts = [
-            sum(multiplications(Gates(known(net, "4", few.pixels), few.pixels[:2])).values()) for net in (one, whole)
-        ]
-        return counts[0] / counts[1]
-
-    plan = shrink(small, "4", few, 0.5, cost, False, step=16)  # no channels, then, can go
+    cost = Multiplications(whole, "4", few.pixels)
+    plan = shrink(small, "4", few, 0.5, cost, step=16)  # no channels, then, can go
     sizes = [one.size for one in plan.rounds if one.size is not None]
     assert sizes and sizes == sorted(sizes, reverse=True) and sizes[-1] == size_in(small, few.pixels) < (side, side)
     assert all(2 * height >= side and height % 4 == 0 for height, _ in sizes)
 
 
-def _margin(logits: Tensor, own: Tensor) -> Tensor:
-    mine = logits.gather(1, own[:, None])[:, 0]
-    return mine - logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
-
-
-def test_a_size_is_worth_what_margins_change_by() -> None:
+def test_what_a_size_is_worth() -> None:
     few = Images(torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.arange(9) % 3)
     model = traced(Net(), few.pixels[:2])
-    worth = Worth(known(model, "linear", few.pixels), few)
-    smaller = F.interpolate(few.pixels, (24, 24), mode="bilinear", align_corners=False)
-    with torch.no_grad():
-        change = _margin(model(smaller), few.own) - _margin(model(few.pixels), few.own)
-    assert worth.of_size((24, 24)) == pytest.approx(float(change.double().square().mean()), rel=1e-4)
+    worth = Worth(model, "linear", few)
+
+    class Smaller(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = model(F.interpolate(x, (24, 24), mode="bilinear", align_corners=False))
+            return made
+
+    assert worth.of_size((24, 24)) == pytest.approx(moved(model, Smaller(), few), rel=1e-3)
     assert not hasattr(model, "resized") and size_in(model, few.pixels) == (32, 32)
     at_size(model, (28, 28))
-    again = Worth(known(model, "linear", few.pixels), few)
-    assert again.of_size((28, 28)) == 0 and again.of_size((24, 24)) > 0 and size_in(model, few.pixels) == (28, 28)  # type: ignore[operator]
+    again = Worth(model, "linear", few)
+    assert again.of_size((28, 28)) == pytest.approx(0, abs=1e-9) and size_in(model, few.pixels) == (28, 28)
+    assert (again.of_size((24, 24)) or 0) > 1e-4
     flat = traced(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 3)), few.pixels[:2])
-    assert Worth(known(flat, "2", few.pixels), few).of_size((24, 24)) is None and not hasattr(flat, "resized")
+    assert Worth(flat, "2", few).of_size((24, 24)) is None and not hasattr(flat, "resized")
+
+
+def test_calibration_wins_back_a_scale_and_a_shift() -> None:
+    wanted = 3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        calibrated(wanted / 5 + torch.tensor([3.0, 0, -1, 2]), wanted).softmax(1),
+        wanted.double().softmax(1),
+        rtol=0,
+        atol=1e-4,
+    )
+    alone = torch.randn(9, 1)
+    assert torch.equal(calibrated(alone, alone + 1), alone.double())  # of a single class
 
 
 def test_the_refitted_head_is_the_best_on_its_places() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from subspect.giving.distil import distilled, keep_plan, kept_plan, opened_to_train
 from subspect.giving.options import Teacher
-from subspect.giving.timing import ratios
+from subspect.giving.timing import TIMED, Time
 from subspect.giving.training import Settings, Trained
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
@@ -34,13 +34,13 @@ from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, wilson
 from subspect.measuring.where import where
 from subspect.networks.finding import Head
-from subspect.networks.gates import Gates
 from subspect.networks.network import Network
 from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
+from subspect.shrinking.cost import Cost, Multiplications
 from subspect.shrinking.recover import BATCH, features_of, fit_batch_norm, refit, vectors
 from subspect.shrinking.shrink import ROUNDS, Plan, shrink
 from subspect.shrinking.traced import Untraceable, traced
-from subspect.shrinking.worth import Images, multiplications
+from subspect.shrinking.worth import Images
 from subspect.studies.reopen import Reopened, open_again
 from subspect.studies.spread import check_read, spread
 from subspect.studies.study import Study
@@ -48,8 +48,6 @@ from subspect.studies.study import Study
 log = logging.getLogger("subspect")
 
 RECOVERED = 2000  #: images, at most, on which batch norm and head are learned anew
-TIMED = (1, 32)  #: images at a time
-_LOOKS = 3  # rounds of timing after each round of narrowing
 
 
 @dataclass(frozen=True)
@@ -253,12 +251,11 @@ def narrowed(
     model = with_rows(*(torch.from_numpy(array).float() for array in decomposition.matrix()))
     whole = traced(model, images.pixels[:2])
     if plan is None:
-        cost = _by_time(whole, images.pixels) if budget.timed else by_multiplications(whole, head.name, images.pixels)
+        timed, pixels = budget.timed, images.pixels
+        cost: Cost = Time(whole, pixels) if timed else Multiplications(whole, head.name, pixels)
         with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
-            plan = shrink(
-                traced(model, images.pixels[:2]), head.name, images, budget.share, cost, budget.timed, told=told
-            )
+            plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, told=told)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)
     made = Narrowed(small, whole, taught if teacher == "dense" else whole, plan)
@@ -385,26 +382,6 @@ def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estim
             for place, model in enumerate(models):
                 hits[place] += int((vectors(model(part.pixels)).argmax(dim=1) == part.own).sum())
     return [wilson(hit, count) for hit in hits]
-
-
-def by_multiplications(whole: fx.GraphModule, head: str, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
-    """Return what tells the multiplications of a network, as a share of another's."""
-
-    def count(model: fx.GraphModule) -> float:
-        network = Network(model, head=head)
-        network.find_head(pixels[:2])
-        return sum(multiplications(Gates(network, pixels[:2])).values())
-
-    first = count(whole)
-    return lambda model: count(model) / first
-
-
-def _by_time(whole: fx.GraphModule, pixels: Tensor) -> Callable[[fx.GraphModule], float]:
-    def share(model: fx.GraphModule) -> float:
-        with torch.no_grad():
-            return max(one.value for one in ratios(whole, model, pixels, _LOOKS, TIMED).values())
-
-    return share
 
 
 def _digest(decomposition: Decomposition, labels: Sequence[int]) -> str:

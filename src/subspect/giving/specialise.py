@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.budget import TIMED, Budget, Within, within
+from subspect.giving.budget import Budget, Within, within
 from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
 from subspect.giving.options import SMALL, TEACHERS, WEIGHED, Format, Teacher
 from subspect.giving.specialised import Specialised
-from subspect.giving.timing import BATCHES, ROUNDS, ratios
+from subspect.giving.timing import BATCHES, ROUNDS, TIMED, ratios
 from subspect.giving.training import Settings
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.heads.cost import size_of

@@ -14,10 +14,14 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+from subspect.shrinking.cost import shares_of_time
 
 BATCHES = (1, 7)  #: images at a time when a file or a network is checked and timed
 ROUNDS = 20  #: of timing, each network in turn
+TIMED: tuple[int, ...] = (1, 32)  #: images at a time, where a network is to fit a budget
+_LOOKS = 3  # rounds of timing, while it is made smaller
 _TURN = 0.02  # seconds, at least, that each network runs in a round
 _DRAWS = 2000  # of rounds, for the interval of a ratio of times
 
@@ -71,6 +75,31 @@ def ratios(
         taken = np.array([[_seconds(run, x) for run in (dense, small)] for _ in range(rounds)])
         found[batch] = _ratio(taken, generator)
     return found
+
+
+class Time:
+    """The time of a network on this machine, for the number of images at a time for which it has fallen least.
+
+    Args:
+        whole: the first network.
+        pixels: (n, …) images, as many as the largest batch.
+    """
+
+    steady = 0.15  # of a layer's time, however narrow
+
+    def __init__(self, whole: fx.GraphModule, pixels: Tensor) -> None:
+        self._whole, self._pixels, self._slowest = whole, pixels, TIMED
+
+    def __call__(self, model: fx.GraphModule) -> float:
+        """Return its share of the first one's time."""
+        with torch.no_grad():
+            found = ratios(self._whole, model, self._pixels, _LOOKS, TIMED)
+        self._slowest = (max(found, key=lambda batch: found[batch].value),)
+        return found[self._slowest[0]].value
+
+    def by_layer(self, model: fx.GraphModule) -> dict[str, float]:
+        """Return layer → its share of the time, for that number of images."""
+        return shares_of_time(model, self._pixels, self._slowest)
 
 
 def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:

@@ -125,6 +125,28 @@ def refit(weight: Tensor, bias: Tensor, features: Tensor, wanted: Tensor) -> tup
     return rows.detach().to(weight.dtype), shift.detach().to(bias.dtype)
 
 
+def calibrated(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return logits by one scale and a shift for each class, so that they say as nearly as can be what is wanted.
+
+    Args:
+        logits: (n, c).
+        wanted: (n, c) logits.
+    """
+    z, goal = logits.detach().double(), F.log_softmax(wanted.detach().double(), dim=1)
+    scale, shift = (one.double().requires_grad_() for one in (torch.ones(1), torch.zeros(z.shape[1])))
+    steps = torch.optim.LBFGS([scale, shift], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        steps.zero_grad()
+        value = F.kl_div(F.log_softmax(scale * z + shift, dim=1), goal, log_target=True, reduction="batchmean")
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        steps.step(loss)  # type: ignore[no-untyped-call]
+    return (scale * z + shift).detach()
+
+
 def features_of(model: nn.Module, head: str, parts: Sequence[Tensor]) -> Tensor:
     """Return what the head of a network reads of some images, (n, d); of maps the mean over places."""
     kept: list[Tensor] = []

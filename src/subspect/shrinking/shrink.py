@@ -20,18 +20,17 @@ import torch
 from torch import Tensor, fx
 
 from subspect.ground.errors import SubspectError
-from subspect.networks.network import Network
-from subspect.shrinking.recover import fit_batch_norm, vectors
-from subspect.shrinking.tied import Group, Tied, tell_sizes
+from subspect.shrinking.cost import Cost
+from subspect.shrinking.recover import BATCH, fit_batch_norm, vectors
+from subspect.shrinking.tied import Group, Tied, means_read, tell_sizes
 from subspect.shrinking.traced import Branch, at_size, at_size_within, branches, size_in, without_branches
-from subspect.shrinking.worth import Images, Worth, multiplications, shares_of_time
+from subspect.shrinking.worth import Images, Worth
 
 ROUNDS = 4  #: of weighing and taking out
 _MOST = 12  # rounds, where time doesn't fall as expected
-_STEADY = 0.15  # of a layer's time, that it takes however narrow it is
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
-_SIZES = 2  # steps in a round, at most
+_SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most: they do more harm together than each by itself
 _TOO_MUCH = 1.5  # times what is still to be saved in the end, above which a branch or a size waits
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
@@ -62,7 +61,13 @@ class Plan:
     rounds: tuple[Round, ...] = ()
 
     def apply(self, model: fx.GraphModule, head: str, pixels: Tensor) -> None:
-        """Take it out of a traced network, in place; weights that are left stay as they are."""
+        """Take it out of a traced network, in place.
+
+        Args:
+            model: the network.
+            head: name of its head.
+            pixels: (n, …) the images by which it was planned: what goes leaves its mean over them behind.
+        """
         for one in self.rounds:
             _take(model, head, pixels, one)
 
@@ -77,8 +82,7 @@ def shrink(
     head: str,
     images: Images,
     share: float,
-    cost: Callable[[fx.GraphModule], float],
-    timed: bool,
+    cost: Cost,
     step: int | None = None,
     rounds: int = ROUNDS,
     told: Callable[[int, int], object] = lambda _, __: None,
@@ -90,8 +94,7 @@ def shrink(
         head: name of that layer.
         images: of these classes.
         share: of the cost that may be left.
-        cost: of a network, as a share of the first one's.
-        timed: whether it is time that is saved; else multiplications.
+        cost: that is to fall, beside this network's.
         step: widths are multiples of it; what suits this machine unless given.
         rounds: of weighing.
         told: called with the number of images that ran, and how many will run in this round.
@@ -102,17 +105,17 @@ def shrink(
     done: list[Round] = []
     with torch.no_grad():
         wanted = torch.cat([vectors(model(part.pixels)) for part in images.parts()])
-    now = cost(model)
+    now = 1.0
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
-        found = _round(model, head, images, parts, cost, now, timed, step or width(), told)
+        found = _round(model, head, images, parts, cost, now, step or width(), told)
         if found == Round():
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
                 f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more"
             )
-        _take(model, head, images.pixels[:1], found)
+        _take(model, head, images.pixels, found)
         fit_batch_norm(model, images.pixels, wanted)
         done.append(found)
         now = cost(model)
@@ -121,8 +124,9 @@ def shrink(
 
 def _take(model: fx.GraphModule, head: str, pixels: Tensor, found: Round) -> None:
     tied = Tied(model, pixels[:1], head)
+    means = means_read(model, torch.split(pixels, BATCH)) if found.channels else {}
     for root, channels in found.channels.items():
-        tied.cut(root, channels)
+        tied.cut(root, channels, means)
     without_branches(model, found.branches)
     if found.size is not None:
         at_size(model, found.size)
@@ -135,22 +139,18 @@ def _round(
     head: str,
     images: Images,
     shares: tuple[float, float],
-    cost: Callable[[fx.GraphModule], float],
+    cost: Cost,
     now: float,
-    timed: bool,
     step: int,
     told: Callable[[int, int], object],
 ) -> Round:
     """Choose what is taken out so that about a share of the cost is left; the second is to be left in the end."""
-    network = Network(model, head=head)
-    network.find_head(images.pixels[:2])
-    worth = Worth(network, images, lambda count: told(count, len(images.pixels)))
-    costs = shares_of_time(model, images.pixels) if timed else multiplications(worth.gates)
-    steady = _STEADY if timed else 0.0
+    worth = Worth(model, head, images, lambda count: told(count, len(images.pixels)))
+    costs = cost.by_layer(model)
     tied = Tied(model, images.pixels[:1], head).groups
     found = branches(model)
     return _cheapest(
-        [_Strip.of(group, worth.of(group), costs, step, steady) for group in tied],
+        [_Strip.of(group, worth.of(group), costs, step, cost.steady) for group in tied],
         list(zip(found, worth.of_branches(found), strict=True)),
         _smaller(model, images.pixels, worth, cost, now),
         costs,
@@ -158,10 +158,11 @@ def _round(
     )
 
 
-def _smaller(
-    model: fx.GraphModule, pixels: Tensor, worth: Worth, cost: Callable[[fx.GraphModule], float], now: float
-) -> list[_Size]:
-    """Return the next smaller sizes of images, by steps, as far as the network takes them and each costs less."""
+def _smaller(model: fx.GraphModule, pixels: Tensor, worth: Worth, cost: Cost, now: float) -> list[_Size]:
+    """Return the next smaller sizes of images, by steps, as far as the network takes them and each costs less.
+
+    One is left out where a smaller one loses less for what it saves: that way sizes get dearer.
+    """
     if pixels.ndim != 4:
         return []
     whole, sizes = (int(pixels.shape[2]), int(pixels.shape[3])), list[_Size]()
@@ -176,7 +177,15 @@ def _smaller(
         if left >= (sizes[-1].left if sizes else 1.0):
             break
         sizes.append(_Size(size, lost, left))
-    return sizes
+    kept = [_Size((height, 0), 0.0, 1.0)]
+    while rest := [one for one in sizes if one.left < kept[-1].left]:
+        kept.append(min(rest, key=lambda one: _price(kept[-1], one)))
+    return kept[1:]
+
+
+def _price(before: _Size, after: _Size) -> float:
+    """Return what is lost from one size to another for the share of the cost that is saved."""
+    return max(after.worth - before.worth, 0.0) / (before.left - after.left)
 
 
 @dataclass(frozen=True)
@@ -246,7 +255,7 @@ def _cheapest(
     whole = sum(costs.values())
     spans = [sum(costs.get(name, 0.0) for name in branch.layers) for branch, _ in found]
     steps = list(zip([_Size((0, 0), 0.0, 1.0), *sizes], sizes, strict=False))  # from one size to the next
-    prices = [max(after.worth - before.worth, 0.0) / (whole * (before.left - after.left)) for before, after in steps]
+    prices = [_price(*step) / whole for step in steps]
     waiting = [(strip.steps[0][0], _CHANNELS, place) for place, strip in enumerate(strips) if strip.steps]
     waiting += [(worth / max(spans[place], 1e-30), _BRANCH, place) for place, (_, worth) in enumerate(found)]
     waiting += [(price, _SIZE, 0) for price in prices[:1]]
@@ -269,7 +278,7 @@ def _cheapest(
             size = place + 1
             if size < len(sizes):
                 heapq.heappush(waiting, (max(worth, prices[size]), _SIZE, size))
-        elif kind == _BRANCH:
+        elif kind == _BRANCH and len(gone) < _BRANCHES:
             gone.append(found[place][0])
             saved += spans[place]
             layers = {name for one in gone for name in one.layers}
@@ -277,7 +286,7 @@ def _cheapest(
                 if strip.taken is not None and set(strip.group.writers) <= layers:
                     saved -= strip.saved()
                     strip.taken = None
-        elif (strip := strips[place]).taken is not None:
+        elif kind == _CHANNELS and (strip := strips[place]).taken is not None:
             saved += strip.steps[strip.taken][2]
             strip.taken += 1
             if strip.taken < len(strip.steps):

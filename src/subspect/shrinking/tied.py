@@ -1,5 +1,7 @@
 """Channels that go together: what one layer writes, others read, and what is summed has the same channels on both sides.
 
+A channel that goes leaves its mean behind, in the bias of the layers that read it, as if it were set to its mean (mean
+replacement, Evci et al. 2018).
 torch-pruning follows the channels through the network and finds what is tied. A group can be narrowed if all that meets its
 channels treats each by itself, or mixes all of them; one that is split, padded or normed over channels stays as it is.
 """
@@ -55,10 +57,22 @@ class Tied:
         self.groups = tuple(group for group, _ in found)
         self._prune = {group.root: prune for group, prune in found}
 
-    def cut(self, root: str, channels: Sequence[int]) -> None:
-        """Take channels of a group out, with all that is tied to them."""
-        layer = self.model.get_submodule(root)
-        self._graph.get_pruning_group(layer, self._prune[root], idxs=sorted(channels)).prune()
+    def cut(self, root: str, channels: Sequence[int], means: dict[str, Tensor]) -> None:
+        """Take channels of a group out, with all that is tied to them.
+
+        Args:
+            root: of the group.
+            channels: of it.
+            means: layer → (inputs,) mean of what it reads, of each that reads the group (`means_read`); of what goes it is
+                taken out.
+        """
+        names = {module: name for name, module in self.model.named_modules()}
+        found = self._graph.get_pruning_group(self.model.get_submodule(root), self._prune[root], idxs=sorted(channels))
+        for item in found:
+            layer = item.dep.target.module
+            if (name := names.get(layer)) in means and not self._graph.is_out_channel_pruning_fn(item.dep.handler):
+                means[name] = _leave(layer, list(item.idxs), means[name])
+        found.prune()
 
     def _found(self, head: nn.Module) -> Iterator[tuple[Group, Any]]:
         import torch_pruning
@@ -84,6 +98,47 @@ class Tied:
             writers, passing, readers = (tuple(dict.fromkeys(one)) for one in members.values())
             if each and writers and readers and names[first.target.module] in (*writers, *passing):
                 yield Group(names[first.target.module], channels, writers, passing, readers), first.handler
+
+
+def means_read(model: nn.Module, pixels: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return layer → (inputs,) mean over images and places of what it reads, of all layers that mix their inputs.
+
+    Args:
+        model: the network.
+        pixels: images, batch by batch.
+    """
+    sums, count, handles = dict[str, Tensor](), 0, []
+
+    def add(name: str, read: Tensor, layer: nn.Module) -> None:
+        inputs = 1 if isinstance(layer, nn.Conv2d) else read.ndim - 1
+        own = read.double().movedim(inputs, 1).flatten(2).mean(2) if read.ndim > 2 else read.double()
+        sums[name] = sums.get(name, torch.zeros(())) + own.sum(dim=0)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            handles.append(module.register_forward_pre_hook(lambda layer, args, name=name: add(name, args[0], layer)))
+    try:
+        with torch.no_grad():
+            for part in pixels:
+                model(part)
+                count += len(part)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: (total / count).float() for name, total in sums.items()}
+
+
+def _leave(layer: nn.Module, gone: Sequence[int], means: Tensor) -> Tensor:
+    """Add to a layer's bias what it reads on average of inputs that go; return the means of the others."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    weight = layer.weight.data
+    share = (weight.flatten(2).sum(2) if weight.ndim > 2 else weight)[:, gone] @ means[gone]
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros_like(share), requires_grad=False)
+    layer.bias.data += share
+    left = torch.ones(len(means), dtype=torch.bool)
+    left[gone] = False
+    return means[left]
 
 
 def _alone(module: nn.Module) -> bool:

@@ -24,7 +24,6 @@ from subspect.heads.head import DecomposedHead
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, _BatchNorm, nn.LayerNorm, nn.GroupNorm, DecomposedHead)
 _FILTERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SUMS = (operator.add, torch.add)
-_PASSING = (_BatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d)
 _CLOSE = 1e-4  # of the largest output
 _RESIZED = "resized"  # name of the layer that makes images smaller
 
@@ -79,13 +78,11 @@ class Branch:
     Attributes:
         sum: name of the node that adds.
         other: name of the node whose value the sum goes on with where the branch is left out.
-        last: name of the layer that the branch ends with; only norms follow it.
         layers: names of all its layers.
     """
 
     sum: str
     other: str
-    last: str
     layers: tuple[str, ...]
 
 
@@ -99,11 +96,8 @@ def branches(network: fx.GraphModule) -> tuple[Branch, ...]:
         for end, other in (ends, ends[::-1]):
             own = _before(end) - _before(other)
             layers = [one for one in own if one.op == "call_module" and isinstance(modules[str(one.target)], _FILTERS)]
-            last = _through_norms(end, modules)
-            inside = all(user in own or user is node for one in own for user in one.users)
-            if inside and last in layers:
-                names = sorted(str(one.target) for one in layers)
-                found.append(Branch(node.name, other.name, str(last.target), tuple(names)))
+            if layers and all(user in own or user is node for one in own for user in one.users):
+                found.append(Branch(node.name, other.name, tuple(sorted(str(one.target) for one in layers))))
     return tuple(found)
 
 
@@ -176,13 +170,6 @@ def _before(node: fx.Node) -> set[fx.Node]:
             seen.add(one)
             waiting += one.all_input_nodes
     return seen
-
-
-def _through_norms(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """Return the layer whose output a node is, but for norms."""
-    while node.op == "call_module" and isinstance(modules[str(node.target)], _PASSING):
-        node = node.all_input_nodes[0]
-    return node
 
 
 def _tensor(output: Any) -> Tensor:

@@ -39,9 +39,13 @@ class Margins:
 
     def __call__(self, features: Tensor, own: Tensor) -> Tensor:
         """Return (n,): the margins of images of classes ``own`` (n,), counted among these, by their features (n, d)."""
-        logits = self.logits(features)
-        own = own.to(logits.device)
-        mine = logits.gather(1, own[:, None])[:, 0]
-        if logits.shape[1] == 1:  # of a single class: how far it is from nothing
-            return mine
-        return mine - logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
+        return margins_of(self.logits(features), own)
+
+
+def margins_of(logits: Tensor, own: Tensor) -> Tensor:
+    """Return (n,): the margins of images of classes ``own`` (n,), counted among these, by their logits (n, c)."""
+    own = own.to(logits.device)
+    mine = logits.gather(1, own[:, None])[:, 0]
+    if logits.shape[1] == 1:  # of a single class: how far it is from nothing
+        return mine
+    return mine - logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
