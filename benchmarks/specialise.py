@@ -104,9 +104,9 @@ def imagenette(work: Path, arguments: argparse.Namespace) -> list[Row]:
     images, network = unpacked(arguments.data, "imagenette", work), lite0()
     for part in ("train", "val"):
         study = subspect.observe(network, images / part, work / "study", part)
-    made = decomposed(study, 20)
+    made = decomposed(study, 40)
     classes = [label for label in range(len(made.class_names)) if label not in made.unseen]
-    settings = {"epochs": arguments.epochs or 5, "batch_size": 32, "rate": arguments.rate or 0.01, "flip": True}
+    settings = {"epochs": arguments.epochs or 8, "batch_size": 32, "rate": arguments.rate or 0.01, "flip": True}
     bar = {2.0: 96.4, 3.0: 94.0}.get(arguments.times)
     rows, minutes = faster(study, made, network, classes, images / "train", settings, work, arguments, bar)
     return [*rows, *row(f"{arguments.times:g} ×: made in", minutes, "min", "<= 45")]
@@ -177,7 +177,7 @@ def faster(
         *(study, made),
         network=network,
         classes=classes,
-        times_as_fast=1.05 * arguments.times,  # ONNX Runtime's gain is smaller
+        times_as_fast=1.02 * arguments.times,  # as it is timed again in the end
         train=train,
         folder=work / name,
         settings=settings,

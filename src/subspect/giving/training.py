@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subspect.giving.options import RATES, Optimiser
+from subspect.giving.teacher import Teacher
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.progress import progress
@@ -226,7 +227,7 @@ class Run:
         folder: Path,
         about: str,
         swaps: Swaps | None = None,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model, self.settings, self.folder, self.about = model, settings, folder, about
         self.teacher = teacher  # what it says is learned, in place of the labels
@@ -318,7 +319,7 @@ class Run:
             pixels = self.swaps(pixels, labels, self.step)
         varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels
         logits = logits_of(called(self.model, varied), self.head, len(labels))
-        loss = F.cross_entropy(logits, labels if self.teacher is None else self._told(varied).softmax(dim=1))
+        loss = F.cross_entropy(logits, labels if self.teacher is None else self.teacher(varied).softmax(dim=1))
         if not torch.isfinite(loss):
             raise SubspectError(
                 f"the loss is {loss.item()} at step {self.step}; a smaller rate than {self.settings.rate:g} may help, in a new "
@@ -329,18 +330,12 @@ class Run:
         self.optimiser.step()
         self.loss += loss.item()
 
-    def _told(self, pixels: Pixels) -> Tensor:
-        """Return the teacher's logits."""
-        assert self.teacher is not None
-        with torch.no_grad():
-            return logits_of(called(self.teacher, pixels), self.head, len(pixels))
-
     def _asked(self, read: Iterator[Batch]) -> Iterator[Batch]:
         """Put what the teacher says in the place of labels, if there is one."""
         place = next(self.model.parameters()).device
         for batch in read:
             if self.teacher is not None and batch.pixels is not None:
-                said = self._told(moved(batch.pixels, place)).argmax(dim=1)
+                said = self.teacher(moved(batch.pixels, place)).argmax(dim=1)
                 batch = replace(batch, labels=said.cpu().numpy())
             yield batch
 
@@ -351,6 +346,7 @@ class Run:
 
     def _save(self) -> None:
         tensors = _copied(self.model.state_dict(), "model.") | _copied(self.kept, "kept.")
+        tensors |= _copied(self.teacher.state() if self.teacher is not None else {}, "teacher.")
         plain: dict[str, dict[str, Any]] = {}  # what the optimiser keeps of a parameter that is no tensor
         for place, kept in self.optimiser.state_dict()["state"].items():
             ours = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
@@ -399,6 +395,8 @@ class Run:
         self.model.load_state_dict(_within(tensors, "model."))
         # rates and the like follow from the settings, which are the same
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": optimiser})
+        if self.teacher is not None:
+            self.teacher.load(_within(tensors, "teacher."))
         self.step, self.loss, self.start, self.best = numbers
         self.kept, self.epochs = _within(tensors, "kept."), epochs
 

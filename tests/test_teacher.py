@@ -1,0 +1,84 @@
+"""What a teacher says is asked once of each picture, and goes on with the training's state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subspect.giving.teacher import Teacher
+from subspect.images.inputs import Inputs
+from subspect.networks.network import Network
+
+
+class Counting(nn.Module):
+    """Counts the images that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.seen = nn.Linear(12, 3), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        out: Tensor = self.fc(x.flatten(1))
+        return out
+
+
+@pytest.fixture
+def model() -> Counting:
+    return Counting().eval()
+
+
+@pytest.fixture
+def teacher(model: Counting) -> Teacher:
+    network = Network(model, head="fc")
+    network.find_head(torch.rand(2, 3, 2, 2))
+    model.seen = 0
+    return Teacher(model, network.head)
+
+
+PIXELS = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def test_each_picture_is_asked_of_once(model: Counting, teacher: Teacher) -> None:
+    wanted = model.fc(PIXELS.flatten(1)).detach()
+    torch.testing.assert_close(teacher(PIXELS), wanted)
+    mixed = torch.cat([PIXELS[3:], PIXELS[:1].flip(-1)])
+    torch.testing.assert_close(teacher(mixed), torch.cat([wanted[3:], model.fc(mixed[2:].flatten(1)).detach()]))
+    assert model.seen == 6  # a mirrored picture is another
+    assert torch.equal(teacher(PIXELS), teacher(PIXELS)) and model.seen == 6 and not teacher(PIXELS).requires_grad
+    assert torch.equal(teacher(mixed.to(memory_format=torch.channels_last)), teacher(mixed)) and model.seen == 6
+
+
+def test_what_is_remembered_goes_on(model: Counting, teacher: Teacher) -> None:
+    assert teacher.state() == {}
+    said = teacher(PIXELS)
+    other = Teacher(model, teacher._head)
+    other.load({})
+    other.load(teacher.state())
+    assert torch.equal(other(PIXELS.flip(0)), said.flip(0)) and model.seen == 5
+
+
+def test_memory_has_an_end(model: Counting, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.giving.teacher._MOST", 2 * 3 * 4)  # logits of two images
+    wanted = model.fc(PIXELS.flatten(1)).detach()
+    for _ in range(2):
+        torch.testing.assert_close(teacher(PIXELS), wanted)
+    assert model.seen == 5 + 3 and len(teacher.state()["said"]) == 2
+
+
+def test_inputs_of_several_parts_are_asked_of_each_time() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, values: Tensor) -> Tensor:
+            out: Tensor = self.fc(values)
+            return out
+
+    model = Named().eval()
+    network, inputs = Network(model, head="fc"), Inputs({"values": torch.rand(3, 4)})
+    network.find_head(inputs)
+    made = Teacher(model, network.head)
+    assert torch.equal(made(inputs), model.fc(inputs.tensors["values"])) and made.state() == {}
