@@ -31,7 +31,6 @@ _MOST = 12  # rounds, where time doesn't fall as expected
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
 _SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most: they do more harm together than each by itself
-_TOO_MUCH = 1.5  # times what is still to be saved in the end, above which a branch or a size waits
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
 
@@ -257,23 +256,25 @@ def _cheapest(
     steps = list(zip([_Size((0, 0), 0.0, 1.0), *sizes], sizes, strict=False))  # from one size to the next
     prices = [_price(*step) / whole for step in steps]
     waiting = [(strip.steps[0][0], _CHANNELS, place) for place, strip in enumerate(strips) if strip.steps]
-    waiting += [(worth / max(spans[place], 1e-30), _BRANCH, place) for place, (_, worth) in enumerate(found)]
+    dear = [worth / max(span, 1e-30) for span, (_, worth) in zip(spans, found, strict=True)]
+    waiting += [(price, _BRANCH, place) for place, price in enumerate(dear)]
     waiting += [(price, _SIZE, 0) for price in prices[:1]]
     heapq.heapify(waiting)
     lefts = [1.0, *(one.left for one in sizes)]  # of the cost, at each size
-    saved, gone, size, later = 0.0, list[Branch](), 0, list[tuple[float, int, int]]()
-    while waiting or later:
+    saved, gone, size = 0.0, list[Branch](), 0
+    while waiting:
         left = (whole - saved) * lefts[size]
         if left <= share * whole:
             break
-        worth, kind, place = heapq.heappop(waiting) if waiting else later.pop(0)
-        at_once = 0.0  # what is saved by what can't be had in parts
+        worth, kind, place = heapq.heappop(waiting)
+        price, at_once = worth, 0.0
         if kind == _BRANCH:
-            at_once = spans[place] * lefts[size]
+            price, at_once = dear[place], spans[place] * lefts[size]
         elif kind == _SIZE:
-            at_once = (whole - saved) * (lefts[size] - lefts[place + 1])
-        if waiting and at_once > _TOO_MUCH * (left - least * whole):
-            later.append((worth, kind, place))  # something smaller will do
+            price, at_once = prices[place], (whole - saved) * (lefts[size] - lefts[place + 1])
+        price *= max(1.0, at_once / (left - least * whole))  # what can't be had in parts saves no more than is needed
+        if price > worth * (1 + 1e-9) and waiting:
+            heapq.heappush(waiting, (price, kind, place))
         elif kind == _SIZE:
             size = place + 1
             if size < len(sizes):
