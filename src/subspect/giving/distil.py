@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subspect.giving.teacher import Teacher
+from subspect.giving.answers import Answers
 from subspect.giving.training import BEST, LOG, Run, Settings, Trained, refuse_study, split
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, make_folder, read_json
@@ -106,7 +106,7 @@ def distilled(
     with locked(folder, f"training in {folder}", wait=0):
         for name in (BEST, LOG):
             check_free(folder / name, is_sealed)
-        run = Run(model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Teacher(teacher, head))
+        run = Run(model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head))
         run.train(kept, held, read, show)
         run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return run.finish(lambda trained: trained, len(held))

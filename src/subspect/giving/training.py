@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from subspect.giving.answers import Answers
 from subspect.giving.options import RATES, Optimiser
-from subspect.giving.teacher import Teacher
 from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import atomic, check_free
 from subspect.ground.progress import progress
@@ -227,7 +227,7 @@ class Run:
         folder: Path,
         about: str,
         swaps: Swaps | None = None,
-        teacher: Teacher | None = None,
+        teacher: Answers | None = None,
     ) -> None:
         self.model, self.settings, self.folder, self.about = model, settings, folder, about
         self.teacher = teacher  # what it says is learned, in place of the labels

@@ -19,8 +19,8 @@ from subspect.networks.finding import Head, logits_of
 _MOST = 2**26  # bytes of logits; what comes when they are full is asked each time
 
 
-class Teacher:
-    """A network that is asked what it says of images.
+class Answers:
+    """What a network says of images.
 
     Args:
         model: the network, in evaluation mode.

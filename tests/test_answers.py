@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.teacher import Teacher
+from subspect.giving.answers import Answers
 from subspect.images.inputs import Inputs
 from subspect.networks.network import Network
 
@@ -30,17 +30,17 @@ def model() -> Counting:
 
 
 @pytest.fixture
-def teacher(model: Counting) -> Teacher:
+def teacher(model: Counting) -> Answers:
     network = Network(model, head="fc")
     network.find_head(torch.rand(2, 3, 2, 2))
     model.seen = 0
-    return Teacher(model, network.head)
+    return Answers(model, network.head)
 
 
 PIXELS = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
-def test_each_picture_is_asked_of_once(model: Counting, teacher: Teacher) -> None:
+def test_each_picture_is_asked_of_once(model: Counting, teacher: Answers) -> None:
     wanted = model.fc(PIXELS.flatten(1)).detach()
     torch.testing.assert_close(teacher(PIXELS), wanted)
     mixed = torch.cat([PIXELS[3:], PIXELS[:1].flip(-1)])
@@ -50,17 +50,17 @@ def test_each_picture_is_asked_of_once(model: Counting, teacher: Teacher) -> Non
     assert torch.equal(teacher(mixed.to(memory_format=torch.channels_last)), teacher(mixed)) and model.seen == 6
 
 
-def test_what_is_remembered_goes_on(model: Counting, teacher: Teacher) -> None:
+def test_what_is_remembered_goes_on(model: Counting, teacher: Answers) -> None:
     assert teacher.state() == {}
     said = teacher(PIXELS)
-    other = Teacher(model, teacher._head)
+    other = Answers(model, teacher._head)
     other.load({})
     other.load(teacher.state())
     assert torch.equal(other(PIXELS.flip(0)), said.flip(0)) and model.seen == 5
 
 
-def test_memory_has_an_end(model: Counting, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subspect.giving.teacher._MOST", 2 * 3 * 4)  # logits of two images
+def test_memory_has_an_end(model: Counting, teacher: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subspect.giving.answers._MOST", 2 * 3 * 4)  # logits of two images
     wanted = model.fc(PIXELS.flatten(1)).detach()
     for _ in range(2):
         torch.testing.assert_close(teacher(PIXELS), wanted)
@@ -80,5 +80,5 @@ def test_inputs_of_several_parts_are_asked_of_each_time() -> None:
     model = Named().eval()
     network, inputs = Network(model, head="fc"), Inputs({"values": torch.rand(3, 4)})
     network.find_head(inputs)
-    made = Teacher(model, network.head)
+    made = Answers(model, network.head)
     assert torch.equal(made(inputs), model.fc(inputs.tensors["values"])) and made.state() == {}
