@@ -3,7 +3,7 @@
 Its own importances over all layers at once, group magnitude (Li et al. 2017, Fang et al. 2023) and group Taylor on the
 cross-entropy with labels (Molchanov et al. 2019), channels drawn at random, and every layer narrowed by the same share, by
 magnitude. Channels go in many small steps until the network is within its budget; after each importances are taken anew, and
-in the end batch norm's averages are fitted anew on the same images as ours.
+in the end batch norm and the scale of the logits are adjusted on the same images as ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from subspect.giving.training import Settings
 from subspect.networks.finding import Head
 from subspect.networks.summands import with_layers
 from subspect.shrinking.cost import Cost, Multiplications
-from subspect.shrinking.recover import fit_batch_norm, vectors
+from subspect.shrinking.recover import readjust, said_of
 from subspect.shrinking.shrink import Plan, width
 from subspect.shrinking.tied import tell_sizes
 from subspect.shrinking.worth import Images
@@ -220,8 +220,7 @@ def pruned(
     else:
         raise RuntimeError(f"{way} did not reach {share}")
     model.requires_grad_(False)
-    with torch.no_grad():
-        fit_batch_norm(model, images.pixels, torch.cat([vectors(teacher(part.pixels)) for part in images.parts()]))
+    readjust(model, head, images.pixels, said_of(teacher, images.pixels))
     return model
 
 

@@ -140,7 +140,9 @@ def test_one_step_is_that_of_plain_pytorch(network: Network, images: Path, tmp_p
     parameters = [*model.conv.parameters(), *model.fc.parameters()]
     optimiser = torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / steps)) / 2
+        optimiser.param_groups[0]["lr"] = (
+            0.05 * min(1, (step + 1) / (steps / 10)) * (1 + np.cos(np.pi * step / steps)) / 2
+        )
         rows = order[step * 8 : step * 8 + 8]
         loss = nn.functional.cross_entropy(model(x[rows]), labels[rows])
         optimiser.zero_grad()

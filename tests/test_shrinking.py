@@ -27,8 +27,8 @@ from subspect.giving.budget import images_of
 from subspect.giving.specialise import specialise
 from subspect.networks.gates import Gates
 from subspect.resnet import ResNet
-from subspect.shrinking.cost import Multiplications, shares_of_time
-from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, fit_batch_norm, refit
+from subspect.shrinking.cost import Multiplications, Spent, times_of_layers
+from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, readjust, refit
 from subspect.shrinking.shrink import Plan, shrink
 from subspect.shrinking.tied import Tied, means_read
 from subspect.shrinking.traced import Untraceable, at_size, branches, size_in, traced, without_branches
@@ -215,9 +215,12 @@ def test_what_channels_and_branches_are_worth(images: Images) -> None:
 def test_what_layers_cost(images: Images) -> None:
     model = traced(Net(), images.pixels[:2])
     costs = Multiplications(model, "linear", images.pixels).by_layer(model)
-    assert costs["conv1"] == 64 * 3 * 16 * 9 and costs["layer2.0.conv1"] == 16 * 16 * 32 * 9
-    shares = shares_of_time(model, images.pixels, (1, 2), runs=2)
-    assert set(shares) == {*costs, "linear"} and 0.5 < sum(shares.values()) <= 1 + 1e-9
+    assert costs["conv1"].whole == 64 * 3 * 16 * 9 and costs["layer2.0.conv1"] == Spent(*[16 * 16 * 32 * 9] * 2)
+    before = {name: one.shape for name, one in model.state_dict().items()}
+    times = times_of_layers(model, "linear", images.pixels, runs=2)
+    assert set(times) == {*costs, "linear"} and {name: one.shape for name, one in model.state_dict().items()} == before
+    assert all(0 <= one.by_width <= one.whole and one.whole > 0 for one in times.values())
+    assert sum(one.by_width for one in times.values()) > 0
 
 
 @pytest.mark.parametrize("share", [0.8, 0.4])
@@ -228,8 +231,10 @@ def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Imag
     assert 0.5 * share < cost(small) <= share
     plan.apply(again, "linear", images.pixels)
     weights = dict(small.named_parameters())
+    for one in ("linear.weight", "linear.bias"):  # scaled and shifted round by round
+        del weights[one]
     assert again.state_dict().keys() == small.state_dict().keys()
-    assert all(torch.equal(one, weights[name]) for name, one in again.named_parameters())
+    assert all(torch.equal(one, again.get_parameter(name)) for name, one in weights.items())
     other = traced(Net(), images.pixels[:2])
     assert shrink(other, "linear", images, share, cost, step=8) == plan
 
@@ -266,17 +271,21 @@ def test_batch_norm_goes_as_far_as_it_helps(images: Images) -> None:
     with torch.no_grad():
         goal = wanted(images.pixels)
         before = {name: one.clone() for name, one in model.state_dict().items() if "num_batches" not in name}
-        fit_batch_norm(model, images.pixels, goal)
+        readjust(model, "linear", images.pixels, goal)
         assert all(torch.equal(model.state_dict()[name], one) for name, one in before.items())  # nothing to better
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 module.running_mean.add_(3)
-        fit_batch_norm(model, images.pixels, goal)
+        readjust(model, "linear", images.pixels, goal)
         apart = (model(images.pixels) - goal).abs().max()
         batch_norm_anew(model, images.pixels)
         assert apart <= (model(images.pixels) - goal).abs().max() + 1e-5  # all the way
+        wanted.linear.weight.mul_(0.2)
+        wanted.linear.bias.add_(torch.tensor([1.0, -1.0, 0.5]))
+        readjust(wanted, "linear", images.pixels, goal)  # a scale and a shift of the logits are won back
+        torch.testing.assert_close(wanted(images.pixels).softmax(1), goal.softmax(1), rtol=0, atol=1e-3)
         plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-        fit_batch_norm(plain, images.pixels, goal)  # has none
+        readjust(plain, "1", images.pixels, goal)  # has none
 
 
 @pytest.mark.parametrize("side", [28, 32])
@@ -344,10 +353,33 @@ def test_the_refitted_head_is_the_best_on_its_places() -> None:
         return float((goal * (np.log(goal) - logs)).sum(1).mean() + 1e-4 * np.square(moved).mean())
 
     best = minimize(loss, np.concatenate([weight[places], bias]), method="BFGS", options={"gtol": 1e-7})
-    rows, shift = refit(*(torch.from_numpy(one) for one in (weight, bias, x, wanted)))
+    rows, shift = refit(*(torch.from_numpy(one) for one in (weight, bias, x, wanted)), pull=1e-4)
     np.testing.assert_allclose(rows.numpy()[places], best.x[:-3], atol=1e-4)
     np.testing.assert_allclose(shift.numpy(), best.x[-3:], atol=1e-4)
     assert not rows.numpy()[~places].any()
+
+
+@pytest.mark.parametrize(("images", "noise"), [(16, 3.0), (300, 0.0)])
+def test_the_refit_goes_no_further_than_halves_of_the_images_bear_out(images: int, noise: float) -> None:
+    random = torch.Generator().manual_seed(3)
+    x, start, other = (torch.randn(*size, generator=random).double() for size in ((images, 12), (3, 12), (3, 12)))
+    bias = torch.zeros(3).double()
+    wanted = x @ (start if noise else other).T + noise * torch.randn(images, 3, generator=random).double()
+
+    def missed(pull: float) -> float:
+        halves = slice(0, None, 2), slice(1, None, 2)
+        heads = [refit(start, bias, x[half], wanted[half], pull=pull) for half in halves]
+        said = [x[half] @ rows.T + shift for half, (rows, shift) in zip(halves[::-1], heads, strict=True)]
+        return float(
+            sum(
+                entropy(wanted[half].softmax(1), one.softmax(1), axis=1).mean()
+                for half, one in zip(halves[::-1], said, strict=True)
+            )
+        )
+
+    best = min((100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4), key=missed)
+    assert (best >= 1) == (noise > 0)
+    torch.testing.assert_close(refit(start, bias, x, wanted), refit(start, bias, x, wanted, pull=best))
 
 
 def test_features_of_a_network_are_what_its_head_reads() -> None:

@@ -37,7 +37,7 @@ from subspect.networks.finding import Head
 from subspect.networks.network import Network
 from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
 from subspect.shrinking.cost import Cost, Multiplications
-from subspect.shrinking.recover import BATCH, features_of, fit_batch_norm, refit, vectors
+from subspect.shrinking.recover import BATCH, features_of, readjust, refit, said_of, vectors
 from subspect.shrinking.shrink import ROUNDS, Plan, shrink
 from subspect.shrinking.traced import Untraceable, traced
 from subspect.shrinking.worth import Images
@@ -219,7 +219,7 @@ def narrowed(
     plan: Plan | None = None,
     teacher: Teacher = "dense",
 ) -> Narrowed:
-    """Return a network for some classes within a budget, with batch norm's averages fitted anew on the images.
+    """Return a network for some classes within a budget, adjusted on the images (`recover.readjust`).
 
     Args:
         network: that was observed.
@@ -252,38 +252,32 @@ def narrowed(
     whole = traced(model, images.pixels[:2])
     if plan is None:
         timed, pixels = budget.timed, images.pixels
-        cost: Cost = Time(whole, pixels) if timed else Multiplications(whole, head.name, pixels)
+        cost: Cost = Time(whole, head.name, pixels) if timed else Multiplications(whole, head.name, pixels)
         with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
             plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, told=told)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)
     made = Narrowed(small, whole, taught if teacher == "dense" else whole, plan)
-    fit_batch_norm(small, images.pixels, _said(made.teacher, images.pixels))
+    readjust(small, head.name, images.pixels, said_of(made.teacher, images.pixels))
     return made
 
 
 def recovered(made: Narrowed, head: str, pixels: Tensor) -> None:
-    """Fit batch norm's averages anew, and refit the head to what the teacher says, in place.
+    """Adjust it on more images, and refit the head to what the teacher says, in place.
 
     Args:
         made: the network.
         head: name of its head.
         pixels: (n, …) images of the wanted classes.
     """
-    wanted = _said(made.teacher, pixels)
-    fit_batch_norm(made.model, pixels, wanted)
+    wanted = said_of(made.teacher, pixels)
+    readjust(made.model, head, pixels, wanted)
     layer = cast(nn.Linear, made.model.get_submodule(head))
     parts = torch.split(pixels, BATCH)
     weight, bias = refit(_matrix(layer), _bias(layer), features_of(made.model, head, parts), wanted)
     layer.weight.data.copy_(weight.reshape(layer.weight.shape))
     layer.bias.data.copy_(bias)
-
-
-def _said(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Return what a network says of images, (n, c)."""
-    with torch.no_grad():
-        return torch.cat([vectors(model(part)) for part in torch.split(pixels, BATCH)])
 
 
 def decomposed_head(layer: nn.Module) -> DecomposedHead:

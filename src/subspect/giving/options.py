@@ -21,4 +21,4 @@ Optimiser = Literal["sgd", "adamw"]
 RATES: Mapping[Optimiser, float] = {
     "sgd": 0.01,
     "adamw": 1e-4,
-}  #: learning rate at the start; it falls to 0 as a cosine
+}  #: learning rate, at its highest

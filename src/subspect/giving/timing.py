@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from subspect.shrinking.cost import shares_of_time
+from subspect.shrinking.cost import Spent, times_of_layers
 
 BATCHES = (1, 7)  #: images at a time when a file or a network is checked and timed
 ROUNDS = 20  #: of timing, each network in turn
@@ -82,24 +82,23 @@ class Time:
 
     Args:
         whole: the first network.
+        head: name of its head.
         pixels: (n, …) images, as many as the largest batch.
     """
 
-    steady = 0.15  # of a layer's time, however narrow
-
-    def __init__(self, whole: fx.GraphModule, pixels: Tensor) -> None:
-        self._whole, self._pixels, self._slowest = whole, pixels, TIMED
+    def __init__(self, whole: fx.GraphModule, head: str, pixels: Tensor) -> None:
+        self._whole, self._head, self._pixels, self._slowest = whole, head, pixels, TIMED[0]
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return its share of the first one's time."""
         with torch.no_grad():
             found = ratios(self._whole, model, self._pixels, _LOOKS, TIMED)
-        self._slowest = (max(found, key=lambda batch: found[batch].value),)
-        return found[self._slowest[0]].value
+        self._slowest = max(found, key=lambda batch: found[batch].value)
+        return found[self._slowest].value
 
-    def by_layer(self, model: fx.GraphModule) -> dict[str, float]:
-        """Return layer → its share of the time, for that number of images."""
-        return shares_of_time(model, self._pixels, self._slowest)
+    def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
+        """Return what each layer takes, for that number of images."""
+        return times_of_layers(model, self._head, self._pixels[: self._slowest])
 
 
 def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:

@@ -41,6 +41,7 @@ log = logging.getLogger("subspect")
 
 HELD_OUT = 0.05  #: share of the images
 _FALL = 0.1  # of the accuracy on held-out images, beyond which a training is said to have failed
+_RISE = 50  # steps, at most, over which the rate rises
 _EVERY = 60  # seconds between two states
 _STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.json"
 _MADE_BY = {"made_by": "subspect retrain"}
@@ -54,7 +55,8 @@ class Settings:
         epochs: passes over the images.
         batch_size: images in a step.
         optimiser: "sgd" (Nesterov momentum 0.9) or "adamw".
-        rate: learning rate at the start; it falls to 0 as a cosine. 0.01 for SGD and 0.0001 for AdamW unless given.
+        rate: learning rate; it rises to this over the first 50 steps, or the first tenth of all if that is less, and falls to
+            0 as a cosine. 0.01 for SGD and 0.0001 for AdamW unless given.
         weight_decay: pull of the weights to 0.
         layers: names of the modules that learn, with all within; all unless given. The others stay as they are, batch norm's
             averages included.
@@ -313,8 +315,9 @@ class Run:
         return made
 
     def _learn(self, pixels: Pixels, labels: Tensor, total: int) -> None:
+        risen = min(1.0, (self.step + 1) / min(_RISE, total / 10))
         for group in self.optimiser.param_groups:
-            group["lr"] = (self.settings.rate or 0.0) * (1 + cos(pi * self.step / total)) / 2
+            group["lr"] = (self.settings.rate or 0.0) * risen * (1 + cos(pi * self.step / total)) / 2
         if self.swaps is not None:
             pixels = self.swaps(pixels, labels, self.step)
         varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -12,22 +13,30 @@ from torch import Tensor, fx
 
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
+from subspect.shrinking.tied import Tied, tell_sizes
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a layer costs, in any unit.
+
+    Attributes:
+        whole: all of it.
+        by_width: of this, what falls with its channels; the rest it costs however narrow it is.
+    """
+
+    whole: float
+    by_width: float
 
 
 class Cost(Protocol):
-    """What counts as the cost of a network, beside one that it was made from.
-
-    Attributes:
-        steady: share of a layer's cost that it keeps however narrow it gets.
-    """
-
-    steady: float
+    """What counts as the cost of a network, beside one that it was made from."""
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return what a network costs, as a share of what the first one did."""
 
-    def by_layer(self, model: fx.GraphModule) -> dict[str, float]:
-        """Return what each layer costs, in any unit."""
+    def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
+        """Return what each layer costs."""
 
 
 class Multiplications:
@@ -39,44 +48,58 @@ class Multiplications:
         pixels: (n, …) images.
     """
 
-    steady = 0.0
-
     def __init__(self, whole: fx.GraphModule, head: str, pixels: Tensor) -> None:
         self._head, self._pixels = head, pixels[:2]
-        self._whole = sum(self.by_layer(whole).values())
+        self._whole = self._count(whole)
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return how many there are, as a share."""
-        return sum(self.by_layer(model).values()) / self._whole
+        return self._count(model) / self._whole
 
-    def by_layer(self, model: fx.GraphModule) -> dict[str, float]:
+    def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
         """Return layer → how many: weights times places."""
         network = Network(model, head=self._head)
         network.find_head(self._pixels)
         sizes = {layer.name: layer.places for layer in Gates(network, self._pixels).layers}
-        return {name: float(places * model.get_submodule(name).weight.numel()) for name, places in sizes.items()}  # type: ignore[operator]
+        counts = {name: float(places * _weights(model, name)) for name, places in sizes.items()}
+        return {name: Spent(count, count) for name, count in counts.items()}
+
+    def _count(self, model: fx.GraphModule) -> float:
+        return sum(spent.whole for spent in self.by_layer(model).values())
 
 
-def shares_of_time(model: fx.GraphModule, pixels: Tensor, batches: Sequence[int], runs: int = 5) -> dict[str, float]:
-    """Return what share of the time each layer takes, with what only goes on with it: mean over batches, medians of runs.
+def times_of_layers(model: fx.GraphModule, head: str, pixels: Tensor, runs: int = 9) -> dict[str, Spent]:
+    """Return the seconds that each layer takes, with what only goes on with it: medians of runs.
+
+    What falls with its width is found by timing the network with half of all channels beside it: for a few images much of the
+    time isn't for multiplying.
 
     Args:
         model: a graph.
-        pixels: (n, …) images, as many as the largest batch.
-        batches: images at a time.
+        head: name of its head.
+        pixels: (n, …) images.
         runs: how often each is timed.
     """
-    shares: dict[str, float] = {}
-    for batch in batches:
-        clock = _Clock(model)
-        with torch.no_grad():
-            for _ in range(runs + 1):
-                clock.run(pixels[:batch])
-        taken = {node: float(np.median(seconds[1:])) for node, seconds in clock.taken.items()}
-        whole = sum(taken.values()) * len(batches)
-        for node, layer in _owners(model).items():
-            shares[layer] = shares.get(layer, 0.0) + taken[node] / whole
-    return shares
+    half = copy.deepcopy(model)
+    tied = Tied(half, pixels[:1], head)
+    for group in tied.groups:
+        tied.cut(group.root, range(group.channels // 2), {})
+    tell_sizes(half.modules())
+    clocks = _Clock(model), _Clock(half)
+    with torch.no_grad():
+        for _ in range(runs + 1):
+            for clock in clocks:
+                clock.run(pixels)
+    before, after = (clock.by_layer() for clock in clocks)
+    found = {}
+    for name, seconds in before.items():
+        gone = 1 - _weights(half, name) / _weights(model, name)
+        found[name] = Spent(seconds, min(max((seconds - after[name]) / gone, 0.0), seconds) if gone else 0.0)
+    return found
+
+
+def _weights(model: fx.GraphModule, name: str) -> int:
+    return int(model.get_submodule(name).weight.numel())  # type: ignore[operator]
 
 
 class _Clock(fx.Interpreter):
@@ -84,6 +107,7 @@ class _Clock(fx.Interpreter):
 
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model)
+        self._model = model
         self.taken: dict[fx.Node, list[float]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -91,6 +115,13 @@ class _Clock(fx.Interpreter):
         result = super().run_node(n)
         self.taken.setdefault(n, []).append(perf_counter() - start)
         return result
+
+    def by_layer(self) -> dict[str, float]:
+        """Return layer → seconds, with what only goes on with it: medians of the runs but the first."""
+        found: dict[str, float] = {}
+        for node, layer in _owners(self._model).items():
+            found[layer] = found.get(layer, 0.0) + float(np.median(self.taken[node][1:]))
+        return found
 
 
 def _owners(model: fx.GraphModule) -> dict[fx.Node, str]:

@@ -1,9 +1,9 @@
 """A network for some classes within a budget: channels, whole residual branches and pixels are taken out in rounds.
 
 In each round everything that can go is ranked by what it is worth to the wanted classes (`shrinking.worth`) for what it costs,
-and the least is taken out until the round's share of the way is gone; then batch norm's averages are fitted anew on the images
-(`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time on this machine.
-Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones.
+and the least is taken out until the round's share of the way is gone; then batch norm and the scale of the logits are adjusted
+on the images (`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time
+on this machine. Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones.
 
 The rounds make a plan, which says what is taken out of what, so that the same network can be made again.
 """
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, fx
 
 from subspect.ground.errors import SubspectError
-from subspect.shrinking.cost import Cost
-from subspect.shrinking.recover import BATCH, fit_batch_norm, vectors
+from subspect.shrinking.cost import Cost, Spent
+from subspect.shrinking.recover import BATCH, readjust, said_of
 from subspect.shrinking.tied import Group, Tied, means_read, tell_sizes
 from subspect.shrinking.traced import Branch, at_size, at_size_within, branches, size_in, without_branches
 from subspect.shrinking.worth import Images, Worth
@@ -102,8 +102,7 @@ def shrink(
         SubspectError: so little can't be reached; the least that can is said.
     """
     done: list[Round] = []
-    with torch.no_grad():
-        wanted = torch.cat([vectors(model(part.pixels)) for part in images.parts()])
+    wanted = said_of(model, images.pixels)
     now = 1.0
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
@@ -115,7 +114,7 @@ def shrink(
                 f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more"
             )
         _take(model, head, images.pixels, found)
-        fit_batch_norm(model, images.pixels, wanted)
+        readjust(model, head, images.pixels, wanted)
         done.append(found)
         now = cost(model)
     return Plan(tuple(done))
@@ -149,7 +148,7 @@ def _round(
     tied = Tied(model, images.pixels[:1], head).groups
     found = branches(model)
     return _cheapest(
-        [_Strip.of(group, worth.of(group), costs, step, cost.steady) for group in tied],
+        [_Strip.of(group, worth.of(group), costs, step) for group in tied],
         list(zip(found, worth.of_branches(found), strict=True)),
         _smaller(model, images.pixels, worth, cost, now),
         costs,
@@ -219,11 +218,9 @@ class _Strip:
     taken: int | None = 0
 
     @classmethod
-    def of(cls, group: Group, worth: Any, costs: Mapping[str, float], step: int, steady: float) -> _Strip:
-        n = group.channels
-        inner = sum(costs.get(name, 0.0) for name in (*group.writers, *group.readers))
-        passing = sum(costs.get(name, 0.0) for name in group.passing)
-        saved = (1 - steady) * (inner + passing) / n  # by a channel
+    def of(cls, group: Group, worth: Any, costs: Mapping[str, Spent], step: int) -> _Strip:
+        n, layers = group.channels, (*group.writers, *group.passing, *group.readers)
+        saved = sum(costs[name].by_width for name in layers if name in costs) / n  # by a channel
         order = np.argsort(worth, kind="stable")
         steps, start = [], 0
         while n - start > step:
@@ -246,13 +243,13 @@ def _cheapest(
     strips: Sequence[_Strip],
     found: Sequence[tuple[Branch, float]],
     sizes: Sequence[_Size],
-    costs: Mapping[str, float],
+    costs: Mapping[str, Spent],
     share: float,
     least: float,
 ) -> Round:
     """Take what is worth least for what it saves, until about a share of the cost is left, and not much less than ``least``."""
-    whole = sum(costs.values())
-    spans = [sum(costs.get(name, 0.0) for name in branch.layers) for branch, _ in found]
+    whole = sum(spent.whole for spent in costs.values())
+    spans = [sum(costs[name].whole for name in branch.layers if name in costs) for branch, _ in found]
     steps = list(zip([_Size((0, 0), 0.0, 1.0), *sizes], sizes, strict=False))  # from one size to the next
     prices = [_price(*step) / whole for step in steps]
     waiting = [(strip.steps[0][0], _CHANNELS, place) for place, strip in enumerate(strips) if strip.steps]

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
-from subspect.shrinking.recover import BATCH, calibrated, vectors
+from subspect.shrinking.recover import BATCH, calibrated, said_of
 from subspect.shrinking.tied import Group
 from subspect.shrinking.traced import Branch, at_size_within, without_branches
 from subspect.tracing.margins import Margins, margins_of
@@ -49,11 +49,10 @@ class Images:
     pixels: Tensor
     own: Tensor
 
-    def parts(self, most: int | None = None) -> list[Images]:
-        """Return them in batches, the first so many of them where not all are wanted."""
-        end = len(self.pixels) if most is None else min(most, len(self.pixels))
-        cuts = [slice(start, min(start + BATCH, end)) for start in range(0, end, BATCH)]
-        return [Images(self.pixels[cut], self.own[cut]) for cut in cuts]
+    def parts(self) -> list[Images]:
+        """Return them in batches."""
+        cuts = torch.split(self.pixels, BATCH), torch.split(self.own, BATCH)
+        return [Images(pixels, own) for pixels, own in zip(*cuts, strict=True)]
 
 
 class Worth:
@@ -89,10 +88,9 @@ class Worth:
                 found[name].append(one.cpu())
             advance(len(part.pixels))
         self.effects = {name: torch.cat(one) for name, one in found.items()}
-        said = self._said(model, parts)
+        said = said_of(model, images.pixels)
         self._sure = torch.sigmoid(margins_of(said, images.own).double() / _TEMPERATURE)
-        self._few = images.parts(_BRANCH_IMAGES)
-        self._now = said[: sum(len(part.own) for part in self._few)]
+        self._few, self._now = images.pixels[:_BRANCH_IMAGES], said[:_BRANCH_IMAGES]
 
     def of(self, group: Group) -> Values:
         """Return (channels,): how far what is said moves, to second order."""
@@ -120,7 +118,7 @@ class Worth:
 
     def _moved(self, model: nn.Module) -> float:
         """Return the divergence of what another network says, calibrated, from what this one says."""
-        after = calibrated(self._said(model, self._few), self._now)
+        after = calibrated(said_of(model, self._few), self._now)
         own = self.images.own[: len(after)]
         before, after = (margins_of(logits, own).double() / _TEMPERATURE for logits in (self._now, after))
         terms = [
@@ -128,8 +126,3 @@ class Worth:
             for sign in (1, -1)
         ]
         return float(torch.stack(terms).sum(dim=0).mean())
-
-    @staticmethod
-    def _said(model: nn.Module, parts: Sequence[Images]) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([vectors(model(part.pixels)) for part in parts])
