@@ -19,11 +19,12 @@ import numpy as np
 import torch
 import torch_pruning
 from scipy.stats import t as student
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import subspect
 from _rows import Row, row
+from subspect.giving.answers import Shared
 from subspect.giving.budget import (
     RECOVERED,
     Budget,
@@ -31,9 +32,11 @@ from subspect.giving.budget import (
     accuracy,
     decomposed_head,
     images_of,
+    mark,
     narrowed,
     read_again,
     recovered,
+    shared_by,
 )
 from subspect.giving.distil import distilled, opened_to_train
 from subspect.giving.options import WEIGHED
@@ -144,9 +147,11 @@ def _measured(
     few = Images(drawn.pixels[:WEIGHED], drawn.own[:WEIGHED])
     ours = narrowed(network, head, made, labels, Budget(share, False), few, False)
     cost = Multiplications(ours.whole, head.name, few.pixels)
-    models = {OURS: ours.model}
+    models, shared = {OURS: ours.model}, {OURS: ours.shared, SCRATCH: ours.shared}
     for name, way in WAYS.items():
-        models[name] = pruned(copy.deepcopy(ours.whole), ours.teacher, head.name, few, share, cost, way, seed)
+        models[name], shared[name] = pruned(
+            copy.deepcopy(ours.whole), ours.teacher, head.name, few, share, cost, way, seed
+        )
     models[SCRATCH] = forgotten(copy.deepcopy(ours.model), seed)
     chunks = study.image_set("test").chunks()
     wanted = [pair for one in chunks for pair in zip(one.ids, one.labels.tolist(), strict=True) if pair[1] in labels]
@@ -158,12 +163,14 @@ def _measured(
     for name, model in models.items():
         [at_once] = accuracy([model], test)
         if name != SCRATCH:
-            recovered(Narrowed(model, ours.whole, ours.teacher, Plan()), head.name, drawn.pixels)
+            recovered(Narrowed(model, ours.whole, ours.teacher, Plan(), shared[name]), head.name, drawn.pixels)
         [refitted] = accuracy([model], test)
         small = with_layers(model, {head.name: decomposed_head})
         mine = replace(settings, rate=0.1) if name == SCRATCH else settings
         folder = work / f"pruning-{case}-{name.replace(' ', '-')}"
-        trained = distilled(small, ours.teacher, head, network, *opened, folder, mine, {"way": name}, 0, False)
+        trained = distilled(
+            small, ours.teacher, shared[name], head, network, *opened, folder, mine, {"way": name}, 0, False
+        )
         [in_the_end] = accuracy([trained.model], test)
         shares = (at_once, refitted, in_the_end)
         found[name] = {stage: 100 * one.value for stage, one in zip(STAGES, shares, strict=True)}
@@ -181,8 +188,8 @@ def pruned(
     cost: Cost,
     way: Way,
     seed: int,
-) -> fx.GraphModule:
-    """Narrow a network in one of these ways until it costs no more than a share, in place.
+) -> tuple[fx.GraphModule, Shared]:
+    """Narrow a network in one of these ways until it costs no more than a share, in place; return it and what it shares.
 
     Args:
         model: a traced network.
@@ -195,18 +202,10 @@ def pruned(
         seed: of what is random.
     """
     torch.manual_seed(seed)
+    marked = copy.deepcopy(model)
+    mark(marked, head)
     model.requires_grad_(True)
-    pruner = torch_pruning.pruner.BasePruner(
-        model,
-        cast(Any, (images.pixels[:1],)),
-        getattr(torch_pruning.importance, way.importance)(),
-        global_pruning=way.anywhere,
-        pruning_ratio=_MOST,
-        max_pruning_ratio=_MOST,
-        iterative_steps=STEPS,
-        ignored_layers=[model.get_submodule(head)],
-        round_to=width(),
-    )
+    pruner = _pruner(model, head, images.pixels[:1], way)
     for _ in range(STEPS):
         if cost(model) <= share:
             break
@@ -221,7 +220,22 @@ def pruned(
         raise RuntimeError(f"{way} did not reach {share}")
     model.requires_grad_(False)
     readjust(model, head, images.pixels, said_of(teacher, images.pixels))
-    return model
+    _pruner(marked.requires_grad_(True), head, images.pixels[:1], way).load_pruning_history(pruner.pruning_history())
+    return model, shared_by(marked, teacher, head, images.pixels)
+
+
+def _pruner(model: fx.GraphModule, head: str, pixels: Tensor, way: Way) -> Any:
+    return torch_pruning.pruner.BasePruner(
+        model,
+        cast(Any, (pixels,)),
+        getattr(torch_pruning.importance, way.importance)(),
+        global_pruning=way.anywhere,
+        pruning_ratio=_MOST,
+        max_pruning_ratio=_MOST,
+        iterative_steps=STEPS,
+        ignored_layers=[model.get_submodule(head)],
+        round_to=width(),
+    )
 
 
 def forgotten(model: fx.GraphModule, seed: int) -> fx.GraphModule:

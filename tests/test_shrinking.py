@@ -353,7 +353,8 @@ def test_the_refitted_head_is_the_best_on_its_places() -> None:
         return float((goal * (np.log(goal) - logs)).sum(1).mean() + 1e-4 * np.square(moved).mean())
 
     best = minimize(loss, np.concatenate([weight[places], bias]), method="BFGS", options={"gtol": 1e-7})
-    rows, shift = refit(*(torch.from_numpy(one) for one in (weight, bias, x, wanted)), pull=1e-4)
+    start = torch.from_numpy(weight), torch.from_numpy(bias)
+    rows, shift = refit(*start, torch.from_numpy(x), torch.from_numpy(wanted), pull=1e-4)
     np.testing.assert_allclose(rows.numpy()[places], best.x[:-3], atol=1e-4)
     np.testing.assert_allclose(shift.numpy(), best.x[-3:], atol=1e-4)
     assert not rows.numpy()[~places].any()
@@ -493,7 +494,8 @@ def test_batch_norm_follows_a_short_training(one: OfNet, tmp_path: Path) -> None
         sample=30,
         show_progress=False,
     )
-    norms = [module for module in found.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert found.trained is not None and not any(isinstance(one, nn.BatchNorm2d) for one in found.model.modules())
+    norms = [module for module in found.trained.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all(norm.momentum == 0.1 for norm in norms)
 
 

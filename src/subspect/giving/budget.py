@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from subspect.giving.answers import Shared
 from subspect.giving.distil import distilled, keep_plan, kept_plan, opened_to_train
+from subspect.giving.formats import Run
 from subspect.giving.options import Teacher
 from subspect.giving.timing import TIMED, Time
 from subspect.giving.training import Settings, Trained
@@ -37,6 +39,7 @@ from subspect.networks.finding import Head
 from subspect.networks.network import Network
 from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
 from subspect.shrinking.cost import Cost, Multiplications
+from subspect.shrinking.folded import folded
 from subspect.shrinking.recover import BATCH, features_of, readjust, refit, said_of, vectors
 from subspect.shrinking.shrink import ROUNDS, Plan, shrink
 from subspect.shrinking.traced import Untraceable, traced
@@ -89,7 +92,7 @@ class Within:
     """A network within a budget, and how it came to be.
 
     Attributes:
-        model: on the CPU, with a decomposed head.
+        model: on the CPU, with a decomposed head, and batch norm folded.
         pixels: (n, …) real images, as many as are timed at once.
         among: "small, before recovery", "small" → accuracy on images that took no part in the choice, among the wanted
             classes; empty without labels.
@@ -128,6 +131,7 @@ def within(
     class_map: Mapping[str, int] | str | Path | None,
     workers: int,
     show: bool,
+    runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
 ) -> Within:
     """Make a network for some classes within a budget; see `subspect.specialise`.
 
@@ -157,15 +161,18 @@ def within(
     some_of = spread(found.own.numpy(), sample, seed)
     few = Images(found.pixels[some_of], found.own[some_of])
     with network.running("cpu"):
-        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher)
+        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes)
     if folder is not None and plan is None:
         keep_plan(folder, made.plan, about)
     before = with_layers(made.model, {head.name: decomposed_head})
     recovered(made, head.name, found.pixels)
     small, trained = with_layers(made.model, {head.name: decomposed_head}), None
     if opened is not None and folder is not None:
-        trained = distilled(small, made.teacher, head, network, *opened, folder, settings, about, workers, show)
+        trained = distilled(
+            small, made.teacher, made.shared, head, network, *opened, folder, settings, about, workers, show
+        )
         small = trained.model
+    small = folded(cast(fx.GraphModule, small))
     among: dict[str, Estimate] = {}
     if measured.labelled and there:
         wanted = [
@@ -200,12 +207,14 @@ class Narrowed:
         whole: the network before, as a graph, with the decomposed head of the same classes.
         teacher: the network that it learns from, with the same classes.
         plan: what was taken out.
+        shared: the features that it has of the teacher's.
     """
 
     model: fx.GraphModule
     whole: fx.GraphModule
     teacher: nn.Module
     plan: Plan
+    shared: Shared
 
 
 def narrowed(
@@ -218,6 +227,7 @@ def narrowed(
     show: bool,
     plan: Plan | None = None,
     teacher: Teacher = "dense",
+    runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
 ) -> Narrowed:
     """Return a network for some classes within a budget, adjusted on the images (`recover.readjust`).
 
@@ -231,6 +241,7 @@ def narrowed(
         show: whether to draw a progress bar.
         plan: of an earlier call, to do again.
         teacher: what it learns from: the dense network, or the decomposed one.
+        runtimes: beside PyTorch, where the budget is time (`subspect.giving.timing.Time`).
 
     Raises:
         Untraceable: the network is no fixed graph.
@@ -252,15 +263,32 @@ def narrowed(
     whole = traced(model, images.pixels[:2])
     if plan is None:
         timed, pixels = budget.timed, images.pixels
-        cost: Cost = Time(whole, head.name, pixels) if timed else Multiplications(whole, head.name, pixels)
+        cost: Cost = Time(whole, head.name, pixels, runtimes) if timed else Multiplications(whole, head.name, pixels)
         with progress("narrowing", ROUNDS * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
             plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, told=told)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)
-    made = Narrowed(small, whole, taught if teacher == "dense" else whole, plan)
-    readjust(small, head.name, images.pixels, said_of(made.teacher, images.pixels))
-    return made
+    source = taught if teacher == "dense" else whole
+    readjust(small, head.name, images.pixels, said_of(source, images.pixels))
+    marked = copy.deepcopy(whole)
+    mark(marked, head.name)
+    plan.apply(marked, head.name, images.pixels[:2])
+    return Narrowed(small, whole, source, plan, shared_by(marked, source, head.name, images.pixels))
+
+
+def mark(model: nn.Module, head: str) -> None:
+    """Give each of the head's inputs its number as weight: where channels go, those of the others tell which they were."""
+    weight = cast(nn.Linear, model.get_submodule(head)).weight.data
+    numbers = torch.arange(weight.shape[1], dtype=weight.dtype)
+    weight.copy_(numbers.reshape(1, -1, *[1] * (weight.ndim - 2)).expand_as(weight))
+
+
+def shared_by(marked: nn.Module, teacher: nn.Module, head: str, pixels: Tensor) -> Shared:
+    """Return the features that a network has of its teacher's, of which what is left of a marked one tells."""
+    places = _matrix(cast(nn.Linear, marked.get_submodule(head)))[0].long()
+    spread = features_of(teacher, head, torch.split(pixels, BATCH)).std(dim=0, correction=0)[places]
+    return Shared(places, spread.clamp_min(float(spread.mean()) / 10))
 
 
 def recovered(made: Narrowed, head: str, pixels: Tensor) -> None:

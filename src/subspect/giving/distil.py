@@ -1,9 +1,10 @@
 """Distillation: a small network learns to say of images what a teacher says, the dense network or the decomposed one.
 
-Its loss is the cross-entropy to the probabilities that the teacher gives the wanted classes (Hinton et al. 2015,
-arXiv 1503.02531), so labels are not needed; a share of the images is held out, and the epoch is kept that agrees with the
-teacher on most of them. The loop, and how it goes on where it was stopped, are those of `subspect.retrain`. What was
-taken out of the network is kept beside the state, so that the same call goes on with the same small network.
+Its loss is the cross-entropy to the probabilities that the teacher gives the wanted classes (Hinton et al. 2015, arXiv
+1503.02531), and how far its features are from the teacher's (`subspect.giving.answers`), so labels are not needed; a share of
+the images is held out, and the epoch is kept that agrees with the teacher on most of them. The loop, and how it goes on where
+it was stopped, are those of `subspect.retrain`. What was taken out of the network is kept beside the state, so that the same
+call goes on with the same small network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subspect.giving.answers import Answers
+from subspect.giving.answers import Answers, Shared
 from subspect.giving.training import BEST, LOG, Run, Settings, Trained, refuse_study, split
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, make_folder, read_json
@@ -62,6 +63,7 @@ def opened_to_train(
 def distilled(
     model: nn.Module,
     teacher: nn.Module,
+    shared: Shared,
     head: Head,
     network: Network,
     source: Images,
@@ -77,6 +79,7 @@ def distilled(
     Args:
         model: the small network; its head is a `DecomposedHead`.
         teacher: the other, with the same classes.
+        shared: the features that both have.
         head: of both.
         network: that was observed, whose preprocessing images get.
         source: of images.
@@ -106,7 +109,9 @@ def distilled(
     with locked(folder, f"training in {folder}", wait=0):
         for name in (BEST, LOG):
             check_free(folder / name, is_sealed)
-        run = Run(model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head))
+        run = Run(
+            model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head, shared)
+        )
         run.train(kept, held, read, show)
         run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return run.finish(lambda trained: trained, len(held))

@@ -252,12 +252,21 @@ def check_path(path: Path, format: str | None, formats: Mapping[Format, str] = F
         raise SubspectError(f"a file called {path.name!r} is no {named!r}; call it {path.stem}{FORMATS[named]}")
     check_free_place(path)
     if named == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            try:
-                __import__(package)
-            except ImportError as error:
-                raise MissingExtra(package, "export", "writing ONNX") from error
+        check_onnx()
     return named
+
+
+def check_onnx() -> None:
+    """Import what writes and runs ONNX.
+
+    Raises:
+        MissingExtra: it isn't installed.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtra(package, "export", "writing ONNX") from error
 
 
 def _check_opset(opset: int) -> None:

@@ -94,6 +94,19 @@ def made_as(
         ) from error
 
 
+def onnx_run(model: nn.Module, pixels: Tensor) -> Run:
+    """Return how a network runs in ONNX Runtime.
+
+    Args:
+        model: the network.
+        pixels: (n, …) images, two or more.
+
+    Raises:
+        SubspectError: it can't be exported.
+    """
+    return made_as(copy.deepcopy(model).eval(), "onnx", pixels, {}, OPSET)[1]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep exporters from writing pages about themselves and the network."""

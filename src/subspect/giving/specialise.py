@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from subspect.giving.budget import Budget, Within, within
-from subspect.giving.export import TOLERANCE, Exported, about_of, check_path, exportable, tell_unseen, write
+from subspect.giving.export import TOLERANCE, Exported, about_of, check_onnx, check_path, exportable, tell_unseen, write
+from subspect.giving.formats import Run, onnx_run
 from subspect.giving.options import SMALL, TEACHERS, WEIGHED, Format, Teacher
 from subspect.giving.specialised import Specialised
 from subspect.giving.timing import BATCHES, ROUNDS, TIMED, ratios
@@ -87,7 +88,8 @@ def specialise(
         images: real images to check with (see `subspect.open_images`); those that were observed unless given.
         rounds: of timing; 0 for none.
         budget: share of the network's multiplications that the small one may take, between 0 and 1.
-        times_as_fast: how many times as fast it is to be on this machine, for 1 image and for 32, such as 2.
+        times_as_fast: how many times as fast it is to be on this machine, for 1 image and for 32, such as 2; with
+            ``onnx`` in ONNX Runtime too.
         train: images of these classes to learn from what the teacher says of them; labels aren't needed.
         folder: where the state, the log and the weights of that training go; the same call resumes.
         settings: how to train: `subspect.Settings`, or a mapping with some of its fields.
@@ -95,7 +97,7 @@ def specialise(
         seed: of that sample.
         teacher: what the small network learns to say, also without training, when batch norm and head are fitted anew: what the
             dense network says of these classes, or the decomposed one.
-        onnx: within a budget, whether ONNX Runtime is timed too, where it is installed.
+        onnx: within a budget, whether ONNX Runtime is timed too, where it is installed; ``times_as_fast`` holds for it then.
         class_map: of ``train``: folder name → class index, or a JSON file with it.
         workers: processes that read images.
         show_progress: whether to draw progress bars.
@@ -145,6 +147,7 @@ def specialise(
                 class_map=class_map,
                 workers=workers,
                 show=show_progress,
+                runtimes=_runtimes(pixels) if wanted.timed and onnx else (),
             )
             return _within_budget(study, decomposition, network, head, labels, made, path, form, rounds, onnx)
         except Untraceable as error:
@@ -266,6 +269,16 @@ def _within_budget(
         if as_onnx is None or as_onnx.dense is None
         else (as_onnx.dense.bytes, as_onnx.decomposed.bytes),
     )
+
+
+def _runtimes(pixels: Tensor) -> list[Callable[[nn.Module], Run]]:
+    """Return what else a network is timed by: ONNX Runtime, where it is installed."""
+    try:
+        check_onnx()
+    except MissingExtra as error:
+        log.warning("timed in PyTorch alone: %s", error)
+        return []
+    return [lambda model: onnx_run(model, pixels)]
 
 
 def _as_onnx(made: Within, network: Network, head: Head) -> Exported | None:

@@ -6,6 +6,7 @@ round, and its interval says how much the rounds differ.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
+from subspect.giving.formats import Run
+from subspect.ground.errors import SubspectError
 from subspect.shrinking.cost import Spent, times_of_layers
+from subspect.shrinking.folded import folded
+
+log = logging.getLogger("subspect")
 
 BATCHES = (1, 7)  #: images at a time when a file or a network is checked and timed
 ROUNDS = 20  #: of timing, each network in turn
 TIMED: tuple[int, ...] = (1, 32)  #: images at a time, where a network is to fit a budget
-_LOOKS = 3  # rounds of timing, while it is made smaller
+_LOOKS = 5  # rounds of timing, while it is made smaller
 _TURN = 0.02  # seconds, at least, that each network runs in a round
 _DRAWS = 2000  # of rounds, for the interval of a ratio of times
 
@@ -53,8 +59,8 @@ class Ratio:
 
 
 def ratios(
-    dense: Callable[[Tensor], object],
-    small: Callable[[Tensor], object],
+    dense: Run,
+    small: Run,
     pixels: Tensor,
     rounds: int = ROUNDS,
     batches: Sequence[int] = BATCHES,
@@ -78,27 +84,39 @@ def ratios(
 
 
 class Time:
-    """The time of a network on this machine, for the number of images at a time for which it has fallen least.
+    """The time of a network on this machine, by the runtime and the number of images for which it has fallen least.
+
+    In PyTorch it is timed as it is handed back (`subspect.shrinking.folded`), the first one as it was given.
 
     Args:
         whole: the first network.
         head: name of its head.
         pixels: (n, …) images, as many as the largest batch.
+        runtimes: other ways to run networks, each of which makes a function of images from one.
     """
 
-    def __init__(self, whole: fx.GraphModule, head: str, pixels: Tensor) -> None:
-        self._whole, self._head, self._pixels, self._slowest = whole, head, pixels, TIMED[0]
+    def __init__(
+        self, whole: fx.GraphModule, head: str, pixels: Tensor, runtimes: Sequence[Callable[[fx.GraphModule], Run]] = ()
+    ) -> None:
+        self._head, self._pixels, self._slowest = head, pixels, TIMED[0]
+        self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, folded)]
+        for make in runtimes:
+            try:
+                self._made.append((make(whole), make))
+            except SubspectError as error:
+                log.warning("timed in PyTorch alone: %s", error)
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return its share of the first one's time."""
         with torch.no_grad():
-            found = ratios(self._whole, model, self._pixels, _LOOKS, TIMED)
-        self._slowest = max(found, key=lambda batch: found[batch].value)
-        return found[self._slowest].value
+            found = [ratios(first, make(model), self._pixels, _LOOKS, TIMED) for first, make in self._made]
+        most = {batch: max(one[batch].value for one in found) for batch in TIMED}
+        self._slowest = max(most, key=lambda batch: most[batch])
+        return most[self._slowest]
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
         """Return what each layer takes, for that number of images."""
-        return times_of_layers(model, self._head, self._pixels[: self._slowest])
+        return times_of_layers(folded(model), self._head, self._pixels[: self._slowest])
 
 
 def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:
@@ -109,7 +127,7 @@ def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ra
     return Ratio(*(float(one) for one in figures))
 
 
-def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
+def _seconds(run: Run, x: Tensor) -> float:
     """Return the median time of some runs, after one that isn't timed: threads of the other network may still be awake."""
     _run(run, x)
     taken: list[float] = []
@@ -121,7 +139,7 @@ def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
     return median(taken)
 
 
-def _run(run: Callable[[Tensor], object], x: Tensor) -> None:
+def _run(run: Run, x: Tensor) -> None:
     run(x)
     if x.is_cuda:
         torch.cuda.synchronize()

@@ -109,7 +109,7 @@ class Epoch:
     """One pass over the images.
 
     Attributes:
-        loss: mean cross-entropy on the images that were learned from, in nats.
+        loss: mean cross-entropy on the images that were learned from, in nats; with a teacher, how far the features are too.
         held_out: accuracy on those that were held out; with the cues swapped that are to be done without.
 
     Example:
@@ -321,8 +321,10 @@ class Run:
         if self.swaps is not None:
             pixels = self.swaps(pixels, labels, self.step)
         varied = _varied(pixels, self.settings) if self.settings.flip or self.settings.shift else pixels
-        logits = logits_of(called(self.model, varied), self.head, len(labels))
-        loss = F.cross_entropy(logits, labels if self.teacher is None else self.teacher(varied).softmax(dim=1))
+        if self.teacher is None:
+            loss = F.cross_entropy(logits_of(called(self.model, varied), self.head, len(labels)), labels)
+        else:
+            loss = self.teacher.missed(self.model, varied)
         if not torch.isfinite(loss):
             raise SubspectError(
                 f"the loss is {loss.item()} at step {self.step}; a smaller rate than {self.settings.rate:g} may help, in a new "
@@ -338,7 +340,7 @@ class Run:
         place = next(self.model.parameters()).device
         for batch in read:
             if self.teacher is not None and batch.pixels is not None:
-                said = self.teacher(moved(batch.pixels, place)).argmax(dim=1)
+                said = self.teacher(moved(batch.pixels, place)).logits.argmax(dim=1)
                 batch = replace(batch, labels=said.cpu().numpy())
             yield batch
 
