@@ -23,15 +23,17 @@ from conftest import PIXELS
 from prunable import PIXELS_IN, Branching, Made, MakeFolder, Plain
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.cli import app
-from subspect.giving.budget import images_of
+from subspect.giving.budget import images_of, mark, shared_by
 from subspect.giving.specialise import specialise
+from subspect.giving.timing import Ratio, Time
 from subspect.networks.gates import Gates
 from subspect.resnet import ResNet
 from subspect.shrinking.cost import Multiplications, Spent, times_of_layers
+from subspect.shrinking.folded import folded
 from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, readjust, refit
-from subspect.shrinking.shrink import Plan, shrink
+from subspect.shrinking.shrink import Plan, Round, shrink
 from subspect.shrinking.tied import Tied, means_read
-from subspect.shrinking.traced import Untraceable, at_size, branches, size_in, traced, without_branches
+from subspect.shrinking.traced import Untraceable, at_size, at_size_within, branches, size_in, traced, without_branches
 from subspect.shrinking.worth import Images, Worth
 from subspect.studies.same_network import same_network
 
@@ -300,8 +302,11 @@ def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
     cost = Multiplications(whole, "4", few.pixels)
     plan = shrink(small, "4", few, 0.5, cost, step=16)  # no channels, then, can go
     sizes = [one.size for one in plan.rounds if one.size is not None]
-    assert sizes and sizes == sorted(sizes, reverse=True) and sizes[-1] == size_in(small, few.pixels) < (side, side)
+    assert sizes and sizes[-1] == size_in(small, few.pixels) < (side, side)
     assert all(2 * height >= side and height % 4 == 0 for height, _ in sizes)
+    assert cost(small) <= 0.5  # and the next larger size would cost more
+    with at_size_within(small, (sizes[-1][0] + 4, sizes[-1][1] + 4)):
+        assert cost(small) > 0.5
 
 
 def test_what_a_size_is_worth() -> None:
@@ -381,6 +386,75 @@ def test_the_refit_goes_no_further_than_halves_of_the_images_bear_out(images: in
     best = min((100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4), key=missed)
     assert (best >= 1) == (noise > 0)
     torch.testing.assert_close(refit(start, bias, x, wanted), refit(start, bias, x, wanted, pull=best))
+
+
+def test_batch_norm_is_folded_where_it_alone_reads_a_convolution() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(3, 3, 1, bias=False) for _ in range(3))
+            self.norm, self.shared, self.alone = (nn.BatchNorm2d(3) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second, third = self.one(x), self.two(x), self.three(x)
+            kept: Tensor = self.norm(first) + self.shared(second) + self.shared(third) + third + self.alone(x)
+            return kept
+
+    plain = Twice()
+    for norm in (plain.norm, plain.shared, plain.alone):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
+    for model, left in ((traced(Net(), PIXELS_IN[:2]), 0), (traced(plain.eval(), PIXELS_IN[:2]), 2)):
+        before = copy.deepcopy(model)
+        made = folded(model)
+        assert sum(isinstance(one, nn.BatchNorm2d) for one in made.modules()) == left
+        with torch.no_grad():
+            torch.testing.assert_close(made(PIXELS_IN), before(PIXELS_IN), rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(one, model.state_dict()[name]) for name, one in before.state_dict().items())
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in made.parameters() if one.ndim == 4)
+
+
+def test_time_is_that_of_the_slowest_runtime(
+    images: Images, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, took = traced(Net(), images.pixels[:2]), dict[str, dict[int, float]]()
+
+    def ratios(dense: Any, small: Any, pixels: Tensor, rounds: int, batches: Any) -> dict[int, Ratio]:
+        taken = took[getattr(small, "name", "PyTorch")]
+        return {batch: Ratio(1, 1, taken[batch], 0, 1) for batch in batches}
+
+    def other(_: nn.Module) -> Any:
+        def run(x: Tensor) -> Tensor:
+            return x
+
+        run.name = "other"  # type: ignore[attr-defined]
+        return run
+
+    def none(_: nn.Module) -> Any:
+        raise SubspectError("it can't be exported")
+
+    monkeypatch.setattr("subspect.giving.timing.ratios", ratios)
+    cost = Time(model, "linear", images.pixels, [other, none])
+    assert "timed in PyTorch alone: it can't be exported" in caplog.text
+    for one, two, most in (({1: 0.5, 32: 0.4}, {1: 0.6, 32: 0.3}, 0.6), ({1: 0.5, 32: 0.7}, {1: 0.6, 32: 0.3}, 0.7)):
+        took.update(PyTorch=one, other=two)
+        assert cost(model) == most == cost.roughly(model)
+    assert set(cost.by_layer(model)) == set(Multiplications(model, "linear", images.pixels).by_layer(model)) | {
+        "linear"
+    }
+
+
+def test_what_is_left_tells_which_features_it_shares() -> None:
+    model = traced(Plain(), PIXELS_IN[:2])
+    marked = copy.deepcopy(model)
+    mark(marked, "fc")
+    Plan((Round((), {"conv": (0, 3)}),)).apply(marked, "fc", PIXELS_IN[:2])
+    Plan((Round((), {"conv": (1,)}),)).apply(marked, "fc", PIXELS_IN[:2])
+    found = shared_by(marked, model, "fc", PIXELS_IN)
+    assert found.places.tolist() == [1, *range(4, 12)]
+    spread = features_of(model, "fc", [PIXELS_IN]).numpy().std(0)[found.places]
+    np.testing.assert_allclose(found.spread, np.maximum(spread, spread.mean() / 10), rtol=1e-5)
 
 
 def test_features_of_a_network_are_what_its_head_reads() -> None:

@@ -136,7 +136,7 @@ def retrain(
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     optimiser: Annotated[Optimiser, typer.Option(help="SGD with Nesterov momentum, or AdamW.")] = "sgd",
     rate: Annotated[
-        float | None, typer.Option(help="Initial learning rate; default: 0.01 for sgd, 0.0001 for adamw.")
+        float | None, typer.Option(help="Highest learning rate; default: 0.01 for sgd, 0.0001 for adamw.")
     ] = None,
     layer: Annotated[
         list[str] | None, typer.Option("--layers", help="Module to train; repeatable; default: all.")
@@ -230,7 +230,7 @@ def specialise(
     optimiser: Annotated[Optimiser, typer.Option(help="With --train: SGD with Nesterov momentum, or AdamW.")] = "sgd",
     rate: Annotated[
         float | None,
-        typer.Option(help="With --train: initial learning rate; default: 0.01 for sgd, 0.0001 for adamw."),
+        typer.Option(help="With --train: highest learning rate; default: 0.01 for sgd, 0.0001 for adamw."),
     ] = None,
     shift: Annotated[int, typer.Option(min=0, help="With --train: shift images by up to this many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="With --train: mirror images at random.")] = False,
@@ -251,7 +251,7 @@ def specialise(
     Without a budget only channels go that nothing uses any more, and its logits are checked to be those of the decomposed
     network, on real images. Within a budget channels of all layers, whole residual branches and pixels go, as little worth to
     these classes as can be; batch norm and head are fitted anew; and with --train the small network learns to say what the
-    dense one says of these classes, or the decomposed one. Run the same command again to resume.
+    dense one says of these classes, or the decomposed one, by the same features. Run the same command again to resume.
 
     Examples: subspect specialise study --network python:model.py:make --weights model.safetensors --class cat --class dog
     -o pets.onnx | subspect specialise study --network python:model.py:make --weights model.safetensors

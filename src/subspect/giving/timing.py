@@ -98,7 +98,7 @@ class Time:
     def __init__(
         self, whole: fx.GraphModule, head: str, pixels: Tensor, runtimes: Sequence[Callable[[fx.GraphModule], Run]] = ()
     ) -> None:
-        self._head, self._pixels, self._slowest = head, pixels, TIMED[0]
+        self._head, self._pixels, self._slowest = head, pixels, (0, TIMED[0])  # runtime, and images at a time
         self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, folded)]
         for make in runtimes:
             try:
@@ -108,15 +108,27 @@ class Time:
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return its share of the first one's time."""
+        found = {
+            (place, batch): ratio.value
+            for place in range(len(self._made))
+            for batch, ratio in self._timed(model, place, TIMED).items()
+        }
+        self._slowest = max(found, key=lambda one: found[one])
+        return found[self._slowest]
+
+    def roughly(self, model: fx.GraphModule) -> float:
+        """Return its share by that runtime and number of images alone."""
+        place, batch = self._slowest
+        return self._timed(model, place, [batch])[batch].value
+
+    def _timed(self, model: fx.GraphModule, place: int, batches: Sequence[int]) -> dict[int, Ratio]:
+        first, make = self._made[place]
         with torch.no_grad():
-            found = [ratios(first, make(model), self._pixels, _LOOKS, TIMED) for first, make in self._made]
-        most = {batch: max(one[batch].value for one in found) for batch in TIMED}
-        self._slowest = max(most, key=lambda batch: most[batch])
-        return most[self._slowest]
+            return ratios(first, make(model), self._pixels, _LOOKS, batches)
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
         """Return what each layer takes, for that number of images."""
-        return times_of_layers(folded(model), self._head, self._pixels[: self._slowest])
+        return times_of_layers(folded(model), self._head, self._pixels[: self._slowest[1]])
 
 
 def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:

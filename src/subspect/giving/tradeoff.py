@@ -208,7 +208,7 @@ class Tradeoff(Result):
         figure = Figure(figsize=(3.4 * len(batches) + 0.6, 3.6), layout="constrained")
         panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
         for axes, batch in zip(panels, batches, strict=True):
-            for one in self.points:
+            for number, one in enumerate(self.points):
                 if one.accuracy is None:
                     continue
                 ratio, y = one.times[batch], 100 * one.accuracy.value
@@ -217,8 +217,8 @@ class Tradeoff(Result):
                 colour = COLOURS["orange" if one.budget is None else "blue"][0]
                 axes.errorbar([x], [y], yerr=room, xerr=wide, fmt="o", color=colour, markersize=4, linewidth=1)
                 name = "dense" if one.budget is None else f"{one.budget:g}"
-                below = {"xytext": (5, 4 if one.budget is None else -10)}
-                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **below)
+                beside = {"xytext": (5, -10 if number % 2 else 4)}  # above and below in turn, where points are close
+                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **beside)
             axes.set_xlim(0, 1.2 * max(one.times[batch].high for one in self.points))
             axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, share of the dense network's", fontsize=8)
             axes.grid(alpha=0.3)

@@ -3,7 +3,8 @@
 In each round everything that can go is ranked by what it is worth to the wanted classes (`shrinking.worth`) for what it costs,
 and the least is taken out until the round's share of the way is gone; then batch norm and the scale of the logits are adjusted
 on the images (`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time
-on this machine. Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones.
+on this machine. Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones;
+in the end they are made as large again as the budget allows.
 
 The rounds make a plan, which says what is taken out of what, so that the same network can be made again.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,34 @@ def shrink(
         readjust(model, head, images.pixels, wanted)
         done.append(found)
         now = cost(model)
+    if done and now < share:
+        done[-1] = replace(done[-1], size=_larger(model, images.pixels, share, cost))
+        readjust(model, head, images.pixels, wanted)
     return Plan(tuple(done))
+
+
+def _larger(model: fx.GraphModule, pixels: Tensor, share: float, cost: Cost) -> tuple[int, int] | None:
+    """Make images as large again as the cost allows, in place; return their size, or None where they aren't made smaller."""
+    if pixels.ndim != 4 or (size := size_in(model, pixels)) == (whole := (int(pixels.shape[2]), int(pixels.shape[3]))):
+        return None
+    sizes = [(height, round(height / whole[0] * whole[1])) for height in range(size[0], whole[0], _LEAST_STEP)]
+    fits, beyond = 0, len(sizes)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        fits, beyond = (middle, beyond) if _left(model, sizes[middle], cost.roughly) <= share else (fits, middle)
+    while fits and _left(model, sizes[fits], cost) > share:
+        fits -= 1
+    at_size(model, sizes[fits])
+    return sizes[fits]
+
+
+def _left(model: fx.GraphModule, size: tuple[int, int], cost: Callable[[fx.GraphModule], float]) -> float:
+    """Return what a network costs with images of this size; infinity where it takes none such."""
+    try:
+        with at_size_within(model, size):
+            return cost(model)
+    except (RuntimeError, ValueError):  # layers that no longer fit
+        return float("inf")
 
 
 def _take(model: fx.GraphModule, head: str, pixels: Tensor, found: Round) -> None:
@@ -171,7 +199,7 @@ def _smaller(model: fx.GraphModule, pixels: Tensor, worth: Worth, cost: Cost, no
         if 2 * size[0] < whole[0] or (lost := worth.of_size(size)) is None:
             break
         with at_size_within(model, size):
-            left = cost(model) / now
+            left = cost.roughly(model) / now
         if left >= (sizes[-1].left if sizes else 1.0):
             break
         sizes.append(_Size(size, lost, left))
