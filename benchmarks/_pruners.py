@@ -193,7 +193,7 @@ def pruned(
 
     Args:
         model: a traced network.
-        teacher: by what batch norm's averages are fitted anew.
+        teacher: by what batch norm and the scale of the logits are adjusted.
         head: name of its head, whose classes stay.
         images: of the wanted classes, for gradients and batch norm.
         share: of the cost.

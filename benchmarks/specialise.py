@@ -33,15 +33,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import subspect
 from _archives import unpacked
 from _pruners import compared
 from _rows import Row, publish, row
+from subspect.giving.timing import TIMED, ratios
 from subspect.ground.drawing import save_figure
 from subspect.ground.memory import keep_freed
 from subspect.resnet import cifar10_resnet20, cifar10_resnet56
+from subspect.shrinking.folded import folded
+from subspect.shrinking.traced import traced
+from subspect.studies.same_network import real_images
 
 TITLES = {
     "photographs": "EfficientNet-Lite0, smaller",
@@ -195,6 +200,13 @@ def faster(
         for batch, ratio in times.items():
             what = f"{called}: {runtime}, {batch} image(s), times as fast"
             rows += row(what, 1 / ratio.value, "×", f">= {arguments.times:g}")
+    pixels = real_images(study, network, max(TIMED))
+    assert isinstance(pixels, torch.Tensor)
+    with network.running("cpu"):
+        alone = ratios(network.model, folded(traced(network.model, pixels[:2])), pixels, batches=TIMED)
+    for batch, ratio in alone.items():
+        what = f"{called}: PyTorch, {batch} image(s), of this by folding batch norm and channels last"
+        rows += row(what, 1 / ratio.value, "×")
     if less is not None:
         bar = 100 * found.among["dense"].value - less
     for what, share in found.among.items():

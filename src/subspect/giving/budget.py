@@ -3,7 +3,8 @@
 The head is cut to the wanted classes' rows of the decomposed one; then channels, residual branches and pixels are taken out
 together with its features (`subspect.shrinking`), as little worth to these classes as can be for what they cost. On images of
 these classes, without labels, batch norm's averages are fitted anew and the head is refitted; and, where images to train on
-are given, the small network learns to say what its teacher says, the dense network or the decomposed one (distillation).
+are given, the small network learns to say what its teacher says, the dense network or the decomposed one, by the same features
+(distillation).
 """
 
 from __future__ import annotations

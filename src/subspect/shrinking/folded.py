@@ -14,6 +14,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def folded(model: fx.GraphModule) -> fx.GraphModule:
     """Return a copy of a network in evaluation mode, each batch norm that alone reads a convolution folded into it.
@@ -22,23 +24,17 @@ def folded(model: fx.GraphModule) -> fx.GraphModule:
         model: a graph.
     """
     made = copy.deepcopy(model).eval()
-    calls = Counter(node.target for node in made.graph.nodes if node.op == "call_module")
+    called = Counter(str(node.target) for node in made.graph.nodes if node.op == "call_module")
     for node in list(made.graph.nodes):
-        before = node.all_input_nodes[0] if node.op == "call_module" and len(node.all_input_nodes) == 1 else None
-        if before is None or before.op != "call_module" or len(before.users) > 1:
+        before = next(iter(node.all_input_nodes), node)
+        names = [str(one.target) for one in (before, node) if one.op == "call_module" and called[str(one.target)] == 1]
+        if before is node or len(names) < 2 or len(before.users) > 1:
             continue
-        norm, layer = made.get_submodule(str(node.target)), made.get_submodule(str(before.target))
-        if (
-            not isinstance(norm, _BatchNorm)
-            or not norm.track_running_stats
-            or calls[node.target] + calls[before.target] > 2
-        ):
-            continue
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            continue
-        made.set_submodule(str(before.target), fuse_conv_bn_eval(layer, norm))
-        node.replace_all_uses_with(before)
-        made.graph.erase_node(node)
+        layer, norm = (made.get_submodule(name) for name in names)
+        if isinstance(layer, _CONVOLUTIONS) and isinstance(norm, _BatchNorm) and norm.track_running_stats:
+            made.set_submodule(names[0], fuse_conv_bn_eval(layer, norm))
+            node.replace_all_uses_with(before)
+            made.graph.erase_node(node)
     made.delete_all_unused_submodules()
     made.recompile()
     if not any(isinstance(one, nn.Conv3d) for one in made.modules()):
