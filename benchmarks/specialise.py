@@ -185,7 +185,8 @@ def faster(
         *(study, made),
         network=network,
         classes=classes,
-        times_as_fast=1.02 * arguments.times,  # as it is timed again in the end
+        times_as_fast=1.1
+        * arguments.times,  # as it is timed again in the end, and one image by ONNX Runtime varies by a tenth
         train=train,
         folder=work / name,
         settings=settings,
