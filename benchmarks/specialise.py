@@ -59,9 +59,8 @@ THREE = [3, 5, 7]  # cat, dog, horse
 ARCHIVES = ("imagenet-one-per-class", "imagenet-val-1300")
 POOLS = (320, 160, 80, 40, 20)
 K = 10
-IMAGENETTES = (
-    40  # features of each of the ten classes, with which the decomposed network is 1 point below the dense one
-)
+IMAGENETTES = 40  # features of each of the ten, with which the decomposed network is 1 point below the dense one
+MORE = 1.1  # than the bar is asked for: it is timed again in the end, and one image by ONNX Runtime varies by a tenth
 
 
 def main() -> int:
@@ -185,8 +184,7 @@ def faster(
         *(study, made),
         network=network,
         classes=classes,
-        times_as_fast=1.1
-        * arguments.times,  # as it is timed again in the end, and one image by ONNX Runtime varies by a tenth
+        times_as_fast=MORE * arguments.times,
         train=train,
         folder=work / name,
         settings=settings,

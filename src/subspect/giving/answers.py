@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from subspect.images.inputs import Inputs, Pixels, called
 from subspect.networks.finding import Head, logits_of
-from subspect.shrinking.recover import vectors
+from subspect.shrinking.recover import reading
 
 _MOST = 2**26  # bytes of answers; what comes when they are full is asked each time
 
@@ -111,10 +111,6 @@ class Answers:
 
 def read(model: nn.Module, head: Head, pixels: Pixels) -> Answer:
     """Return the logits and all features of a network, of maps the mean over places."""
-    kept: list[Tensor] = []
-    handle = model.get_submodule(head.name).register_forward_pre_hook(lambda _, args: kept.append(vectors(args[0])))
-    try:
+    with reading(model, head.name) as kept:
         logits = logits_of(called(model, pixels), head, len(pixels))
-    finally:
-        handle.remove()
     return Answer(logits, kept[0])

@@ -9,7 +9,8 @@ temperature), over weights on the same places. It is convex; L-BFGS starts from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -20,15 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 BATCH = 25  #: images that run at a time
 _TRIED = 100  # images, at most, on which averages are compared
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way from the old averages to the new ones
-_PULLS = (
-    100.0,
-    10.0,
-    1.0,
-    0.1,
-    0.01,
-    1e-3,
-    1e-4,
-)  # towards the start, for the mean square in units of the features' spread
+# towards the start, for the mean square in units of the features' spread
+_PULLS = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 _STEPS = 200
 
 
@@ -201,14 +195,18 @@ def calibration(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 def features_of(model: nn.Module, head: str, parts: Sequence[Tensor]) -> Tensor:
     """Return what the head of a network reads of some images, (n, d); of maps the mean over places."""
+    with reading(model, head) as kept, torch.no_grad():
+        for part in parts:
+            model(part)
+    return torch.cat(kept)
+
+
+@contextmanager
+def reading(model: nn.Module, head: str) -> Iterator[list[Tensor]]:
+    """While the block runs, keep what the head of a network reads, batch by batch, (n, d); of maps the mean over places."""
     kept: list[Tensor] = []
-    handle = model.get_submodule(head).register_forward_pre_hook(
-        lambda _, args: kept.append(args[0].flatten(2).mean(2) if args[0].ndim > 2 else args[0])
-    )
+    handle = model.get_submodule(head).register_forward_pre_hook(lambda _, args: kept.append(vectors(args[0])))
     try:
-        with torch.no_grad():
-            for part in parts:
-                model(part)
+        yield kept
     finally:
         handle.remove()
-    return torch.cat(kept)
