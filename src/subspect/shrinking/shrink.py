@@ -112,8 +112,8 @@ def shrink(
         if found == Round():
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
-                f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more, or for {np.floor(10 / now) / 10:g} times as fast "
-                "or less"
+                f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more, or for {np.floor(10 / now) / 10:g} times as "
+                "fast or less"
             )
         _take(model, head, images.pixels, found)
         readjust(model, head, images.pixels, wanted)
