@@ -31,7 +31,7 @@ from subspect.resnet import ResNet
 from subspect.shrinking.cost import Multiplications, Spent, times_of_layers
 from subspect.shrinking.folded import folded
 from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, readjust, refit
-from subspect.shrinking.shrink import Plan, Round, shrink
+from subspect.shrinking.shrink import Plan, Round, rounds_to, shrink
 from subspect.shrinking.tied import Tied, means_read
 from subspect.shrinking.traced import Untraceable, at_size, at_size_within, branches, size_in, traced, without_branches
 from subspect.shrinking.worth import Images, Worth
@@ -246,8 +246,11 @@ def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:
     with torch.no_grad():
         model.fc.weight[:, [0, 2, 3, 5, 6, 8, 10, 11]] = 0
     made = traced(model, images.pixels[:2])
-    plan = shrink(made, "fc", images, 0.6, Multiplications(made, "fc", images.pixels), step=4, rounds=1)
-    assert set(plan.rounds[0].channels["conv"]) == {0, 2, 3, 5, 6, 8, 10, 11}
+    plan = shrink(made, "fc", images, 0.6, Multiplications(made, "fc", images.pixels), step=4)
+    left = list(range(12))
+    for one in plan.rounds:
+        left = [channel for place, channel in enumerate(left) if place not in one.channels.get("conv", ())]
+    assert left == [1, 4, 7, 9]
 
 
 def test_a_budget_that_cannot_be_reached_says_what_can(images: Images) -> None:
@@ -255,6 +258,33 @@ def test_a_budget_that_cannot_be_reached_says_what_can(images: Images) -> None:
     with pytest.raises(SubspectError, match=r"the budget 0.01 can't be reached: .* ask for 0\.\d\d or more"):
         shrink(small, "linear", images, 0.01, Multiplications(whole, "linear", images.pixels), step=8)
     assert Plan().rounds == ()
+
+
+class Stuck(Multiplications):
+    """A cost that hardly falls, as time where a machine is busy."""
+
+    def __call__(self, model: nn.Module) -> float:
+        return 0.9
+
+
+def test_a_cost_that_does_not_fall_ends_it(images: Images, caplog: pytest.LogCaptureFixture) -> None:
+    model = traced(Net(), images.pixels[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subspect.shrinking.shrink._MOST", 2)
+        plan = shrink(model, "linear", images, 0.8, Stuck(model, "linear", images.pixels), step=8)
+    assert len(plan.rounds) == 2 and "after 2 rounds 0.90 of the cost is left, not 0.80" in caplog.text
+
+
+def test_a_round_takes_half_of_a_layer_at_most_and_a_small_budget_more_rounds(images: Images) -> None:
+    assert [rounds_to(share) for share in (0.9, 0.5, 0.4, 0.25, 0.1)] == [4, 4, 5, 7, 11]
+    model = traced(Net(), images.pixels[:2])
+    before = {group.root: group.channels for group in Tied(model, images.pixels[:1], "linear").groups}
+    for one in shrink(
+        copy.deepcopy(model), "linear", images, 0.2, Multiplications(model, "linear", images.pixels), 8
+    ).rounds:
+        for root, channels in one.channels.items():
+            assert len(channels) <= max(before[root] / 2 + 4, 8)  # a step of 8 may begin just below the half
+            before[root] -= len(channels)
 
 
 def test_batch_norm_learns_plain_averages(images: Images) -> None:

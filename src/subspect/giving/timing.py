@@ -28,7 +28,7 @@ BATCHES = (1, 7)  #: images at a time when a file or a network is checked and ti
 ROUNDS = 20  #: of timing, each network in turn
 TIMED: tuple[int, ...] = (1, 32)  #: images at a time, where a network is to fit a budget
 _LOOKS = 5  # rounds of timing, while it is made smaller
-_TURN = 0.02  # seconds, at least, that each network runs in a round
+_TURN = 0.1  # seconds, at least, that each network runs in a round
 _DRAWS = 2000  # of rounds, for the interval of a ratio of times
 
 
@@ -127,8 +127,12 @@ class Time:
             return ratios(first, make(model), self._pixels, _LOOKS, batches)
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
-        """Return what each layer takes, for that number of images."""
-        return times_of_layers(folded(model), self._head, self._pixels[: self._slowest[1]])
+        """Return what each layer takes in PyTorch, for that number of images.
+
+        Of other runtimes, which spend less on each layer beside its numbers, many images tell more.
+        """
+        place, batch = self._slowest
+        return times_of_layers(folded(model), self._head, self._pixels[: max(TIMED) if place else batch])
 
 
 def _ratio(taken: npt.NDArray[np.float64], generator: np.random.Generator) -> Ratio:

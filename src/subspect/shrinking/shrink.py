@@ -12,6 +12,8 @@ The rounds make a plan, which says what is taken out of what, so that the same n
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +29,11 @@ from subspect.shrinking.tied import Group, Tied, means_read, tell_sizes
 from subspect.shrinking.traced import Branch, at_size, at_size_within, branches, size_in, without_branches
 from subspect.shrinking.worth import Images, Worth
 
-ROUNDS = 4  #: of weighing and taking out
-_MOST = 12  # rounds, where time doesn't fall as expected
+log = logging.getLogger("subspect")
+
+ROUNDS = 4  #: of weighing and taking out, at least
+_LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
+_MOST = 16  # rounds, where time doesn't fall as expected
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
 _SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most: they do more harm together than each by itself
@@ -77,6 +82,11 @@ def width() -> int:
     return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), 8)
 
 
+def rounds_to(share: float) -> int:
+    """Return in how many rounds a share of the cost is to be reached: what is weighed holds for small changes only."""
+    return max(ROUNDS, math.ceil(math.log(share) / math.log(_LEFT)))
+
+
 def shrink(
     model: fx.GraphModule,
     head: str,
@@ -84,7 +94,6 @@ def shrink(
     share: float,
     cost: Cost,
     step: int | None = None,
-    rounds: int = ROUNDS,
     told: Callable[[int, int], object] = lambda _, __: None,
 ) -> Plan:
     """Take out of a network what its classes can do without, until it costs a share of what it cost; in place.
@@ -96,7 +105,6 @@ def shrink(
         share: of the cost that may be left.
         cost: that is to fall, beside this network's.
         step: widths are multiples of it; what suits this machine unless given.
-        rounds: of weighing.
         told: called with the number of images that ran, and how many will run in this round.
 
     Raises:
@@ -104,7 +112,7 @@ def shrink(
     """
     done: list[Round] = []
     wanted = said_of(model, images.pixels)
-    now = 1.0
+    now, rounds = 1.0, rounds_to(share)
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
@@ -119,6 +127,9 @@ def shrink(
         readjust(model, head, images.pixels, wanted)
         done.append(found)
         now = cost(model)
+        log.info("round %d of %d: %.3f of the cost is left, of %.3f", len(done), rounds, now, share)
+    if now > share:
+        log.warning("after %d rounds %.2f of the cost is left, not %.2f", len(done), now, share)
     if done and now < share:
         done[-1] = replace(done[-1], size=_larger(model, images.pixels, share, cost))
         readjust(model, head, images.pixels, wanted)
@@ -252,7 +263,7 @@ class _Strip:
         saved = sum(costs[name].by_width for name in layers if name in costs) / n  # by a channel
         order = np.argsort(worth, kind="stable")
         steps, start = [], 0
-        while n - start > step:
+        while n - start > step and start < n / 2:  # half of them at once, at most
             size = (n - start) % step or step
             steps.append(
                 (float(worth[order[start : start + size]].sum()) / max(size * saved, 1e-30), size, size * saved)
@@ -293,11 +304,14 @@ def _cheapest(
         if left <= share * whole:
             break
         worth, kind, place = heapq.heappop(waiting)
-        price, at_once = worth, 0.0
         if kind == _BRANCH:
             price, at_once = dear[place], spans[place] * lefts[size]
         elif kind == _SIZE:
             price, at_once = prices[place], (whole - saved) * (lefts[size] - lefts[place + 1])
+        elif (strip := strips[place]).taken is not None:
+            price, at_once = strip.steps[strip.taken][0], strip.steps[strip.taken][2] * lefts[size]
+        else:  # gone with a branch
+            continue
         price *= max(1.0, at_once / (left - least * whole))  # what can't be had in parts saves no more than is needed
         if price > worth * (1 + 1e-9) and waiting:
             heapq.heappush(waiting, (price, kind, place))
