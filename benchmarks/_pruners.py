@@ -45,12 +45,12 @@ from subspect.networks.finding import Head
 from subspect.networks.summands import with_layers
 from subspect.shrinking.cost import Cost, Multiplications
 from subspect.shrinking.recover import readjust, said_of
-from subspect.shrinking.shrink import Plan, width
+from subspect.shrinking.shrink import STEP, Plan
 from subspect.shrinking.tied import tell_sizes
 from subspect.shrinking.worth import Images
 from subspect.studies.same_network import head_of
 
-STEPS = 50  #: of taking channels out, from all to none
+TAKEN = 50  #: steps of taking channels out, from all to none
 _MOST = 0.95  # of the channels of a layer, that may go
 
 
@@ -206,7 +206,7 @@ def pruned(
     mark(marked, head)
     model.requires_grad_(True)
     pruner = _pruner(model, head, images.pixels[:1], way)
-    for _ in range(STEPS):
+    for _ in range(TAKEN):
         if cost(model) <= share:
             break
         if way.asks:
@@ -232,9 +232,9 @@ def _pruner(model: fx.GraphModule, head: str, pixels: Tensor, way: Way) -> Any:
         global_pruning=way.anywhere,
         pruning_ratio=_MOST,
         max_pruning_ratio=_MOST,
-        iterative_steps=STEPS,
+        iterative_steps=TAKEN,
         ignored_layers=[model.get_submodule(head)],
-        round_to=width(),
+        round_to=STEP,
     )
 
 

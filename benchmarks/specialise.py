@@ -60,7 +60,7 @@ ARCHIVES = ("imagenet-one-per-class", "imagenet-val-1300")
 POOLS = (320, 160, 80, 40, 20)
 K = 10
 IMAGENETTES = 40  # features of each of the ten, with which the decomposed network is 1 point below the dense one
-MORE = 1.1  # than the bar is asked for: it is timed again in the end, and one image by ONNX Runtime varies by a tenth
+MORE = 1.05  # than the bar is asked for: it is timed again in the end
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 In each round everything that can go is ranked by what it is worth to the wanted classes (`shrinking.worth`) for what it costs,
 and the least is taken out until the round's share of the way is gone; then batch norm and the scale of the logits are adjusted
 on the images (`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time
-on this machine. Widths stay multiples of what vector units take at a time. Of pictures the first layer can get smaller ones;
-in the end they are made as large again as the budget allows.
+on this machine. Widths stay multiples of 8, or, for time, of what vector units take at a time here. Of pictures the first
+layer can get smaller ones; in the end they are made as large again as the budget allows.
 
 The rounds make a plan, which says what is taken out of what, so that the same network can be made again.
 """
@@ -31,12 +31,13 @@ from subspect.shrinking.worth import Images, Worth
 
 log = logging.getLogger("subspect")
 
+STEP = 8  #: of widths, unless another is given: numbers of 4 bytes in a vector of most processors
 ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
 _MOST = 16  # rounds, where time doesn't fall as expected
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
-_SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most: they do more harm together than each by itself
+_SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most, or of branches an eighth: together they do more harm
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
 
@@ -79,7 +80,7 @@ class Plan:
 
 def width() -> int:
     """Return of what widths are multiples on this machine: numbers of 4 bytes in a vector of the processor."""
-    return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), 8)
+    return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), STEP)
 
 
 def rounds_to(share: float) -> int:
@@ -93,7 +94,7 @@ def shrink(
     images: Images,
     share: float,
     cost: Cost,
-    step: int | None = None,
+    step: int = STEP,
     told: Callable[[int, int], object] = lambda _, __: None,
 ) -> Plan:
     """Take out of a network what its classes can do without, until it costs a share of what it cost; in place.
@@ -104,7 +105,7 @@ def shrink(
         images: of these classes.
         share: of the cost that may be left.
         cost: that is to fall, beside this network's.
-        step: widths are multiples of it; what suits this machine unless given.
+        step: widths are multiples of it.
         told: called with the number of images that ran, and how many will run in this round.
 
     Raises:
@@ -116,7 +117,7 @@ def shrink(
     while now > share and len(done) < _MOST:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
-        found = _round(model, head, images, parts, cost, now, step or width(), told)
+        found = _round(model, head, images, parts, cost, now, step, told)
         if found == Round():
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
@@ -319,7 +320,7 @@ def _cheapest(
             size = place + 1
             if size < len(sizes):
                 heapq.heappush(waiting, (max(worth, prices[size]), _SIZE, size))
-        elif kind == _BRANCH and len(gone) < _BRANCHES:
+        elif kind == _BRANCH and len(gone) < max(_BRANCHES, len(found) // 8):
             gone.append(found[place][0])
             saved += spans[place]
             layers = {name for one in gone for name in one.layers}
