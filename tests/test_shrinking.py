@@ -320,7 +320,7 @@ def test_batch_norm_goes_as_far_as_it_helps(images: Images) -> None:
         readjust(plain, "1", images.pixels, goal)  # has none
 
 
-@pytest.mark.parametrize("side", [56, 64])
+@pytest.mark.parametrize("side", [28, 32])
 def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
     coarse = torch.randn(20, 3, 7, 7, generator=torch.Generator().manual_seed(2))
     few = Images(F.interpolate(coarse, (side, side), mode="bicubic"), torch.arange(20) % 3)
@@ -337,9 +337,6 @@ def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
     assert cost(small) <= 0.5  # and the next larger size would cost more
     with at_size_within(small, (sizes[-1][0] + 4, sizes[-1][1] + 4)):
         assert cost(small) > 0.5
-    less = Images(few.pixels[..., :52, :52], few.own)  # pictures that stay as they are
-    with pytest.raises(SubspectError, match=r"can't be reached: with all taken out that can be, 1 is left"):
-        shrink(traced(plain, less.pixels[:2]), "4", less, 0.5, Multiplications(whole, "4", less.pixels), step=16)
 
 
 def test_what_a_size_is_worth() -> None:
