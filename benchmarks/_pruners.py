@@ -50,7 +50,7 @@ from subspect.shrinking.tied import tell_sizes
 from subspect.shrinking.worth import Images
 from subspect.studies.same_network import head_of
 
-TAKEN = 50  #: steps of taking channels out, from all to none
+TAKEN = 100  #: steps of taking channels out, from all to none
 _MOST = 0.95  # of the channels of a layer, that may go
 
 
@@ -81,6 +81,7 @@ SHARES = (0.5, 0.25)  #: of the multiplications
 SEEDS = 3
 TRAINED = 6000  #: images, at most, that each network learns from, twice
 STAGES = ("as cut", "head refitted", "trained")
+LEFT = "left"  # of the multiplications
 
 
 def compared(
@@ -108,6 +109,8 @@ def compared(
         for share in SHARES:
             found = [_measured(study, made, network, head, labels, share, train, work, seed) for seed in range(SEEDS)]
             case = f"{len(labels)} classes, {share:g} of the multiplications"
+            for name in (OURS, *WAYS):
+                rows += row(f"{case}, left: {name}", float(np.mean([one[name][LEFT] for one in found])), "")
             for stage in STAGES:
                 for name in (OURS, *WAYS, SCRATCH):
                     rows += row(f"{case}, {stage}: {name}", float(np.mean([one[name][stage] for one in found])), "%")
@@ -138,7 +141,7 @@ def _measured(
     work: Path,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Return accuracy in percent, by way and stage; kept in the folder."""
+    """Return accuracy in percent by way and stage, and what is left of the multiplications; kept in the folder."""
     case = f"{len(labels)}-{share:g}-{seed}"
     kept = work / f"pruning-{case}.json"
     if kept.exists():
@@ -173,8 +176,8 @@ def _measured(
         )
         [in_the_end] = accuracy([trained.model], test)
         shares = (at_once, refitted, in_the_end)
-        found[name] = {stage: 100 * one.value for stage, one in zip(STAGES, shares, strict=True)}
-        print(case, name, f"{cost(model):.3f}", found[name], flush=True)
+        found[name] = {stage: 100 * one.value for stage, one in zip(STAGES, shares, strict=True)} | {LEFT: cost(model)}
+        print(case, name, found[name], flush=True)
     kept.write_text(json.dumps(found))
     return found
 
