@@ -50,7 +50,7 @@ from subspect.shrinking.tied import tell_sizes
 from subspect.shrinking.worth import Images
 from subspect.studies.same_network import head_of
 
-TAKEN = 100  #: steps of taking channels out, from all to none
+TAKEN = 50  #: steps of taking channels out, from all to none
 _MOST = 0.95  # of the channels of a layer, that may go
 
 

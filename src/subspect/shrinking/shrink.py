@@ -128,7 +128,7 @@ def shrink(
         readjust(model, head, images.pixels, wanted)
         done.append(found)
         now = cost(model)
-        log.info("round %d: %.3f of the cost is left; %.3f is asked for", len(done), now, share)
+        log.debug("round %d: %.3f of the cost is left; %.3f is asked for", len(done), now, share)
     if now > share:
         log.warning("after %d rounds %.2f of the cost is left, not %.2f", len(done), now, share)
     if done and now < share:
