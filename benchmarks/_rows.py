@@ -31,10 +31,8 @@ def row(what: str, value: float, unit: str, *bars: str) -> list[Row]:
     rows = []
     for bar in bars:
         sign, _, number = bar.partition(" ")
-        met = bool(
-            _COMPARISONS[sign](round(value, 9), float(number))
-        )  # 482 of 500 are 96.4 %, whatever 100 times it is
-        rows.append(Row(what, value, unit, bar, met))
+        rounded = round(value, 9)  # 482 of 500 are 96.4 %, whatever 100 times that share is
+        rows.append(Row(what, value, unit, bar, bool(_COMPARISONS[sign](rounded, float(number)))))
     return rows
 
 

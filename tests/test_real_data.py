@@ -35,9 +35,12 @@ def test_cifar10_reference_figures(cifar: Study, data: Path, method: str, accura
     assert 100 * cost.accuracy.value == pytest.approx(accuracy, abs=0.05)
 
 
-def test_the_published_checkpoint(data: Path) -> None:
+def test_the_published_checkpoint(data: Path, unpack: Callable[[str], Path], tmp_path: Path) -> None:
     network = subspect.load_network(CIFAR, data / "weights/resnet20-12fca82f.th")
     plain = subspect.load_network(CIFAR, data / "weights/resnet20-cifar10.safetensors")
+    study = subspect.observe(network, unpack("cifar10-jpeg") / "test", tmp_path / "study", batch_size=64)
+    right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study.image_set("train").chunks())
+    assert right / 100 == pytest.approx(81.03, abs=0.05)
     state = plain.model.state_dict()
     assert all(bool((tensor == state[name]).all()) for name, tensor in network.model.state_dict().items())
 

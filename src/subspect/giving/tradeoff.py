@@ -223,7 +223,7 @@ class Tradeoff(Result):
             axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, share of the dense network's", fontsize=8)
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("accuracy, %", fontsize=8)
-        title = f"{self.note}, nothing trained; at the points: share of the multiplications; 95 % intervals"
+        title = f"{self.note}, nothing trained; at the points: the budget, of the multiplications; 95 % intervals"
         figure.suptitle(escaped("\n".join(wrap(title, 110))), fontsize=8)
         return figure
 

@@ -31,7 +31,7 @@ from subspect.shrinking.worth import Images, Worth
 
 log = logging.getLogger("subspect")
 
-STEP = 8  #: of widths, unless another is given: numbers of 4 bytes in a vector of most processors
+WIDTH = 8  #: of widths, unless another is given: numbers of 4 bytes in a vector of most processors
 ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
 _MOST = 16  # rounds, where time doesn't fall as expected
@@ -80,7 +80,7 @@ class Plan:
 
 def width() -> int:
     """Return of what widths are multiples on this machine: numbers of 4 bytes in a vector of the processor."""
-    return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), STEP)
+    return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), WIDTH)
 
 
 def rounds_to(share: float) -> int:
@@ -94,7 +94,7 @@ def shrink(
     images: Images,
     share: float,
     cost: Cost,
-    step: int = STEP,
+    step: int = WIDTH,
     told: Callable[[int, int], object] = lambda _, __: None,
 ) -> Plan:
     """Take out of a network what its classes can do without, until it costs a share of what it cost; in place.
@@ -130,7 +130,10 @@ def shrink(
         now = cost(model)
         log.debug("round %d: %.3f of the cost is left; %.3f is asked for", len(done), now, share)
     if now > share:
-        log.warning("after %d rounds %.2f of the cost is left, not %.2f", len(done), now, share)
+        log.warning(
+            "after %d rounds %.2f of the cost is left, not %.2f; ask for less, or again while the machine is quiet",
+            *(len(done), now, share),
+        )
     if done and now < share:
         done[-1] = replace(done[-1], size=_larger(model, images.pixels, share, cost))
         readjust(model, head, images.pixels, wanted)
