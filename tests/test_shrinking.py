@@ -31,7 +31,7 @@ from subspect.resnet import ResNet
 from subspect.shrinking.cost import Multiplications, Spent, times_of_layers
 from subspect.shrinking.folded import folded
 from subspect.shrinking.recover import batch_norm_anew, calibrated, features_of, readjust, refit
-from subspect.shrinking.shrink import Plan, Round, rounds_to, shrink
+from subspect.shrinking.shrink import Plan, Round, at_a_time, rounds_to, shrink
 from subspect.shrinking.tied import Tied, means_read
 from subspect.shrinking.traced import Untraceable, at_size, at_size_within, branches, size_in, traced, without_branches
 from subspect.shrinking.worth import Images, Worth
@@ -225,12 +225,14 @@ def test_what_layers_cost(images: Images) -> None:
     assert sum(one.by_width for one in times.values()) > 0
 
 
-@pytest.mark.parametrize("share", [0.8, 0.4])
-def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Images, share: float) -> None:
+@pytest.mark.parametrize(("share", "step", "least"), [(0.8, 8, 0.5), (0.4, 8, 0.5), (0.8, None, 0.9), (0.4, None, 0.9)])
+def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(
+    images: Images, share: float, step: int | None, least: float
+) -> None:
     whole, small, again = (traced(Net(), images.pixels[:2]) for _ in range(3))
     cost = Multiplications(whole, "linear", images.pixels)
-    plan = shrink(small, "linear", images, share, cost, step=8)
-    assert 0.5 * share < cost(small) <= share
+    plan = shrink(small, "linear", images, share, cost, step)
+    assert least * share < cost(small) <= share
     plan.apply(again, "linear", images.pixels)
     weights = dict(small.named_parameters())
     for one in ("linear.weight", "linear.bias"):  # scaled and shifted round by round
@@ -238,7 +240,11 @@ def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(images: Imag
     assert again.state_dict().keys() == small.state_dict().keys()
     assert all(torch.equal(one, again.get_parameter(name)) for name, one in weights.items())
     other = traced(Net(), images.pixels[:2])
-    assert shrink(other, "linear", images, share, cost, step=8) == plan
+    assert shrink(other, "linear", images, share, cost, step) == plan
+
+
+def test_of_narrow_layers_fewer_channels_go_at_once() -> None:
+    assert [at_a_time(channels) for channels in (4, 8, 16, 24, 32, 63, 64, 512)] == [2, 2, 2, 2, 4, 4, 8, 8]
 
 
 def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:

@@ -42,7 +42,7 @@ from subspect.networks.summands import affine, is_convolution, is_linear, with_l
 from subspect.shrinking.cost import Cost, Multiplications
 from subspect.shrinking.folded import folded
 from subspect.shrinking.recover import BATCH, features_of, readjust, refit, said_of, vectors
-from subspect.shrinking.shrink import WIDTH, Plan, rounds_to, shrink, width
+from subspect.shrinking.shrink import Plan, rounds_to, shrink, width
 from subspect.shrinking.traced import Untraceable, traced
 from subspect.shrinking.worth import Images
 from subspect.studies.reopen import Reopened, open_again
@@ -267,7 +267,7 @@ def narrowed(
         cost: Cost = Time(whole, head.name, pixels, runtimes) if timed else Multiplications(whole, head.name, pixels)
         with progress("narrowing", rounds_to(budget.share) * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
-            step = width() if timed else WIDTH
+            step = width() if timed else None
             plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, step, told)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)

@@ -3,8 +3,9 @@
 In each round everything that can go is ranked by what it is worth to the wanted classes (`shrinking.worth`) for what it costs,
 and the least is taken out until the round's share of the way is gone; then batch norm and the scale of the logits are adjusted
 on the images (`shrinking.recover`), and all is weighed again. What it costs is its multiplications, or its share of the time
-on this machine. Widths stay multiples of 8, or, for time, of what vector units take at a time here. Of pictures the first
-layer can get smaller ones; in the end they are made as large again as the budget allows.
+on this machine. For time, widths stay multiples of what vector units take at a time here; for multiplications, channels go by
+eights, or of narrow layers by about an eighth of them, so that little more goes than must. Of pictures the first layer can get
+smaller ones; in the end they are made as large again as the budget allows.
 
 The rounds make a plan, which says what is taken out of what, so that the same network can be made again.
 """
@@ -31,7 +32,7 @@ from subspect.shrinking.worth import Images, Worth
 
 log = logging.getLogger("subspect")
 
-WIDTH = 8  #: of widths, unless another is given: numbers of 4 bytes in a vector of most processors
+WIDTH, LEAST = 8, 2  #: channels at a time; a vector of most processors holds 8 numbers of 4 bytes
 ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
 _MOST = 16  # rounds, where time doesn't fall as expected
@@ -83,6 +84,11 @@ def width() -> int:
     return {"AVX512": 16}.get(torch.backends.cpu.get_cpu_capability(), WIDTH)
 
 
+def at_a_time(channels: int) -> int:
+    """Return how many of a layer's channels go at once where multiplications count: an eighth, as a power of 2 from 2 to 8."""
+    return int(np.clip(2 ** np.floor(np.log2(channels / 8)), LEAST, WIDTH))
+
+
 def rounds_to(share: float) -> int:
     """Return in how many rounds a share of the cost is to be reached: what is weighed holds for small changes only."""
     return max(ROUNDS, math.ceil(math.log(share) / math.log(_LEFT)))
@@ -94,7 +100,7 @@ def shrink(
     images: Images,
     share: float,
     cost: Cost,
-    step: int = WIDTH,
+    step: int | None = None,
     told: Callable[[int, int], object] = lambda _, __: None,
 ) -> Plan:
     """Take out of a network what its classes can do without, until it costs a share of what it cost; in place.
@@ -105,7 +111,7 @@ def shrink(
         images: of these classes.
         share: of the cost that may be left.
         cost: that is to fall, beside this network's.
-        step: widths are multiples of it.
+        step: widths are multiples of it; without it `at_a_time`.
         told: called with the number of images that ran, and how many will run in this round.
 
     Raises:
@@ -183,7 +189,7 @@ def _round(
     shares: tuple[float, float],
     cost: Cost,
     now: float,
-    step: int,
+    step: int | None,
     told: Callable[[int, int], object],
 ) -> Round:
     """Choose what is taken out so that about a share of the cost is left; the second is to be left in the end."""
@@ -262,10 +268,10 @@ class _Strip:
     taken: int | None = 0
 
     @classmethod
-    def of(cls, group: Group, worth: Any, costs: Mapping[str, Spent], step: int) -> _Strip:
+    def of(cls, group: Group, worth: Any, costs: Mapping[str, Spent], step: int | None) -> _Strip:
         n, layers = group.channels, (*group.writers, *group.passing, *group.readers)
         saved = sum(costs[name].by_width for name in layers if name in costs) / n  # by a channel
-        order = np.argsort(worth, kind="stable")
+        order, step = np.argsort(worth, kind="stable"), step or at_a_time(n)
         steps, start = [], 0
         while n - start > step and start < n / 2:  # half of them at once, at most
             size = (n - start) % step or step
