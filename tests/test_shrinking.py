@@ -244,7 +244,7 @@ def test_a_budget_is_kept_and_the_plan_makes_the_same_network_again(
 
 
 def test_of_narrow_layers_fewer_channels_go_at_once() -> None:
-    assert [at_a_time(channels) for channels in (4, 8, 16, 24, 32, 63, 64, 512)] == [2, 2, 2, 2, 4, 4, 8, 8]
+    assert [at_a_time(channels) for channels in (4, 8, 16, 24, 32, 63, 64, 512)] == [4, 4, 4, 4, 4, 4, 8, 8]
 
 
 def test_a_channel_that_nothing_uses_goes_first(images: Images) -> None:
