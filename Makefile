@@ -11,7 +11,7 @@ demo: .venv/ready
 setup: .venv/ready
 
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30  # a process a core
 
 lint: .venv/ready
 	$(BIN)/ruff check src tests benchmarks examples .ci $(DOCS)

@@ -45,12 +45,12 @@ from subspect.networks.finding import Head
 from subspect.networks.summands import with_layers
 from subspect.shrinking.cost import Cost, Multiplications
 from subspect.shrinking.recover import readjust, said_of
-from subspect.shrinking.shrink import LEAST, Plan
+from subspect.shrinking.shrink import WIDTH, Plan
 from subspect.shrinking.tied import tell_sizes
 from subspect.shrinking.worth import Images
 from subspect.studies.same_network import head_of
 
-TAKEN = 100  #: steps of taking channels out, from all to none
+TAKEN = 50  #: steps of taking channels out, from all to none
 _MOST = 0.95  # of the channels of a layer, that may go
 
 
@@ -237,7 +237,7 @@ def _pruner(model: fx.GraphModule, head: str, pixels: Tensor, way: Way) -> Any:
         max_pruning_ratio=_MOST,
         iterative_steps=TAKEN,
         ignored_layers=[model.get_submodule(head)],
-        round_to=LEAST,
+        round_to=WIDTH,
     )
 
 

@@ -40,6 +40,7 @@ import subspect
 from _archives import unpacked
 from _pruners import compared
 from _rows import Row, publish, row
+from subspect.giving.formats import onnx_run
 from subspect.giving.timing import TIMED, ratios
 from subspect.ground.drawing import save_figure
 from subspect.ground.memory import keep_freed
@@ -202,9 +203,13 @@ def faster(
     pixels = real_images(study, network, max(TIMED))
     assert isinstance(pixels, torch.Tensor)
     with network.running("cpu"):
-        alone = ratios(network.model, folded(traced(network.model, pixels[:2])), pixels, batches=TIMED)
-    for batch, ratio in alone.items():
-        what = f"{called}: PyTorch, {batch} image(s), of this by folding batch norm and channels last"
+        whole = folded(traced(network.model, pixels[:2]))
+        alone = {
+            "PyTorch": ratios(network.model, whole, pixels, batches=TIMED),
+            "ONNX Runtime": ratios(onnx_run(network.model, pixels), onnx_run(whole, pixels), pixels, batches=TIMED),
+        }
+    for runtime, batch, ratio in ((name, *one) for name, some in alone.items() for one in some.items()):
+        what = f"{called}: {runtime}, {batch} image(s), of this by folding batch norm and leaving out idle steps"
         rows += row(what, 1 / ratio.value, "×")
     if less is not None:
         bar = 100 * found.among["dense"].value - less

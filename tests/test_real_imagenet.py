@@ -24,19 +24,22 @@ def network() -> subspect.Network:
 def test_efficientnet_lite0_on_imagenet(
     network: subspect.Network, unpack: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    study = subspect.observe(network, unpack("imagenet-one-per-class"), tmp_path / "study", batch_size=8)
+    every = unpack("imagenet-one-per-class")
+    for folder in sorted(every.iterdir())[::4]:
+        shutil.copytree(folder, tmp_path / "images" / folder.name)
+    study = subspect.observe(network, tmp_path / "images", tmp_path / "study", batch_size=8)
     assert network.head.name == "_fc"
     features = [chunk.features.shape for chunk in study.image_set("train").chunks()]
-    assert sum(rows for rows, _ in features) == 1000 and {width for _, width in features} == {1280}
+    assert sum(rows for rows, _ in features) == 250 and {width for _, width in features} == {1280}
     right = sum(int((chunk.labels == chunk.predictions).sum()) for chunk in study.image_set("train").chunks())
-    assert right / 1000 >= 0.85
+    assert right / 250 >= 0.85
     made = subspect.decompose(study, 5, draws=0)
     cost = subspect.evaluate(study, made)
-    assert cost.where.part == "held out 20 %" and cost.overall.images > 150
+    assert cost.where.part == "held out 20 %" and cost.overall.images > 35
     seen = [label for label in range(1000) if label not in made.unseen]
     few = subspect.decompose(study, 10, method="contribution")
     small = subspect.specialise(
-        study, few, network=network, classes=seen[::40][:20], path=tmp_path / "small.onnx", rounds=0
+        study, few, network=network, classes=seen[::10][:20], path=tmp_path / "small.onnx", rounds=0
     )
     assert (
         small.difference is not None

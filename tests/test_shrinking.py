@@ -452,6 +452,30 @@ def test_batch_norm_is_folded_where_it_alone_reads_a_convolution() -> None:
         assert all(one.is_contiguous(memory_format=torch.channels_last) for one in made.parameters() if one.ndim == 4)
 
 
+class Idle(nn.Module):
+    """Steps that change nothing, and some that look like them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
+        self.off, self.same = nn.Dropout(0.5), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.off(self.same(F.pad(self.conv(x), (0, 0, 0, 0))))
+        x = F.relu(torch.relu(self.relu(F.pad(x, pad=(0, 0, 0, 0))[:, :, ::1, 0:])).relu())
+        return F.pad(x[:, :, ::2, :3] + x[:, :, 1::2, :3], (0, 1)).relu()
+
+
+def test_steps_that_change_nothing_are_taken_out() -> None:
+    before = traced(Idle().eval(), PIXELS_IN)
+    made = folded(before)
+    with torch.no_grad():
+        assert torch.equal(made(PIXELS_IN), before(PIXELS_IN))
+    left = [node.name for node in made.graph.nodes if node.op.startswith("call")]
+    assert left == ["conv", "relu", "getitem_1", "getitem_2", "add", "pad_2", "relu_4"]
+    assert [name for name, _ in made.named_children()] == ["conv", "relu"] and hasattr(before, "off")
+
+
 def test_time_is_that_of_the_slowest_runtime(
     images: Images, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

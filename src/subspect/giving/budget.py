@@ -40,7 +40,7 @@ from subspect.networks.finding import Head
 from subspect.networks.network import Network
 from subspect.networks.summands import affine, is_convolution, is_linear, with_layers
 from subspect.shrinking.cost import Cost, Multiplications
-from subspect.shrinking.folded import folded
+from subspect.shrinking.folded import folded, without_idle
 from subspect.shrinking.recover import BATCH, features_of, readjust, refit, said_of, vectors
 from subspect.shrinking.shrink import Plan, rounds_to, shrink, width
 from subspect.shrinking.traced import Untraceable, traced
@@ -271,7 +271,8 @@ def narrowed(
             plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, step, told)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)
-    source = taught if teacher == "dense" else whole
+    without_idle(small)
+    source = folded(traced(taught, images.pixels[:2]) if teacher == "dense" else whole)  # which answers sooner
     readjust(small, head.name, images.pixels, said_of(source, images.pixels))
     marked = copy.deepcopy(whole)
     mark(marked, head.name)

@@ -86,7 +86,7 @@ def ratios(
 class Time:
     """The time of a network on this machine, by the runtime and the number of images for which it has fallen least.
 
-    In PyTorch it is timed as it is handed back (`subspect.shrinking.folded`), the first one as it was given.
+    It is timed as it is handed back (`subspect.shrinking.folded`), the first one as it was given.
 
     Args:
         whole: the first network.
@@ -99,7 +99,7 @@ class Time:
         self, whole: fx.GraphModule, head: str, pixels: Tensor, runtimes: Sequence[Callable[[fx.GraphModule], Run]] = ()
     ) -> None:
         self._head, self._pixels, self._slowest = head, pixels, (0, TIMED[0])  # runtime, and images at a time
-        self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, folded)]
+        self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, lambda model: model)]
         for make in runtimes:
             try:
                 self._made.append((make(whole), make))
@@ -124,7 +124,7 @@ class Time:
     def _timed(self, model: fx.GraphModule, place: int, batches: Sequence[int]) -> dict[int, Ratio]:
         first, make = self._made[place]
         with torch.no_grad():
-            return ratios(first, make(model), self._pixels, _LOOKS, batches)
+            return ratios(first, make(folded(model)), self._pixels, _LOOKS, batches)
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
         """Return what each layer takes in PyTorch, for that number of images.
