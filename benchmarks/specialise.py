@@ -128,8 +128,8 @@ def resnet56(work: Path, arguments: argparse.Namespace) -> list[Row]:
     made = decomposed(study, 5)
     classes = list(range(10)) if arguments.all else THREE
     settings = {
-        **{"epochs": arguments.epochs or (5 if arguments.all else 20), "batch_size": 128},
-        **{"rate": arguments.rate or 0.05, "shift": 2, "flip": True},
+        **{"epochs": arguments.epochs or (5 if arguments.all else 40), "batch_size": 32},
+        **{"rate": arguments.rate or 0.02, "shift": 2, "flip": True},
     }
     less = 1.0 if arguments.all else 0.0  # points that may be lost
     rows, minutes = faster(study, made, network, classes, images / "train", settings, work, arguments, less=less)
