@@ -86,7 +86,7 @@ def ratios(
 class Time:
     """The time of a network on this machine, by the runtime and the number of images for which it has fallen least.
 
-    It is timed as it is handed back (`subspect.shrinking.folded`), the first one as it was given.
+    Networks are timed as they are handed back (`subspect.shrinking.folded`), the first one as it was given.
 
     Args:
         whole: the first network.

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in evaluation mode
 _RELU = (F.relu, torch.relu, "relu", nn.ReLU)
 
 
@@ -49,7 +48,7 @@ def folded(model: fx.GraphModule) -> fx.GraphModule:
 
 
 def without_idle(model: fx.GraphModule) -> None:
-    """Take out of a network in evaluation mode, in place, the steps whose output is their input.
+    """Take out of a network, in place, the steps whose output is their input, in training too: so dropout stays.
 
     Args:
         model: a graph in which nothing works in place.
@@ -63,10 +62,10 @@ def without_idle(model: fx.GraphModule) -> None:
 
 
 def _idle(node: fx.Node, model: fx.GraphModule) -> bool:
-    """Tell whether a step changes nothing: no padding, all of a tensor, what is off after training, ReLU of ReLU."""
+    """Tell whether a step changes nothing: it is none, pads by nothing, takes all of a tensor, or is a ReLU of a ReLU."""
     if not node.args or not isinstance(before := node.args[0], fx.Node):
         return False
-    if node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), _IDLE):
+    if _kind(node, model) is nn.Identity:
         return True
     if node.target is F.pad:
         amounts = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
@@ -80,4 +79,7 @@ def _idle(node: fx.Node, model: fx.GraphModule) -> bool:
 
 
 def _kind(node: fx.Node, model: fx.GraphModule) -> object:
-    return type(model.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    """Return what a step calls, of a layer its class; None where it calls nothing."""
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target)))
+    return node.target if node.op in ("call_function", "call_method") else None

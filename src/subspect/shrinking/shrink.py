@@ -33,7 +33,7 @@ from subspect.shrinking.worth import Images, Worth
 log = logging.getLogger("subspect")
 
 WIDTH = 8  #: channels at a time: numbers of 4 bytes in a vector of most processors
-LEAST = 4  #: of narrow layers; of no fewer make ONNX Runtime's fast convolutions
+LEAST = 4  #: of narrow layers; ONNX Runtime's fast convolutions have multiples of it
 ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
 _MOST = 16  # rounds, where time doesn't fall as expected
@@ -86,7 +86,7 @@ def width() -> int:
 
 
 def at_a_time(channels: int) -> int:
-    """Return how many of a layer's channels go at once where multiplications count: about an eighth, 4 or 8."""
+    """Return how many of a layer's channels go at once where multiplications count: 8, of a narrow one 4."""
     return WIDTH if channels >= 8 * WIDTH else LEAST
 
 
