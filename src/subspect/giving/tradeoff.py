@@ -217,8 +217,9 @@ class Tradeoff(Result):
                 colour = COLOURS["orange" if one.budget is None else "blue"][0]
                 axes.errorbar([x], [y], yerr=room, xerr=wide, fmt="o", color=colour, markersize=4, linewidth=1)
                 name = "dense" if one.budget is None else f"{one.budget:g}"
-                beside = {"xytext": (5, -10 if number % 2 else 4)}  # above and below in turn, where points are close
-                axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, **beside)
+                # in turn below to the right and above to the left, where points and their intervals are close
+                place, side = ((5, -10), "left") if number % 2 else ((-5, 4), "right")
+                axes.annotate(name, (x, y), place, textcoords="offset points", ha=side, fontsize=8)
             axes.set_xlim(0, 1.2 * max(one.times[batch].high for one in self.points))
             axes.set_xlabel(f"time for {counted(batch, 'image', 'images')}, share of the dense network's", fontsize=8)
             axes.grid(alpha=0.3)
