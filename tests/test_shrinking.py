@@ -344,6 +344,16 @@ def test_pictures_are_made_smaller_where_that_costs_little(side: int) -> None:
     assert cost(small) <= 0.5  # and the next larger size would cost more
     with at_size_within(small, (sizes[-1][0] + 4, sizes[-1][1] + 4)):
         assert cost(small) > 0.5
+    cost.smallest = side + 1
+    with pytest.raises(SubspectError, match=r"0\.5 can't be reached: with all taken out that can be, 1 is left"):
+        shrink(traced(plain, few.pixels[:2]), "4", few, 0.5, cost, step=16)
+
+
+def test_where_time_counts_small_pictures_stay_if_the_network_is_trained() -> None:
+    pixels = torch.zeros(2, 3, 32, 32)
+    whole = traced(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)), pixels)
+    sizes = [Time(whole, "1", pixels, trained=trained).smallest for trained in (False, True)]
+    assert sizes[0] == Multiplications(whole, "1", pixels).smallest <= 32 < sizes[1]
 
 
 def test_what_a_size_is_worth() -> None:

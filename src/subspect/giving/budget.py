@@ -162,7 +162,8 @@ def within(
     some_of = spread(found.own.numpy(), sample, seed)
     few = Images(found.pixels[some_of], found.own[some_of])
     with network.running("cpu"):
-        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes)
+        learns = opened is not None
+        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes, learns)
     if folder is not None and plan is None:
         keep_plan(folder, made.plan, about)
     before = with_layers(made.model, {head.name: decomposed_head})
@@ -229,6 +230,7 @@ def narrowed(
     plan: Plan | None = None,
     teacher: Teacher = "dense",
     runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
+    trained: bool = False,
 ) -> Narrowed:
     """Return a network for some classes within a budget, adjusted on the images (`recover.readjust`).
 
@@ -243,6 +245,7 @@ def narrowed(
         plan: of an earlier call, to do again.
         teacher: what it learns from: the dense network, or the decomposed one.
         runtimes: beside PyTorch, where the budget is time (`subspect.giving.timing.Time`).
+        trained: whether it will be trained.
 
     Raises:
         Untraceable: the network is no fixed graph.
@@ -264,7 +267,8 @@ def narrowed(
     whole = traced(model, images.pixels[:2])
     if plan is None:
         timed, pixels = budget.timed, images.pixels
-        cost: Cost = Time(whole, head.name, pixels, runtimes) if timed else Multiplications(whole, head.name, pixels)
+        first = whole, head.name, pixels
+        cost: Cost = Time(*first, runtimes, trained) if timed else Multiplications(*first)
         with progress("narrowing", rounds_to(budget.share) * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
             step = width() if timed else None

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from subspect.giving.formats import Run
 from subspect.ground.errors import SubspectError
-from subspect.shrinking.cost import Spent, times_of_layers
+from subspect.shrinking.cost import SMALLEST, Spent, times_of_layers
 from subspect.shrinking.folded import folded
 
 log = logging.getLogger("subspect")
@@ -30,6 +30,7 @@ TIMED: tuple[int, ...] = (1, 32)  #: images at a time, where a network is to fit
 _LOOKS = 5  # rounds of timing, while it is made smaller
 _TURN = 0.1  # seconds, at least, that each network runs in a round
 _DRAWS = 2000  # of rounds, for the interval of a ratio of times
+_SMALLEST = 56  # pixels high, below which images stay as they are, if the network is trained
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,18 @@ class Time:
         head: name of its head.
         pixels: (n, …) images, as many as the largest batch.
         runtimes: other ways to run networks, each of which makes a function of images from one.
+        trained: whether the network is to learn in the end: then pixels of small images are missed more than branches.
     """
 
     def __init__(
-        self, whole: fx.GraphModule, head: str, pixels: Tensor, runtimes: Sequence[Callable[[fx.GraphModule], Run]] = ()
+        self,
+        whole: fx.GraphModule,
+        head: str,
+        pixels: Tensor,
+        runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
+        trained: bool = False,
     ) -> None:
+        self.smallest = _SMALLEST if trained else SMALLEST
         self._head, self._pixels, self._slowest = head, pixels, (0, TIMED[0])  # runtime, and images at a time
         self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, lambda model: model)]
         for make in runtimes:

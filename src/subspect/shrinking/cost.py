@@ -15,6 +15,8 @@ from subspect.networks.gates import Gates
 from subspect.networks.network import Network
 from subspect.shrinking.tied import Tied, tell_sizes
 
+SMALLEST = 28  #: pixels high, below which images stay as they are
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -30,7 +32,13 @@ class Spent:
 
 
 class Cost(Protocol):
-    """What counts as the cost of a network, beside one that it was made from."""
+    """What counts as the cost of a network, beside one that it was made from.
+
+    Attributes:
+        smallest: height, in pixels, below which images stay as they are.
+    """
+
+    smallest: int
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return what a network costs, as a share of what the first one did."""
@@ -50,6 +58,8 @@ class Multiplications:
         head: name of its head.
         pixels: (n, …) images.
     """
+
+    smallest = SMALLEST
 
     def __init__(self, whole: fx.GraphModule, head: str, pixels: Tensor) -> None:
         self._head, self._pixels = head, pixels[:2]

@@ -38,7 +38,6 @@ ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
 _MOST = 16  # rounds, where time doesn't fall as expected
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
-_MOST_STEP = 7  # of which a step is no more than one; smaller pictures stay as they are
 _SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most, or of branches an eighth: together they do more harm
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
 
@@ -212,12 +211,12 @@ def _smaller(model: fx.GraphModule, pixels: Tensor, worth: Worth, cost: Cost, no
 
     One is left out where a smaller one loses less for what it saves: that way sizes get dearer.
     """
-    if pixels.ndim != 4:
+    if pixels.ndim != 4 or pixels.shape[2] < cost.smallest:
         return []
     whole, sizes = (int(pixels.shape[2]), int(pixels.shape[3])), list[_Size]()
     height, _ = size_in(model, pixels)
     step = max(_LEAST_STEP, round(whole[0] / _STEPS / _LEAST_STEP) * _LEAST_STEP)
-    for count in range(1, _SIZES + 1 if _MOST_STEP * step <= whole[0] else 0):
+    for count in range(1, _SIZES + 1):
         size = height - count * step, round((height - count * step) / whole[0] * whole[1])
         if 2 * size[0] < whole[0] or (lost := worth.of_size(size)) is None:
             break
