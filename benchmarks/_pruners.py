@@ -31,16 +31,15 @@ from subspect.giving.budget import (
     Narrowed,
     accuracy,
     decomposed_head,
-    images_of,
     mark,
     narrowed,
-    read_again,
     recovered,
     shared_by,
 )
-from subspect.giving.distil import distilled, opened_to_train
+from subspect.giving.distil import Learning, distilled, lessons
+from subspect.giving.images_of_classes import images_of, read_again
 from subspect.giving.options import WEIGHED
-from subspect.giving.training import Settings
+from subspect.giving.settings import Settings
 from subspect.networks.finding import Head
 from subspect.networks.summands import with_layers
 from subspect.shrinking.cost import Cost, Multiplications
@@ -161,7 +160,7 @@ def _measured(
     test = list(read_again(study, network, labels, "test", wanted))
     settings = Settings(epochs=2, batch_size=64, rate=0.02, flip=True, shift=2, seed=seed)
     source = subspect.open_images(train, limit_per_class=TRAINED // len(labels))
-    opened = opened_to_train(source, network, labels, None)
+    given = lessons(network, labels, Learning(source, work, settings))
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():
         [at_once] = accuracy([model], test)
@@ -172,7 +171,7 @@ def _measured(
         mine = replace(settings, rate=0.1) if name == SCRATCH else settings
         folder = work / f"pruning-{case}-{name.replace(' ', '-')}"
         trained = distilled(
-            small, ours.teacher, shared[name], head, network, *opened, folder, mine, {"way": name}, 0, False
+            small, ours.teacher, shared[name], head, network, given, folder, mine, {"way": name}, 0, False
         )
         [in_the_end] = accuracy([trained.model], test)
         shares = (at_once, refitted, in_the_end)

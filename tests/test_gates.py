@@ -44,8 +44,7 @@ def gates() -> tuple[Gates, Tensor, dict[str, Tensor]]:
     network = Network(model)
     network.find_head(pixels)
     gates = Gates(network, pixels)
-    places = {layer.name: layer.places for layer in gates.layers}
-    means = {name: (total / len(pixels) / places[name]).float() for name, total in gates.sums(pixels).items()}
+    means = {name: level.mean(dim=0) for name, level in gates.levels(pixels)[1].items()}
     return gates, pixels, means
 
 

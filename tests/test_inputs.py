@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 import subspect
 from subspect import SubspectError
 from subspect.giving.retrain import train as train_one
-from subspect.giving.training import Settings, Trained
+from subspect.giving.settings import Settings
+from subspect.giving.training import Trained
 from subspect.images.batches import batches
 from subspect.images.inputs import inputs_from
 from subspect.images.opening import open_images

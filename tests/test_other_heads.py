@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import subspect
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.giving.retrain import train
-from subspect.giving.training import Settings
+from subspect.giving.settings import Settings
 from subspect.heads.placing import with_decomposed
 from subspect.heads.supports import Supports
 from subspect.networks.summands import affine

@@ -22,7 +22,8 @@ from conftest import PIXELS
 from subspect import Decomposition, Network, Study, SubspectError, decompose
 from subspect.cli import app
 from subspect.giving.retrain import retrain, train
-from subspect.giving.training import Run, Settings, _varied
+from subspect.giving.settings import Settings
+from subspect.giving.training import Run, _varied
 from subspect.ground.files import read_json
 from subspect.ground.locks import locked
 from subspect.ground.seals import is_sealed, open_json, read_tensors, tensor_bytes

@@ -24,7 +24,8 @@ from conftest import PIXELS
 from prunable import PIXELS_IN, Branching, Made, MakeFolder, Plain
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.cli import app
-from subspect.giving.budget import images_of, mark, shared_by
+from subspect.giving.budget import mark, shared_by
+from subspect.giving.images_of_classes import images_of
 from subspect.giving.specialise import specialise
 from subspect.giving.timing import Ratio, Time
 from subspect.networks.gates import Gates
@@ -193,8 +194,7 @@ def test_what_channels_and_branches_are_worth(images: Images) -> None:
     worth = Worth(model, "linear", images)
     group = next(one for one in Tied(model, images.pixels[:1], "linear").groups if one.root == "layer3.0.conv1")
     gates = Gates(network, images.pixels[:2])
-    total = {name: one / 30 for name, one in gates.sums(images.pixels).items()}
-    means = {layer.name: (total[layer.name] / layer.places).float() for layer in gates.layers}
+    means = {name: level.mean(0) for name, level in gates.levels(images.pixels)[1].items()}
 
     def margins(closed: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
@@ -277,7 +277,7 @@ class Stuck(Multiplications):
 def test_a_cost_that_does_not_fall_ends_it(images: Images, caplog: pytest.LogCaptureFixture) -> None:
     model = traced(Net(), images.pixels[:2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subspect.shrinking.shrink._MOST", 2)
+        patch.setattr("subspect.shrinking.shrink._MORE", -2)
         plan = shrink(model, "linear", images, 0.8, Stuck(model, "linear", images.pixels), step=8)
     assert len(plan.rounds) == 2 and "after 2 rounds 0.90 of the cost is left, not 0.80" in caplog.text
 
@@ -367,13 +367,13 @@ def test_what_a_size_is_worth() -> None:
             return made
 
     assert worth.of_size((24, 24)) == pytest.approx(moved(model, Smaller(), few), rel=1e-3)
-    assert not hasattr(model, "resized") and size_in(model, few.pixels) == (32, 32)
+    assert not hasattr(model, "subspect_resized") and size_in(model, few.pixels) == (32, 32)
     at_size(model, (28, 28))
     again = Worth(model, "linear", few)
     assert again.of_size((28, 28)) == pytest.approx(0, abs=1e-9) and size_in(model, few.pixels) == (28, 28)
     assert (again.of_size((24, 24)) or 0) > 1e-4
     flat = traced(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 3)), few.pixels[:2])
-    assert Worth(flat, "2", few).of_size((24, 24)) is None and not hasattr(flat, "resized")
+    assert Worth(flat, "2", few).of_size((24, 24)) is None and not hasattr(flat, "subspect_resized")
 
 
 def test_calibration_wins_back_a_scale_and_a_shift() -> None:
@@ -651,8 +651,9 @@ def test_a_network_that_is_no_graph_is_narrowed_in_its_last_layer(
     one = Made(Branching(), tmp_path, make_folder("train", each=20))
     found = specialise(one.study, one.made, network=one.network, budget=0.5, rounds=0, show_progress=False)
     assert found.removed == 8 and found.difference is not None and not found.asked
-    assert "only channels that nothing uses are taken out, since torch.fx cannot trace it" in caplog.text
-    assert "it isn't narrowed to 0.5 of the multiplications, since torch.fx cannot trace it" in found.note
+    assert "; only channels that nothing uses are taken out" in caplog.text
+    assert "It isn't narrowed to 0.5 of the multiplications, since torch.fx cannot trace it" in found.reason
+    assert found.reason in caplog.text and found.reason in str(found.tables()[0].caption)
 
 
 def test_what_cannot_be_asked_for(one: OfNet, tmp_path: Path) -> None:
@@ -687,7 +688,7 @@ def test_an_image_set_in_memory_is_not_measured_on(one: OfNet, caplog: pytest.Lo
     subspect.observe(one.network, arrays, one.study.path, "test", show_progress=False)
     study = subspect.open_study(one.study.path)
     found = specialise(study, one.made.name, network=one.network, budget=0.7, rounds=0, sample=20, show_progress=False)
-    assert set(found.among) == {"dense", "decomposed"} and "the images of 'test' were in memory" in caplog.text
+    assert set(found.among) == {"dense", "decomposed"} and "the images of 'test' can't be opened again" in caplog.text
 
 
 def test_images_that_are_gone(one: OfNet) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import subspect
 from subspect import Network, SubspectError
 from subspect.giving.retrain import train
-from subspect.giving.training import Settings
+from subspect.giving.settings import Settings
 from subspect.heads.head import DecomposedHead
 from subspect.networks.weights import load_weights
 

@@ -17,11 +17,12 @@ from .giving.edit import Edited, edit
 from .giving.export import Exported, FileCost, export
 from .giving.export_features import ExportedFeatures, export_features
 from .giving.retrain import Retrained, retrain
+from .giving.settings import Settings
 from .giving.specialise import specialise
 from .giving.specialised import Specialised
 from .giving.timing import Ratio
 from .giving.tradeoff import Tradeoff, TradeoffPoint, tradeoff
-from .giving.training import Epoch, Settings, Trained
+from .giving.training import Epoch, Trained
 from .giving.without_cue import SwappedAccuracy, WithoutCue
 from .ground.clusters import engine
 from .ground.errors import MissingExtra, SubspectError

@@ -161,7 +161,7 @@ def retrain(
     --test images/test --control -o retrained
     """
     from subspect.giving.retrain import retrain as train_further
-    from subspect.giving.training import Settings
+    from subspect.giving.settings import Settings
 
     opened = open_for(observed, study)
     loaded = loaded_from(opened, decomposition)

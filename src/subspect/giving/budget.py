@@ -10,29 +10,29 @@ are given, the small network learns to say what its teacher says, the dense netw
 from __future__ import annotations
 
 import copy
-import hashlib
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import cast
+from hashlib import sha256
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from subspect.giving.answers import Shared
-from subspect.giving.distil import distilled, keep_plan, kept_plan, opened_to_train
+from subspect.giving.distil import Learning, distilled, keep_plan, kept_in, kept_plan, lessons
 from subspect.giving.formats import Run
+from subspect.giving.images_of_classes import images_of, read_again, readable
 from subspect.giving.options import Teacher
 from subspect.giving.timing import TIMED, Time
-from subspect.giving.training import Settings, Trained
-from subspect.ground.errors import SubspectError, some
+from subspect.giving.training import Trained
+from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
 from subspect.heads.head import DecomposedHead
 from subspect.heads.supports import Supports
-from subspect.images.batches import batches
 from subspect.images.opening import ImageSource
 from subspect.measuring.fidelity import Estimate, wilson
 from subspect.measuring.where import where
@@ -45,11 +45,8 @@ from subspect.shrinking.recover import BATCH, features_of, readjust, refit, said
 from subspect.shrinking.shrink import Plan, rounds_to, shrink, width
 from subspect.shrinking.traced import Untraceable, traced
 from subspect.shrinking.worth import Images
-from subspect.studies.reopen import Reopened, open_again
-from subspect.studies.spread import check_read, spread
+from subspect.studies.spread import spread
 from subspect.studies.study import Study
-
-log = logging.getLogger("subspect")
 
 RECOVERED = 2000  #: images, at most, on which batch norm and head are learned anew
 
@@ -123,13 +120,10 @@ def within(
     budget: Budget,
     *,
     images: ImageSource | None,
-    train: ImageSource | None,
-    folder: Path | None,
-    settings: Settings,
+    learning: Learning | None,
     sample: int,
     seed: int,
     teacher: Teacher,
-    class_map: Mapping[str, int] | str | Path | None,
     workers: int,
     show: bool,
     runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
@@ -140,57 +134,55 @@ def within(
         Untraceable: the network is no fixed graph.
         SubspectError: the budget can't be reached, or images or folder aren't fit.
     """
-    opened = opened_to_train(train, network, labels, class_map) if train is not None else None
-    about = {
+    given = lessons(network, labels, learning) if learning is not None else None
+    about: dict[str, Any] = {
         "network": network.fingerprint(),
         "decomposition": _digest(decomposition, labels),
         "labels": list(labels),
         "budget": asdict(budget),
+        "runtimes": len(runtimes),
         "sample": [sample, seed],
         "teacher": teacher,
     }
-    plan = kept_plan(folder, about) if folder is not None else None
+    if learning is not None and given is not None:
+        about |= {"settings": asdict(learning.settings), "images": sha256(json.dumps(given.ids).encode()).hexdigest()}
     on, measured = decomposition.chosen_on[0], where(study, decomposition)
-    given = images if measured.image_set == on else None
-    there = given is not None or study.image_set(measured.image_set).manifest.root is not None
-    if measured.labelled and not there:
-        log.warning(
-            "the images of %r were in memory, so the small network's accuracy isn't measured on them; observe them from files",
-            measured.image_set,
-        )
-    found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
-    some_of = spread(found.own.numpy(), sample, seed)
-    few = Images(found.pixels[some_of], found.own[some_of])
-    with network.running("cpu"):
-        learns = opened is not None
-        made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes, learns)
-    if folder is not None and plan is None:
-        keep_plan(folder, made.plan, about)
-    before = with_layers(made.model, {head.name: decomposed_head})
-    recovered(made, head.name, found.pixels)
-    small, trained = with_layers(made.model, {head.name: decomposed_head}), None
-    if opened is not None and folder is not None:
-        trained = distilled(
-            small, made.teacher, made.shared, head, network, *opened, folder, settings, about, workers, show
-        )
-        small = trained.model
+    source = images if measured.image_set == on else None
+    wanted = [
+        pair
+        for one in (measured.chunks() if measured.labelled else ())
+        for pair in zip(one.ids, one.labels.tolist(), strict=True)
+        if pair[1] in labels
+    ]
+    there = readable(study, network, labels, measured.image_set, wanted, source)
+    with kept_in(learning.folder) if learning is not None else nullcontext():
+        plan = kept_plan(learning.folder, about) if learning is not None else None
+        found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
+        some_of = spread(found.own.numpy(), sample, seed)
+        few = Images(found.pixels[some_of], found.own[some_of])
+        with network.running("cpu"):
+            learns = learning is not None
+            made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes, learns)
+        if learning is not None and plan is None:
+            keep_plan(learning.folder, made.plan, about)
+        before = with_layers(made.model, {head.name: decomposed_head})
+        recovered(made, head.name, found.pixels)
+        small, trained = with_layers(made.model, {head.name: decomposed_head}), None
+        if learning is not None and given is not None:
+            about |= {"plan": sha256(json.dumps(made.plan.to_json()).encode()).hexdigest()}
+            ways = head, network, given, learning.folder, learning.settings
+            trained = distilled(small, made.teacher, made.shared, *ways, about, workers, show)
+            small = trained.model
     small = folded(cast(fx.GraphModule, small))
     among: dict[str, Estimate] = {}
-    if measured.labelled and there:
-        wanted = [
-            pair
-            for one in measured.chunks()
-            for pair in zip(one.ids, one.labels.tolist(), strict=True)
-            if pair[1] in labels
-        ]
+    if there:
         shares = accuracy(
-            [before, small], read_again(study, network, labels, measured.image_set, wanted, given, workers)
+            [before, small], read_again(study, network, labels, measured.image_set, wanted, source, workers)
         )
         among = dict(zip(("small, before recovery", "small"), shares, strict=True))
-    pixels = found.pixels[: max(TIMED)].repeat(-(-max(TIMED) // len(found.pixels)), *[1] * (found.pixels.ndim - 1))
     return Within(
         small.eval(),
-        pixels[: max(TIMED)],
+        repeated(found.pixels)[: max(TIMED)],
         among,
         budget.said,
         sum(len(one.branches) for one in made.plan.rounds),
@@ -198,6 +190,34 @@ def within(
         _widths(made.whole, small),
         trained,
     )
+
+
+def repeated(pixels: Tensor) -> Tensor:
+    """Return images over and over, as many at least as are timed at once."""
+    return pixels.repeat(-(-max(TIMED) // len(pixels)), *[1] * (pixels.ndim - 1))
+
+
+def check_narrowable(network: Network, head: Head, pixels: Tensor) -> None:
+    """Check that all layers of a network can be narrowed.
+
+    Args:
+        network: that was observed.
+        head: its head.
+        pixels: (n, …) images.
+
+    Raises:
+        Untraceable: the network is no fixed graph, or its head no single layer that reads a row for each image.
+    """
+    if head.one_logit:
+        raise Untraceable("its head has a single logit")
+    if head.name != head.layers[0] or not is_linear(layer := network.model.get_submodule(head.name)):
+        raise Untraceable("its head is no single linear layer on all of its input")
+    with network.running("cpu"), torch.no_grad():
+        graph, read = traced(network.model, pixels[:2]), list[int]()
+        graph.get_submodule(head.name).register_forward_pre_hook(lambda _, args: read.append(args[0].ndim))
+        graph(pixels[:2])
+    if isinstance(layer, nn.Linear) and set(read) != {2}:
+        raise Untraceable("its head reads several places of an image one by one")
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,12 +268,9 @@ def narrowed(
         trained: whether it will be trained.
 
     Raises:
-        Untraceable: the network is no fixed graph.
+        Untraceable: the network is no fixed graph (`check_narrowable` tells sooner).
         SubspectError: the budget can't be reached.
     """
-    layer = network.model.get_submodule(head.layers[0])
-    if len(head.layers) > 1 or not is_linear(layer):
-        raise Untraceable("the head is no single linear layer")
 
     def with_rows(weight: Tensor, bias: Tensor) -> nn.Module:
         made = with_layers(
@@ -261,12 +278,12 @@ def narrowed(
         )
         return made.cpu().float().eval().requires_grad_(False)
 
-    weight, bias = affine(layer)
+    weight, bias = affine(network.model.get_submodule(head.name))
     taught = with_rows(weight.detach().flatten(1).cpu().float(), bias.detach().cpu().float())
     model = with_rows(*(torch.from_numpy(array).float() for array in decomposition.matrix()))
     whole = traced(model, images.pixels[:2])
     if plan is None:
-        timed, pixels = budget.timed, images.pixels
+        timed, pixels = budget.timed, repeated(images.pixels)
         first = whole, head.name, pixels
         cost: Cost = Time(*first, runtimes, trained) if timed else Multiplications(*first)
         with progress("narrowing", rounds_to(budget.share) * len(images.pixels), "images", show=show) as advance:
@@ -324,84 +341,6 @@ def decomposed_head(layer: nn.Module) -> DecomposedHead:
     return made
 
 
-def images_of(
-    study: Study,
-    network: Network,
-    labels: Sequence[int],
-    name: str,
-    most: int,
-    *,
-    given: ImageSource | None = None,
-    seed: int = 0,
-    workers: int = 0,
-) -> Images:
-    """Return images of some classes of an image set, spread over these, at most so many, in random order.
-
-    In order of their classes, batches would be of one class each, and their variances not those of the images.
-
-    Args:
-        study: of the network.
-        network: as the study knows it.
-        labels: the classes.
-        name: of the image set.
-        most: how many.
-        given: where the images are, if they were in memory or have been moved since.
-        seed: of the draw.
-        workers: processes that read images.
-
-    Raises:
-        SubspectError: there are none of one of the classes, or they can't be opened again.
-    """
-    chunks = study.image_set(name).chunks()
-    found = [pair for one in chunks for pair in zip(one.ids, one.labels.tolist(), strict=True) if pair[1] in labels]
-    there = {label for _, label in found}
-    if lacking := [study.identity.class_names[label] for label in labels if label not in there]:
-        raise SubspectError(
-            f"there are no images of {some(lacking)} in {name!r}, by which channels are weighed; observe some, or name classes "
-            "that have images"
-        )
-    drawn = [found[at] for at in spread(np.array([label for _, label in found], np.int64), most, seed).tolist()]
-    drawn = [drawn[at] for at in np.random.default_rng([seed, 1]).permutation(len(drawn)).tolist()]
-    parts = list(read_again(study, network, labels, name, drawn, given, workers))
-    return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.own for part in parts]))
-
-
-def read_again(
-    study: Study,
-    network: Network,
-    labels: Sequence[int],
-    name: str,
-    wanted: Sequence[tuple[str, int]],
-    given: ImageSource | None = None,
-    workers: int = 0,
-) -> Iterator[Images]:
-    """Read images of an image set again, batch by batch.
-
-    Args:
-        study: of the network.
-        network: as the study knows it.
-        labels: the wanted classes.
-        name: of the image set.
-        wanted: id and class of each image.
-        given: where the images are, if they were in memory or have been moved since.
-        workers: processes that read images.
-
-    Raises:
-        SubspectError: none can be opened again.
-    """
-    image_set = study.image_set(name)
-    source = open_again(given, image_set)
-    own = {id: list(labels).index(label) for id, label in wanted}
-    cuts = [list(range(start, min(start + BATCH, len(wanted)))) for start in range(0, len(wanted), BATCH)]
-    again, failed, count = Reopened(image_set, list(own), source), dict[str, str](), 0
-    for batch in batches(again, network.preprocessing, None, cuts, workers):
-        failed |= dict(batch.failed)
-        if isinstance(batch.pixels, Tensor):
-            count += len(batch.ids)
-            yield Images(batch.pixels, torch.tensor([own[id] for id in batch.ids]))
-    check_read(count, name, list(own), failed)
-
-
 def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estimate]:
     """Return how often some networks say the right one of the wanted classes."""
     hits, count = [0] * len(models), 0
@@ -416,7 +355,7 @@ def accuracy(models: Sequence[nn.Module], parts: Iterable[Images]) -> list[Estim
 def _digest(decomposition: Decomposition, labels: Sequence[int]) -> str:
     """Return the SHA-256 of these classes' weights and biases."""
     rows = [np.ascontiguousarray(array[list(labels)]) for array in decomposition.matrix()]
-    return hashlib.sha256(b"".join(row.tobytes() for row in rows)).hexdigest()
+    return sha256(b"".join(row.tobytes() for row in rows)).hexdigest()
 
 
 def _linear(old: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:

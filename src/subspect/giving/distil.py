@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subspect.giving.answers import Answers, Shared
-from subspect.giving.training import BEST, LOG, Run, Settings, Trained, refuse_study, split
+from subspect.giving.settings import Settings
+from subspect.giving.training import BEST, LOG, Run, Trained, refuse_study, split
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, make_folder, read_json
 from subspect.ground.locks import locked
@@ -31,7 +35,7 @@ from subspect.images.opening import ImageSource, open_images
 from subspect.images.sources import Images
 from subspect.networks.finding import Head
 from subspect.networks.network import Network
-from subspect.shrinking.shrink import Plan, Round
+from subspect.shrinking.shrink import Plan
 
 _PLAN = "plan.json"
 _FOLLOW = (
@@ -39,25 +43,76 @@ _FOLLOW = (
 )
 
 
-def opened_to_train(
-    images: ImageSource, network: Network, labels: Sequence[int], class_map: Mapping[str, int] | str | Path | None
-) -> tuple[Images, list[int]]:
-    """Open images to learn from; return them, and the positions of those that are of the wanted classes, all without labels.
+@dataclass(frozen=True)
+class Learning:
+    """How a small network is to learn.
+
+    Attributes:
+        train: images of the wanted classes; labels aren't needed.
+        folder: for state, log and weights.
+        settings: how to train.
+        class_map: folder name → class index, or a JSON file with it.
+    """
+
+    train: ImageSource
+    folder: Path
+    settings: Settings
+    class_map: Mapping[str, int] | str | Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Images to learn from.
+
+    Attributes:
+        source: where they are.
+        kept: positions of those that are learned from.
+        held: positions of those that are held out.
+    """
+
+    source: Images
+    kept: npt.NDArray[np.int64]
+    held: npt.NDArray[np.int64]
+
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of all, those that are held out last."""
+        return [self.source.id(at) for at in (*self.kept.tolist(), *self.held.tolist())]
+
+
+def lessons(network: Network, labels: Sequence[int], learning: Learning) -> Lessons:
+    """Open images to learn from: those of the wanted classes; all, without labels.
 
     Raises:
-        SubspectError: they can't be opened, their labels don't fit the network, or none is of these classes.
+        SubspectError: they can't be opened, their labels don't fit the network, none is of these classes, or they are too few.
     """
-    source = open_images(images)
+    source = open_images(learning.train)
     if not source.labelled:
-        return source, list(range(len(source)))
-    match, wanted = match_classes(source, network.head.n_classes, network.class_names, class_map), set(labels)
+        return Lessons(source, *split(source, range(len(source)), learning.settings))
+    match = match_classes(source, network.head.n_classes, network.class_names, learning.class_map)
+    wanted = set(labels)
     found = [at for at in range(len(source)) if (raw := source.label(at)) is not None and match(raw) in wanted]
     if not found:
         raise SubspectError(
             f"none of the {len(source):,} images to train on is of the classes that are wanted; give "
             "images of these classes, or without labels"
         )
-    return source, found
+    return Lessons(source, *split(source, found, learning.settings))
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """While the block runs, keep every other training out of a folder.
+
+    Raises:
+        SubspectError: another training runs in it, it lies in a study, or holds files that aren't a training's.
+    """
+    refuse_study(folder)
+    make_folder(folder)
+    with locked(folder, f"training in {folder}", wait=0):
+        for name in (BEST, LOG):
+            check_free(folder / name, is_sealed)
+        yield
 
 
 def distilled(
@@ -66,8 +121,7 @@ def distilled(
     shared: Shared,
     head: Head,
     network: Network,
-    source: Images,
-    positions: Sequence[int],
+    images: Lessons,
     folder: Path,
     settings: Settings,
     about: Mapping[str, Any],
@@ -82,18 +136,16 @@ def distilled(
         shared: the features that both have.
         head: of both.
         network: that was observed, whose preprocessing images get.
-        source: of images.
-        positions: of those to learn from.
-        folder: for state, log and weights.
+        images: to learn from.
+        folder: for state, log and weights, from which other trainings are kept out (`kept_in`).
         settings: how to train.
         about: what else the run is known by.
         workers: processes that read images.
         show: whether to draw a progress bar.
 
     Raises:
-        SubspectError: too few images, a folder with another run or files that aren't a run's, or a loss that is no number.
+        SubspectError: a folder with another run, or a loss that is no number.
     """
-    kept, held = split(source, positions, settings)
     for one in model.modules():
         if isinstance(one, _BatchNorm) and one.momentum is not None:
             one.momentum = max(one.momentum, _FOLLOW)
@@ -102,19 +154,16 @@ def distilled(
             each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def read(wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        return batches(source, network.preprocessing, None, wanted, workers)
+        return batches(images.source, network.preprocessing, None, wanted, workers)
 
     known = {**asdict(settings), "layers": list(settings.layers), "without_cues": list(settings.without_cues), **about}
-    known["images"] = [source.id(at) for at in (*kept.tolist(), *held.tolist())]
-    with locked(folder, f"training in {folder}", wait=0):
-        for name in (BEST, LOG):
-            check_free(folder / name, is_sealed)
-        run = Run(
-            model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head, shared)
-        )
-        run.train(kept, held, read, show)
-        run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return run.finish(lambda trained: trained, len(held))
+    known["images"] = images.ids
+    run = Run(
+        model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head, shared)
+    )
+    run.train(images.kept, images.held, read, show)
+    run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return run.finish(lambda trained: trained, len(images.held))
 
 
 def kept_plan(folder: Path, about: Mapping[str, Any]) -> Plan | None:
@@ -124,28 +173,17 @@ def kept_plan(folder: Path, about: Mapping[str, Any]) -> Plan | None:
         SubspectError: it is of another network, or of other classes or budgets, or damaged.
     """
     path = folder / _PLAN
-    refuse_study(folder)
-    make_folder(folder)
     if not path.exists():
         return None
     found = open_json(path, read_json(path))
     if found.get("about") != json.loads(json.dumps(about)):
         raise SubspectError(
-            f"{folder} holds the training of another small network (other classes, another budget, decomposition or network); "
-            "choose another folder"
+            f"{folder} holds the training of another small network (other classes, images or settings, another budget, "
+            "decomposition or network); choose another folder"
         )
-    rounds = [
-        Round(
-            tuple((str(one), str(other)) for one, other in made["branches"]),
-            {name: tuple(int(channel) for channel in channels) for name, channels in made["channels"].items()},
-            None if made["size"] is None else (int(made["size"][0]), int(made["size"][1])),
-        )
-        for made in found["rounds"]
-    ]
-    return Plan(tuple(rounds))
+    return Plan.from_json(found["rounds"])
 
 
 def keep_plan(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
     """Keep what was taken out of a network."""
-    rounds = [{"branches": one.branches, "channels": dict(one.channels), "size": one.size} for one in plan.rounds]
-    write_json(folder / _PLAN, {"about": dict(about), "rounds": rounds})
+    write_json(folder / _PLAN, {"about": dict(about), "rounds": plan.to_json()})

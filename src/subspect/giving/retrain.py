@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from subspect.giving.training import BEST, LOG, Run, Settings, Trained, cut, refuse_study, right, split
+from subspect.giving.settings import Settings
+from subspect.giving.training import BEST, LOG, Run, Trained, cut, refuse_study, right, split
 from subspect.ground.errors import SubspectError
 from subspect.ground.files import check_free, make_folder
 from subspect.ground.locks import locked
@@ -250,7 +251,7 @@ def retrain(
     """
     study, decomposition = opened(study, decomposition)
     network = same_network(study, network)
-    settings = Settings(**settings) if isinstance(settings, Mapping) else settings or Settings()
+    settings = Settings.of(settings)
     folder, source = Path(folder), open_images(images)
     find_head(network, source)
     shown = open_images(test) if test is not None else None

@@ -1,4 +1,4 @@
-"""A smaller network: for some classes alone, and without the channels that nothing uses any more.
+"""A smaller network: for some classes alone, and without the channels that nothing uses any more, or within a budget.
 
 Of the decomposed head the rows of the classes that are wanted are kept, and of its columns the features that these use. A
 feature that no class uses needs not be computed: the channel that makes it is removed from the backbone, physically, with all
@@ -6,9 +6,9 @@ that belongs to it (torch-pruning finds what is tied to what). It may be removed
 it: in a network with residual sums, a channel of the sum is also the input of other blocks, and stays; which layers those are
 is said.
 
-What was removed can't have changed anything, and that is checked: on real images the small network's logits are those of the
+So what was removed can't have changed anything, and that is checked: on real images the small network's logits are those of the
 decomposed network, for its classes. With a shared pool (``subspect decompose --pool 128``) the same makes the network narrower
-for all its classes.
+for all its classes. Within a budget more goes, in all layers (`subspect.giving.budget`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subspect.giving.budget import Budget, Within, within
+from subspect.giving.budget import Budget, Within, check_narrowable, within
+from subspect.giving.distil import Learning
 from subspect.giving.export import TOLERANCE, Exported, about_of, check_onnx, check_path, exportable, tell_unseen, write
 from subspect.giving.formats import Run, onnx_run
 from subspect.giving.options import SMALL, TEACHERS, WEIGHED, Format, Teacher
+from subspect.giving.settings import Settings
 from subspect.giving.specialised import Specialised
 from subspect.giving.timing import BATCHES, ROUNDS, TIMED, ratios
-from subspect.giving.training import Settings
 from subspect.ground.errors import MissingExtra, SubspectError, some
 from subspect.heads.cost import size_of
 from subspect.heads.decomposition import Decomposition
@@ -115,7 +116,8 @@ def specialise(
     study, decomposition = opened(study, decomposition)
     labels = _labels(decomposition, classes)
     form = check_path(Path(path), None, SMALL) if path is not None else None
-    wanted = _wanted(budget, times_as_fast, train, folder, settings, labels, sample, teacher)
+    learning = _learning(train, folder, settings, class_map)
+    wanted = _wanted(budget, times_as_fast, learning, labels, sample, teacher)
     check_pruning()
     tell_unseen(decomposition, labels)
     network, head, pixels = exportable(study, network, images)
@@ -130,29 +132,23 @@ def specialise(
     reason = ""
     if wanted is not None:
         try:
+            check_narrowable(network, head, pixels)
             made = within(
-                study,
-                decomposition,
-                network,
-                head,
-                labels,
-                wanted,
+                *(study, decomposition, network, head, labels, wanted),
                 images=images,
-                train=train,
-                folder=None if folder is None else Path(folder),
-                settings=Settings(**settings) if isinstance(settings, Mapping) else settings or Settings(),
+                learning=learning,
                 sample=sample,
                 seed=seed,
                 teacher=teacher,
-                class_map=class_map,
                 workers=workers,
                 show=show_progress,
                 runtimes=_runtimes(pixels) if wanted.timed and onnx else (),
             )
             return _within_budget(study, decomposition, network, head, labels, made, path, form, rounds, onnx)
         except Untraceable as error:
-            reason = f"; it isn't narrowed to {wanted.said}, since {error}"
-            log.warning("only channels that nothing uses are taken out, since %s", error)
+            untrained = " or trained" if learning is not None else ""
+            reason = f"It isn't narrowed to {wanted.said}{untrained}, since {error}"
+            log.warning("%s; only channels that nothing uses are taken out", reason)
     model, kept, readers, why, difference = _smaller(network, head, decomposition, labels, used, pixels)
     with network.running():
         times = ratios(network.model, model, pixels.to(network.device), rounds) if rounds > 0 else {}
@@ -178,17 +174,43 @@ def specialise(
         difference=difference,
         times=times,
         among=among,
-        note=note + reason,
+        note=note,
+        reason=reason,
         file=file,
     )
+
+
+def _learning(
+    train: ImageSource | None,
+    folder: str | Path | None,
+    settings: Settings | Mapping[str, Any] | None,
+    class_map: Mapping[str, int] | str | Path | None,
+) -> Learning | None:
+    """Return how the small network is to learn, if it is to.
+
+    Raises:
+        SubspectError: images without a folder or the other way round, what goes only with them, or settings of `retrain` alone.
+    """
+    if train is None or folder is None:
+        if train is not None or folder is not None or settings is not None or class_map is not None:
+            raise SubspectError(
+                "training takes images and a folder for its state: give both train and folder (--train, --folder), and "
+                "settings or class_map only with them"
+            )
+        return None
+    made = Settings.of(settings)
+    if made.layers or made.without_cues:
+        raise SubspectError(
+            "a network within a budget is trained in all its layers, on images as they are: give no layers and no "
+            "without_cues; `subspect.retrain` takes them"
+        )
+    return Learning(train, Path(folder), made, class_map)
 
 
 def _wanted(
     budget: float | None,
     times_as_fast: float | None,
-    train: object,
-    folder: object,
-    settings: object,
+    learning: Learning | None,
     labels: Sequence[int],
     sample: int,
     teacher: str,
@@ -199,17 +221,13 @@ def _wanted(
         SubspectError: it is none that can be, or something else is asked for that goes only with one.
     """
     wanted = Budget.of(budget, times_as_fast)
-    if wanted is None and (train is not None or folder is not None or settings is not None):
+    if wanted is None and learning is not None:
         raise SubspectError(
             "training goes with a budget: give budget or times_as_fast (--budget, --times-as-fast); to train the decomposed "
             "network as it is: subspect retrain"
         )
     if wanted is not None and len(labels) < 2:
         raise SubspectError("a budget takes two classes or more, which can be told apart; name another")
-    if (train is None) != (folder is None):
-        raise SubspectError(
-            "training takes images and a folder for its state: give both train and folder (--train, --folder), or neither"
-        )
     if teacher not in TEACHERS:
         raise SubspectError(f"teacher must be one of {', '.join(TEACHERS)}, got {teacher!r}")
     if sample < 2:

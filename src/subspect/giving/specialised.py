@@ -43,6 +43,7 @@ class Specialised(Result):
         among: "dense", "decomposed", and within a budget "small, before recovery" and "small" → accuracy on images of these
             classes, told among these classes; empty without labels.
         note: on which images.
+        reason: why, within a budget, only channels go that nothing uses; empty where others do.
         file: the file that was written, if any.
         asked: within which budget, in words; empty without one.
         branches: how many residual branches were left out.
@@ -71,6 +72,7 @@ class Specialised(Result):
     times: Mapping[int, Ratio]
     among: Mapping[str, Estimate] = field(default_factory=dict)
     note: str = ""
+    reason: str = ""
     file: Exported | None = None
     asked: str = ""
     branches: int = 0
@@ -96,6 +98,7 @@ class Specialised(Result):
             "times": {str(batch): asdict(ratio) for batch, ratio in self.times.items()},
             "among": {name: asdict(share) for name, share in self.among.items()},
             "note": self.note,
+            "reason": self.reason,
             "file": self.file and self.file.to_json(),
             "asked": self.asked,
             "branches": self.branches,
@@ -123,6 +126,8 @@ class Specialised(Result):
         if self.among:
             said = ", ".join(f"{name} {percent(share)}" for name, share in self.among.items())
             caption += f". Accuracy among these classes, on {self.note}: {said}"
+        if self.reason:
+            caption += f". {self.reason}"
         count = counted(len(self.classes), "class", "classes")
         table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
         table.title_justify = table.caption_justify = "left"

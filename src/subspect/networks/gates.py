@@ -60,6 +60,7 @@ class Layer:
         last: whether channels come last.
         depthwise: whether each channel is made of one channel of the layer before, and mixes none.
         places: of its map, for one image.
+        runs: how often it runs for an image.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Layer:
     last: bool
     depthwise: bool
     places: int
+    runs: int = 1
 
 
 Means = Mapping[str, Tensor]  #: layer → (channels,)
@@ -102,6 +104,7 @@ class Gates:
                 _last(modules[name]),
                 _depthwise(modules[name]),
                 max(1, int(torch.Size(shape[1:]).numel() // (shape[-1] if _last(modules[name]) else shape[1]))),
+                seen.runs[name],
             )
             for name, shape in seen.shapes.items()
         )
@@ -124,19 +127,6 @@ class Gates:
             if later:
                 stack.enter_context(_Follow(visit))
             yield
-
-    def sums(self, pixels: Pixels) -> dict[str, Tensor]:
-        """Run a batch without gates; return the sum of each channel over images and places, layer → (channels,) float64."""
-        found: dict[str, Tensor] = {}
-        layers = {layer.name: layer for layer in self.layers}
-
-        def visit(name: str, activations: Tensor) -> Tensor:
-            found[name] = found.get(name, 0) + per_channel(layers[name], activations.detach()).double().sum((0, 1))
-            return activations
-
-        with self.network.running(), self.visiting(visit):
-            self.features(pixels)
-        return found
 
     def levels(self, pixels: Pixels) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a batch without gates; return features (n, d), and how active each channel is: layer → (n, channels) float32.

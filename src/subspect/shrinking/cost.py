@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from subspect.networks.gates import Gates
 from subspect.networks.network import Network
-from subspect.shrinking.tied import Tied, tell_sizes
+from subspect.shrinking.tied import Tied, can_be_cut, tell_sizes
 
 SMALLEST = 28  #: pixels high, below which images stay as they are
 
@@ -72,11 +72,11 @@ class Multiplications:
     roughly = __call__
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
-        """Return layer → how many: weights times places."""
+        """Return layer → how many: weights times places, as often as it runs."""
         network = Network(model, head=self._head)
         network.find_head(self._pixels)
-        sizes = {layer.name: layer.places for layer in Gates(network, self._pixels).layers}
-        counts = {name: float(places * _weights(model, name)) for name, places in sizes.items()}
+        times = {layer.name: layer.places * layer.runs for layer in Gates(network, self._pixels).layers}
+        counts = {name: float(count * _weights(model, name)) for name, count in times.items()}
         return {name: Spent(count, count) for name, count in counts.items()}
 
     def _count(self, model: fx.GraphModule) -> float:
@@ -97,7 +97,7 @@ def times_of_layers(model: fx.GraphModule, head: str, pixels: Tensor, runs: int 
     """
     half = copy.deepcopy(model)
     tied = Tied(half, pixels[:1], head)
-    for group in tied.groups:
+    for group in can_be_cut(model, pixels[:2], head):
         tied.cut(group.root, range(group.channels // 2), {})
     tell_sizes(half.modules())
     clocks = _Clock(model), _Clock(half)
@@ -143,10 +143,10 @@ def _owners(model: fx.GraphModule) -> dict[fx.Node, str]:
     """Return for each node the layer that it is, or that it alone goes on with."""
     owners: dict[fx.Node, str] = {}
     for node in model.graph.nodes:
-        if node.op == "call_module" and hasattr(model.get_submodule(str(node.target)), "weight"):
+        weight = getattr(model.get_submodule(str(node.target)), "weight", None) if node.op == "call_module" else None
+        if isinstance(weight, Tensor):
             before = node.all_input_nodes[0]
-            weight = model.get_submodule(str(node.target)).weight
-            owners[node] = owners[before] if weight.ndim < 2 and before in owners else str(node.target)  # type: ignore[operator]
+            owners[node] = owners[before] if weight.ndim < 2 and before in owners else str(node.target)
         elif node.all_input_nodes and node.all_input_nodes[0] in owners:
             owners[node] = owners[node.all_input_nodes[0]]
     return owners

@@ -26,7 +26,7 @@ from torch import Tensor, fx
 from subspect.ground.errors import SubspectError
 from subspect.shrinking.cost import Cost, Spent
 from subspect.shrinking.recover import BATCH, readjust, said_of
-from subspect.shrinking.tied import Group, Tied, means_read, tell_sizes
+from subspect.shrinking.tied import Group, Tied, can_be_cut, means_read, tell_sizes
 from subspect.shrinking.traced import Branch, at_size, at_size_within, branches, size_in, without_branches
 from subspect.shrinking.worth import Images, Worth
 
@@ -36,7 +36,7 @@ WIDTH = 8  #: channels at a time: numbers of 4 bytes in a vector of most process
 LEAST = 4  #: of narrow layers; ONNX Runtime's fast convolutions have multiples of it
 ROUNDS = 4  #: of weighing and taking out, at least
 _LEFT = 0.8  # of the cost, after a round, where the budget asks for more of them
-_MOST = 16  # rounds, where time doesn't fall as expected
+_MORE = 12  # rounds than asked for, at most, where time does not fall as expected
 _STEPS, _LEAST_STEP = 14, 4  # of the height of images, from all of it to none; pixels
 _SIZES, _BRANCHES = 2, 2  # steps and branches in a round, at most, or of branches an eighth: together they do more harm
 _CHANNELS, _BRANCH, _SIZE = range(3)  # what can go
@@ -77,6 +77,31 @@ class Plan:
         """
         for one in self.rounds:
             _take(model, head, pixels, one)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return it as JSON values."""
+        return [
+            {
+                "branches": [list(pair) for pair in one.branches],
+                "channels": {name: list(channels) for name, channels in one.channels.items()},
+                "size": one.size and list(one.size),
+            }
+            for one in self.rounds
+        ]
+
+    @classmethod
+    def from_json(cls, rounds: Sequence[Mapping[str, Any]]) -> Plan:
+        """Return what `to_json` wrote."""
+        return cls(
+            tuple(
+                Round(
+                    tuple((str(one), str(other)) for one, other in made["branches"]),
+                    {name: tuple(int(channel) for channel in channels) for name, channels in made["channels"].items()},
+                    None if made["size"] is None else (int(made["size"][0]), int(made["size"][1])),
+                )
+                for made in rounds
+            )
+        )
 
 
 def width() -> int:
@@ -120,15 +145,18 @@ def shrink(
     done: list[Round] = []
     wanted = said_of(model, images.pixels)
     now, rounds = 1.0, rounds_to(share)
-    while now > share and len(done) < _MOST:
+    while now > share and len(done) < rounds + _MORE:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
         found = _round(model, head, images, parts, cost, now, step, told)
         if found == Round():
+            least, most = float(np.ceil(100 * now) / 100), float(np.floor(10 / now) / 10)
+            hints = [f"ask for {least:.2f} or more"] * (least < 1) + [f"for {most:g} times as fast or less"] * (
+                most > 1
+            )
             raise SubspectError(
                 f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
-                f"network costs; ask for {np.ceil(100 * now) / 100:.2f} or more, or for {np.floor(10 / now) / 10:g} times as "
-                "fast or less"
+                f"network costs; {', or '.join(hints) or 'ask for none: it has no channels or branches that could go'}"
             )
         _take(model, head, images.pixels, found)
         readjust(model, head, images.pixels, wanted)
@@ -195,10 +223,10 @@ def _round(
     """Choose what is taken out so that about a share of the cost is left; the second is to be left in the end."""
     worth = Worth(model, head, images, lambda count: told(count, len(images.pixels)))
     costs = cost.by_layer(model)
-    tied = Tied(model, images.pixels[:1], head).groups
+    tied = can_be_cut(model, images.pixels[:2], head)
     found = branches(model)
     return _cheapest(
-        [_Strip.of(group, worth.of(group), costs, step) for group in tied],
+        [_Strip.of(group, worth.of(group), costs, step) for group in tied if worth.knows(group)],
         list(zip(found, worth.of_branches(found), strict=True)),
         _smaller(model, images.pixels, worth, cost, now),
         costs,
@@ -329,6 +357,8 @@ def _cheapest(
             size = place + 1
             if size < len(sizes):
                 heapq.heappush(waiting, (max(worth, prices[size]), _SIZE, size))
+        elif kind == _BRANCH and found[place][0].sum in {one.sum for one in gone}:
+            continue  # the other side of the sum is gone
         elif kind == _BRANCH and len(gone) < max(_BRANCHES, len(found) // 8):
             gone.append(found[place][0])
             saved += spans[place]

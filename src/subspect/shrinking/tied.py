@@ -1,13 +1,15 @@
 """Channels that go together: what one layer writes, others read, and what is summed has the same channels on both sides.
 
 A channel that goes leaves its mean behind, in the bias of the layers that read it, as if it were set to its mean (mean
-replacement, Evci et al. 2018).
+replacement, Evci et al. 2018), but for the borders of maps that a layer pads with zeros.
 torch-pruning follows the channels through the network and finds what is tied. A group can be narrowed if all that meets its
-channels treats each by itself, or mixes all of them; one that is split, padded or normed over channels stays as it is.
+channels treats each by itself, or mixes all of them; one that is split, padded or normed over channels stays as it is. That is
+checked by running (`can_be_cut`): what shuffles channels is no kind of layer that torch-pruning would know.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_CLOSE = 1e-4  # of the largest output
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Group:
 
 
 class Tied:
-    """The groups of a network, and how to narrow them; anew after each narrowing.
+    """The groups of a network as torch-pruning finds them, and how to narrow them; anew after each narrowing.
 
     Args:
         model: the network, on the CPU; narrowed in place.
@@ -66,13 +70,27 @@ class Tied:
             means: layer → (inputs,) mean of what it reads, of each that reads the group (`means_read`); of what goes it is
                 taken out.
         """
+        found = self._of(root, channels)
+        for name, layer, gone in self._read(found):
+            if name in means:
+                means[name] = _leave(layer, gone, means[name])
+        found.prune()
+
+    def silence(self, root: str, channels: Sequence[int]) -> None:
+        """Have no layer hear of channels of a group: what it weighs them with is 0."""
+        for _, layer, gone in self._read(self._of(root, channels)):
+            layer.weight.data[:, gone] = 0
+
+    def _of(self, root: str, channels: Sequence[int]) -> Any:
+        return self._graph.get_pruning_group(self.model.get_submodule(root), self._prune[root], idxs=sorted(channels))
+
+    def _read(self, found: Any) -> Iterator[tuple[str, nn.Conv2d | nn.Linear, list[int]]]:
+        """Return which layers read what of the channels that go: of each its name, itself, and which of its inputs."""
         names = {module: name for name, module in self.model.named_modules()}
-        found = self._graph.get_pruning_group(self.model.get_submodule(root), self._prune[root], idxs=sorted(channels))
         for item in found:
             layer = item.dep.target.module
-            if (name := names.get(layer)) in means and not self._graph.is_out_channel_pruning_fn(item.dep.handler):
-                means[name] = _leave(layer, list(item.idxs), means[name])
-        found.prune()
+            if _mixes(layer) and layer in names and not self._graph.is_out_channel_pruning_fn(item.dep.handler):
+                yield names[layer], layer, list(item.idxs)
 
     def _found(self, head: nn.Module) -> Iterator[tuple[Group, Any]]:
         import torch_pruning
@@ -100,6 +118,38 @@ class Tied:
                 yield Group(names[first.target.module], channels, writers, passing, readers), first.handler
 
 
+def can_be_cut(model: nn.Module, pixels: Tensor, head: str) -> tuple[Group, ...]:
+    """Return the groups of a network of which channels can be cut, as is found by running it.
+
+    Without every second channel of a group the network must say what it says where these are not heard.
+
+    Args:
+        model: the network, on the CPU; it is left as it is.
+        pixels: (n, …) a few images.
+        head: name of its head.
+    """
+    found = tuple(group for group in Tied(model, pixels[:1], head).groups if group.channels > 1)
+    if _as_silenced(model, pixels, head, found):
+        return found
+    return tuple(group for group in found if _as_silenced(model, pixels, head, [group]))
+
+
+def _as_silenced(model: nn.Module, pixels: Tensor, head: str, groups: Sequence[Group]) -> bool:
+    cut, silenced = copy.deepcopy(model), copy.deepcopy(model)
+    ways = Tied(cut, pixels[:1], head), Tied(silenced, pixels[:1], head)
+    for group in groups:
+        ways[0].cut(group.root, range(0, group.channels, 2), {})
+        ways[1].silence(group.root, range(0, group.channels, 2))
+    tell_sizes(cut.modules())
+    with torch.no_grad():
+        wanted = silenced(pixels)
+        try:
+            said = cut(pixels)
+        except RuntimeError:  # layers that no longer fit
+            return False
+    return bool((said - wanted).abs().max() <= _CLOSE * wanted.abs().max())
+
+
 def means_read(model: nn.Module, pixels: Iterable[Tensor]) -> dict[str, Tensor]:
     """Return layer → (inputs,) mean over images and places of what it reads, of all layers that mix their inputs.
 
@@ -107,25 +157,25 @@ def means_read(model: nn.Module, pixels: Iterable[Tensor]) -> dict[str, Tensor]:
         model: the network.
         pixels: images, batch by batch.
     """
-    sums, count, handles = dict[str, Tensor](), 0, []
+    sums, counts, handles = dict[str, Tensor](), dict[str, int](), []
 
     def add(name: str, read: Tensor, layer: nn.Module) -> None:
         inputs = 1 if isinstance(layer, nn.Conv2d) else read.ndim - 1
         own = read.double().movedim(inputs, 1).flatten(2).mean(2) if read.ndim > 2 else read.double()
         sums[name] = sums.get(name, torch.zeros(())) + own.sum(dim=0)
+        counts[name] = counts.get(name, 0) + len(own)  # a layer may run more than once
 
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+        if _mixes(module):
             handles.append(module.register_forward_pre_hook(lambda layer, args, name=name: add(name, args[0], layer)))
     try:
         with torch.no_grad():
             for part in pixels:
                 model(part)
-                count += len(part)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: (total / count).float() for name, total in sums.items()}
+    return {name: (total / counts[name]).float() for name, total in sums.items()}
 
 
 def _leave(layer: nn.Module, gone: Sequence[int], means: Tensor) -> Tensor:
@@ -141,9 +191,18 @@ def _leave(layer: nn.Module, gone: Sequence[int], means: Tensor) -> Tensor:
     return means[left]
 
 
+def _mixes(module: nn.Module) -> bool:
+    """Tell whether each output of a layer is made of all its inputs."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
 def _alone(module: nn.Module) -> bool:
     """Tell whether a layer mixes all of its channels, or none."""
-    return not isinstance(module, nn.Conv2d) or module.groups in (1, module.in_channels)
+    return (
+        not isinstance(module, nn.Conv2d)
+        or module.groups == 1
+        or module.in_channels == module.groups == module.out_channels
+    )
 
 
 @contextmanager

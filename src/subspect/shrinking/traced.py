@@ -25,7 +25,7 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, _BatchNorm, nn.LayerNorm,
 _FILTERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SUMS = (operator.add, torch.add)
 _CLOSE = 1e-4  # of the largest output
-_RESIZED = "resized"  # name of the layer that makes images smaller
+_RESIZED = "subspect_resized"  # name of the layer that makes images smaller
 
 
 class Untraceable(Exception):

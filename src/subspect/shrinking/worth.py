@@ -29,7 +29,7 @@ from subspect.networks.gates import Gates
 from subspect.networks.network import Network
 from subspect.shrinking.recover import BATCH, calibrated, said_of
 from subspect.shrinking.tied import Group
-from subspect.shrinking.traced import Branch, at_size_within, without_branches
+from subspect.shrinking.traced import Branch, Untraceable, at_size_within, without_branches
 from subspect.tracing.margins import Margins, margins_of
 
 _BRANCH_IMAGES = 100  # on which branches are measured, each by a pass of its own
@@ -63,6 +63,9 @@ class Worth:
         head: name of that layer.
         images: of these classes.
         advance: called with the number of images that ran.
+
+    Raises:
+        Untraceable: none of its layers can be weighed.
     """
 
     def __init__(
@@ -72,16 +75,16 @@ class Worth:
         network = Network(model, head=head)
         network.find_head(images.pixels[:2])
         self.gates = Gates(network, images.pixels[:2])
+        if not self.gates.layers:
+            raise Untraceable("no layer before its head has a row for each image")
         margins = Margins(network.head.weight, network.head.bias)
         parts = images.parts()
         sums: dict[str, Tensor] = {}
         for part in parts:
-            for name, own in self.gates.sums(part.pixels).items():
-                sums[name] = sums[name] + own if name in sums else own
-        layers = {layer.name: layer for layer in self.gates.layers}
-        places = {name: len(images.pixels) * layer.places for name, layer in layers.items()}
-        means = {name: (total / places[name]).float() for name, total in sums.items()}
-        found: dict[str, list[Tensor]] = {name: [] for name in layers}
+            for name, own in self.gates.levels(part.pixels)[1].items():
+                sums[name] = sums.get(name, torch.zeros(())) + own.double().sum(dim=0)
+        means = {name: (total / len(images.pixels)).float() for name, total in sums.items()}
+        found: dict[str, list[Tensor]] = {layer.name: [] for layer in self.gates.layers}
         for part in parts:
             [effects] = self.gates.effects(part.pixels, means, lambda x, own=part.own: [margins(x, own)])  # type: ignore[misc]
             for name, one in effects.items():
@@ -91,6 +94,10 @@ class Worth:
         said = said_of(model, images.pixels)
         self._sure = torch.sigmoid(margins_of(said, images.own).double() / _TEMPERATURE)
         self._few, self._now = images.pixels[:_BRANCH_IMAGES], said[:_BRANCH_IMAGES]
+
+    def knows(self, group: Group) -> bool:
+        """Tell whether it can be weighed: all layers that write it have a row for each image."""
+        return self.effects.keys() >= set(group.writers)
 
     def of(self, group: Group) -> Values:
         """Return (channels,): how far what is said moves, to second order."""
