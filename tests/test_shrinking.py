@@ -565,7 +565,7 @@ def test_a_network_within_a_budget(one: OfNet) -> None:
     assert rows[3:] == ["bytes, as ONNX", "1 image", "32 images", "1 image, ONNX Runtime", "32 images, ONNX Runtime"]
     assert found.branches + len(found.widths) > 0 and "0.6 of the multiplications" in found.tables()[0].caption  # type: ignore[operator]
     assert json.dumps(found.to_json()) and one.network.fingerprint() == one.study.identity.fingerprint
-    again = made(classes=["a", "c"], rounds=0, workers=1)
+    again = made(classes=["a", "c"], rounds=0, workers=2)
     assert not again.times and not again.onnx and again.onnx_bytes is None
     assert all(
         torch.equal(left, right)

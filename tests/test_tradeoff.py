@@ -100,7 +100,7 @@ def test_what_curve_cannot_be_drawn(images: Path, tmp_path: Path) -> None:
     other = Network(Branching().eval())
     no_graph = subspect.observe(other, images, tmp_path / "no-graph", "train", show_progress=False)
     with pytest.raises(
-        SubspectError, match="can't be narrowed within a budget: .*torch.fx cannot trace it.* give pools"
+        SubspectError, match=r"can't be narrowed within a budget\. .*torch.fx cannot trace it.* give pools"
     ):
         tradeoff(no_graph, network=other, budgets=[0.5], k=2, show_progress=False)
     bare = subspect.observe(network, torch.rand(40, 3, 8, 8), tmp_path / "bare", "train", show_progress=False)

@@ -307,9 +307,15 @@ def exportable(study: Study, network: Network, images: ImageSource | None = None
     """Return the network of a study, its head, and seven real images as it takes them.
 
     Raises:
-        SubspectError: another network, images that aren't there, or a head that isn't the network's own output.
+        SubspectError: another network, images that aren't there, a head that isn't the network's own output, or weights that
+            aren't float32.
     """
     same = same_network(study, network)
+    if other := {str(one.dtype) for one in same.model.parameters() if one.is_floating_point()} - {"torch.float32"}:
+        raise SubspectError(
+            f"the network has weights of {some(sorted(other))}, and files and smaller networks are made of torch.float32; "
+            "observe model.float() in a study of its own"
+        )
     pixels = real_images(study, same, max(BATCHES), images)
     if isinstance(pixels, Inputs):
         raise SubspectError(

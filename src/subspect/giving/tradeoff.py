@@ -264,7 +264,7 @@ def tradeoff(
         k: features for each class.
         images: real images to check with; those that were observed unless given.
         refit: whether weights are re-learned, as for `subspect.decompose`.
-        rounds: with budgets, of timing.
+        rounds: with budgets, of timing; 1 or more.
         sample: with budgets, by how many images channels are weighed.
         seed: with budgets, of that sample.
         workers: processes that read images.
@@ -284,6 +284,8 @@ def tradeoff(
         raise SubspectError("give either pools (--pool 64) or budgets (--budget 0.5), of which to draw the curve")
     if budgets is not None:
         wanted = _shares(budgets)
+        if rounds < 1:
+            raise SubspectError(f"rounds must be 1 or more, as the curve is against time; got {rounds}")
         [made] = decompose_each(study, [k], refit=refit, draws=0, keep_files=False, show_progress=show_progress)
         options = {"classes": classes, "images": images, "rounds": rounds, "sample": sample, "seed": seed}
         return _by_budget(
@@ -366,7 +368,7 @@ def _by_budget(
     for budget in budgets:
         small = specialise(study, made, network=network, budget=budget, onnx=False, **options)
         if not small.asked:
-            raise SubspectError(f"this network can't be narrowed within a budget: {small.note}; give pools instead")
+            raise SubspectError(f"this network can't be narrowed within a budget. {small.reason}; give pools instead")
         if dense is None:
             whole = {batch: Ratio(one.dense, one.dense, 1.0, 1.0, 1.0) for batch, one in small.times.items()}
             dense = TradeoffPoint(None, small.dense, small.among.get("dense"), None, times=whole)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from subspect.ground.engines import here
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
 from subspect.images.batches import lost_workers
@@ -122,6 +122,10 @@ def filters(
         tracer = Tracer(network, chosen, Margins.of(decomposition), batch_size, device)
         if there is None:
             there = _scored(study, decomposition, tracer, show_progress)
+            if gone := [decomposition.class_names[label] for label in wanted if label not in there.labels]:
+                raise SubspectError(
+                    f"no image of {some(gone)} can be opened again; say where they are (images, --images), or leave these out"
+                )
             keep(study, there)
         made = closed(there, tracer, share, (ablate, ablate_sample, repeats), show_progress)
         if made is not there:
