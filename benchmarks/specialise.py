@@ -7,7 +7,7 @@ Those are easier than ImageNet's other photographs: their accuracy is for compar
 on two cores.
 
 --only imagenette (EfficientNet-Lite0): for Imagenette's ten classes (``imagenette.tar``), --times as fast, trained for --epochs
-on its training photographs to say what the decomposed network says, measured on 500 that no ImageNet network has seen.
+on its training photographs to say what the dense network says, measured on 500 that no ImageNet network has seen.
 
 --only resnet56: likewise on CIFAR-10 as JPEG (``cifar10-jpeg.tar``), for cat, dog and horse, or with --all for all ten classes.
 

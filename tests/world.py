@@ -63,6 +63,19 @@ class Net(nn.Module):
 def make():
     return Net()
 """
+LITE = """
+import torch
+from torch import nn
+
+
+def lite0():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 64, 8, stride=8), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU())
+    made = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))
+    made.preprocessing = dict(resize=64, crop=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    made.class_names = ["bird", "cat", "dog", "horse"]
+    return made
+"""
 NETS = """
 from torch import nn
 
@@ -184,6 +197,16 @@ def build_cifar(folder: Path) -> Path:
         torch.manual_seed(depth)
         model: nn.Module = getattr(resnet, f"cifar10_resnet{depth}")()
         save_file(model.state_dict(), folder / "DIR" / "weights" / f"resnet{depth}-cifar10-jpeg.safetensors")
+    return folder
+
+
+def build_imagenette(folder: Path) -> Path:
+    """Write images, a network and a list of classes called as those of docs/howto/classes.md, of two of four classes."""
+    for seed, (name, each) in enumerate((("train", 90), ("val", 10))):
+        write_images(folder / "imagenette" / name, CLASSES[:2], each, seed)
+    (folder / "ten.txt").write_text("bird\ncat\n")
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "_efficientnets.py").write_text(LITE)
     return folder
 
 

@@ -64,7 +64,7 @@ def _move_averages(model: nn.Module, norms: Sequence[_BatchNorm], pixels: Tensor
 
 
 def batch_norm_anew(model: nn.Module, pixels: Tensor) -> None:
-    """Learn the averages of every batch norm anew on some images, all counted alike."""
+    """Learn the averages of every batch norm anew on images; all batches count alike, but for one of a single image."""
     norms = _norms(model)
     kept = [norm.momentum for norm in norms]
     for norm in norms:
