@@ -14,12 +14,14 @@ import subspect
 from conftest import PIXELS, write_images
 from prunable import PIXELS_IN, Plain
 from subspect import Network, SubspectError
+from subspect.giving.images_of_classes import images_of
 from subspect.giving.training import Run
 from subspect.shrinking.cost import Multiplications, times_of_layers
 from subspect.shrinking.shrink import Plan, shrink
 from subspect.shrinking.tied import Tied, can_be_cut, means_read
 from subspect.shrinking.traced import Untraceable, at_size_within, branches, traced
 from subspect.shrinking.worth import Images, Worth
+from subspect.studies.same_network import same_network
 
 IMAGES = Images(torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(30) % 3)
 
@@ -66,6 +68,16 @@ def test_images_to_measure_on_that_are_gone_cost_no_training(
     found = case.within(**case.learning(tmp_path / "small"))
     assert found.trained is not None and set(found.among) == {"dense", "decomposed"}
     assert "the images of 'test' can't be opened again, so the small network's accuracy isn't measured" in caplog.text
+
+
+def test_where_memory_is_short_fewer_images_are_taken(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "subspect")
+    monkeypatch.setattr("subspect.giving.images_of_classes.budget", lambda: 4 * 25 * 3 * 8 * 8 * 4)
+    network = same_network(case.study, case.network)
+    assert len(images_of(case.study, network, [0, 1, 2], "train", 60).own) == 50
+    assert "50 of 60 images are taken, as many as memory has room for" in caplog.text
 
 
 class Tokens(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subspect.ground.errors import SubspectError, some
+from subspect.ground.memory import budget
 from subspect.images.batches import batches
 from subspect.images.opening import ImageSource
 from subspect.networks.network import Network
@@ -42,7 +43,7 @@ def images_of(
         network: as the study knows it.
         labels: the classes.
         name: of the image set.
-        most: how many.
+        most: how many; fewer where memory is short.
         given: where the images are, if they were in memory or have been moved since.
         seed: of the draw.
         workers: processes that read images.
@@ -60,7 +61,14 @@ def images_of(
         )
     drawn = [found[at] for at in spread(np.array([label for _, label in found], np.int64), most, seed).tolist()]
     drawn = [drawn[at] for at in np.random.default_rng([seed, 1]).permutation(len(drawn)).tolist()]
-    parts = list(read_again(study, network, labels, name, drawn, given, workers))
+    parts, room = list[Images](), budget() // 2  # the other half for putting them together
+    for part in read_again(study, network, labels, name, drawn, given, workers):
+        parts.append(part)
+        room -= part.pixels.nbytes
+        if room < part.pixels.nbytes:
+            count = sum(len(one.own) for one in parts)
+            log.info("%d of %d images are taken, as many as memory has room for", count, len(drawn))
+            break
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.own for part in parts]))
 
 
