@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 
 import subspect
 from subspect.demo import DIGITS, train_network, write_digits
-from subspect.giving.options import COPIES
 from subspect.images.preprocessing import Preprocessing
 from subspect.resnet import ResNet
 
@@ -127,11 +126,8 @@ def plant(folder: Path, seed: int = 0) -> Planted:
     return Planted(study, spoiled, accuracy(subspect.Network(clean), images / "test", folder / "clean"))
 
 
-def mend(planted: Planted, k: int = K, copies: int = COPIES) -> Mended:
-    """Find the features that look at the corner, drop them, and re-learn the others on images without marks.
-
-    ``copies`` of each image, with the corner swapped, are learned from where that is done without.
-    """
+def mend(planted: Planted, k: int = K) -> Mended:
+    """Find the features that look at the corner, drop them, and re-learn the others on images without marks."""
     study = planted.study
     say("choosing features, and swapping cues")
     found = subspect.decompose(study, k=k, show_progress=False)
@@ -149,9 +145,7 @@ def mend(planted: Planted, k: int = K, copies: int = COPIES) -> Mended:
             apart,
             found,
             on="test",
-            without_cue=subspect.WithoutCue(
-                cues=[cue], network=planted.network, copies=copies, reselect=anew, show_progress=False
-            ),
+            without_cue=subspect.WithoutCue(cues=[cue], network=planted.network, reselect=anew, show_progress=False),
         ).decomposition
         for anew in (False, True)
     ]

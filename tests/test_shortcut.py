@@ -43,7 +43,7 @@ def planted(example: ModuleType, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def mended(example: ModuleType, planted: Any) -> Any:
-    return example.mend(planted, copies=3)
+    return example.mend(planted)
 
 
 def test_the_mark_costs_accuracy_and_dropping_it_and_a_refit_bring_it_back(planted: Any, mended: Any) -> None:
