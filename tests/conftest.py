@@ -47,6 +47,8 @@ FIRST = (
     "test_real_imagenet.py",
     "test_architectures.py",
     "test_shortcut.py",
+    "test_examples.py",
+    "test_tutorials.py",
     "test_quiz.py",
     "test_fuzz.py",
     "test_sizes.py",
