@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import subspect
 from conftest import PIXELS, write_images
 from prunable import PIXELS_IN, Plain
 from subspect import Network, SubspectError
+from subspect.giving.distil import Plans
 from subspect.giving.images_of_classes import images_of
 from subspect.giving.training import Run
 from subspect.shrinking.cost import Multiplications, times_of_layers
@@ -285,7 +288,7 @@ def test_where_nothing_can_go_no_smaller_budget_is_proposed() -> None:
         shrink(model, "1", IMAGES, 0.5, Multiplications(model, "1", PIXELS_IN))
     narrow = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     model = traced(narrow, PIXELS_IN[:2])
-    with pytest.raises(SubspectError, match=r"1 is left of what the network costs; ask for none: it has no channels"):
+    with pytest.raises(SubspectError, match=r"1 is left; ask for none: it has no channels"):
         shrink(model, "4", IMAGES, 0.5, Multiplications(model, "4", PIXELS_IN), step=4)
 
 
@@ -318,6 +321,55 @@ def test_a_training_that_is_stopped_ends_as_it_would_have(
         case.within(**case.learning(tmp_path / "stopped"))
 
 
+def test_narrowing_goes_on_where_it_was_stopped(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = case.within(budget=0.4, **case.learning(tmp_path / "whole"))
+    write, rounds = Plans.write, []
+
+    def stopped(self: Plans, plan: Plan, done: bool = False) -> None:
+        write(self, plan, done)
+        rounds.append(len(plan.rounds))
+        if len(rounds) in (2, 3):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plans, "write", stopped)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                case.within(budget=0.4, **case.learning(tmp_path / "stopped"))
+        again = case.within(budget=0.4, **case.learning(tmp_path / "stopped"))
+    assert rounds == [*range(1, rounds[-1] + 1), rounds[-1]] and rounds[-1] >= 3
+    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("whole", "stopped")]
+    assert plans[0] == plans[1] and torch.equal(again.model(PIXELS_IN), whole.model(PIXELS_IN))
+    (tmp_path / "stopped" / "state.safetensors").unlink()  # as is said: what was taken out stays, to train anew
+    with monkeypatch.context() as patch:
+        patch.setattr("subspect.giving.budget.shrink", None)
+        other = case.within(budget=0.4, **case.learning(tmp_path / "stopped", epochs=1))
+    assert other.trained is not None and len(other.trained.epochs) == 1
+
+
+def test_a_network_that_no_epoch_makes_better_stays_as_it_was(
+    case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = case.within(**case.learning(tmp_path / "small", rate=5.0, epochs=1))
+    assert found.trained is not None and found.trained.best == 0
+    assert found.among["small"] == found.among["small, before training"]
+    assert "no epoch is nearer to the teacher than the network was before" in caplog.text
+    assert found.to_json()["trained"]["best"] == 0
+
+
+def test_images_that_cannot_be_learned_from_are_told(
+    case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = sorted(case.train.glob("a/*.png"))[3]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(case.train, damaged)
+    (damaged / "a" / path.name).write_bytes(path.read_bytes()[:60])
+    case.within(**{**case.learning(tmp_path / "small"), "train": damaged})
+    assert re.search(
+        rf"small: 1 of \d\d images could not be used, and were left out: a/{path.name} \(.+\)", caplog.text
+    )
+
+
 def test_what_is_in_the_way_of_a_training_is_told_before_it_is_narrowed(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,9 +378,14 @@ def test_what_is_in_the_way_of_a_training_is_told_before_it_is_narrowed(
 
     case.within(**case.learning(tmp_path / "small"))
     monkeypatch.setattr("subspect.giving.budget.narrowed", never)
-    for changed in ({"seed": 1}, {"epochs": 3}):
-        with pytest.raises(SubspectError, match="another small network .other classes, images or settings"):
+    for changed, other in (({"seed": 1}, "seed"), ({"epochs": 3, "flip": True}, "epochs, flip")):
+        with pytest.raises(
+            SubspectError, match=f"with other {other}; choose another folder, or delete state.safetensors"
+        ):
             case.within(**case.learning(tmp_path / "small", **changed))
+    fewer = {**case.learning(tmp_path / "small"), "train": case.test}
+    with pytest.raises(SubspectError, match="a training with other images; choose another folder"):
+        case.within(**fewer)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "log.json").write_text("mine")
     with pytest.raises(SubspectError, match=r"log.json"):

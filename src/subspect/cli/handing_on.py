@@ -290,7 +290,8 @@ def specialise(
         class_map=class_map,
         workers=workers,
     )
-    show(made, as_json, *([f"{made.file.format}: {made.file.path}"] if made.file else []))
+    written = f"{made.file.format}: {made.file.path}" if made.file else "not written: give -o small.onnx, or small.pt2"
+    show(made, as_json, written)
 
 
 @command("Handing on")

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from subspect.giving.answers import Shared
-from subspect.giving.distil import Learning, distilled, keep_plan, kept_in, kept_plan, lessons
+from subspect.giving.distil import Learning, Plans, distilled, kept_in, known_of, lessons
 from subspect.giving.formats import Run
 from subspect.giving.images_of_classes import images_of, read_again, readable
 from subspect.giving.options import Teacher
 from subspect.giving.timing import TIMED, Time
-from subspect.giving.training import Trained
+from subspect.giving.training import Trained, check_state
 from subspect.ground.errors import SubspectError
 from subspect.ground.progress import progress
 from subspect.heads.decomposition import Decomposition
@@ -92,8 +92,8 @@ class Within:
     Attributes:
         model: on the CPU, with a decomposed head, and batch norm folded.
         pixels: (n, …) real images, as many as are timed at once.
-        among: "small, before recovery", "small" → accuracy on images that took no part in the choice, among the wanted
-            classes; empty without labels.
+        among: "small, before recovery", "small, before training" where it was trained, "small" → accuracy on images that took
+            no part in the choice, among the wanted classes; empty without labels.
         asked: the budget, in words.
         branches: how many residual branches are left out.
         size: height and width that images are made smaller to, within the network; None where they stay as they are.
@@ -144,8 +144,6 @@ def within(
         "sample": [sample, seed],
         "teacher": teacher,
     }
-    if learning is not None and given is not None:
-        about |= {"settings": asdict(learning.settings), "images": sha256(json.dumps(given.ids).encode()).hexdigest()}
     on, measured = decomposition.chosen_on[0], where(study, decomposition)
     source = images if measured.image_set == on else None
     wanted = [
@@ -156,30 +154,29 @@ def within(
     ]
     there = readable(study, network, labels, measured.image_set, wanted, source)
     with kept_in(learning.folder) if learning is not None else nullcontext():
-        plan = kept_plan(learning.folder, about) if learning is not None else None
+        plans = Plans(learning.folder, about) if learning is not None else None
+        if plans is not None and learning is not None and given is not None:
+            plans.read()
+            check_state(learning.folder, known_of(learning.settings, given, about))
         found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
         some_of = spread(found.own.numpy(), sample, seed)
         few = Images(found.pixels[some_of], found.own[some_of])
         with network.running("cpu"):
-            learns = learning is not None
-            made = narrowed(network, head, decomposition, labels, budget, few, show, plan, teacher, runtimes, learns)
-        if learning is not None and plan is None:
-            keep_plan(learning.folder, made.plan, about)
-        before = with_layers(made.model, {head.name: decomposed_head})
+            made = narrowed(network, head, decomposition, labels, budget, few, show, plans, teacher, runtimes)
+        stages = {"small, before recovery": with_layers(made.model, {head.name: decomposed_head})}
         recovered(made, head.name, found.pixels)
         small, trained = with_layers(made.model, {head.name: decomposed_head}), None
         if learning is not None and given is not None:
             about |= {"plan": sha256(json.dumps(made.plan.to_json()).encode()).hexdigest()}
             ways = head, network, given, learning.folder, learning.settings
             trained = distilled(small, made.teacher, made.shared, *ways, about, workers, show)
+            stages["small, before training"] = with_layers(made.model, {head.name: decomposed_head})
             small = trained.model
-    small = folded(cast(fx.GraphModule, small))
+    stages["small"] = small = folded(cast(fx.GraphModule, small))
     among: dict[str, Estimate] = {}
     if there:
-        shares = accuracy(
-            [before, small], read_again(study, network, labels, measured.image_set, wanted, source, workers)
-        )
-        among = dict(zip(("small, before recovery", "small"), shares, strict=True))
+        again = read_again(study, network, labels, measured.image_set, wanted, source, workers)
+        among = dict(zip(stages, accuracy(list(stages.values()), again), strict=True))
     return Within(
         small.eval(),
         repeated(found.pixels)[: max(TIMED)],
@@ -247,10 +244,9 @@ def narrowed(
     budget: Budget,
     images: Images,
     show: bool,
-    plan: Plan | None = None,
+    plans: Plans | None = None,
     teacher: Teacher = "dense",
     runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
-    trained: bool = False,
 ) -> Narrowed:
     """Return a network for some classes within a budget, adjusted on the images (`recover.readjust`).
 
@@ -262,10 +258,9 @@ def narrowed(
         budget: what it may cost.
         images: of these classes, by which channels are weighed.
         show: whether to draw a progress bar.
-        plan: of an earlier call, to do again.
+        plans: if the network is to be trained, where what was taken out is kept round by round, and gone on with.
         teacher: what it learns from: the dense network, or the decomposed one.
         runtimes: beside PyTorch, where the budget is time (`subspect.giving.timing.Time`).
-        trained: whether it will be trained.
 
     Raises:
         Untraceable: the network is no fixed graph (`check_narrowable` tells sooner).
@@ -282,14 +277,18 @@ def narrowed(
     taught = with_rows(weight.detach().flatten(1).cpu().float(), bias.detach().cpu().float())
     model = with_rows(*(torch.from_numpy(array).float() for array in decomposition.matrix()))
     whole = traced(model, images.pixels[:2])
-    if plan is None:
+    plan, done = plans.read() if plans is not None else (Plan(), False)
+    if not done:
         timed, pixels = budget.timed, repeated(images.pixels)
         first = whole, head.name, pixels
-        cost: Cost = Time(*first, runtimes, trained) if timed else Multiplications(*first)
+        cost: Cost = Time(*first, runtimes, plans is not None) if timed else Multiplications(*first)
         with progress("narrowing", rounds_to(budget.share) * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
             step = width() if timed else None
-            plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, step, told)
+            keep = plans.write if plans is not None else lambda _: None
+            plan = shrink(traced(model, pixels[:2]), head.name, images, budget.share, cost, step, told, plan, keep)
+        if plans is not None:
+            plans.write(plan, done=True)
     small = traced(model, images.pixels[:2])
     plan.apply(small, head.name, images.pixels)
     without_idle(small)

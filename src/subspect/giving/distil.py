@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from subspect.giving.answers import Answers, Shared
 from subspect.giving.settings import Settings
 from subspect.giving.training import BEST, LOG, Run, Trained, refuse_study, split
-from subspect.ground.errors import SubspectError
+from subspect.ground.errors import SubspectError, some
 from subspect.ground.files import check_free, make_folder, read_json
 from subspect.ground.locks import locked
 from subspect.ground.seals import is_sealed, open_json, write_json
@@ -156,8 +156,7 @@ def distilled(
     def read(wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
         return batches(images.source, network.preprocessing, None, wanted, workers)
 
-    known = {**asdict(settings), "layers": list(settings.layers), "without_cues": list(settings.without_cues), **about}
-    known["images"] = images.ids
+    known = known_of(settings, images, about)
     run = Run(
         model, head, (), settings, folder, json.dumps(known, sort_keys=True), teacher=Answers(teacher, head, shared)
     )
@@ -166,24 +165,41 @@ def distilled(
     return run.finish(lambda trained: trained, len(images.held))
 
 
-def kept_plan(folder: Path, about: Mapping[str, Any]) -> Plan | None:
-    """Return what an earlier call took out, kept in a folder; None where there is none.
+def known_of(settings: Settings, images: Lessons, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a training is known by, so that another doesn't go on with it."""
+    plain = {**asdict(settings), "layers": list(settings.layers), "without_cues": list(settings.without_cues)}
+    return {**plain, **about, "images": images.ids}
 
-    Raises:
-        SubspectError: it is of another network, or of other classes or budgets, or damaged.
+
+@dataclass(frozen=True)
+class Plans:
+    """What was taken out of a network, kept in the folder of its training round by round.
+
+    Attributes:
+        folder: of the training.
+        about: what the small network is known by.
     """
-    path = folder / _PLAN
-    if not path.exists():
-        return None
-    found = open_json(path, read_json(path))
-    if found.get("about") != json.loads(json.dumps(about)):
-        raise SubspectError(
-            f"{folder} holds the training of another small network (other classes, images or settings, another budget, "
-            "decomposition or network); choose another folder"
-        )
-    return Plan.from_json(found["rounds"])
 
+    folder: Path
+    about: Mapping[str, Any]
 
-def keep_plan(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
-    """Keep what was taken out of a network."""
-    write_json(folder / _PLAN, {"about": dict(about), "rounds": plan.to_json()})
+    def read(self) -> tuple[Plan, bool]:
+        """Return what earlier calls took out, and whether that was all.
+
+        Raises:
+            SubspectError: it is of another network, or of other classes or budgets, or damaged.
+        """
+        path = self.folder / _PLAN
+        if not path.exists():
+            return Plan(), False
+        found = open_json(path, read_json(path))
+        old, new = found.get("about", {}), json.loads(json.dumps(self.about))
+        if differ := [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]:
+            raise SubspectError(
+                f"{self.folder} holds the training of another small network, with other {some(differ)}; choose another folder"
+            )
+        return Plan.from_json(found["rounds"]), bool(found["done"])
+
+    def write(self, plan: Plan, done: bool = False) -> None:
+        """Keep what was taken out so far, or in all."""
+        write_json(self.folder / _PLAN, {"about": dict(self.about), "rounds": plan.to_json(), "done": done})

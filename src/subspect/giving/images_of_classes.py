@@ -121,9 +121,12 @@ def readable(
     try:
         return any(len(one.own) for one in read_again(study, network, labels, name, few, given)) if few else False
     except SubspectError:
+        root = study.image_set(name).manifest.root
         log.warning(
-            "the images of %r can't be opened again, so the small network's accuracy isn't measured on them; observe them "
-            "from files, and leave these where they are",
-            name,
+            "the images of %r can't be opened again, so the small network's accuracy isn't measured on them; %s",
+            *(
+                name,
+                f"put them back where they were: {root}" if root else "they were in memory: observe them from files",
+            ),
         )
         return False

@@ -337,10 +337,10 @@ def _smaller(
             )
         if len(used) < len(kept) and len(head.layers) > 1:
             why = "because the head is a sum of several layers"
-        elif len(used) < len(kept) and head.name != head.layers[0]:
-            why = f"because the head is {head.name}, not a layer as it is"
         elif len(used) < len(kept) and not is_linear(network.model.get_submodule(head.layers[0])):
             why = "because the head is neither an nn.Linear nor a 1×1 convolution"
+        elif len(used) < len(kept) and head.name != head.layers[0]:
+            why = f"because the head is {head.name}, not a layer as it is"
         elif len(used) < len(kept):
             narrowed, left, readers, why = narrow_last(network.model, head, pixels, used)
             small = _cut(decomposition, labels, left)

@@ -40,8 +40,9 @@ class Specialised(Result):
         times: images at a time → how long the small network takes beside the dense one; on the CPU, or where it lies.
         onnx: within a budget the same by ONNX Runtime; empty without it, or where the network can't be written for it.
         onnx_bytes: the sizes of the dense and the small network as ONNX files, where these were made.
-        among: "dense", "decomposed", and within a budget "small, before recovery" and "small" → accuracy on images of these
-            classes, told among these classes; empty without labels.
+        among: "dense", "decomposed", and within a budget "small, before recovery" (with what is left as it was, but for batch
+            norm's averages and the scale of the logits), "small, before training" (with the head refitted), if it was trained,
+            and "small" → accuracy on images of these classes, told among these classes; empty without labels.
         note: on which images.
         reason: why, within a budget, only channels go that nothing uses; empty where others do.
         file: the file that was written, if any.
@@ -131,7 +132,7 @@ class Specialised(Result):
         count = counted(len(self.classes), "class", "classes")
         table = Table(title=f"{count}: {some(self.classes)}", caption=caption)
         table.title_justify = table.caption_justify = "left"
-        fewer = self.rows != self.dense
+        fewer = self.rows != self.dense and not self.asked  # within a budget the head is the least of it
         for column in ("", "dense", *(["dense, these classes"] if fewer else []), "small", "share of dense"):
             table.add_column(column, justify="right" if column else "left", no_wrap=not column)
         for name in ("parameters", "multiplications", "features"):
@@ -143,7 +144,7 @@ class Specialised(Result):
             table.add_row("bytes, as ONNX", f"{dense:,}", *empty, f"{small:,}", f"{small / dense:.3f}")
         for runtime, times in (("", self.times), (", ONNX Runtime", self.onnx)):
             for batch, ratio in times.items():
-                before, after = (f"{1000 * seconds:.3g} ms" for seconds in (ratio.dense, ratio.small))
+                before, after = (_milliseconds(seconds) for seconds in (ratio.dense, ratio.small))
                 table.add_row(f"{counted(batch, 'image', 'images')}{runtime}", before, *empty, after, str(ratio))
         return [table, *(self.file.tables() if self.file is not None else [])]
 
@@ -161,3 +162,8 @@ class Specialised(Result):
             f"{counted(self.removed, 'feature is', 'features are')} no longer computed; logits on real images differ "
             f"from the decomposed network's by {self.difference:.1e} at most"
         )
+
+
+def _milliseconds(seconds: float) -> str:
+    """Return a time as text, to three digits."""
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"

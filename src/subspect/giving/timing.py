@@ -97,6 +97,8 @@ class Time:
         trained: whether the network is to learn in the end: then pixels of small images are missed more than branches.
     """
 
+    unit = "time"
+
     def __init__(
         self,
         whole: fx.GraphModule,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -76,8 +76,8 @@ class Trained:
         epochs: one after the other.
         images: number of held-out images.
         start: accuracy on the held-out images before the first; no rival to the epochs, as the network may have learned from
-            these images earlier.
-        best: number of the best epoch, from 1.
+            these images earlier, but where it learns from a teacher.
+        best: number of the best epoch, from 1; 0 where none is better than the start, and the network is as it was.
 
     Example:
         >>> trained = decomposition.retrain(
@@ -216,11 +216,13 @@ class Run:
             progress("training", total, "steps", done=self.step, show=show) as advance,
             torch.random.fork_rng(),
         ):
+            failed: dict[str, str] = {}
             while self.step < total:
                 epoch, first = divmod(self.step, steps)
                 order = np.random.default_rng([self.settings.seed, epoch]).permutation(kept)[: steps * size]
                 self._modes()
                 for batch in read(cut(order, size)[first:]):
+                    failed |= dict(batch.failed)
                     if batch.pixels is not None:
                         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
                         self._learn(moved(batch.pixels, place), torch.from_numpy(batch.labels).to(place), total)
@@ -229,7 +231,9 @@ class Run:
                     if time.monotonic() - saved > _EVERY:
                         self._save()
                         saved = time.monotonic()
-                best = max((epoch.held_out for epoch in self.epochs), default=-1.0)
+                # a network that learns from its labels may have learned from the held-out images earlier: its start is no rival
+                start = [self.start] if self.teacher is not None else []
+                best = max([*start, *(epoch.held_out for epoch in self.epochs)], default=-1.0)
                 self.epochs.append(Epoch(self.loss / steps, share()))
                 self.loss = 0.0
                 # of equals the first is kept; where cues are swapped the last, as it has unlearned them for longest
@@ -237,6 +241,11 @@ class Run:
                     self.best = len(self.epochs)
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
+        if failed:
+            log.warning(
+                "%s: %d of %d images could not be used, and were left out: %s",
+                *(self.folder, len(failed), len(kept), some([f"{id} ({reason})" for id, reason in failed.items()])),
+            )
 
     def finish(self, plain: Callable[[nn.Module], nn.Module], held: int) -> Trained:
         """Take the best epoch's weights, and write them in the form of the network that was given."""
@@ -245,7 +254,13 @@ class Run:
         path = self.folder / BEST
         with atomic(path, is_sealed) as file:
             file.write(tensor_bytes(_copied(plain(self.model).state_dict()), _MADE_BY))
-        best = self.epochs[self.best - 1].held_out
+        best = self.epochs[self.best - 1].held_out if self.best else self.start
+        if not self.best:
+            log.warning(
+                "%s: on %d held-out images no epoch is nearer to the teacher than the network was before (%.1f %%), so it "
+                "stays as it was; more epochs, more images or another rate than %g may help, in a new folder",
+                *(self.folder, held, 100 * self.start, self.settings.rate),
+            )
         if best < self.start - _FALL:
             log.warning(
                 "%s: accuracy on held-out images fell from %.1f to %.1f %%; a smaller rate than %g may help, in a new folder",
@@ -331,12 +346,7 @@ class Run:
         except (SubspectError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise SubspectError(f"{path} is damaged, or no state of a training; delete it to start again") from error
         if about != self.about:
-            old, new = json.loads(about), json.loads(self.about)
-            differ = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
-            differ = ["cues to do without (--without-cue)" if name == "without_cues" else name for name in differ]
-            raise SubspectError(
-                f"{self.folder} holds a training with other {some(differ)}; choose another folder, or delete it to start again"
-            )
+            _refuse_other(self.folder, json.loads(about), json.loads(self.about))
         log.info("%s: going on from step %d", self.folder, numbers[0])
         self.model.load_state_dict(_within(tensors, "model."))
         # rates and the like follow from the settings, which are the same
@@ -345,6 +355,32 @@ class Run:
             self.teacher.load(_within(tensors, "teacher."))
         self.step, self.loss, self.start, self.best = numbers
         self.kept, self.epochs = _within(tensors, "kept."), epochs
+
+
+def check_state(folder: Path, about: Mapping[str, Any]) -> None:
+    """Check that what a folder holds of a training, if anything, can be gone on with, as far as the new one is known.
+
+    Raises:
+        SubspectError: it is of another training; what differs is said. What is damaged is told when it is read.
+    """
+    path = folder / _STATE
+    if not path.is_file() or path.is_symlink():
+        return
+    try:
+        old = json.loads(read_tensors(path, "a state")[1]["about"])
+    except (SubspectError, KeyError, TypeError, ValueError):
+        return
+    new = json.loads(json.dumps(about))
+    if any(old.get(name) != one for name, one in new.items()):
+        _refuse_other(folder, old, {**old, **new})
+
+
+def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> NoReturn:
+    differ = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+    differ = ["cues to do without (--without-cue)" if name == "without_cues" else name for name in differ]
+    raise SubspectError(
+        f"{folder} holds a training with other {some(differ)}; choose another folder, or delete {_STATE} in it to train anew"
+    )
 
 
 def _copied(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

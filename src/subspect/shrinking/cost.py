@@ -36,9 +36,11 @@ class Cost(Protocol):
 
     Attributes:
         smallest: height, in pixels, below which images stay as they are.
+        unit: what is counted: "multiplications", or "time".
     """
 
     smallest: int
+    unit: str
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return what a network costs, as a share of what the first one did."""
@@ -60,6 +62,7 @@ class Multiplications:
     """
 
     smallest = SMALLEST
+    unit = "multiplications"
 
     def __init__(self, whole: fx.GraphModule, head: str, pixels: Tensor) -> None:
         self._head, self._pixels = head, pixels[:2]

@@ -127,6 +127,8 @@ def shrink(
     cost: Cost,
     step: int | None = None,
     told: Callable[[int, int], object] = lambda _, __: None,
+    begun: Plan | None = None,
+    keep: Callable[[Plan], object] = lambda _: None,
 ) -> Plan:
     """Take out of a network what its classes can do without, until it costs a share of what it cost; in place.
 
@@ -138,29 +140,33 @@ def shrink(
         cost: that is to fall, beside this network's.
         step: widths are multiples of it; without it `at_a_time`.
         told: called with the number of images that ran, and how many will run in this round.
+        begun: what an earlier call kept, to go on from.
+        keep: called after each round with what was taken out so far.
 
     Raises:
         SubspectError: so little can't be reached; the least that can is said.
     """
-    done: list[Round] = []
+    done = list(begun.rounds) if begun is not None else []
     wanted = said_of(model, images.pixels)
-    now, rounds = 1.0, rounds_to(share)
+    for one in done:
+        _take(model, head, images.pixels, one)
+        readjust(model, head, images.pixels, wanted)
+    now, rounds = cost(model) if done else 1.0, rounds_to(share)
     while now > share and len(done) < rounds + _MORE:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
         found = _round(model, head, images, parts, cost, now, step, told)
         if found == Round():
             least, most = float(np.ceil(100 * now) / 100), float(np.floor(10 / now) / 10)
-            hints = [f"ask for {least:.2f} or more"] * (least < 1) + [f"for {most:g} times as fast or less"] * (
-                most > 1
-            )
+            hint = f"ask for {most:g} times as fast or less" if cost.unit == "time" else f"ask for {least:.2f} or more"
             raise SubspectError(
-                f"the budget {share:.2g} can't be reached: with all taken out that can be, {now:.2g} is left of what the "
-                f"network costs; {', or '.join(hints) or 'ask for none: it has no channels or branches that could go'}"
+                f"{share:.2g} of the {cost.unit} can't be reached: with all taken out that can be, {now:.2g} is left; "
+                f"{hint if least < 1 else 'ask for none: it has no channels or branches that could go'}"
             )
         _take(model, head, images.pixels, found)
         readjust(model, head, images.pixels, wanted)
         done.append(found)
+        keep(Plan(tuple(done)))
         now = cost(model)
         log.debug("round %d: %.3f of the cost is left; %.3f is asked for", len(done), now, share)
     if now > share:
