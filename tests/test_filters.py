@@ -584,7 +584,7 @@ def test_shown(made: Decomposition, study: Study) -> None:
     some = made.filters(network, ablate=0, repeats=0, classes=["c"], show_progress=False)
     assert some.labels == (2,) and some.images.tolist() == [40] and "(1 of the 3 classes that have images)" in some.note
     [table] = some.tables()
-    assert [str(column.header) for column in table.columns] == [*("layer", "needed", "shared", "specific")]
+    assert [str(column.header) for column in table.columns] == ["layer", "needed"]
     assert json.loads(json.dumps(some.to_json()))["layers"]["conv"]["overlap"] is None
     whole = made.filters(network, replace=True, show_progress=False)
     assert whole.names == ["conv"] and len(whole.tables()[0].columns) == 7
@@ -597,7 +597,19 @@ def test_shown(made: Decomposition, study: Study) -> None:
     assert "mean Jaccard index" in text and "120 of 120 images of 'train'" in text
     listed, ways = whole.class_tables("a")
     assert listed.row_count == 1 and ways.row_count == len(whole.of_class[0]) == 2
-    assert len(whole.plot().axes) == 3 and len(some.plot().axes) == 2
+    assert len(whole.plot().axes) == 3 and len(some.plot().axes) == 1  # one class shares with none
+
+
+def test_a_class_whose_images_are_gone(made: Decomposition, study: Study) -> None:
+    network, first = Network(Tiny()), study.identity.class_names[0]
+    chunks = study.image_set("train").chunks()
+    root = Path(study.image_set("train").manifest.root or "")
+    for id in [id for one in chunks for id, label in zip(one.ids, one.labels.tolist(), strict=True) if label == 0]:
+        (root / id).unlink()
+    with pytest.raises(
+        SubspectError, match=f"no image of {first} can be opened again; say where they are .images, --images"
+    ):
+        made.filters(network, classes=[0, 1], show_progress=False)
 
 
 class Odd(nn.Module):

@@ -33,15 +33,15 @@ def by_depth(found: Filters) -> Table:
         caption_justify="left",
     )
     table.add_column("layer", overflow="fold")
-    rest = ["needed", "shared", "specific", *(["ρ"] if closed else [])]
+    several = len(found.labels) > 1
+    rest = ["needed", *(["shared", "specific"] if several else []), *(["ρ"] if closed else [])]
     for column in (*rest, *(["closed", "random"] if essential else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for name, one in zip(found.names, found.by_depth, strict=True):
         table.add_row(
             name,
             f"{one['needed']:.0f} of {one['channels']:,.0f}",
-            "" if np.isnan(one["overlap"]) else f"{one['overlap']:.2f} ({one['by_chance']:.2f})",
-            _number(one["specific"]),
+            *([f"{one['overlap']:.2f} ({one['by_chance']:.2f})", _number(one["specific"])] if several else []),
             *([_number(one["rank_correlation"])] if closed else []),
             *([_percent(one[which]) for which in ("own", "random")] if essential else []),
         )
@@ -52,9 +52,13 @@ def _caption(found: Filters, closed: bool, essential: bool) -> str:
     said = [
         f"{found.note}. Effect: what a class's margin (its decomposed logit less the strongest other) changes by, to first "
         "order, with a filter at its mean, in magnitude, mean over the class's images. Needed: how many of the layer's "
-        "filters, mean over classes; shared: mean Jaccard index of two classes' filters, in brackets with as many at random; "
-        "specific: how much a filter tells of the class, 0 to 1"
+        "filters, mean over classes"
     ]
+    if len(found.labels) > 1:
+        said.append(
+            "shared: mean Jaccard index of two classes' filters, in brackets with as many at random; specific: how much a "
+            "filter tells of the class, 0 to 1"
+        )
     if closed:
         mean = found.rank_correlation
         told = "" if np.isnan(mean) else f", {mean:.2f} on average"
@@ -108,8 +112,10 @@ def figure(found: Filters) -> Figure:
 
     figures = found.by_depth
     essential = any(not np.isnan(one["gap"]) for one in figures)
-    made = Figure(figsize=(7.2, 6.6 if essential else 4.8), layout="constrained")
-    panels: list[Axes] = list(made.subplots(3 if essential else 2, 1, sharex=True))
+    several = len(found.labels) > 1
+    count = 1 + several + essential
+    made = Figure(figsize=(7.2, 1.2 + 1.8 * count), layout="constrained")
+    panels: list[Axes] = list(made.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     x = np.arange(len(figures))
 
     def line(axes: Axes, which: str, text: str, colour: str, style: str = "-o", scale: float = 100) -> None:
@@ -117,13 +123,14 @@ def figure(found: Filters) -> Figure:
         axes.plot(x, values, style, color=COLOURS[colour][0], markersize=3, linewidth=1.2, label=text)
 
     line(panels[0], "share", "filters needed, % of the layer's", "blue")
-    line(panels[1], "overlap", "shared by two classes, %", "blue")
-    line(panels[1], "by_chance", "as many at random, %", "dim", "--")
-    line(panels[1], "specific", "how much a filter tells of the class, %", "orange")
+    if several:
+        line(panels[1], "overlap", "shared by two classes, %", "blue")
+        line(panels[1], "by_chance", "as many at random, %", "dim", "--")
+        line(panels[1], "specific", "how much a filter tells of the class, %", "orange")
     if essential:
-        line(panels[2], "before", "class accuracy, %", "dim", "--")
-        line(panels[2], "random", "random filters at their mean, %", "orange")
-        line(panels[2], "own", "the class's filters at their mean, %", "blue")
+        line(panels[-1], "before", "class accuracy, %", "dim", "--")
+        line(panels[-1], "random", "random filters at their mean, %", "orange")
+        line(panels[-1], "own", "the class's filters at their mean, %", "blue")
     for axes in panels:
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
