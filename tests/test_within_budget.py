@@ -393,7 +393,7 @@ def test_what_is_in_the_way_of_a_training_is_told_before_it_is_narrowed(
     with pytest.raises(SubspectError, match="60 images are too few"):
         case.within(**case.learning(tmp_path / "few", batch_size=64))
     for settings, text in (
-        ({"epoch": 1}, r"settings have no epoch \(did you mean 'epochs'\?\); they have epochs, batch_size"),
+        ({"epoch": 1}, r"settings have no epoch \(did you mean 'epochs'\?\); give only epochs, batch_size"),
         ({"layers": ("fc",)}, "give no layers and no without_cues"),
         ({"without_cues": ("border",)}, "give no layers and no without_cues"),
     ):

@@ -81,6 +81,6 @@ class Settings:
         names = [one.name for one in fields(cls)]
         if unknown := [str(name) for name in given if name not in names]:
             raise SubspectError(
-                f"settings have no {some(unknown)}{near(unknown[0], names)}; they have {some(names, len(names))}"
+                f"settings have no {some(unknown)}{near(unknown[0], names)}; give only {some(names, len(names))}"
             )
         return cls(**given)
