@@ -37,7 +37,7 @@ from subspect.giving.budget import (
     shared_by,
 )
 from subspect.giving.distil import Learning, distilled, lessons
-from subspect.giving.images_of_classes import images_of, read_again
+from subspect.giving.images_of_classes import ImagesOfClasses
 from subspect.giving.options import WEIGHED
 from subspect.giving.settings import Settings
 from subspect.networks.finding import Head
@@ -145,7 +145,8 @@ def _measured(
     kept = work / f"pruning-{case}.json"
     if kept.exists():
         return cast(dict[str, dict[str, float]], json.loads(kept.read_text()))
-    drawn = images_of(study, network, labels, "train", RECOVERED, seed=seed)
+    train_set, test_set = (study.image_set(name).chunks() for name in ("train", "test"))
+    drawn = ImagesOfClasses(study, network, labels, "train", train_set).drawn(RECOVERED, seed)
     few = Images(drawn.pixels[:WEIGHED], drawn.own[:WEIGHED])
     ours = narrowed(network, head, made, labels, Budget(share, False), few, False)
     cost = Multiplications(ours.whole, head.name, few.pixels)
@@ -155,9 +156,7 @@ def _measured(
             copy.deepcopy(ours.whole), ours.teacher, head.name, few, share, cost, way, seed
         )
     models[SCRATCH] = forgotten(copy.deepcopy(ours.model), seed)
-    chunks = study.image_set("test").chunks()
-    wanted = [pair for one in chunks for pair in zip(one.ids, one.labels.tolist(), strict=True) if pair[1] in labels]
-    test = list(read_again(study, network, labels, "test", wanted))
+    test = list(ImagesOfClasses(study, network, labels, "test", test_set).read())
     settings = Settings(epochs=2, batch_size=64, rate=0.02, flip=True, shift=2, seed=seed)
     source = subspect.open_images(train, limit_per_class=TRAINED // len(labels))
     given = lessons(network, labels, Learning(source, work, settings))

@@ -25,7 +25,7 @@ from prunable import PIXELS_IN, Branching, Made, MakeFolder, Plain
 from subspect import DecomposedHead, Network, SubspectError
 from subspect.cli import app
 from subspect.giving.budget import mark, shared_by
-from subspect.giving.images_of_classes import images_of
+from subspect.giving.images_of_classes import ImagesOfClasses
 from subspect.giving.specialise import specialise
 from subspect.giving.timing import Ratio, Time
 from subspect.networks.gates import Gates
@@ -588,12 +588,15 @@ def test_without_onnx_runtime_its_times_are_left_out(
 
 def test_images_are_spread_over_the_classes_and_mixed(one: OfNet) -> None:
     network = same_network(one.study, one.network)
-    found = images_of(one.study, network, [0, 2], "train", 20, seed=0)
+
+    def drawn(seed: int, workers: int = 0) -> Images:
+        chunks = one.study.image_set("train").chunks()
+        return ImagesOfClasses(one.study, network, [0, 2], "train", chunks, workers=workers).drawn(20, seed)
+
+    found, again, other = drawn(0), drawn(0, workers=1), drawn(1)
     assert found.own.bincount().tolist() == [10, 10] and len(found.pixels) == 20
     assert 0 < int(found.own[:10].sum()) < 10  # of both in each half
-    again = images_of(one.study, network, [0, 2], "train", 20, seed=0, workers=1)
     assert torch.equal(found.pixels, again.pixels) and torch.equal(found.own, again.own)
-    other = images_of(one.study, network, [0, 2], "train", 20, seed=1)
     assert not torch.equal(found.pixels, other.pixels)
 
 

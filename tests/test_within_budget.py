@@ -17,7 +17,7 @@ from conftest import PIXELS, write_images
 from prunable import PIXELS_IN, Plain
 from subspect import Network, SubspectError
 from subspect.giving.distil import Plans
-from subspect.giving.images_of_classes import images_of
+from subspect.giving.images_of_classes import ImagesOfClasses
 from subspect.giving.training import Run
 from subspect.shrinking.cost import Multiplications, times_of_layers
 from subspect.shrinking.shrink import Plan, shrink
@@ -79,8 +79,32 @@ def test_where_memory_is_short_fewer_images_are_taken(
     caplog.set_level("INFO", "subspect")
     monkeypatch.setattr("subspect.giving.images_of_classes.budget", lambda: 4 * 25 * 3 * 8 * 8 * 4)
     network = same_network(case.study, case.network)
-    assert len(images_of(case.study, network, [0, 1, 2], "train", 60).own) == 50
+    chunks = case.study.image_set("train").chunks()
+    assert len(ImagesOfClasses(case.study, network, [0, 1, 2], "train", chunks).drawn(60).own) == 50
     assert "50 of 60 images are taken, as many as memory has room for" in caplog.text
+
+
+def test_what_was_set_apart_to_measure_on_weighs_no_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(Plain())
+    images = write_images(tmp_path / "train", ("a", "b", "c"), 20, 0)
+    study = subspect.observe(network, images, tmp_path / "study", "train", show_progress=False)
+    made = subspect.decompose(study, 2, draws=0, show_progress=False)  # a fifth of the only image set is held out
+    listed, read = [], ImagesOfClasses.read
+
+    def seen(self: ImagesOfClasses, wanted: Any = None) -> Any:
+        listed.append({id for id, _ in self.all})
+        return read(self, wanted)
+
+    monkeypatch.setattr(ImagesOfClasses, "read", seen)
+    found = made.specialise(network, budget=0.8, rounds=0, sample=30, show_progress=False)
+    tried, weighed, measured = listed
+    assert tried == measured and not weighed & measured and len(weighed | measured) == 60
+    assert found.note.startswith(f"{len(measured)} images") and set(found.among) == {
+        "dense",
+        "decomposed",
+        "small, before recovery",
+        "small",
+    }
 
 
 class Tokens(nn.Module):

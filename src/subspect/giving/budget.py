@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from subspect.giving.answers import Shared
 from subspect.giving.distil import Learning, Plans, distilled, kept_in, known_of, lessons
 from subspect.giving.formats import Run
-from subspect.giving.images_of_classes import images_of, read_again, readable
+from subspect.giving.images_of_classes import ImagesOfClasses
 from subspect.giving.options import Teacher
 from subspect.giving.timing import TIMED, Time
 from subspect.giving.training import Trained, check_state
@@ -144,21 +144,21 @@ def within(
         "sample": [sample, seed],
         "teacher": teacher,
     }
-    on, measured = decomposition.chosen_on[0], where(study, decomposition)
+    (on, part), measured = (
+        decomposition.chosen_on,
+        where(study, decomposition),
+    )  # what was set apart to measure on stays apart
+    among: dict[str, Estimate] = {}
+    weighed = ImagesOfClasses(study, network, labels, on, study.image_set(on).chunks(part), images, workers)
     source = images if measured.image_set == on else None
-    wanted = [
-        pair
-        for one in (measured.chunks() if measured.labelled else ())
-        for pair in zip(one.ids, one.labels.tolist(), strict=True)
-        if pair[1] in labels
-    ]
-    there = readable(study, network, labels, measured.image_set, wanted, source)
+    shown = ImagesOfClasses(study, network, labels, measured.image_set, measured.chunks(), source, workers)
+    there = measured.labelled and shown.readable()
     with kept_in(learning.folder) if learning is not None else nullcontext():
         plans = Plans(learning.folder, about) if learning is not None else None
         if plans is not None and learning is not None and given is not None:
             plans.read()
             check_state(learning.folder, known_of(learning.settings, given, about))
-        found = images_of(study, network, labels, on, max(sample, RECOVERED), given=images, seed=seed, workers=workers)
+        found = weighed.drawn(max(sample, RECOVERED), seed)
         some_of = spread(found.own.numpy(), sample, seed)
         few = Images(found.pixels[some_of], found.own[some_of])
         with network.running("cpu"):
@@ -173,10 +173,8 @@ def within(
             stages["small, before training"] = with_layers(made.model, {head.name: decomposed_head})
             small = trained.model
     stages["small"] = small = folded(cast(fx.GraphModule, small))
-    among: dict[str, Estimate] = {}
     if there:
-        again = read_again(study, network, labels, measured.image_set, wanted, source, workers)
-        among = dict(zip(stages, accuracy(list(stages.values()), again), strict=True))
+        among = dict(zip(stages, accuracy(list(stages.values()), shown.read()), strict=True))
     return Within(
         small.eval(),
         repeated(found.pixels)[: max(TIMED)],
