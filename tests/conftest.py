@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import subspect
 import subspect.choosing.options
@@ -65,6 +66,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 PIXELS = subspect.Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a network take as long as it has multiplications, in any runtime: no test is one of time."""
+    from subspect.giving.timing import Ratio, Time
+    from subspect.shrinking.folded import folded
+
+    def timed(self: Time, model: fx.GraphModule, place: int, batches: Sequence[int]) -> dict[int, Ratio]:
+        (whole, _), (_, make) = self._made[0], self._made[place]
+        small = folded(model)
+        assert len(make(small)(self._pixels[:2])) == 2
+        share = multiplications(small, self._pixels) / multiplications(whole, self._pixels)
+        return {batch: Ratio(1, share, share, share, share) for batch in batches}
+
+    monkeypatch.setattr(Time, "_timed", timed)
+
+
+def multiplications(run: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> int:
+    """Return those that PyTorch counts for one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(pixels[:1])
+    return counter.get_total_flops() // 2
 
 
 def reseal(path: Path, **changes: object) -> None:

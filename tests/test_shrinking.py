@@ -269,6 +269,20 @@ def test_a_budget_that_cannot_be_reached_says_what_can(images: Images) -> None:
     assert Plan().rounds == ()
 
 
+@pytest.mark.parametrize(
+    ("left", "said"), [(0.4, "ask for 2.5 times as fast or less"), (0.99, "no faster on this machine: give a share")]
+)
+def test_a_time_that_cannot_be_reached_says_what_can(
+    images: Images, monkeypatch: pytest.MonkeyPatch, left: float, said: str
+) -> None:
+    small = traced(Net(), images.pixels[:2])
+    cost = Multiplications(traced(Net(), images.pixels[:2]), "linear", images.pixels)
+    monkeypatch.setattr(cost, "unit", "time")
+    monkeypatch.setattr(Multiplications, "__call__", lambda *_: left)
+    with pytest.raises(SubspectError, match=rf"^0\.01 of the time can't be reached: .*{re.escape(said)}"):
+        shrink(small, "linear", images, 0.01, cost, step=32)
+
+
 class Stuck(Multiplications):
     """A cost that hardly falls, as time where a machine is busy."""
 
@@ -711,6 +725,7 @@ def test_images_that_are_gone(one: OfNet) -> None:
     assert found.asked
 
 
+@pytest.mark.usefixtures("counted")
 def test_on_the_command_line(one: OfNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(
@@ -724,8 +739,8 @@ def test_on_the_command_line(one: OfNet, tmp_path: Path, monkeypatch: pytest.Mon
 
     line = "specialise study --network python:nets.py:Net --class a --class b"
     training = "--train train --folder small --epochs 1 --batch-size 8 --rate 0.001 --sample 30"
-    value = json.loads(run(f"{line} --times-as-fast 1.01 {training} -o small.onnx --json"))
-    assert value["asked"] == "1 / 1.01 of the time" and len(value["trained"]["epochs"]) == 1
+    value = json.loads(run(f"{line} --times-as-fast 1.5 {training} -o small.onnx --json"))
+    assert value["asked"] == "1 / 1.5 of the time" and len(value["trained"]["epochs"]) == 1
     assert set(value["file"]["times"]) == {"1", "32"} and Path("small.onnx").exists()
     assert "--train" in run(f"{line} --budget 0.5 --epochs 2", 1)
     assert "--budget or --times-as-fast" in run(f"{line} --sample 20", 1)

@@ -157,11 +157,9 @@ def shrink(
         parts = (share / now) ** (1 / left), share / now
         found = _round(model, head, images, parts, cost, now, step, told)
         if found == Round():
-            least, most = float(np.ceil(100 * now) / 100), float(np.floor(10 / now) / 10)
-            hint = f"ask for {most:g} times as fast or less" if cost.unit == "time" else f"ask for {least:.2f} or more"
             raise SubspectError(
                 f"{share:.2g} of the {cost.unit} can't be reached: with all taken out that can be, {now:.2g} is left; "
-                f"{hint if least < 1 else 'ask for none: it has no channels or branches that could go'}"
+                f"{_instead(now, cost.unit) if done else 'ask for none: it has no channels or branches that could go'}"
             )
         _take(model, head, images.pixels, found)
         readjust(model, head, images.pixels, wanted)
@@ -178,6 +176,16 @@ def shrink(
         done[-1] = replace(done[-1], size=_larger(model, images.pixels, share, cost))
         readjust(model, head, images.pixels, wanted)
     return Plan(tuple(done))
+
+
+def _instead(now: float, unit: str) -> str:
+    """Return what to ask for, where no more than this can be reached."""
+    if unit != "time":
+        return f"ask for {np.ceil(100 * now) / 100:.2f} or more"
+    most = float(np.floor(10 / now) / 10)
+    if most > 1:
+        return f"ask for {most:g} times as fast or less"
+    return "it is no faster on this machine: give a share of the multiplications (--budget), or try while nothing else runs"
 
 
 def _larger(model: fx.GraphModule, pixels: Tensor, share: float, cost: Cost) -> tuple[int, int] | None:
