@@ -88,7 +88,7 @@ def multiplications(run: Callable[[torch.Tensor], torch.Tensor], pixels: torch.T
     """Return those that PyTorch counts for one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(pixels[:1])
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def reseal(path: Path, **changes: object) -> None:

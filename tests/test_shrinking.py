@@ -508,9 +508,10 @@ def test_steps_that_change_nothing_are_taken_out() -> None:
 def test_time_is_that_of_the_slowest_runtime(
     images: Images, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, took = traced(Net(), images.pixels[:2]), dict[str, dict[int, float]]()
+    model, took, asked = traced(Net(), images.pixels[:2]), dict[str, dict[int, float]](), set[tuple[int, ...]]()
 
     def ratios(dense: Any, small: Any, pixels: Tensor, rounds: int, batches: Any) -> dict[int, Ratio]:
+        asked.add((*batches, rounds))
         taken = took[getattr(small, "name", "PyTorch")]
         return {batch: Ratio(1, 1, taken[batch], 0, 1) for batch in batches}
 
@@ -530,6 +531,7 @@ def test_time_is_that_of_the_slowest_runtime(
     for one, two, most in (({1: 0.5, 32: 0.4}, {1: 0.6, 32: 0.3}, 0.6), ({1: 0.5, 32: 0.7}, {1: 0.6, 32: 0.3}, 0.7)):
         took.update(PyTorch=one, other=two)
         assert cost(model) == most == cost.roughly(model)
+    assert asked == {(1, 20), (32, 5)}  # one image takes less, and varies more
     assert set(cost.by_layer(model)) == set(Multiplications(model, "linear", images.pixels).by_layer(model)) | {
         "linear"
     }

@@ -316,6 +316,25 @@ def test_where_nothing_can_go_no_smaller_budget_is_proposed() -> None:
         shrink(model, "4", IMAGES, 0.5, Multiplications(model, "4", PIXELS_IN), step=4)
 
 
+def test_a_time_is_a_share_of_that_of_the_network_with_all_its_classes(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, shares = list[Any](), iter([0.6, 0.5])
+
+    class Timed(Multiplications):
+        def __init__(self, whole: nn.Module, head: str, pixels: Tensor, *_: object) -> None:
+            super().__init__(traced(whole, pixels[:2]), head, pixels)
+            given.append(whole)
+
+        def __call__(self, _: object) -> float:
+            return next(shares)
+
+    monkeypatch.setattr("subspect.giving.budget.Time", Timed)
+    found = case.within(budget=None, times_as_fast=1.6, classes=["a", "b"])  # fewer classes take less: that is enough
+    assert given == [case.network.model] and found.asked == "1 / 1.6 of the time"
+    assert next(shares) == 0.5 and not found.widths and not found.branches and found.size is None
+
+
 def test_a_training_that_is_stopped_ends_as_it_would_have(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +400,16 @@ def test_a_network_that_no_epoch_makes_better_stays_as_it_was(
     assert found.among["small"] == found.among["small, before training"]
     assert "no epoch is nearer to the teacher than the network was before" in caplog.text
     assert found.to_json()["trained"]["best"] == 0
+
+
+def test_of_epochs_alike_the_last_is_kept_where_a_teacher_is_learned_from(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.9, 0.9, 0.8])
+    monkeypatch.setattr("subspect.giving.training._share", lambda *_: next(shares))
+    found = case.within(**case.learning(tmp_path / "small", epochs=3))
+    assert found.trained is not None and found.trained.best == 2
+    assert [epoch.held_out for epoch in found.trained.epochs] == [0.9, 0.9, 0.8]
 
 
 def test_images_that_cannot_be_learned_from_are_told(

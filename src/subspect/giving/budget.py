@@ -126,7 +126,7 @@ def within(
     teacher: Teacher,
     workers: int,
     show: bool,
-    runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
+    runtimes: Sequence[Callable[[nn.Module], Run]] = (),
 ) -> Within:
     """Make a network for some classes within a budget; see `subspect.specialise`.
 
@@ -244,7 +244,7 @@ def narrowed(
     show: bool,
     plans: Plans | None = None,
     teacher: Teacher = "dense",
-    runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
+    runtimes: Sequence[Callable[[nn.Module], Run]] = (),
 ) -> Narrowed:
     """Return a network for some classes within a budget, adjusted on the images (`recover.readjust`).
 
@@ -278,8 +278,10 @@ def narrowed(
     plan, done = plans.read() if plans is not None else (Plan(), False)
     if not done:
         timed, pixels = budget.timed, repeated(images.pixels)
-        first = whole, head.name, pixels
-        cost: Cost = Time(*first, runtimes, plans is not None) if timed else Multiplications(*first)
+        given = head.name, pixels
+        cost: Cost = (
+            Time(network.model, *given, runtimes, plans is not None) if timed else Multiplications(whole, *given)
+        )
         with progress("narrowing", rounds_to(budget.share) * len(images.pixels), "images", show=show) as advance:
             told = lambda count, _: advance(count)  # noqa: E731
             step = width() if timed else None

@@ -2,9 +2,9 @@
 
 Its loss is the cross-entropy to the probabilities that the teacher gives the wanted classes (Hinton et al. 2015, arXiv
 1503.02531), and how far its features are from the teacher's (`subspect.giving.answers`), so labels are not needed; a share of
-the images is held out, and the epoch is kept that agrees with the teacher on most of them. The loop, and how it goes on where
-it was stopped, are those of `subspect.retrain`. What was taken out of the network is kept beside the state, so that the same
-call goes on with the same small network.
+the images is held out, and the epoch is kept that agrees with the teacher on most of them, of equals the last. The loop, and
+how it goes on where it was stopped, are those of `subspect.retrain`. What was taken out of the network is kept beside the
+state, so that the same call goes on with the same small network.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from subspect.giving.formats import Run
 from subspect.ground.errors import SubspectError
@@ -27,7 +27,7 @@ log = logging.getLogger("subspect")
 BATCHES = (1, 7)  #: images at a time when a file or a network is checked and timed
 ROUNDS = 20  #: of timing, each network in turn
 TIMED: tuple[int, ...] = (1, 32)  #: images at a time, where a network is to fit a budget
-_LOOKS = 5  # rounds of timing, while it is made smaller
+_LOOKS = 5  # rounds of timing many images, while it is made smaller; one image varies more, and takes less
 _TURN = 0.1  # seconds, at least, that each network runs in a round
 _DRAWS = 2000  # of rounds, for the interval of a ratio of times
 _SMALLEST = 56  # pixels high, below which images stay as they are, if the network is trained
@@ -87,7 +87,8 @@ def ratios(
 class Time:
     """The time of a network on this machine, by the runtime and the number of images for which it has fallen least.
 
-    Networks are timed as they are handed back (`subspect.shrinking.folded`), the first one as it was given.
+    Networks are timed as they are handed back (`subspect.shrinking.folded`), the first one as it was given, with all its
+    classes: so it is reported in the end.
 
     Args:
         whole: the first network.
@@ -101,15 +102,15 @@ class Time:
 
     def __init__(
         self,
-        whole: fx.GraphModule,
+        whole: nn.Module,
         head: str,
         pixels: Tensor,
-        runtimes: Sequence[Callable[[fx.GraphModule], Run]] = (),
+        runtimes: Sequence[Callable[[nn.Module], Run]] = (),
         trained: bool = False,
     ) -> None:
         self.smallest = _SMALLEST if trained else SMALLEST
         self._head, self._pixels, self._slowest = head, pixels, (0, TIMED[0])  # runtime, and images at a time
-        self._made: list[tuple[Run, Callable[[fx.GraphModule], Run]]] = [(whole, lambda model: model)]
+        self._made: list[tuple[Run, Callable[[nn.Module], Run]]] = [(whole, lambda model: model)]
         for make in runtimes:
             try:
                 self._made.append((make(whole), make))
@@ -132,9 +133,10 @@ class Time:
         return self._timed(model, place, [batch])[batch].value
 
     def _timed(self, model: fx.GraphModule, place: int, batches: Sequence[int]) -> dict[int, Ratio]:
-        first, make = self._made[place]
+        first, small = self._made[place][0], self._made[place][1](folded(model))
+        rounds = {batch: ROUNDS if batch == 1 else _LOOKS for batch in batches}
         with torch.no_grad():
-            return ratios(first, make(folded(model)), self._pixels, _LOOKS, batches)
+            return {batch: ratios(first, small, self._pixels, rounds[batch], [batch])[batch] for batch in batches}
 
     def by_layer(self, model: fx.GraphModule) -> dict[str, Spent]:
         """Return what each layer takes in PyTorch, for that number of images.

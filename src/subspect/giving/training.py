@@ -232,12 +232,13 @@ class Run:
                         self._save()
                         saved = time.monotonic()
                 # a network that learns from its labels may have learned from the held-out images earlier: its start is no rival
-                start = [self.start] if self.teacher is not None else []
-                best = max([*start, *(epoch.held_out for epoch in self.epochs)], default=-1.0)
-                self.epochs.append(Epoch(self.loss / steps, share()))
+                start = self.start if self.teacher is not None else -1.0
+                best = max([epoch.held_out for epoch in self.epochs], default=-1.0)
+                self.epochs.append(Epoch(self.loss / steps, now := share()))
                 self.loss = 0.0
-                # of equals the first is kept; where cues are swapped the last, as it has unlearned them for longest
-                if self.epochs[-1].held_out > best or (self.swaps is not None and self.epochs[-1].held_out == best):
+                # of equals the first is kept; with a teacher, or where cues are swapped, the last: it has learned for longest
+                last = self.teacher is not None or self.swaps is not None
+                if now > start and (now > best or (last and now == best)):
                     self.best = len(self.epochs)
                     self.kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()

@@ -70,7 +70,7 @@ class Multiplications:
 
     def __call__(self, model: fx.GraphModule) -> float:
         """Return how many there are, as a share."""
-        return self._count(model) / self._whole
+        return self._count(model) / self._whole if self._whole else 1.0
 
     roughly = __call__
 

@@ -151,7 +151,7 @@ def shrink(
     for one in done:
         _take(model, head, images.pixels, one)
         readjust(model, head, images.pixels, wanted)
-    now, rounds = cost(model) if done else 1.0, rounds_to(share)
+    now, rounds = cost(model), rounds_to(share)
     while now > share and len(done) < rounds + _MORE:
         left = max(1, rounds - len(done))
         parts = (share / now) ** (1 / left), share / now
@@ -159,7 +159,7 @@ def shrink(
         if found == Round():
             raise SubspectError(
                 f"{share:.2g} of the {cost.unit} can't be reached: with all taken out that can be, {now:.2g} is left; "
-                f"{_instead(now, cost.unit) if done else 'ask for none: it has no channels or branches that could go'}"
+                f"{_instead(now, cost.unit)}"
             )
         _take(model, head, images.pixels, found)
         readjust(model, head, images.pixels, wanted)
@@ -180,12 +180,12 @@ def shrink(
 
 def _instead(now: float, unit: str) -> str:
     """Return what to ask for, where no more than this can be reached."""
-    if unit != "time":
-        return f"ask for {np.ceil(100 * now) / 100:.2f} or more"
-    most = float(np.floor(10 / now) / 10)
-    if most > 1:
-        return f"ask for {most:g} times as fast or less"
-    return "it is no faster on this machine: give a share of the multiplications (--budget), or try while nothing else runs"
+    if unit == "time":
+        most = float(np.floor(10 / now) / 10)
+        slow = "it is no faster on this machine: give a share of the multiplications (--budget), or try while nothing else runs"
+        return f"ask for {most:g} times as fast or less" if most > 1 else slow
+    none = "ask for none: it has no channels or branches that could go"
+    return f"ask for {np.ceil(100 * now) / 100:.2f} or more" if now < 1 else none
 
 
 def _larger(model: fx.GraphModule, pixels: Tensor, share: float, cost: Cost) -> tuple[int, int] | None:
