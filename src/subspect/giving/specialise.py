@@ -89,8 +89,8 @@ def specialise(
         images: real images to check with (see `subspect.open_images`); those that were observed unless given.
         rounds: of timing; 0 for none.
         budget: share of the network's multiplications that the small one may take, between 0 and 1.
-        times_as_fast: how many times as fast it is to be on this machine, for 1 image and for 32, such as 2; with
-            ``onnx`` in ONNX Runtime too.
+        times_as_fast: how many times as fast as the network, as it was given, it is to be on this machine, for 1 image and for
+            32, such as 2; with ``onnx`` in ONNX Runtime too.
         train: images of these classes to learn from what the teacher says of them; labels aren't needed.
         folder: where the state, the log and the weights of that training go; the same call resumes.
         settings: how to train: `subspect.Settings`, or a mapping with some of its fields.
