@@ -144,10 +144,8 @@ def within(
         "sample": [sample, seed],
         "teacher": teacher,
     }
-    (on, part), measured = (
-        decomposition.chosen_on,
-        where(study, decomposition),
-    )  # what was set apart to measure on stays apart
+    on, part = decomposition.chosen_on  # what was set apart to measure on stays apart
+    measured = where(study, decomposition)
     among: dict[str, Estimate] = {}
     weighed = ImagesOfClasses(study, network, labels, on, study.image_set(on).chunks(part), images, workers)
     source = images if measured.image_set == on else None

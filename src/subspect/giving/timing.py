@@ -133,7 +133,8 @@ class Time:
         return self._timed(model, place, [batch])[batch].value
 
     def _timed(self, model: fx.GraphModule, place: int, batches: Sequence[int]) -> dict[int, Ratio]:
-        first, small = self._made[place][0], self._made[place][1](folded(model))
+        first, make = self._made[place]
+        small = make(folded(model))
         rounds = {batch: ROUNDS if batch == 1 else _LOOKS for batch in batches}
         with torch.no_grad():
             return {batch: ratios(first, small, self._pixels, rounds[batch], [batch])[batch] for batch in batches}
